@@ -1,0 +1,96 @@
+"""The command line: one file a command, each imported only when it is called, so that help needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from snngan.version import __version__
+
+COMMANDS = {
+    "train": "train a generator: a new run folder",
+    "resume": "go on with an interrupted run",
+    "sample": "draw images from a run",
+    "interpolate": "draw a plane through a run's noise space",
+    "data": "list and prepare data sets",
+    "board": "show runs in TensorBoard",
+    "doctor": "say what is installed, found and missing",
+}
+"""Each command and its line in the help; the command itself is the object of this name in the module of this name."""
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is called, and says what went wrong in one line."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"snngan.cli.{name}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from snngan.registry import unknown_name
+
+            raise unknown_name("command", name, COMMANDS)
+        return super().resolve_command(context, arguments)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run a command; a user's mistake ends with one line on standard error and exit status 2."""
+        options["standalone_mode"] = False
+        try:
+            sys.exit(super().main(args, *rest, **options) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.ClickException as error:
+            fail(error.format_message())
+        except (click.Abort, KeyboardInterrupt):
+            fail("interrupted", 130)
+        except ValueError as error:
+            fail(str(error))
+        except RuntimeError as error:
+            fail_or_raise(error)
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Print ``message`` as one line on standard error and leave with ``status``."""
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+def fail_or_raise(error: RuntimeError) -> NoReturn:
+    """Turn the errors that we raise for a run's misfortunes into one line; let others through."""
+    from snngan.training.checkpoint import SaveError
+    from snngan.training.gan import DivergedError
+
+    if isinstance(error, DivergedError):
+        fail(str(error), 1)
+    if isinstance(error, SaveError):
+        fail(str(error))
+    raise error
+
+
+@click.group(
+    cls=Commands,
+    epilog="First run:  snngan train   (5000 embedded MNIST digits, a few minutes on a laptop)",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="snngan")
+def main() -> None:
+    """Train GANs with the Soft Nearest Neighbor Loss, and watch how entangled their samples are with real data."""

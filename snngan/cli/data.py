@@ -1,0 +1,39 @@
+"""``snngan data``."""
+
+from __future__ import annotations
+
+import click
+
+from snngan.cli.options import data_dir_option
+
+
+@click.group(epilog="Example:  snngan data prepare fashion-mnist --download")
+def data() -> None:
+    """List and prepare data sets."""
+
+
+@data.command("list")
+@data_dir_option
+def list_(data_dir: str | None) -> None:
+    """List the known data sets and where each would come from."""
+    from snngan.data.datasets import list_datasets
+
+    for row in list_datasets(data_dir):
+        size = "x".join(map(str, row.image_shape))
+        click.echo(f"{row.name:16} {size:9} {row.num_classes:3} classes  {row.where}")
+    click.echo("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W))")
+
+
+@data.command()
+@click.argument("name")
+@data_dir_option
+@click.option("--download", is_flag=True, help="fetch it if it is not here")
+def prepare(name: str, data_dir: str | None, download: bool) -> None:
+    """Read the data set NAME once, keep it as NAME.npz, and say what is in it."""
+    from snngan.cli.running import notify
+    from snngan.data.datasets import load_dataset
+
+    dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)
+    size = "x".join(map(str, dataset.image_shape))
+    click.echo(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out images of {size}")
+    click.echo(f"next:\n  snngan train --dataset {name}" + (f" --data-dir {data_dir}" if data_dir else ""))

@@ -1,0 +1,79 @@
+"""Click options made from the dataclasses of ``snngan.config``, shown by group in a command's help."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snngan.config import field_type
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options under the group of each."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option that knows the heading it stands under in the help."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+def options_of(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds an option for each field of the dataclass ``owner``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(dataclasses.fields(owner)):
+            flag = f"--{field.name.replace('_', '-')}"
+            command = click.option(flag, field.name, cls=GroupedOption, **_arguments(owner, field))(command)
+        return command
+
+    def _arguments(owner: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
+        kind, meta = field_type(owner, field.name), field.metadata
+        arguments: dict[str, Any] = {
+            "help": meta["help"],
+            "group": meta["group"],
+            "default": field.default,
+            "metavar": meta["metavar"],
+            "show_default": field.default not in (None, False, ()),
+        }
+        if field.name == "set":
+            return arguments | {"multiple": True}
+        if kind is bool:
+            return arguments | {"is_flag": True}
+        if kind is tuple:
+            return arguments | {"type": two_numbers}
+        return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
+
+    return decorate
+
+
+def two_numbers(text: str | tuple[float, float]) -> tuple[float, float]:
+    """Return ``0.5,0.999`` as two numbers."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not two numbers with a comma between, such as 0.5,0.999") from error
+    return first, second
+
+
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
+data_dir_option = click.option("--data-dir", metavar="DIR", help="where data sets are kept [$SNNGAN_DATA or data]")

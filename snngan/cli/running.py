@@ -1,0 +1,122 @@
+"""What train and resume share: the progress line, the two signals that save and leave, and the last words."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+import torch
+
+from snngan.data import Dataset
+from snngan.training.gan import Outcome, train_gan
+from snngan.training.runlog import RunFolder
+
+LINE_EVERY_SECONDS = 10
+"""Without a terminal, the progress line is printed anew this often."""
+
+
+def notify(line: str) -> None:
+    """Print a line that is no result on standard error."""
+    click.echo(line, err=True)
+
+
+def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, *, resume: bool) -> None:
+    """Train, then say what was written and what to type next; exit with 130 or 143 if a signal ended it."""
+    with caught_signals() as caught:
+        progress = Progress(run.plan.optimization.steps, run.plan.optimization.batch_size)
+        outcome = train_gan(
+            run, dataset, device, resume=resume, should_stop=lambda: bool(caught), report=progress, notify=notify
+        )
+        progress.end()
+    if not outcome.finished:
+        name = signal.Signals(caught[0]).name
+        click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.path}")
+        sys.exit(128 + caught[0])
+    say_result(run, outcome)
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """One line that tells speed, losses, entanglement and time left; rewritten in place on a terminal."""
+
+    def __init__(self, steps: int, batch_size: int) -> None:
+        self.steps, self.batch_size = steps, batch_size
+        self.in_place = sys.stderr.isatty()
+        self.first: tuple[int, float] | None = None
+        self.shown = 0.0
+
+    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (step - 1, now)
+        if now - self.shown < (0.2 if self.in_place else LINE_EVERY_SECONDS) and step < self.steps:
+            return
+        self.shown = now
+        rate = (step - self.first[0]) / max(now - self.first[1], 1e-9)
+        parts = [
+            f"step {step}/{self.steps}",
+            f"{rate:.1f} steps/s",
+            f"{rate * self.batch_size:.0f} images/s",
+            f"loss G {scalars.get('loss/generator', float('nan')):.3f}",
+        ]
+        if "loss/discriminator" in scalars:
+            parts.append(f"D {scalars['loss/discriminator']:.3f}")
+        if "entanglement/input_score" in scalars:
+            parts.append(f"entanglement {scalars['entanglement/input_score']:.3f}")
+        parts.append(f"{duration((self.steps - step) / rate)} left")
+        line = "  ".join(parts)
+        click.echo(f"\r\x1b[K{line}" if self.in_place else line, err=True, nl=not self.in_place)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self.in_place and self.shown:
+            click.echo(err=True)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``1:02:03`` or ``2:03``."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def say_result(run: RunFolder, outcome: Outcome) -> None:
+    """Print what a finished run reached and wrote, and the next commands."""
+    share = outcome.tracking_seconds / outcome.seconds if outcome.seconds else 0.0
+    click.echo(
+        f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {share:.1%} of it entanglement readings"
+    )
+    if "entanglement/input_score" in outcome.scalars:
+        click.echo(
+            f"entanglement score {outcome.scalars['entanglement/input_score']:.3f} (1: not to be told from real), "
+            f"real anchors {outcome.scalars['entanglement/real_anchors']:.3f}, "
+            f"synthetic anchors {outcome.scalars['entanglement/fake_anchors']:.3f} (chance: 0.693)"
+        )
+    click.echo(f"samples      {run.samples / f'step-{outcome.step:08d}.png'}")
+    click.echo(f"metrics      {run.path / 'metrics.jsonl'}")
+    click.echo(f"checkpoints  {run.checkpoints}")
+    click.echo("next:")
+    click.echo(f"  snngan sample {run.path} --count 100 --out grid.png")
+    click.echo(f"  snngan interpolate {run.path} --out plane.png")
+    click.echo(f"  snngan board {run.path}")

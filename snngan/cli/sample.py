@@ -1,0 +1,37 @@
+"""``snngan sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from snngan.cli.options import device_option, run_argument
+
+
+@click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
+@run_argument
+@click.option("--count", default=64, show_default=True, type=click.IntRange(min=1), help="how many images")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the noise: same seed, same bytes"
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="grid.png, images.npz or folder/")
+@device_option
+def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
+    """Draw images from RUN's averaged generator.
+
+    A name ending in .png gives one grid; in .npz the key `images`, uint8 (N, C, H, W); any other name a new folder of
+    PNG files.
+    """
+    from snngan.cli.running import notify
+    from snngan.data.export import check_target, export_images
+    from snngan.training.device import choose_device
+    from snngan.training.runlog import RunFolder
+    from snngan.training.sampling import draw, generator_of, sample_images
+
+    check_target(out)
+    folder = RunFolder.open(run)
+    generator = generator_of(folder, choose_device(device), notify)
+    images = sample_images(generator, draw(count, folder.latent_dim, seed))
+    export_images(images, out)
+    click.echo(f"{count} images -> {out}")

@@ -1,0 +1,59 @@
+"""``snngan train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snngan.cli.options import GroupedCommand, options_of
+from snngan.config import TrainConfig
+
+
+@click.command(
+    cls=GroupedCommand,
+    epilog="Example:  snngan train --dataset mnist --objective snnl-projected --steps 20000",
+)
+@options_of(TrainConfig)
+def train(**values: Any) -> None:
+    """Train a generator. With no option: SNNL in pixel space on 5000 embedded MNIST digits."""
+    config = TrainConfig(**values)
+    from snngan.cli.running import notify, run_to_end
+    from snngan.data.datasets import load_dataset
+    from snngan.training.device import choose_device
+    from snngan.training.plan import describe_settings, make_plan
+    from snngan.training.runlog import RunFolder, next_run_dir
+
+    if "help" in config.set:
+        click.echo(describe_settings(config.objective, config.arch))
+        return
+    if config.run_dir and Path(config.run_dir).exists():
+        raise ValueError(
+            f"--run-dir {config.run_dir} exists already: choose another, or go on by: snngan resume {config.run_dir}"
+        )
+    device = choose_device(config.device)
+    dataset = load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        download=config.download,
+        skip_broken=config.skip_broken,
+        notify=notify,
+    )
+    plan = make_plan(config, dataset)
+    path = Path(config.run_dir) if config.run_dir else next_run_dir(plan)
+    options = plan.optimization
+    size = "x".join(map(str, plan.image_shape))
+    chosen = ", ".join(f"{name}={value}" for name, value in plan.objective_options.items() if value != "")
+    click.echo(
+        f"data       {plan.dataset}: {len(dataset.train_images)} images {size}, {len(dataset.test_images)} held out"
+    )
+    click.echo(f"objective  {plan.objective}" + (f" ({chosen})" if chosen else ""))
+    click.echo(f"networks   {plan.arch} ({', '.join(f'{name}={value}' for name, value in plan.arch_options.items())})")
+    click.echo(f"training   {options.steps} steps of {options.batch_size}, seed {plan.seed}, on {device}")
+    click.echo(f"run        {path}")
+    if config.dry_run:
+        click.echo("dry run: nothing was written")
+        return
+    run_to_end(RunFolder.create(path, plan, device), dataset, device, resume=False)

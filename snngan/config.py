@@ -1,0 +1,162 @@
+"""Every option's default, range and help, once: commands, saved runs and Python calls are all made from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from snngan.registry import unknown_name
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+    group: str = "",
+    metavar: str | None = None,
+) -> Any:
+    """Return a dataclass field that carries its help, its closed range or choices, and its group in ``--help``."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "group": group, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_options(config: Any) -> None:
+    """Raise ``ValueError`` for the first field of the dataclass ``config`` outside its range or choices."""
+    for field in dataclasses.fields(config):
+        value, meta = getattr(config, field.name), field.metadata
+        if value is None or not meta:
+            continue
+        if meta["choices"] and value not in meta["choices"]:
+            raise unknown_name(f"value for {field.name}", str(value), meta["choices"])
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            low = -math.inf if meta["low"] is None else meta["low"]
+            high = math.inf if meta["high"] is None else meta["high"]
+            if not low <= number <= high:
+                raise ValueError(f"{field.name} must lie in {range_text(meta)}, not {number:g}")
+
+
+def range_text(metadata: Mapping[str, Any]) -> str:
+    """Return the closed range of an option as text, such as ``[0, 1]`` or ``[1, inf)``."""
+    low, high = metadata["low"], metadata["high"]
+    left = "(-inf" if low is None else f"[{low:g}"
+    return f"{left}, inf)" if high is None else f"{left}, {high:g}]"
+
+
+def field_type(owner: type, name: str) -> type:
+    """Return the plain type of the dataclass field ``name``: ``int | None`` counts as ``int``."""
+    hint = typing.get_type_hints(owner)[name]
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    kind: type = typing.get_origin(hint) or hint
+    return kind
+
+
+def parse_value(owner: type, name: str, text: str) -> Any:
+    """Return ``text`` as the type of the field ``name`` of the dataclass ``owner``.
+
+    Raises:
+        ValueError: the text does not read as that type; the message names option, type and text.
+    """
+    kind = field_type(owner, name)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
+        if kind is tuple:
+            return tuple(float(part) for part in text.split(","))
+        return kind(text)
+    except (ValueError, KeyError) as error:
+        expected = {
+            bool: "true or false",
+            tuple: "numbers with commas between",
+            int: "a whole number",
+            float: "a number",
+        }
+        raise ValueError(f"{name} takes {expected.get(kind, kind.__name__)}, not {text!r}") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What the user says of a training run; None means that the objective's own choice holds."""
+
+    dataset: str = option("mnist-5k", "data set, folder:PATH or npz:PATH", group="Data", metavar="NAME")
+    data_dir: str | None = option(None, "where data sets are kept [$SNNGAN_DATA or data]", group="Data", metavar="DIR")
+    image_size: int | None = option(None, "shrink and crop to this many pixels", low=2, high=4096, group="Data")
+    download: bool = option(False, "fetch the data set if it is not here", group="Data")
+    skip_broken: bool = option(False, "leave out broken images of a folder", group="Data")
+
+    objective: str = option("snnl-pixel", "what the players minimise", group="Game", metavar="NAME")
+    arch: str | None = option(None, "networks: mlp, dcgan or resnet", group="Game", metavar="NAME")
+    set: tuple[str, ...] = option(
+        (), "an objective's or network's option; 'help' lists", group="Game", metavar="NAME=VALUE"
+    )
+
+    steps: int | None = option(None, "generator steps", low=1, group="Optimisation")
+    batch_size: int | None = option(None, "real images a step", low=2, group="Optimisation")
+    learning_rate: float | None = option(None, "of both players", low=0, high=10, group="Optimisation")
+    betas: tuple[float, float] | None = option(
+        None, "of Adam", low=0, high=0.9999, group="Optimisation", metavar="B1,B2"
+    )
+    discriminator_steps: int | None = option(None, "per generator step", low=1, high=100, group="Optimisation")
+    ema_decay: float | None = option(None, "of the averaged generator", low=0, high=0.999999, group="Optimisation")
+
+    seed: int = option(0, "of weights, order and noise", low=0, high=2**62, group="Run")
+    device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
+    precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
+    run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
+    checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
+    sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
+    track_every: int = option(100, "steps between entanglement readings", low=1, group="Run")
+    dry_run: bool = option(False, "say what would be done, and stop", group="Run")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How the players are trained; an objective may recommend other values, and the user has the last word."""
+
+    steps: int = option(20000, "generator steps", low=1)
+    batch_size: int = option(64, "real images a step", low=2)
+    optimizer: str = option("adam", "of both players", choices=("adam", "rmsprop"))
+    learning_rate: float = option(2e-4, "of both players", low=0, high=10)
+    discriminator_learning_rate: float | None = option(None, "of the discriminator, if it differs", low=0, high=10)
+    betas: tuple[float, float] = option((0.5, 0.999), "of Adam", low=0, high=0.9999)
+    discriminator_steps: int = option(1, "discriminator steps per generator step", low=1, high=100)
+    ema_decay: float = option(0.999, "of the averaged generator", low=0, high=0.999999)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run does, every default filled in: written to its folder, and all that resuming it goes by."""
+
+    dataset: str
+    data_dir: str | None
+    image_size: int | None
+    skip_broken: bool
+    image_shape: tuple[int, int, int]
+    is_points: bool
+    objective: str
+    objective_options: Mapping[str, Any]
+    arch: str
+    arch_options: Mapping[str, Any]
+    optimization: Optimization
+    seed: int
+    precision: str
+    checkpoint_every: int
+    sample_every: int
+    track_every: int

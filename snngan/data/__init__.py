@@ -1,0 +1,101 @@
+"""Images in: what a data set is, where the known ones are registered, and how pixels map to [-1, 1] and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from snngan.registry import Registry
+
+ImageShape = tuple[int, int, int]
+"""(channels, height, width)."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and, where there are any, their labels: a training half and a held-out half.
+
+    Args:
+        name: as it was asked for, such as ``mnist`` or ``folder:pictures``.
+        train_images: (N, C, H, W) uint8; for 2-D points (N, 1, 1, 2) float32 in [-1, 1].
+        train_labels: (N,) int64, or None.
+        test_images: the held-out half, in the same form.
+        test_labels: its labels, or None.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor | None
+    test_images: Tensor
+    test_labels: Tensor | None
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(channels, height, width) of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @property
+    def is_points(self) -> bool:
+        """Whether these are points of the plane, not pictures."""
+        return self.train_images.is_floating_point()
+
+
+class DatasetSource(Protocol):
+    """Where one named data set comes from, when no NAME.npz in the data folder holds it yet."""
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(channels, height, width) of one image."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+
+    @property
+    def keep(self) -> bool:
+        """Whether NAME.npz is looked for first, and written once the set was loaded from elsewhere."""
+
+    @property
+    def remedy(self) -> str:
+        """What fetches the set where it is not here, in a few words."""
+
+    def find(self, data_dir: Path) -> str | None:
+        """Return in words where :meth:`load` would read, without loading anything; None: the set is not here."""
+
+    def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
+        """Return the set, fetched first where it is not here and ``download`` is true.
+
+        Raises:
+            ValueError: it is not here, could not be fetched or cannot be read.
+        """
+
+
+DATASETS: Registry[DatasetSource] = Registry("dataset", "snngan.data")
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Return uint8 images (any shape) as float32 in [-1, 1]; floating-point images pass through unchanged."""
+    if images.is_floating_point():
+        return images
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return float images (any shape) in [-1, 1] as uint8, rounded to the nearest level, clamped to 0..255.
+
+    Raises:
+        ValueError: a pixel is NaN, which no colour stands for.
+    """
+    if images.isnan().any():
+        raise ValueError("these images hold NaN, which has no colour: the network that made them has diverged")
+    return images.to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
+def error_line(error: Exception) -> str:
+    """Return what another library's error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,86 @@
+"""The order of the training images: shuffled anew every epoch, seeded, and resumed exactly where it stopped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snngan.data import to_unit_range
+
+
+class Batches:
+    """Endless shuffled mini-batches of images on one device, as float32 in [-1, 1].
+
+    Every epoch is a fresh permutation; the rest of it that does not fill a batch is dropped. The order comes from a
+    CPU generator of its own, so it is the same on every device. The images stay in their stored dtype, on the device
+    itself unless they would take more than half of its free memory.
+
+    Args:
+        images: (N, C, H, W), uint8, or float32 in [-1, 1].
+        batch_size: images a batch, 2 to N.
+        seed: of the order.
+        device: where the batches are wanted.
+
+    Raises:
+        ValueError: the batch size is out of range.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, *, seed: int, device: torch.device) -> None:
+        if batch_size < 2:
+            raise ValueError(f"batch of {batch_size}: entanglement needs neighbours; use --batch-size 2 or more")
+        if batch_size > len(images):
+            raise ValueError(
+                f"batch of {batch_size} is larger than the {len(images)} training images;"
+                f" use --batch-size {len(images)} or less"
+            )
+        self._images = images.to(device) if _fits(images, device) else images
+        self._batch_size = batch_size
+        self._device = device
+        self._generator = torch.Generator().manual_seed(seed)
+        self._start_epoch()
+
+    def next(self) -> Tensor:
+        """Return the next batch, (batch_size, C, H, W) float32 in [-1, 1]."""
+        if self._position + self._batch_size > len(self._images):
+            self._start_epoch()
+        rows = self._order[self._position : self._position + self._batch_size]
+        self._position += self._batch_size
+        return to_unit_range(self._images[rows].to(self._device))
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Return what the rest of the stream follows from: the generator at the epoch's start, and the position."""
+        return {
+            "epoch_generator": self._epoch_generator.clone(),
+            "position": self._position,
+            "num_images": len(self._images),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Go on where the stream that gave ``state`` stood.
+
+        Raises:
+            ValueError: that stream was over another number of images.
+        """
+        if state["num_images"] != len(self._images):
+            raise ValueError(
+                f"the data set has {len(self._images)} training images, but had {state['num_images']} when the"
+                " checkpoint was written; resume with the same data"
+            )
+        generator, position = state["epoch_generator"], state["position"]
+        assert isinstance(generator, Tensor)
+        assert isinstance(position, int)
+        self._generator.set_state(generator)
+        self._start_epoch()
+        self._position = position
+
+    def _start_epoch(self) -> None:
+        self._epoch_generator = self._generator.get_state()
+        self._order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
+        self._position = 0
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return images.nbytes <= free_bytes // 2

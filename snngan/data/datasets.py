@@ -1,0 +1,135 @@
+"""Names to data sets: in which order the places are looked through, and what is kept for the next time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from snngan.data import DATASETS, Dataset, ImageShape
+from snngan.data.folder import read_folder
+from snngan.data.npz import read_npz, write_npz
+from snngan.registry import UnknownNameError
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One line of the list of known sets: ``where`` tells in words where it would come from right now."""
+
+    name: str
+    image_shape: ImageShape
+    num_classes: int
+    where: str
+    here: bool
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    download: bool = False,
+    skip_broken: bool = False,
+    notify: Notify = lambda message: None,
+) -> Dataset:
+    """Return the data set ``name``.
+
+    Args:
+        name: a registered name, ``folder:PATH`` (any pictures) or ``npz:PATH``.
+        data_dir: where NAME.npz and torchvision's files are; default: the variable SNNGAN_DATA, else ``data``.
+        image_size: height and width in pixels to shrink and centre-crop to; default: as the images are, and 64 for
+            a folder.
+        download: whether a set that is not here is fetched.
+        skip_broken: whether unreadable pictures of a folder are left out, not an error.
+        notify: called with each line worth telling the user.
+
+    Raises:
+        ValueError: the name is unknown, the set is not here, or what is there cannot be used.
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"--image-size must be 1 or more, not {image_size}")
+    kind, colon, place = name.partition(":")
+    if colon and kind in ("folder", "npz"):
+        if not place:
+            raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
+        path = Path(place).expanduser()
+        if kind == "folder":
+            return read_folder(name, path, image_size or 64, skip_broken=skip_broken, notify=notify)
+        dataset = read_npz(name, path, notify)
+    else:
+        dataset = _load_named(name, data_folder(data_dir), download, notify)
+    return dataset if image_size is None else _shrink(dataset, image_size)
+
+
+def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
+    """Return a row for each registered set, without loading any; ``data_dir`` as in :func:`load_dataset`."""
+    folder, rows = data_folder(data_dir), []
+    for name in DATASETS.names():
+        source = DATASETS[name]
+        kept = folder / f"{name}.npz"
+        found = str(kept) if source.keep and os.path.exists(kept) else source.find(folder)
+        where = f"not here: {source.remedy}" if found is None else found
+        rows.append(DatasetRow(name, source.image_shape, source.num_classes, where, found is not None))
+    return rows
+
+
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """Return the folder to look in: ``data_dir``, else what SNNGAN_DATA names, else ``data`` in the current folder."""
+    return Path(data_dir or os.environ.get("SNNGAN_DATA") or "data").expanduser()
+
+
+def _load_named(name: str, folder: Path, download: bool, notify: Notify) -> Dataset:
+    try:
+        source = DATASETS[name]
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}; your own pictures are folder:PATH or npz:PATH") from None
+    kept = folder / f"{name}.npz"
+    if source.keep and os.path.exists(kept):
+        return read_npz(name, kept, notify)
+    dataset = source.load(name, folder, download)
+    if source.keep:
+        try:
+            write_npz(dataset, kept)
+            notify(f"kept {name} as {kept} for the next time")
+        except OSError as error:
+            notify(f"could not keep {name} as {kept} ({error.strerror or error}); going on without")
+    return dataset
+
+
+def _shrink(dataset: Dataset, size: int) -> Dataset:
+    _, height, width = dataset.image_shape
+    if dataset.is_points:
+        raise ValueError(f"{dataset.name} holds points, not pictures; leave out --image-size")
+    if min(height, width) < size:
+        raise ValueError(
+            f"{dataset.name}: images are {width}x{height}, smaller than --image-size {size};"
+            f" use {min(height, width)} or less"
+        )
+    if height == width == size:
+        return dataset
+    return replace(
+        dataset,
+        train_images=_resize(dataset.train_images, size),
+        test_images=_resize(dataset.test_images, size),
+    )
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """Return (N, C, H, W) uint8 images, their middle square shrunk to (N, C, size, size) with antialiasing."""
+    height, width = images.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    squares = images[:, :, top : top + side, left : left + side]
+    shrunk = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
+    for start in range(0, len(images), 4096):  # in parts: as floats a whole set would take four times its memory
+        part = squares[start : start + 4096].to(torch.float32)
+        part = interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        shrunk[start : start + 4096] = part.round_().clamp_(0.0, 255.0).to(torch.uint8)
+    return shrunk

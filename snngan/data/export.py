@@ -1,0 +1,55 @@
+"""Images out: one grid, an npz file or a folder of PNG files, by the name of the target."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from snngan.data import to_uint8
+from snngan.data.pictures import grid, picture, save_png
+
+
+def check_target(path: Path) -> None:
+    """Raise ``ValueError`` if nothing can be written under ``path``, before any work is done."""
+    if path.suffix.lower() in (".png", ".npz"):
+        if path.is_dir():
+            raise ValueError(f"--out {path} is a folder; give a file name")
+    elif path.suffix and not str(path).endswith(os.sep) and not path.is_dir():
+        raise ValueError(f"--out takes a name ending in .png or .npz, or a folder, not {path}")
+    elif path.is_file():
+        raise ValueError(f"--out {path} is a file; give a new folder, or a name ending in .png or .npz")
+    elif path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"--out {path} is a folder with files in it; give a new or an empty one")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {parent}")
+
+
+def export_images(images: Tensor, path: Path, columns: int | None = None) -> None:
+    """Write ``images`` (N, C, H, W) in [-1, 1] to ``path``: .png one picture, .npz the key ``images``, else a folder.
+
+    In npz and folder, pictures are uint8; points of the plane (N, 1, 1, 2) stay float32 and have no folder form.
+
+    Raises:
+        ValueError: the images hold NaN, are points for a folder, or the disk did not take them.
+    """
+    is_points = images.shape[1:] == (1, 1, 2)
+    try:
+        if path.suffix.lower() == ".png":
+            save_png(picture(images, columns=columns), path)
+        elif path.suffix.lower() == ".npz":
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, images=(images if is_points else to_uint8(images)).numpy())
+            path.write_bytes(buffer.getvalue())
+        elif is_points:
+            raise ValueError(f"--out {path}: points have no picture each; give a name ending in .png or .npz")
+        else:
+            pixels = to_uint8(images)
+            for index in range(len(pixels)):
+                save_png(grid(pixels[index : index + 1], scale=False), path / f"{index:06d}.png")
+    except OSError as error:
+        raise ValueError(f"{path} could not be written: {error.strerror or error}") from error

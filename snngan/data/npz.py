@@ -1,0 +1,149 @@
+"""NumPy's npz files as data sets: what is accepted, how a file that is not is refused, how one is written."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snngan.data import Dataset, error_line, to_uint8
+from snngan.data.holdout import hold_out
+
+_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels")
+_POINTS = (1, 1, 2)
+
+
+def read_npz(name: str, path: Path, notify: Callable[[str], None]) -> Dataset:
+    """Return the data set in the file ``path``; nothing in it is unpickled.
+
+    The file holds ``train_images`` and, if wanted, ``train_labels``, ``test_images``, ``test_labels``; or ``images``
+    and, if wanted, ``labels``. Images are (N, C, H, W) or (N, H, W), uint8 or floats in [-1, 1]; floats become uint8
+    unless they are points (N, 1, 1, 2). Where there is no test half, one is held out.
+
+    Raises:
+        ValueError: the file is missing, damaged or not of that form; the message names file and key.
+    """
+    arrays = _arrays(path)
+    train = "train_images" if "train_images" in arrays else "images"
+    if train not in arrays:
+        raise ValueError(f"{path} has neither train_images nor images; it holds: {', '.join(arrays) or 'nothing'}")
+    images, labels = _half(path, arrays, train, notify)
+    if train == "images" or "test_images" not in arrays or arrays["test_images"].size == 0:
+        _check_count(path, train, images)
+        return hold_out(name, images, labels)
+    test_images, test_labels = _half(path, arrays, "test_images", notify)
+    _check_count(path, train, images)
+    if images.shape[1:] != test_images.shape[1:] or images.dtype != test_images.dtype:
+        raise ValueError(
+            f"{path}: test_images have shape {_shape(test_images)}, train_images {_shape(images)};"
+            " both halves need images of one shape and kind"
+        )
+    return Dataset(name, images, labels, test_images, test_labels)
+
+
+def write_npz(dataset: Dataset, path: Path) -> None:
+    """Write ``dataset`` as the file ``path``, whole or not at all: beside it first, fsynced, then renamed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    arrays = {
+        key: tensor.numpy()
+        for key in ("train_images", "train_labels", "test_images", "test_labels")
+        if (tensor := getattr(dataset, key)) is not None
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of the file that have a meaning here; of others only the name, as an empty array."""
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no npz file, or a damaged one; expected a file written by numpy.savez")
+    arrays, key = {}, "its index"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                arrays[key] = np.asarray(file[key]) if key in _KEYS else np.empty(0)
+    except Exception as error:  # a damaged archive fails in many ways
+        raise ValueError(
+            f"{path}: {key} cannot be read ({error_line(error)}); expected plain arrays, written by numpy.savez"
+        ) from error
+    return arrays
+
+
+def _half(
+    path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str, notify: Callable[[str], None]
+) -> tuple[Tensor, Tensor | None]:
+    images = _images(path, key, arrays[key], notify)
+    label_key = key.replace("images", "labels")
+    if label_key not in arrays:
+        return images, None
+    labels = arrays[label_key]
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: {label_key} are {labels.dtype}; expected whole numbers, such as int64")
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"{path}: {label_key} have shape {labels.shape} for {len(images)} images; expected ({len(images)},)"
+        )
+    numbers = torch.from_numpy(labels.astype(np.int64))
+    if len(numbers) and int(numbers.min()) < 0:
+        raise ValueError(f"{path}: {label_key} go down to {int(numbers.min())}; expected 0 and up")
+    return images, numbers
+
+
+def _images(path: Path, key: str, array: NDArray[np.generic], notify: Callable[[str], None]) -> Tensor:
+    expected = "expected (N, C, H, W) with C 1 or 3, or (N, H, W)"
+    if array.ndim not in (3, 4):
+        raise ValueError(f"{path}: {key} have {array.ndim} dimensions, {array.shape}; {expected}")
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.shape[1] not in (1, 3) or 0 in array.shape[2:]:
+        last = "; channels that come last are moved by images.transpose(0, 3, 1, 2)" if array.shape[3] in (1, 3) else ""
+        raise ValueError(f"{path}: {key} have shape {array.shape}; {expected}{last}")
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    if array.dtype.kind != "f":
+        raise ValueError(f"{path}: {key} are {array.dtype}; expected uint8 (0 to 255), or floats in [-1, 1]")
+    images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if len(images) == 0:
+        return images if images.shape[1:] == _POINTS else images.to(torch.uint8)
+    low, high = (float(bound) for bound in images.aminmax())
+    if not (low >= -1 and high <= 1):
+        raise ValueError(
+            f"{path}: {key} are floats from {low:g} to {high:g}; expected [-1, 1] without NaN, or uint8 from 0 to 255"
+        )
+    if images.shape[1:] == _POINTS:
+        return images
+    if low >= 0:
+        notify(f"{path}: {key} are floats from {low:g} to {high:g}, read as if black were -1; is it 0?")
+    return to_uint8(images)
+
+
+def _check_count(path: Path, key: str, images: Tensor) -> None:
+    if len(images) == 0:
+        raise ValueError(
+            f"{path}: the training half ({key}) is empty; to use a test half alone, save it under the key images"
+        )
+    if len(images) < 2:
+        raise ValueError(f"{path}: {key} hold {len(images)} image; expected 2 or more")
+
+
+def _shape(images: Tensor) -> str:
+    return f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"

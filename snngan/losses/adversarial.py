@@ -1,0 +1,61 @@
+"""The classic adversarial losses, as functions of what the discriminator put out for real and for fake images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def logistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the binary cross-entropy () of logits for real (N, 1) and fake (M, 1): Goodfellow et al. 2014, eq. 1."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def non_saturating_generator_loss(fake: Tensor) -> Tensor:
+    """Return -E log D (): Goodfellow et al. 2014, section 3, for fake logits (M, 1)."""
+    return F.softplus(-fake).mean()
+
+
+def minimax_generator_loss(fake: Tensor) -> Tensor:
+    """Return E log(1 - D) (): the value of Goodfellow et al. 2014, eq. 1, which saturates; fake logits (M, 1)."""
+    return -F.softplus(fake).mean()
+
+
+def wasserstein_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the negative mean difference () of critic values (N, 1) and (M, 1): Arjovsky et al. 2017, eq. 3."""
+    return fake.mean() - real.mean()
+
+
+def wasserstein_generator_loss(fake: Tensor) -> Tensor:
+    """Return the negative mean critic value () of fake images (M, 1)."""
+    return -fake.mean()
+
+
+def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the squared distance () of the outputs from 1 (real) and 0 (fake): Mao et al. 2017, eq. 9."""
+    return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+def least_squares_generator_loss(fake: Tensor) -> Tensor:
+    """Return the squared distance () of the outputs for fake images (M, 1) from 1: Mao et al. 2017, eq. 9."""
+    return (fake - 1).square().mean() / 2
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the hinge loss () with margin 1 on both sides: Lim and Ye 2017, eq. 4."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Return the mean of (|gradient| - 1)^2 () of ``critic`` at random points between real and fake images.
+
+    One point on the line between each pair of ``real`` (N, ...) and ``fake`` (N, ...), drawn from torch's generator.
+    Source: Gulrajani et al. 2017, eq. 3.
+    """
+    share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
+    between = torch.lerp(real, fake, share).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+    penalty: Tensor = (lengths - 1).square().mean()
+    return penalty

@@ -1,0 +1,138 @@
+"""Labelled batches as pairs of points, and the log-odds of picking a wrong-class neighbour: the core of the loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+Distance = Literal["sqeuclidean", "cosine"]
+DISTANCES = ("sqeuclidean", "cosine")
+
+
+class Pairs(NamedTuple):
+    """All ordered pairs (anchor i, neighbour j) of a batch of N labelled points."""
+
+    points: Tensor
+    """(N, D) float64, connected to the features: centred, or of unit length for the cosine distance."""
+    distances: Tensor
+    """(N, N) float64, without gradient."""
+    same: Tensor
+    """(N, N) bool: j bears the label of i, and is not i."""
+    other: Tensor
+    """(N, N) bool: j bears another label."""
+    scale: Tensor
+    """() float64: the mean distance that relative temperatures are multiples of, without gradient."""
+    gradient_factor: float
+    """distances = gradient_factor * squared Euclidean distance of the points."""
+    dtype: torch.dtype
+    """The precision of sums over neighbours and of gradients: float64 for float64 features, else float32."""
+
+    @property
+    def anchors(self) -> Tensor:
+        """(N,) bool: the points that have a same-class partner, over which the loss is taken."""
+        return self.same.any(1)
+
+
+def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean") -> Pairs:
+    """Return the :class:`Pairs` of ``features`` (N, ...) with integer ``labels`` (N,).
+
+    Raises:
+        ValueError: the shapes do not match, the features are not floating point, or ``distance`` is unknown.
+    """
+    if features.dim() < 2 or not features.is_floating_point():
+        raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
+    if labels.shape != features.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be integers ({len(features)},) to match the features, not {_form(labels)}")
+    if distance not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {distance!r}")
+    points = features.flatten(1).double()
+    points = F.normalize(points, eps=1e-8) if distance == "cosine" else points - points.detach().mean(0)
+    factor = 0.5 if distance == "cosine" else 1.0
+    distances = squared_distances(points.detach()).mul_(factor)
+    alike = labels[:, None] == labels
+    same = alike & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return Pairs(points, distances, same, ~alike, mean_distance(distances), factor, dtype)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def squared_distances(points: Tensor) -> Tensor:
+    """Return the squared Euclidean distances (N, N) of float64 ``points`` (N, D), which should be centred.
+
+    They come from the Gram matrix, one matrix product. In float32 that form loses every digit of near-duplicates,
+    and a cold temperature magnifies the loss; in float64 what is lost lies below float32's own rounding.
+    """
+    assert points.dtype == torch.float64
+    squares = points.square().sum(1)
+    return (points @ points.T).mul_(-2).add_(squares[:, None]).add_(squares).clamp_min_(0)
+
+
+def mean_distance(distances: Tensor) -> Tensor:
+    """Return the mean () of a square distance matrix (N, N) over pairs of different points."""
+    count = len(distances)
+    return distances.sum() / max(1, count * (count - 1))
+
+
+def lowest_exponent(dtype: torch.dtype) -> float:
+    """Return an exponent whose exponential is lost in a sum with 1, and is yet no subnormal number.
+
+    Exponentials that underflow take tens of times longer on a CPU, and cold temperatures make most of them underflow.
+    """
+    return math.log(torch.finfo(dtype).tiny) / 2
+
+
+def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
+    r"""Return each point's log-odds z (K, N) of picking a wrong-class neighbour at K inverse temperatures (K,).
+
+    .. math:: z_i = \log\sum_{y_k \ne y_i} e^{-d_{ik}/T} - \log\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}
+
+    It is -inf where no point bears another label, and 0 for points that are no anchors (see ``Pairs.anchors``).
+    Everything stays in the log domain: no epsilon, no subtraction of a self-pair, finite gradients at any T.
+    Gradients flow to the points, once: second derivatives are refused.
+    """
+    return torch.stack([_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures])
+
+
+class _LogOdds(torch.autograd.Function):
+    """One exponential a pair forward, none backward; the only N x N array kept is the weights.
+
+    Distances above an anchor's nearest neighbour, of its own class or of the others, are formed in float64 and only
+    then rounded, so that the largest weight of each sum is 1 and z loses no digits to the size of the distances.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, pairs: Pairs, inverse: Tensor) -> Tensor:
+        anchors, has_other = pairs.anchors, pairs.other.any(1)
+        # Any shift close to the minimum will do, as long as the same shift is taken off and put back.
+        rounded = pairs.distances.to(pairs.dtype)
+        nearest_same = rounded.masked_fill(~pairs.same, torch.inf).amin(1).double().masked_fill_(~anchors, 0.0)
+        nearest_other = rounded.masked_fill(~pairs.other, torch.inf).amin(1).double().masked_fill_(~has_other, 0.0)
+        shift = torch.where(pairs.same, nearest_same[:, None], nearest_other[:, None])
+        weights = shift.sub_(pairs.distances).mul_(inverse).to(pairs.dtype)
+        weights = weights.clamp_min_(lowest_exponent(pairs.dtype)).exp_()
+        weights.diagonal().zero_()
+        same = weights.mul(pairs.same).sum(1, keepdim=True).masked_fill_(~anchors[:, None], 1.0)
+        other = weights.mul(pairs.other).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
+        ctx.save_for_backward(points, weights, pairs.same, same, other, anchors & has_other, inverse)
+        ctx.factor = pairs.gradient_factor
+        odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
+        return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        points, weights, is_same, same, other, active, inverse = ctx.saved_tensors
+        # d z_i / d d_ij: the row sums vanish, so the anchor's own term of d |x_i - x_j|^2 does too.
+        row = (grad * inverse).where(active, 0.0)[:, None].to(weights.dtype)
+        slopes = torch.where(is_same, row / same, -row / other).mul_(weights)
+        rounded = points.to(weights.dtype)
+        pulled = slopes.sum(0)[:, None] * rounded - (slopes + slopes.T) @ rounded
+        return pulled.mul_(2 * ctx.factor).to(points.dtype), None, None

@@ -1,0 +1,187 @@
+"""The soft nearest neighbour loss of a labelled batch, and the entanglement of two sets of points.
+
+Frosst, Papernot and Hinton 2019, "Analyzing and Improving Representations with the Soft Nearest Neighbor Loss",
+eq. 1 and 2, computed as the mean of softplus(z) over the log-odds z of picking a wrong-class neighbour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snngan.losses.optimum import optimal_inverse_temperature
+from snngan.losses.pairs import Distance, Pairs, log_odds, mean_distance, pairs_of
+from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
+
+Reduction = Literal["mean", "sum", "none"]
+Backend = Literal["auto", "dense"]
+
+
+def soft_nearest_neighbor_loss(
+    features: Tensor,
+    labels: Tensor,
+    temperature: TemperatureLike = 1.0,
+    distance: Distance = "sqeuclidean",
+    reduction: Reduction = "mean",
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Return how entangled the classes of a batch are: high where neighbours bear other labels.
+
+    .. math:: l_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}}{\sum_{k \ne i} e^{-d_{ik}/T}}
+
+    A point without a partner of its own class is no anchor: it is left out of the mean, and its entry is 0 under
+    ``reduction="none"``. A batch with no anchor at all has loss 0. Distances and sums are taken in float64.
+
+    Args:
+        features: points (N, ...) of any floating dtype; trailing dimensions are flattened.
+        labels: integer classes (N,).
+        temperature: T > 0 in the unit of the distances, a rule such as ``snngan.RelativeTemperature(0.1)``,
+            or ``"optimal"`` for the minimum over all T. A rule that remembers (``"learned"``, annealed) wants
+            :class:`SoftNearestNeighborLoss`, which keeps it from call to call.
+        distance: ``"sqeuclidean"`` or ``"cosine"`` (1 - cos).
+        reduction: ``"mean"`` or ``"sum"`` over anchors, or ``"none"`` for one value a point.
+        backend: ``"auto"`` or ``"dense"``, which holds N x N matrices.
+
+    Returns:
+        () or, unreduced, (N,), in the dtype of the features, float32 for narrower ones.
+
+    Raises:
+        ValueError: shapes, dtypes or options do not fit.
+
+    Source:
+        Frosst et al. 2019, eq. 1; eq. 2 for ``temperature="optimal"``.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [5.0], [6.0]])
+        >>> soft_nearest_neighbor_loss(points, torch.tensor([0, 0, 1, 1])).item() < 1e-6
+        True
+        >>> round(soft_nearest_neighbor_loss(points, torch.tensor([0, 1, 0, 1])).item(), 3)
+        24.0
+    """
+    if backend not in ("auto", "dense"):
+        raise ValueError(f"backend must be 'auto' or 'dense', not {backend!r}")
+    return _loss(pairs_of(features, labels, distance), as_temperature(temperature), reduction)
+
+
+def _loss(pairs: Pairs, temperature: Temperature, reduction: Reduction) -> Tensor:
+    per_anchor = F.softplus(log_odds(pairs, temperature(pairs))).mean(0).to(pairs.dtype)
+    per_anchor = per_anchor.where(pairs.anchors, 0.0)
+    if reduction == "none":
+        return per_anchor
+    if reduction == "sum":
+        return per_anchor.sum()
+    if reduction == "mean":
+        return per_anchor.sum() / pairs.anchors.sum().clamp_min(1)
+    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+
+
+class SoftNearestNeighborLoss(nn.Module):
+    """:func:`soft_nearest_neighbor_loss` as a module that keeps what its temperature rule learns.
+
+    After each call ``num_anchors`` and ``num_left_out`` (0-dim tensors) say over how many points the loss was taken
+    and how many had no partner of their own class.
+
+    Args:
+        temperature: a number above 0, ``"learned"``, ``"optimal"`` or a temperature object.
+        distance, reduction, backend: as for :func:`soft_nearest_neighbor_loss`.
+
+    Example:
+        >>> criterion = SoftNearestNeighborLoss(temperature="optimal")
+        >>> value = criterion(torch.randn(8, 3), torch.arange(8) % 2)
+        >>> value.shape, int(criterion.num_anchors)
+        (torch.Size([]), 8)
+    """
+
+    def __init__(
+        self,
+        temperature: TemperatureLike = 1.0,
+        distance: Distance = "sqeuclidean",
+        reduction: Reduction = "mean",
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.temperature = as_temperature(temperature)
+        self.distance, self.reduction, self.backend = distance, reduction, backend
+        self.num_anchors = self.num_left_out = torch.tensor(0)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of ``features`` (N, ...) with integer ``labels`` (N,)."""
+        pairs = pairs_of(features, labels, self.distance)
+        self.num_anchors = pairs.anchors.sum()
+        self.num_left_out = len(labels) - self.num_anchors
+        return _loss(pairs, self.temperature, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"distance={self.distance!r}, reduction={self.reduction!r}, backend={self.backend!r}"
+
+
+Scale = Literal["all", "real"]
+
+
+def real_fake_pairs(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean", *, scale: Scale = "all") -> Pairs:
+    """Return the pairs of ``real`` (N, ...) and ``fake`` (M, ...), labelled 0 and 1 in this order.
+
+    Relative temperatures are multiples of the mean distance of all points, or, with ``scale="real"``, of the real ones.
+    """
+    labels = torch.arange(2, device=real.device).repeat_interleave(
+        torch.tensor([len(real), len(fake)], device=real.device)
+    )
+    pairs = pairs_of(torch.cat([real.flatten(1), fake.flatten(1)]), labels, distance)
+    if scale == "real":
+        pairs = pairs._replace(scale=mean_distance(pairs.distances[: len(real), : len(real)]))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Entanglement:
+    """How far real and synthetic points lie in one another's neighbourhoods."""
+
+    score: float
+    """value / (value at T = infinity), in [0, 1]: 1 = not to be told apart at any temperature, 0 = fully separate."""
+    value: float
+    """The soft nearest neighbour loss at the optimal temperature, in nats (eq. 2)."""
+    temperature: float
+    """That temperature, in units of squared distance; may be infinite."""
+    real_anchors: float
+    """Mean loss of the real points; near 0: real regions that the synthetic points do not reach."""
+    fake_anchors: float
+    """Mean loss of the synthetic points; near 0: synthetic points off the data, or collapsed."""
+
+
+@torch.no_grad()
+def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean") -> Entanglement:
+    """Return the :class:`Entanglement` of ``real`` (N, ...) and ``fake`` (M, ...), with N and M at least 2.
+
+    Raises:
+        ValueError: fewer than 2 points on a side, or shapes that differ.
+
+    Source:
+        Frosst et al. 2019, eq. 2 and section 3.2.
+
+    Example:
+        >>> cloud = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+        >>> entanglement(cloud[:32], cloud[32:] + 100).score
+        0.0
+        >>> entanglement(cloud[:32], cloud[32:]).score > 0.9
+        True
+    """
+    if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
+        raise ValueError(
+            "entanglement takes two sets of at least 2 points of one shape, "
+            f"not {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
+    pairs = real_fake_pairs(real, fake, distance)
+    inverse = optimal_inverse_temperature(pairs)
+    losses, at_infinity = F.softplus(log_odds(pairs, torch.stack([inverse, torch.zeros_like(inverse)])))
+    value = losses.mean()
+    return Entanglement(
+        score=float((value / at_infinity.mean()).clamp(max=1)),
+        value=float(value),
+        temperature=float(1 / inverse),
+        real_anchors=float(losses[: len(real)].mean()),
+        fake_anchors=float(losses[len(real) :].mean()),
+    )

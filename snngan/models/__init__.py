@@ -1,0 +1,29 @@
+"""Networks: each file registers one architecture, a frozen dataclass of options that builds both players."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import nn
+
+from snngan.registry import Registry
+
+ImageShape = tuple[int, int, int]
+"""(channels, height, width)."""
+
+
+class Architecture(Protocol):
+    """A generator and a discriminator built from one set of options."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of the generator's input vector."""
+
+    def generator(self, image_shape: ImageShape) -> nn.Module:
+        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1]."""
+
+    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
+        """Return a module that maps images (N, *image_shape) to (N, output_dim)."""
+
+
+ARCHITECTURES: Registry[type[Architecture]] = Registry("architecture", "snngan.models")

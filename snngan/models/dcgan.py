@@ -1,0 +1,107 @@
+"""The convolutional architecture of Radford et al. 2015 ("DCGAN"), small by default: strided 4x4 kernels, no pooling.
+
+``width`` channels stand at half the image's side, and their number doubles each time the side halves, down to 4 or 7:
+28x28 images pass through maps of 14 (width) and 7 (2 width), 64x64 ones through 32, 16, 8 and 4 (8 width).
+A convolution that a normalisation follows has no bias: the normalisation brings its own shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+from snngan.config import check_options, option
+from snngan.models import ARCHITECTURES, ImageShape
+from snngan.models.layers import (
+    DISCRIMINATOR_NORMS,
+    GENERATOR_NORMS,
+    base_and_doublings,
+    map_norm,
+    normalise_spectrum,
+)
+
+
+@ARCHITECTURES.register("dcgan")
+@dataclass(frozen=True, kw_only=True)
+class DCGAN:
+    """Transposed convolutions against strided ones, for square images whose side is 4 or 7 times a power of 2."""
+
+    latent_dim: int = option(64, "length of the generator's input vector", low=1)
+    width: int = option(32, "channels at half the image's side, doubled at each halving", low=1)
+    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
+    discriminator_norm: str = option(
+        "none", "normalisation in the discriminator, after each convolution but the first", choices=DISCRIMINATOR_NORMS
+    )
+    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def generator(self, image_shape: ImageShape) -> nn.Module:
+        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].
+
+        Raises:
+            ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
+        """
+        base, doublings = base_and_doublings(image_shape, "dcgan")
+        channels = [self.width * 2**level for level in reversed(range(doublings))]
+        layers: list[nn.Module] = [
+            nn.Linear(self.latent_dim, channels[0] * base * base),
+            nn.Unflatten(1, (channels[0], base, base)),
+            map_norm(self.generator_norm, channels[0]),
+            nn.ReLU(),
+        ]
+        for inputs, outputs in pairwise(channels):
+            layers += [
+                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=self.generator_norm == "none"),
+                map_norm(self.generator_norm, outputs),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
+        network = nn.Sequential(*layers)
+        initialise(network, keep_scale=self.generator_norm == "none")
+        return network
+
+    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
+        """Return a module that maps images (N, *image_shape) to (N, output_dim).
+
+        Raises:
+            ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
+        """
+        base, doublings = base_and_doublings(image_shape, "dcgan")
+        layers: list[nn.Module] = []
+        inputs = image_shape[0]
+        for level in range(doublings):
+            outputs = self.width * 2**level
+            norm = self.discriminator_norm if level else "none"
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=norm == "none"),
+                map_norm(norm, outputs),
+                nn.LeakyReLU(0.2),
+            ]
+            inputs = outputs
+        network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * base * base, output_dim))
+        initialise(network, keep_scale=self.discriminator_norm == "none" and not self.spectral_norm)
+        if self.spectral_norm:
+            normalise_spectrum(network)
+        return network
+
+
+def initialise(network: nn.Module, *, keep_scale: bool) -> None:
+    """Draw every weight of ``network`` and set every bias to 0, in place.
+
+    N(0, 0.02**2), as in the paper, where norm layers or spectral norm set the scale of what passes through; with
+    neither (``keep_scale``) such weights would shrink the signal at each layer, and He et al. 2015 is used instead.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            if keep_scale:
+                # Of the 4x4 kernel of a transposed convolution with stride 2, four taps meet each output pixel.
+                fan_in = module.in_channels * 4 if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
+                nn.init.normal_(module.weight, std=(2.0 / fan_in) ** 0.5)
+            else:
+                nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

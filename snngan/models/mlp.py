@@ -1,0 +1,60 @@
+"""The fully connected architecture: any image shape, 2-D points (1, 1, 2) among them.
+
+A layer that a normalisation follows has no bias: the normalisation brings its own shift.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from snngan.config import check_options, option
+from snngan.models import ARCHITECTURES, ImageShape
+from snngan.models.layers import GENERATOR_NORMS, feature_norm, normalise_spectrum
+
+
+@ARCHITECTURES.register("mlp")
+@dataclass(frozen=True, kw_only=True)
+class MLP:
+    """Equal hidden layers in both players: ReLU in the generator, leaky ReLU (0.2) in the discriminator."""
+
+    latent_dim: int = option(64, "length of the generator's input vector", low=1)
+    width: int = option(512, "units of each hidden layer", low=1)
+    hidden_layers: int = option(3, "hidden layers of each network", low=1)
+    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
+    discriminator_norm: str = option(
+        "none",
+        "normalisation in the discriminator, after each hidden layer but the first",
+        choices=("none", "batch", "layer"),
+    )
+    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def generator(self, image_shape: ImageShape) -> nn.Module:
+        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1]."""
+        layers: list[nn.Module] = []
+        inputs = self.latent_dim
+        for _ in range(self.hidden_layers):
+            linear = nn.Linear(inputs, self.width, bias=self.generator_norm == "none")
+            layers += [linear, feature_norm(self.generator_norm, self.width), nn.ReLU()]
+            inputs = self.width
+        layers += [nn.Linear(inputs, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)]
+        return nn.Sequential(*layers)
+
+    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
+        """Return a module that maps images (N, *image_shape) to (N, output_dim)."""
+        layers: list[nn.Module] = [nn.Flatten()]
+        inputs = math.prod(image_shape)
+        for index in range(self.hidden_layers):
+            norm = self.discriminator_norm if index else "none"
+            linear = nn.Linear(inputs, self.width, bias=norm == "none")
+            layers += [linear, feature_norm(norm, self.width), nn.LeakyReLU(0.2)]
+            inputs = self.width
+        network = nn.Sequential(*layers, nn.Linear(inputs, output_dim))
+        if self.spectral_norm:
+            normalise_spectrum(network)
+        return network

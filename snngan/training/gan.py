@@ -1,0 +1,256 @@
+"""The one training loop: it reads from top to bottom, and every objective runs through it unchanged."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snngan.config import Plan
+from snngan.data import Dataset, to_unit_range
+from snngan.data.batches import Batches
+from snngan.losses.snnl import entanglement
+from snngan.training.checkpoint import load_newest, save_checkpoint
+from snngan.training.players import Players, build_players
+from snngan.training.runlog import RunFolder
+
+Report = Callable[[int, dict[str, float]], None]
+TRACKED = 256
+"""Held-out images, and synthetic ones, in each entanglement reading."""
+SHOWN = 100
+"""Images in a sample grid."""
+
+
+class DivergedError(RuntimeError):
+    """A loss that is not finite: the message names step, loss and network."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended."""
+
+    step: int
+    finished: bool
+    """False: it was asked to stop, and saved first."""
+    scalars: dict[str, float]
+    """The last reading, by TensorBoard tag."""
+    seconds: float
+    tracking_seconds: float
+    """How much of ``seconds`` went into entanglement readings."""
+
+
+def train_gan(
+    run: RunFolder,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda step, scalars: None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Train the players of ``run.plan`` on ``dataset`` and leave checkpoints, samples and metrics in the run's folder.
+
+    Args:
+        run: a new folder, or one to go on with if ``resume``.
+        dataset: what the plan was made for.
+        device: where the networks and the data are.
+        resume: start from the newest sound checkpoint; on a CPU the result is bit-equal to an unbroken run's.
+        should_stop: asked after each step; if true, the run saves and returns.
+        report: called after each step with the latest scalars by TensorBoard tag.
+        notify: called with each line worth telling the user.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        CheckpointError: there is nothing sound to resume from.
+        SaveError: a file could not be written.
+    """
+    plan, options = run.plan, run.plan.optimization
+    players = build_players(plan, device)
+    batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device)
+    noise = torch.Generator().manual_seed(plan.seed + 1)
+    gauge = Gauge(players, dataset, plan, device)
+    watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+    torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
+    step, scalars = 0, {}
+    torch.manual_seed(plan.seed)  # what objectives draw: the points of a gradient penalty
+    if resume:
+        step = restore(load_newest(run.checkpoints, notify, device), players, batches, noise)
+        run.rewind(step)
+    else:
+        scalars = gauge.read()
+        run.log(0, scalars)
+        run.log_samples(0, gauge.samples(), gauge.real[:SHOWN])
+    generator, discriminator, objective = players.generator, players.discriminator, players.objective
+    started, tracking_seconds, stopping = time.monotonic(), 0.0, False
+
+    while step < options.steps and not stopping:
+        step += 1
+
+        # Discriminator: fresh real and synthetic images at each of its steps.
+        real = None
+        if discriminator is not None and players.discriminator_optimizer is not None:
+            for _ in range(options.discriminator_steps):
+                real = batches.next()
+                with autocast:
+                    with torch.no_grad():
+                        fake = generator(draw_latents(players, options.batch_size, noise, device))
+                    discriminator_loss = objective.discriminator_loss(discriminator, real, fake)
+                players.discriminator_optimizer.zero_grad()
+                discriminator_loss.backward()  # type: ignore[no-untyped-call]
+                players.discriminator_optimizer.step()
+                objective.constrain(discriminator)
+            watch.note(step, "discriminator", discriminator_loss)
+            discriminator.requires_grad_(False)
+
+        # Generator: against the last real batch, or a fresh one where there is no discriminator.
+        real = batches.next() if real is None else real
+        with autocast:
+            fake = generator(draw_latents(players, options.batch_size, noise, device))
+            generator_loss = objective.generator_loss(discriminator, real, fake)
+        players.generator_optimizer.zero_grad()
+        generator_loss.backward()  # type: ignore[no-untyped-call]
+        players.generator_optimizer.step()
+        watch.note(step, "generator", generator_loss)
+        if discriminator is not None:
+            discriminator.requires_grad_(True)
+
+        # Average.
+        players.update_average(options.ema_decay, step)
+
+        # Track, show, save: each at its own interval and at the end.
+        stopping, last = should_stop(), step == options.steps
+        due = last or stopping
+        reading = step % plan.track_every == 0 or step % plan.checkpoint_every == 0
+        if step % watch.check_every == 0 or reading or due:
+            scalars = scalars | watch.check()
+        if step % plan.track_every == 0 or last:
+            before = time.monotonic()
+            scalars = scalars | gauge.read()
+            tracking_seconds += time.monotonic() - before
+            run.log(step, scalars)
+        if step % plan.sample_every == 0 or last:
+            run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
+        if step % plan.checkpoint_every == 0 or due:
+            gauge.show_projection(run, step)
+            save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise))
+        report(step, scalars)
+
+    run.close()
+    return Outcome(step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds)
+
+
+def draw_latents(players: Players, count: int, noise: torch.Generator, device: torch.device) -> Tensor:
+    """Return standard normal latents (count, latent_dim); drawn on the CPU, so the same on every device."""
+    return torch.randn(count, players.latent_dim, generator=noise).to(device, non_blocking=True)
+
+
+class LossWatch:
+    """Keeps the losses of the last steps on the device and reads them only now and then: reading waits for a GPU."""
+
+    def __init__(self, check_every: int) -> None:
+        self.check_every = check_every
+        self._unread: list[tuple[int, str, Tensor]] = []
+
+    def note(self, step: int, network: str, loss: Tensor) -> None:
+        """Remember the loss () of one network at one step."""
+        self._unread.append((step, network, loss.detach()))
+
+    def check(self) -> dict[str, float]:
+        """Return the newest loss of each network by tag.
+
+        Raises:
+            DivergedError: one of the losses since the last check is not finite.
+        """
+        values = {}
+        for step, network, loss in self._unread:
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"step {step}: the {network}'s loss is {value}; the last good checkpoint is kept. "
+                    "Try a lower --learning-rate, or --set spectral_norm=true"
+                )
+            values[f"loss/{network}"] = value
+        self._unread.clear()
+        return values
+
+
+class Gauge:
+    """Reads the entanglement of held-out real images and the averaged generator's, always on the same noise.
+
+    Readings change nothing in the networks and draw nothing from the run's generators.
+    """
+
+    def __init__(self, players: Players, dataset: Dataset, plan: Plan, device: torch.device) -> None:
+        self.players = players
+        own = torch.Generator().manual_seed(plan.seed + 2)
+        rows = torch.randperm(len(dataset.test_images), generator=own)[:TRACKED]
+        self.real = to_unit_range(dataset.test_images[rows]).to(device)
+        self.latents = draw_latents(players, max(SHOWN, len(self.real)), own, device)
+
+    def samples(self) -> Tensor:
+        """Return the images (SHOWN, C, H, W) of the first latents, the same at every call."""
+        return self.players.sample(self.latents[:SHOWN])
+
+    def read(self) -> dict[str, float]:
+        """Return the entanglement in the input domain and, where there is a learned space, in it."""
+        fake = self.players.sample(self.latents[: len(self.real)])
+        reading = entanglement(self.real, fake)
+        scalars = {
+            "entanglement/input": reading.value,
+            "entanglement/input_score": reading.score,
+            "entanglement/real_anchors": reading.real_anchors,
+            "entanglement/fake_anchors": reading.fake_anchors,
+            "entanglement/temperature": reading.temperature,
+        }
+        real_points, fake_points = self.players.project(self.real), self.players.project(fake)
+        if real_points is not None and fake_points is not None:
+            scalars["entanglement/projection"] = entanglement(real_points, fake_points).value
+        return scalars
+
+    def show_projection(self, run: RunFolder, step: int) -> None:
+        """Put real and synthetic points of the learned space, if there is one, into TensorBoard's projector."""
+        count = len(self.real)
+        images = torch.cat([self.real, self.players.sample(self.latents[:count])])
+        points = self.players.project(images)
+        if points is not None:
+            run.log_projection(step, points, images, ["real"] * count + ["synthetic"] * count)
+
+
+def snapshot(step: int, players: Players, batches: Batches, noise: torch.Generator) -> dict[str, Any]:
+    """Return everything that the rest of the run follows from."""
+    return {
+        "step": step,
+        "players": players.state_dict(),
+        "batches": batches.state_dict(),
+        "noise": noise.get_state(),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore(state: dict[str, Any], players: Players, batches: Batches, noise: torch.Generator) -> int:
+    """Bring everything to where :func:`snapshot` stood and return its step."""
+    players.load_state_dict(state["players"])
+    batches.load_state_dict(state["batches"])
+    noise.set_state(state["noise"].cpu())
+    torch.set_rng_state(state["torch_rng"].cpu())
+    if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_rng"]])
+    return int(state["step"])
+
+
+def load_players(path: Path, notify: Callable[[str], None], device: torch.device) -> tuple[RunFolder, Players]:
+    """Return the run in ``path`` and its players as the newest sound checkpoint has them, ready to sample from."""
+    run = RunFolder.open(path)
+    state = load_newest(run.checkpoints, notify, device)
+    players = build_players(run.plan, device)
+    players.load_state_dict(state["players"])
+    return run, players

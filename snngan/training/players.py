@@ -1,0 +1,110 @@
+"""The networks of one run with their optimisers, and everything about them that a checkpoint must hold."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snngan.config import Optimization, Plan
+from snngan.objectives import Objective
+from snngan.training.plan import build_architecture, build_objective
+
+
+@dataclass
+class Players:
+    """Both players of one game; ``averaged`` is the generator's exponential moving average, which is sampled from."""
+
+    objective: Objective
+    latent_dim: int
+    generator: nn.Module
+    averaged: nn.Module
+    discriminator: nn.Module | None
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of networks, optimisers and objective."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state that :meth:`state_dict` gave."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "generator": self.generator,
+            "averaged": self.averaged,
+            "discriminator": self.discriminator,
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "objective": self.objective.state(),
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @torch.no_grad()
+    def update_average(self, decay: float, step: int) -> None:
+        """Move the average towards the generator; ``decay`` is reached only as the steps go by."""
+        share = 1 - min(decay, step / (step + 10))
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        current: list[Tensor] = list(self.generator.parameters())
+        torch._foreach_lerp_(averaged, current, share)
+        for kept, buffer in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    @torch.no_grad()
+    def sample(self, latents: Tensor) -> Tensor:
+        """Return the averaged generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim)."""
+        images: Tensor = self.averaged(latents)
+        return images.float()
+
+    @torch.no_grad()
+    def project(self, images: Tensor) -> Tensor | None:
+        """Return the images' points (N, discriminator_dim) in the learned space, or None where there is none."""
+        if self.discriminator is None or self.objective.discriminator_dim == 1:
+            return None
+        was_training = self.discriminator.training
+        points: Tensor = self.discriminator.eval()(images)
+        self.discriminator.train(was_training)
+        return points.float()
+
+
+def build_players(plan: Plan, device: torch.device) -> Players:
+    """Return fresh players for ``plan`` on ``device``; the same seed gives the same weights.
+
+    Raises:
+        ValueError: the architecture cannot make images of the plan's shape.
+    """
+    objective, architecture = build_objective(plan), build_architecture(plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        generator = architecture.generator(plan.image_shape).to(device)
+        discriminator = None
+        if objective.discriminator_dim is not None:
+            discriminator = architecture.discriminator(plan.image_shape, objective.discriminator_dim).to(device)
+    objective.state().to(device)
+    averaged = copy.deepcopy(generator).eval().requires_grad_(False)
+    options = plan.optimization
+    discriminator_optimizer = None
+    if discriminator is not None:
+        rate = options.discriminator_learning_rate
+        discriminator_optimizer = _optimizer(discriminator, options, options.learning_rate if rate is None else rate)
+    return Players(
+        objective=objective,
+        latent_dim=architecture.latent_dim,
+        generator=generator,
+        averaged=averaged,
+        discriminator=discriminator,
+        generator_optimizer=_optimizer(generator, options, options.learning_rate),
+        discriminator_optimizer=discriminator_optimizer,
+    )
+
+
+def _optimizer(network: nn.Module, options: Optimization, learning_rate: float) -> torch.optim.Optimizer:
+    if options.optimizer == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), lr=learning_rate)
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, betas=options.betas, fused=True)

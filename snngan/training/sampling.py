@@ -1,0 +1,87 @@
+"""Images from a finished or running run: the same seed gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from snngan.config import Plan
+from snngan.training.checkpoint import load_newest
+from snngan.training.plan import build_architecture
+from snngan.training.runlog import RunFolder
+
+CHUNK = 500
+"""Images generated at a time. Fixed, so that the first images do not depend on how many follow."""
+
+
+def load_generator(
+    run: str | Path, device: torch.device | str = "cpu", notify: Callable[[str], None] = lambda line: None
+) -> nn.Module:
+    """Return the averaged generator of a run: a module in evaluation mode that maps latents to images.
+
+    Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1].
+
+    Args:
+        run: the run's folder.
+        device: where the module is put.
+        notify: called with a line for each damaged checkpoint that was passed over.
+
+    Raises:
+        ValueError: the folder is not a run's, or holds no sound checkpoint.
+
+    Example:
+        >>> generator = load_generator("runs/0001-mnist-5k-snnl-pixel")  # doctest: +SKIP
+        >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
+    """
+    return generator_of(RunFolder.open(Path(run)), torch.device(device), notify)
+
+
+def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
+    """Return the averaged generator of an opened run, as :func:`load_generator` does."""
+    state = load_newest(run.checkpoints, notify, device)
+    generator = blank_generator(run.plan).to(device)
+    generator.load_state_dict(state["players"]["averaged"])
+    return generator
+
+
+def blank_generator(plan: Plan) -> nn.Module:
+    """Return the plan's generator with ``latent_dim``, in evaluation mode, its weights not yet loaded."""
+    architecture = build_architecture(plan)
+    with torch.random.fork_rng(devices=[]):
+        generator = architecture.generator(plan.image_shape)
+    generator.latent_dim = architecture.latent_dim  # type: ignore[assignment]
+    return generator.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def sample_images(generator: nn.Module, latents: Tensor) -> Tensor:
+    """Return the images (N, C, H, W) on the CPU that ``generator`` makes of ``latents`` (N, latent_dim)."""
+    device = next(generator.parameters()).device
+    return torch.cat([generator(chunk.to(device)).float().cpu() for chunk in torch.split(latents, CHUNK)])
+
+
+def draw(count: int, latent_dim: int, seed: int) -> Tensor:
+    """Return standard normal latents (count, latent_dim); a longer draw of the same seed begins with the same rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat([torch.randn(CHUNK, latent_dim, generator=generator) for _ in range(-(-count // CHUNK))])[:count]
+
+
+def plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:
+    """Return latents (side * side, latent_dim) over a plane through noise space, row by row.
+
+    Two random orthogonal directions of length sqrt(latent_dim) are walked on great circles within ``extent`` radians
+    around one random point, so that every latent is as long as a typical draw. Source: figure 6 of Frosst et al. 2019
+    extrapolates over 2 noise dimensions.
+    """
+    draw_of = torch.Generator().manual_seed(seed)
+    axes, _ = torch.linalg.qr(torch.randn(latent_dim, min(3, latent_dim), generator=draw_of, dtype=torch.float64))
+    centre, right, down = axes[:, 0], axes[:, 1 % axes.shape[1]], axes[:, -1]
+    angles = torch.linspace(-extent / 2, extent / 2, side, dtype=torch.float64)
+    x, y = torch.meshgrid(angles, angles, indexing="xy")
+    points = x.cos()[..., None] * centre + x.sin()[..., None] * right
+    points = y.cos()[..., None] * points + y.sin()[..., None] * down
+    flat: Tensor = (points * latent_dim**0.5).flatten(0, 1).float()
+    return flat

@@ -1,0 +1,110 @@
+"""Seeded batches: what an epoch holds, and that a resumed stream is the unbroken one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from snngan.data import to_unit_range
+from snngan.data.batches import Batches
+
+CPU = torch.device("cpu")
+IMAGES = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 2, 2).contiguous()
+
+
+def rows(batch: torch.Tensor) -> list[int]:
+    return [int(row) for row in ((batch[:, 0, 0, 0] + 1) * 127.5).round()]
+
+
+def test_batches_are_images_in_the_unit_range() -> None:
+    batch = Batches(IMAGES, 4, seed=0, device=CPU).next()
+    assert batch.shape == (4, 3, 2, 2) and batch.dtype == torch.float32
+    assert_close(batch, to_unit_range(IMAGES[rows(batch)]), rtol=0, atol=0)
+
+
+def test_an_epoch_repeats_nothing_and_the_next_is_another() -> None:
+    batches = Batches(IMAGES, 5, seed=0, device=CPU)
+    epochs = [rows(batches.next()) + rows(batches.next()) for _ in range(4)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("count", [7, 8, 9, 10])
+def test_a_short_rest_is_dropped(count: int) -> None:
+    batches = Batches(IMAGES[:count], 4, seed=0, device=CPU)
+    for _ in range(5):
+        epoch = [row for _ in range(count // 4) for row in rows(batches.next())]
+        assert len(epoch) == len(set(epoch)) == count // 4 * 4
+
+
+def test_the_seed_alone_decides_the_order() -> None:
+    streams = [Batches(IMAGES, 4, seed=seed, device=CPU) for seed in (3, 3, 4)]
+    torch.manual_seed(1)
+    first, second, other = ([batches.next() for _ in range(6)] for batches in streams)
+    assert_close(first, second, rtol=0, atol=0)
+    assert [rows(batch) for batch in first] != [rows(batch) for batch in other]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 5, 10])
+@pytest.mark.parametrize("steps", range(7))
+def test_a_resumed_stream_is_the_unbroken_one(steps: int, batch_size: int, tmp_path: Path) -> None:
+    unbroken = Batches(IMAGES, batch_size, seed=7, device=CPU)
+    for _ in range(steps):
+        unbroken.next()
+    torch.save(unbroken.state_dict(), tmp_path / "state.pt")
+    resumed = Batches(IMAGES, batch_size, seed=8, device=CPU)
+    resumed.next()
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for _ in range(15):
+        assert_close(resumed.next(), unbroken.next(), rtol=0, atol=0)
+
+
+def test_a_saved_state_does_not_move_with_the_stream() -> None:
+    batches = Batches(IMAGES, 4, seed=0, device=CPU)
+    state = batches.state_dict()
+    first = [batches.next() for _ in range(6)]
+    batches.load_state_dict(state)
+    assert_close([batches.next() for _ in range(6)], first, rtol=0, atol=0)
+
+
+def test_points_pass_through_without_a_change_of_theirs() -> None:
+    points = torch.rand(6, 1, 1, 2)
+    before = points.clone()
+    batch = Batches(points, 6, seed=0, device=CPU).next()
+    batch.zero_()
+    assert_close(points, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "message"),
+    [
+        (11, "batch of 11 is larger than the 10 training images; use --batch-size 10 or less"),
+        (1, "use --batch-size 2 or more"),
+        (0, "use --batch-size 2 or more"),
+    ],
+)
+def test_batch_size_out_of_range(batch_size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Batches(IMAGES, batch_size, seed=0, device=CPU)
+
+
+def test_other_data_than_at_the_checkpoint_is_refused() -> None:
+    state = Batches(IMAGES[:8], 4, seed=0, device=CPU).state_dict()
+    with pytest.raises(ValueError, match="has 10 training images, but had 8"):
+        Batches(IMAGES, 4, seed=0, device=CPU).load_state_dict(state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_order_is_the_same_on_cuda(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: fits)
+    on_cpu = Batches(IMAGES, 4, seed=0, device=CPU)
+    on_cuda = Batches(IMAGES, 4, seed=0, device=torch.device("cuda"))
+    for _ in range(6):
+        batch = on_cuda.next()
+        assert batch.is_cuda
+        assert_close(batch.cpu(), on_cpu.next(), rtol=0, atol=0)

@@ -1,0 +1,211 @@
+"""Folders of pictures: sizes, colours, labels, broken files."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from snngan.data import Dataset
+from snngan.data.datasets import load_dataset
+
+
+def save(path: Path, colour: object, *, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)  # type: ignore[arg-type]
+
+
+def load(folder: Path, image_size: int | None = 8, *, skip: bool = False, told: list[str] | None = None) -> Dataset:
+    notify = ([] if told is None else told).append
+    return load_dataset(f"folder:{folder}", image_size=image_size, skip_broken=skip, notify=notify)
+
+
+def colours(dataset: Dataset) -> list[tuple[int, ...]]:
+    """Return the middle pixel of every image, in the order of its values."""
+    images = torch.cat((dataset.train_images, dataset.test_images))
+    middle = images.shape[-1] // 2
+    return sorted(tuple(image[:, middle, middle].tolist()) for image in images)
+
+
+def test_any_image_file_at_any_depth_counts(tmp_path: Path) -> None:
+    names = ("a.PNG", "b.bmp", "sub/c.Tiff", "sub/deeper/d.gif", "e.webp", "f.ppm")
+    for number, name in enumerate(names):
+        save(tmp_path / name, (40 * number, 0, 0))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._a.png").write_text("a Mac's shadow of a file")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.png").write_text("hidden")
+    dataset = load(tmp_path)
+    assert dataset.image_shape == (3, 8, 8) and dataset.train_images.dtype == torch.uint8
+    assert dataset.train_labels is None and dataset.test_labels is None
+    reds = [red for red, _, _ in colours(dataset)]
+    assert_close(torch.tensor(reds), torch.arange(6) * 40, rtol=0, atol=8)  # webp is lossy
+
+
+def test_64_pixels_by_default(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / f"{number}.png", (9, 9, 9), size=(70, 65))
+    assert load(tmp_path, None).image_shape == (3, 64, 64)
+
+
+def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
+    pixels = np.zeros((32, 64, 3), dtype=np.uint8)
+    pixels[:, 16:48] = (200, 100, 50)
+    pixels[::2] //= 2  # rows alternate between full and half
+    for number in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    image = load(tmp_path, 8).train_images[0]
+    # the bicubic filter reaches two pixels beyond its own, so the border mixes with what was cropped away
+    expected = torch.tensor([150, 75, 38], dtype=torch.uint8).view(3, 1, 1)
+    assert_close(image[:, 2:6, 2:6], expected.expand(3, 4, 4), rtol=0, atol=1)
+    assert_close(image, expected.expand(3, 8, 8), rtol=0, atol=20)
+
+
+@pytest.mark.parametrize(("mode", "colour", "level"), [("L", 77, 77), ("1", 1, 255), ("I;16", 0x4D80, 77)])
+def test_grey_images_stay_grey(mode: str, colour: int, level: int, tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / f"{number}.png", colour, mode=mode)
+    dataset = load(tmp_path)
+    assert dataset.image_shape == (1, 8, 8)
+    assert colours(dataset) == [(level,)] * 2
+
+
+def test_one_coloured_image_makes_all_rgb(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 77, mode="L")
+    save(tmp_path / "b.png", (10, 20, 30))
+    assert colours(load(tmp_path)) == [(10, 20, 30), (77, 77, 77)]
+
+
+def test_transparent_parts_turn_white(tmp_path: Path) -> None:
+    save(tmp_path / "clear.png", (10, 20, 30, 0), mode="RGBA")
+    save(tmp_path / "half.png", (0, 0, 0, 128), mode="RGBA")
+    save(tmp_path / "solid.png", (10, 20, 30, 255), mode="RGBA")
+    save(tmp_path / "grey.png", (60, 255), mode="LA")
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 0])
+    palette.save(tmp_path / "palette.png")
+    palette.save(tmp_path / "palette-clear.gif", transparency=1)
+    expected = [(10, 20, 30), (60, 60, 60), (127, 127, 127), (200, 100, 0), (255, 255, 255), (255, 255, 255)]
+    assert colours(load(tmp_path)) == expected
+
+
+def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for number in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png", exif=exif)
+    image = load(tmp_path).train_images[0]
+    assert image[0, 0, 0] > 240 and image[0, -1, 0] < 15
+
+
+def test_subfolders_are_labels_in_alphabetical_order(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat/1.png", "cat/x/2.png", "ant/1.png", "dog/1.png")):
+        save(tmp_path / name, (number * 10, 0, 0))
+    dataset = load(tmp_path)
+    assert dataset.train_labels is not None and dataset.test_labels is not None
+    labels = torch.cat((dataset.train_labels, dataset.test_labels)).tolist()
+    reds = torch.cat((dataset.train_images, dataset.test_images))[:, 0, 4, 4].tolist()
+    assert sorted(zip(reds, labels, strict=True)) == [(0, 1), (10, 1), (20, 0), (30, 2)]
+
+
+@pytest.mark.parametrize("names", [("one/1.png", "one/2.png"), ("a/1.png", "b/2.png", "3.png"), ("1.png", "2.png")])
+def test_no_labels_without_two_subfolders_that_hold_all(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        save(tmp_path / name, (0, 0, 0))
+    assert load(tmp_path).train_labels is None
+
+
+def test_the_same_images_are_held_out_every_time(tmp_path: Path) -> None:
+    for number in range(30):
+        save(tmp_path / f"{number}.png", (number, 0, 0), size=(8, 8))
+    first, second = load(tmp_path), load(tmp_path)
+    assert len(first.test_images) == 3
+    assert_close(first.test_images, second.test_images)
+    assert_close(first.train_images, second.train_images)
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    save(tmp_path / "real" / "a.png", (1, 0, 0))
+    save(tmp_path / "real" / "b.png", (2, 0, 0))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "set")
+    assert colours(load(tmp_path / "set")) == [(1, 0, 0), (2, 0, 0)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_closed_subfolder_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "open" / "a.png", (1, 0, 0))
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(ValueError, match=r"the folder .*closed cannot be read \(Permission denied\)"):
+        load(tmp_path)
+
+
+def _png_that_claims(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def _broken(kind: str, path: Path) -> None:
+    save(path, (1, 2, 3), size=(64, 64))
+    content = path.read_bytes()
+    bomb_side = int(Image.MAX_IMAGE_PIXELS or 0) ** 0.5
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"not an image",
+            "cut": content[: len(content) // 2],
+            "bomb-warning": _png_that_claims(int(bomb_side * 1.2), int(bomb_side * 1.2)),
+            "bomb-error": _png_that_claims(60000, 60000),
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "bomb-warning", "bomb-error"])
+def test_a_broken_image_is_named_or_left_out(kind: str, tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / f"{number}.png", (number, 0, 0))
+    _broken(kind, tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png cannot be read: .*--skip-broken") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+    told: list[str] = []
+    assert colours(load(tmp_path, skip=True, told=told)) == [(0, 0, 0), (2, 0, 0)]
+    assert len(told) == 1 and "left out 1 of 3 images" in told[0] and str(tmp_path / "1.png") in told[0]
+    if kind.startswith("bomb"):
+        assert "decompression bomb" in told[0]
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.tiff", 0.5, mode="F")
+    with pytest.raises(ValueError, match=r"a\.tiff cannot be read: its pixels are floating-point"):
+        load(tmp_path)
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"missing is not there; expected a folder of images"):
+        load(tmp_path / "missing")
+    with pytest.raises(ValueError, match="holds no images"):
+        load(tmp_path)
+    save(tmp_path / "a.png", (0, 0, 0))
+    with pytest.raises(ValueError, match=r"a\.png is a file; expected a folder"):
+        load(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="holds 1 readable image; expected 2 or more"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.png is 16x16, smaller than --image-size 20; use 16 or less"):
+        load(tmp_path, 20, skip=True)
+    _broken("text", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="holds 0 readable images; expected 2 or more"):
+        load(tmp_path, skip=True)

@@ -1,0 +1,155 @@
+"""Files of NumPy's as data sets: each accepted form, and a clear line for each that is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.testing import assert_close
+
+from snngan.data import Dataset
+from snngan.data.datasets import load_dataset
+from snngan.data.npz import write_npz
+
+RNG = np.random.default_rng(0)
+PICTURES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
+LABELS = np.arange(20) % 4
+
+
+def load(path: Path, told: list[str] | None = None) -> Dataset:
+    return load_dataset(f"npz:{path}", notify=([] if told is None else told).append)
+
+
+def test_both_halves_come_back_as_written(tmp_path: Path) -> None:
+    tensors = torch.from_numpy(PICTURES), torch.from_numpy(LABELS)
+    dataset = Dataset("set", tensors[0][:15], tensors[1][:15], tensors[0][15:], tensors[1][15:])
+    write_npz(dataset, tmp_path / "new" / "set.npz")
+    back = load(tmp_path / "new" / "set.npz")
+    for field in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert_close(getattr(back, field), getattr(dataset, field))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["set.npz"]
+
+
+def test_without_labels(tmp_path: Path) -> None:
+    images = torch.from_numpy(PICTURES)
+    write_npz(Dataset("set", images[:15], None, images[15:], None), tmp_path / "set.npz")
+    back = load(tmp_path / "set.npz")
+    assert back.train_labels is None and back.test_labels is None
+
+
+def test_plain_images_get_a_held_out_share(tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", images=PICTURES, labels=LABELS.astype(np.uint8))
+    dataset = load(tmp_path / "samples.npz")
+    assert len(dataset.train_images) == 18 and len(dataset.test_images) == 2
+    assert dataset.train_labels is not None and dataset.train_labels.dtype == torch.int64
+    for image, label in zip(dataset.train_images, dataset.train_labels, strict=True):
+        row = int(np.flatnonzero((image.numpy() == PICTURES).all((1, 2, 3)))[0])
+        assert LABELS[row] == label
+
+
+@pytest.mark.parametrize("test_images", [None, np.zeros((0, 3, 4, 4), np.uint8)])
+def test_a_missing_test_half_is_held_out(test_images: NDArray[np.uint8] | None, tmp_path: Path) -> None:
+    more = {} if test_images is None else {"test_images": test_images}
+    np.savez(tmp_path / "set.npz", train_images=PICTURES, **more)  # type: ignore[arg-type]
+    assert len(load(tmp_path / "set.npz").test_images) == 2
+
+
+def test_grey_images_without_a_channel_axis(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "grey.npz", images=PICTURES[:, 0])
+    assert load(tmp_path / "grey.npz").image_shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_floats_become_uint8(dtype: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "bytes.npz", images=PICTURES)
+    np.savez(tmp_path / "floats.npz", images=(PICTURES / 127.5 - 1).astype(dtype))
+    told: list[str] = []
+    floats = load(tmp_path / "floats.npz", told)
+    assert_close(floats.train_images, load(tmp_path / "bytes.npz").train_images)
+    assert told == []
+
+
+def test_floats_that_look_like_0_to_1_are_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "floats.npz", images=PICTURES / 255)
+    told: list[str] = []
+    load(tmp_path / "floats.npz", told)
+    assert len(told) == 1 and "read as if black were -1" in told[0]
+
+
+def test_points_stay_floats(tmp_path: Path) -> None:
+    points = RNG.uniform(-1, 1, (30, 1, 1, 2)).astype(np.float32)
+    np.savez(tmp_path / "points.npz", images=points)
+    dataset = load(tmp_path / "points.npz")
+    assert dataset.is_points and len(dataset.train_images) == 27
+
+
+NAN = np.full((20, 3, 4, 4), np.nan, np.float32)
+BAD_FILES: list[tuple[dict[str, object], str]] = [
+    ({}, "has neither train_images nor images; it holds: nothing"),
+    ({"x_train": PICTURES, "y_train": LABELS}, "neither train_images nor images; it holds: x_train, y_train"),
+    ({"images": PICTURES.astype(np.int32)}, "images are int32; expected uint8"),
+    ({"images": PICTURES > 9}, "images are bool; expected uint8"),
+    ({"images": PICTURES.astype(np.complex64)}, "images are complex64; expected uint8"),
+    ({"images": PICTURES.astype(np.float32)}, r"images are floats from 0 to 255; expected \[-1, 1\]"),
+    ({"images": NAN}, "images are floats from nan to nan; expected"),
+    ({"images": np.full_like(NAN, np.inf)}, "images are floats from inf to inf; expected"),
+    ({"images": np.full_like(NAN, -1.01)}, "images are floats from -1.01"),
+    ({"images": PICTURES[0, 0]}, r"images have 2 dimensions, \(4, 4\); expected \(N, C, H, W\)"),
+    ({"images": np.uint8(3)}, r"images have 0 dimensions"),
+    ({"images": PICTURES[None]}, "images have 5 dimensions"),
+    ({"images": PICTURES.transpose(0, 2, 3, 1)}, r"shape \(20, 4, 4, 3\).*moved by images.transpose\(0, 3, 1, 2\)"),
+    ({"images": PICTURES[..., :0]}, r"images have shape \(20, 3, 4, 0\)"),
+    ({"images": PICTURES, "labels": LABELS[:7]}, r"labels have shape \(7,\) for 20 images; expected \(20,\)"),
+    ({"images": PICTURES, "labels": np.eye(20)[LABELS].astype(int)}, r"labels have shape \(20, 20\) for 20 images"),
+    ({"images": PICTURES, "labels": LABELS / 2}, "labels are float64; expected whole numbers"),
+    ({"images": PICTURES, "labels": LABELS - 1}, "labels go down to -1; expected 0 and up"),
+    ({"images": PICTURES, "labels": LABELS.astype(str)}, "labels are <U21; expected whole numbers"),
+    ({"images": PICTURES[:1]}, "images hold 1 image; expected 2 or more"),
+    ({"images": PICTURES[:0]}, r"training half \(images\) is empty"),
+    ({"train_images": PICTURES[:0], "test_images": PICTURES}, r"training half \(train_images\) is empty"),
+    ({"train_images": PICTURES, "test_images": PICTURES[..., :3]}, r"test_images have shape \(20, 3, 4, 3\)"),
+    ({"train_images": PICTURES, "test_images": np.uint8(3)}, "test_images have 0 dimensions"),
+    ({"train_images": PICTURES, "test_images": PICTURES, "test_labels": LABELS[:3]}, r"test_labels have shape \(3,\)"),
+    ({"test_images": PICTURES}, "neither train_images nor images; it holds: test_images"),
+    ({"images": np.array([{}], dtype=object)}, "images cannot be read .*expected plain arrays"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD_FILES)
+def test_bad_arrays(arrays: dict[str, object], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path / "bad.npz")
+    assert re.search(r"bad\.npz", str(caught.value)) and "\n" not in str(caught.value)
+
+
+def test_other_keys_are_not_even_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", images=PICTURES, notes=np.array([{}], dtype=object))
+    assert len(load(tmp_path / "set.npz").train_images) == 18
+
+
+def test_files_that_are_no_npz(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no file .*missing\.npz"):
+        load(tmp_path / "missing.npz")
+    np.save(tmp_path / "bare.npy", PICTURES)
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("hello")
+    for name in ("bare.npy", "empty.npz", "text.npz", "."):
+        with pytest.raises(ValueError, match="is no npz file, or a damaged one"):
+            load(tmp_path / name)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "whole.npz", images=PICTURES)
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    middle = len(content) // 2
+    (tmp_path / "flipped.npz").write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path / "cut.npz")
+    with pytest.raises(ValueError, match=r"flipped\.npz: images cannot be read"):
+        load(tmp_path / "flipped.npz")
