@@ -73,12 +73,13 @@ def parse_value(owner: type, name: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
         if kind is tuple:
-            return tuple(float(part) for part in text.split(","))
+            first, second = (float(part) for part in text.split(","))
+            return first, second
         return kind(text)
     except (ValueError, KeyError) as error:
         expected = {
             bool: "true or false",
-            tuple: "numbers with commas between",
+            tuple: "two numbers with a comma between",
             int: "a whole number",
             float: "a number",
         }

@@ -110,7 +110,9 @@ class PixelEntanglement(_Entangling, Objective):
     temperature: str = option("", TEMPERATURE_HELP)
     distance: str = option("sqeuclidean", "distance of two images", choices=DISTANCES)
     discriminator_dim: None = field(default=None, init=False)
-    recommended: ClassVar[Recommended] = MappingProxyType({"arch": "mlp", "batch_size": 256})
+    recommended: ClassVar[Recommended] = MappingProxyType(
+        {"arch": "mlp", "batch_size": 512, "learning_rate": 1e-3, "steps": 2000}
+    )
     scale: ClassVar[Scale] = "real"  # what the generator makes must not move the temperature
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"literal": "0.033", "log-odds": "0.1", "log-odds-linear": "0.1", "chance-capped": "0.1"}
@@ -120,7 +122,7 @@ class PixelEntanglement(_Entangling, Objective):
         self._prepare()
 
     def generator_loss(self, discriminator: nn.Module | None, real: Tensor, fake: Tensor) -> Tensor:
-        return entangling_loss(self._odds(real, fake), self.form)
+        return entangling_loss(self._odds(real.detach(), fake), self.form)
 
 
 @OBJECTIVES.register("snnl-projected")
@@ -135,7 +137,14 @@ class ProjectedEntanglement(_Entangling, Objective):
     temperature: str = option("", TEMPERATURE_HELP)
     distance: str = option("sqeuclidean", "distance of two projections", choices=DISTANCES)
     discriminator_dim: int = option(10, "dimensions of the learned space", low=2)
-    recommended: ClassVar[Recommended] = MappingProxyType({"spectral_norm": True})
+    recommended: ClassVar[Recommended] = MappingProxyType(
+        {
+            "spectral_norm": True,
+            "discriminator_norm": "batch",
+            "learning_rate": 8e-4,
+            "discriminator_learning_rate": 2e-4,
+        }
+    )
     scale: ClassVar[Scale] = "all"
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"literal": "1", "log-odds": "1", "log-odds-linear": "1", "chance-capped": "1"}

@@ -66,6 +66,8 @@ class Commands(click.Group):
             fail(str(error))
         except RuntimeError as error:
             fail_or_raise(error)
+        except OSError as error:
+            fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

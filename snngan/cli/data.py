@@ -12,7 +12,7 @@ def data() -> None:
     """List and prepare data sets."""
 
 
-@data.command("list")
+@data.command("list", epilog="Example:  snngan data list --data-dir data")
 @data_dir_option
 def list_(data_dir: str | None) -> None:
     """List the known data sets and where each would come from."""
@@ -24,7 +24,7 @@ def list_(data_dir: str | None) -> None:
     click.echo("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W))")
 
 
-@data.command()
+@data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
 @click.argument("name")
 @data_dir_option
 @click.option("--download", is_flag=True, help="fetch it if it is not here")

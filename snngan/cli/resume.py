@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click
@@ -26,15 +25,12 @@ def resume(run: Path, steps: int | None, data_dir: str | None, device: str, dry_
 
     chosen = choose_device(device)
     folder = RunFolder.open(run)
-    at = load_newest(folder.checkpoints, lambda line: None)["step"]
-    if steps is not None:
-        optimization = dataclasses.replace(folder.plan.optimization, steps=steps)
-        folder.plan = dataclasses.replace(folder.plan, optimization=optimization)
-    plan = folder.plan
-    if at >= plan.optimization.steps:
-        click.echo(f"{run} is finished at step {at}; to train longer: snngan resume {run} --steps {2 * at}")
+    at = load_newest(folder.checkpoints, notify if dry_run else lambda line: None)["step"]  # else train_gan notifies
+    plan, last = folder.plan, steps or folder.plan.optimization.steps
+    if at >= last:
+        click.echo(f"{run} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
         return
-    click.echo(f"resuming {run} at step {at} of {plan.optimization.steps}, on {chosen}")
+    click.echo(f"resuming {run} at step {at} of {last}, on {chosen}")
     if dry_run:
         return
     dataset = load_dataset(
@@ -48,4 +44,6 @@ def resume(run: Path, steps: int | None, data_dir: str | None, device: str, dry_
         raise ValueError(
             f"{plan.dataset} now has images {dataset.image_shape}, the run was made for {plan.image_shape}"
         )
+    if steps is not None:
+        folder.set_steps(steps)
     run_to_end(folder, dataset, chosen, resume=True)

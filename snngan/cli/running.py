@@ -18,6 +18,11 @@ from snngan.training.runlog import RunFolder
 
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
+SHOWN_SCALARS = (
+    ("loss G", "loss/generator"),
+    ("loss D", "loss/discriminator"),
+    ("entanglement", "entanglement/input_score"),
+)
 
 
 def notify(line: str) -> None:
@@ -29,13 +34,15 @@ def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, *, resume
     """Train, then say what was written and what to type next; exit with 130 or 143 if a signal ended it."""
     with caught_signals() as caught:
         progress = Progress(run.plan.optimization.steps, run.plan.optimization.batch_size)
-        outcome = train_gan(
-            run, dataset, device, resume=resume, should_stop=lambda: bool(caught), report=progress, notify=notify
-        )
-        progress.end()
+        try:
+            outcome = train_gan(
+                run, dataset, device, resume=resume, should_stop=lambda: bool(caught), report=progress, notify=notify
+            )
+        finally:
+            progress.end()
     if not outcome.finished:
         name = signal.Signals(caught[0]).name
-        click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.path}")
+        click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
         sys.exit(128 + caught[0])
     say_result(run, outcome)
 
@@ -64,28 +71,25 @@ class Progress:
     def __init__(self, steps: int, batch_size: int) -> None:
         self.steps, self.batch_size = steps, batch_size
         self.in_place = sys.stderr.isatty()
-        self.first: tuple[int, float] | None = None
+        self.first: tuple[int, float] | None = None  # the end of the first step, which warms up
         self.shown = 0.0
 
     def __call__(self, step: int, scalars: dict[str, float]) -> None:
         now = time.monotonic()
         if self.first is None:
-            self.first = (step - 1, now)
+            self.first = (step, now)
         if now - self.shown < (0.2 if self.in_place else LINE_EVERY_SECONDS) and step < self.steps:
             return
         self.shown = now
-        rate = (step - self.first[0]) / max(now - self.first[1], 1e-9)
-        parts = [
-            f"step {step}/{self.steps}",
-            f"{rate:.1f} steps/s",
-            f"{rate * self.batch_size:.0f} images/s",
-            f"loss G {scalars.get('loss/generator', float('nan')):.3f}",
-        ]
-        if "loss/discriminator" in scalars:
-            parts.append(f"D {scalars['loss/discriminator']:.3f}")
-        if "entanglement/input_score" in scalars:
-            parts.append(f"entanglement {scalars['entanglement/input_score']:.3f}")
-        parts.append(f"{duration((self.steps - step) / rate)} left")
+        parts = [f"step {step}/{self.steps}"]
+        done, seconds = step - self.first[0], now - self.first[1]
+        if done and seconds:
+            parts += [f"{done / seconds:.1f} steps/s", f"{done / seconds * self.batch_size:.0f} images/s"]
+        for name, tag in SHOWN_SCALARS:
+            if tag in scalars:
+                parts.append(f"{name} {scalars[tag]:.4g}")
+        if done:
+            parts.append(f"{duration((self.steps - step) * seconds / done)} left")
         line = "  ".join(parts)
         click.echo(f"\r\x1b[K{line}" if self.in_place else line, err=True, nl=not self.in_place)
 
@@ -117,6 +121,6 @@ def say_result(run: RunFolder, outcome: Outcome) -> None:
     click.echo(f"metrics      {run.path / 'metrics.jsonl'}")
     click.echo(f"checkpoints  {run.checkpoints}")
     click.echo("next:")
-    click.echo(f"  snngan sample {run.path} --count 100 --out grid.png")
-    click.echo(f"  snngan interpolate {run.path} --out plane.png")
-    click.echo(f"  snngan board {run.path}")
+    click.echo(f"  snngan sample {run.quoted} --count 100 --out grid.png")
+    click.echo(f"  snngan interpolate {run.quoted} --out plane.png")
+    click.echo(f"  snngan board {run.quoted}")

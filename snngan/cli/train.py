@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ def train(**values: Any) -> None:
     """Train a generator. With no option: SNNL in pixel space on 5000 embedded MNIST digits."""
     config = TrainConfig(**values)
     from snngan.cli.running import notify, run_to_end
-    from snngan.data.datasets import load_dataset
+    from snngan.data.datasets import is_here, load_dataset
     from snngan.training.device import choose_device
-    from snngan.training.plan import describe_settings, make_plan
+    from snngan.training.plan import check_config, describe_settings, make_plan
     from snngan.training.runlog import RunFolder, next_run_dir
 
     if "help" in config.set:
@@ -30,15 +31,20 @@ def train(**values: Any) -> None:
         return
     if config.run_dir and Path(config.run_dir).exists():
         raise ValueError(
-            f"--run-dir {config.run_dir} exists already: choose another, or go on by: snngan resume {config.run_dir}"
+            f"--run-dir {config.run_dir} exists already: choose another, or go on by: "
+            f"snngan resume {shlex.quote(config.run_dir)}"
         )
     device = choose_device(config.device)
+    check_config(config)
+    if config.dry_run and config.download and not is_here(config.dataset, config.data_dir):
+        raise ValueError(f"--dry-run fetches nothing; first: snngan data prepare {config.dataset} --download")
     dataset = load_dataset(
         config.dataset,
         data_dir=config.data_dir,
         image_size=config.image_size,
         download=config.download,
         skip_broken=config.skip_broken,
+        keep=not config.dry_run,
         notify=notify,
     )
     plan = make_plan(config, dataset)

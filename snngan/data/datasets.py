@@ -37,6 +37,7 @@ def load_dataset(
     image_size: int | None = None,
     download: bool = False,
     skip_broken: bool = False,
+    keep: bool = True,
     notify: Notify = lambda message: None,
 ) -> Dataset:
     """Return the data set ``name``.
@@ -48,6 +49,7 @@ def load_dataset(
             a folder.
         download: whether a set that is not here is fetched.
         skip_broken: whether unreadable pictures of a folder are left out, not an error.
+        keep: whether a set that was built or fetched may be written as NAME.npz for the next time.
         notify: called with each line worth telling the user.
 
     Raises:
@@ -64,7 +66,7 @@ def load_dataset(
             return read_folder(name, path, image_size or 64, skip_broken=skip_broken, notify=notify)
         dataset = read_npz(name, path, notify)
     else:
-        dataset = _load_named(name, data_folder(data_dir), download, notify)
+        dataset = _load_named(name, data_folder(data_dir), download, keep, notify)
     return dataset if image_size is None else _shrink(dataset, image_size)
 
 
@@ -80,12 +82,17 @@ def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
     return rows
 
 
+def is_here(name: str, data_dir: str | Path | None = None) -> bool:
+    """Return whether :func:`load_dataset` needs no download for ``name``."""
+    return all(row.here for row in list_datasets(data_dir) if row.name == name)
+
+
 def data_folder(data_dir: str | Path | None = None) -> Path:
     """Return the folder to look in: ``data_dir``, else what SNNGAN_DATA names, else ``data`` in the current folder."""
     return Path(data_dir or os.environ.get("SNNGAN_DATA") or "data").expanduser()
 
 
-def _load_named(name: str, folder: Path, download: bool, notify: Notify) -> Dataset:
+def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Notify) -> Dataset:
     try:
         source = DATASETS[name]
     except UnknownNameError as error:
@@ -94,7 +101,7 @@ def _load_named(name: str, folder: Path, download: bool, notify: Notify) -> Data
     if source.keep and os.path.exists(kept):
         return read_npz(name, kept, notify)
     dataset = source.load(name, folder, download)
-    if source.keep:
+    if source.keep and keep:
         try:
             write_npz(dataset, kept)
             notify(f"kept {name} as {kept} for the next time")

@@ -19,6 +19,7 @@ def squared_mmd(real: Tensor, fake: Tensor, widths: Sequence[float] = (0.125, 0.
     points = torch.cat([real, fake]).double()
     distances = squared_distances(points - points.detach().mean(0))
     scale = mean_distance(distances.detach())
+    scale = torch.where(scale > 0, scale, 1.0)  # where all points coincide every width gives the same kernel
     kernel = torch.stack([torch.exp(-distances / (width * scale)) for width in widths]).mean(0)
     kernel = kernel - torch.diag(kernel.diagonal())
     n, m = len(real), len(fake)

@@ -19,8 +19,9 @@ from snngan.losses.pairs import Pairs, lowest_exponent
 
 SMALL_BATCH = 128
 """Anchors up to which the grid is four times as fine, and in float64: few points make a jagged curve."""
-OCTAVES = 48
-"""Halvings of T that the grid may walk; it ends before, where nothing colder can be lower."""
+COLDEST = 1e10
+"""The farthest pair's distance over the coldest T tried: beyond it the rounding of distances would decide. The grid
+ends before, where nothing colder can be lower."""
 
 
 class _Point(NamedTuple):
@@ -70,6 +71,7 @@ class _Curve:
         self.same, self.other = same.to(dtype), other.to(dtype)
         self.num_same = self.same.sum(1)
         self.reach = float(torch.maximum(self.excess.max(), self.gap.abs().max()))
+        self.coldest = COLDEST / float(pairs.distances.max())
 
     def at(self, inverse: float) -> _Point:
         """Return loss and slope at 1/T = ``inverse``."""
@@ -103,7 +105,7 @@ def _grid(curve: _Curve, per_octave: int) -> list[_Point]:
     if curve.reach == 0:  # every neighbour is as far as every other
         return points
     hottest = 1 / (4 * curve.reach)
-    for octave in range(OCTAVES):
+    for octave in range(math.ceil(math.log2(curve.coldest / hottest))):
         points += [curve.at(hottest * 2 ** (octave + step / per_octave)) for step in range(per_octave)]
         lowest = min(points).loss
         if lowest == 0 or curve.floor(points[-1].inverse) >= lowest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ class Pairs(NamedTuple):
     """distances = gradient_factor * squared Euclidean distance of the points."""
     dtype: torch.dtype
     """The precision of sums over neighbours and of gradients: float64 for float64 features, else float32."""
+    num_fixed: int = 0
+    """The first points of the batch that want no gradient, which saves their part of the work."""
 
     @property
     def anchors(self) -> Tensor:
@@ -48,8 +51,7 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
         raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
     if labels.shape != features.shape[:1] or labels.is_floating_point():
         raise ValueError(f"labels must be integers ({len(features)},) to match the features, not {_form(labels)}")
-    if distance not in DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, not {distance!r}")
+    check_choice("distance", distance, DISTANCES)
     points = features.flatten(1).double()
     points = F.normalize(points, eps=1e-8) if distance == "cosine" else points - points.detach().mean(0)
     factor = 0.5 if distance == "cosine" else 1.0
@@ -58,6 +60,12 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
     same = alike & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     dtype = torch.promote_types(features.dtype, torch.float32)
     return Pairs(points, distances, same, ~alike, mean_distance(distances), factor, dtype)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` where the argument ``name`` has a ``value`` that is none of its ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _form(tensor: Tensor) -> str:
@@ -98,6 +106,8 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
     Everything stays in the log domain: no epsilon, no subtraction of a self-pair, finite gradients at any T.
     Gradients flow to the points, once: second derivatives are refused.
     """
+    if len(pairs.points) == 0:
+        return pairs.points.sum(1).expand(len(inverse_temperatures), 0)
     return torch.stack([_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures])
 
 
@@ -111,10 +121,8 @@ class _LogOdds(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, pairs: Pairs, inverse: Tensor) -> Tensor:
         anchors, has_other = pairs.anchors, pairs.other.any(1)
-        # Any shift close to the minimum will do, as long as the same shift is taken off and put back.
-        rounded = pairs.distances.to(pairs.dtype)
-        nearest_same = rounded.masked_fill(~pairs.same, torch.inf).amin(1).double().masked_fill_(~anchors, 0.0)
-        nearest_other = rounded.masked_fill(~pairs.other, torch.inf).amin(1).double().masked_fill_(~has_other, 0.0)
+        nearest_same = pairs.distances.masked_fill(~pairs.same, torch.inf).amin(1).masked_fill_(~anchors, 0.0)
+        nearest_other = pairs.distances.masked_fill(~pairs.other, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
         shift = torch.where(pairs.same, nearest_same[:, None], nearest_other[:, None])
         weights = shift.sub_(pairs.distances).mul_(inverse).to(pairs.dtype)
         weights = weights.clamp_min_(lowest_exponent(pairs.dtype)).exp_()
@@ -122,7 +130,7 @@ class _LogOdds(torch.autograd.Function):
         same = weights.mul(pairs.same).sum(1, keepdim=True).masked_fill_(~anchors[:, None], 1.0)
         other = weights.mul(pairs.other).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
         ctx.save_for_backward(points, weights, pairs.same, same, other, anchors & has_other, inverse)
-        ctx.factor = pairs.gradient_factor
+        ctx.factor, ctx.num_fixed = pairs.gradient_factor, pairs.num_fixed
         odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 
@@ -134,5 +142,9 @@ class _LogOdds(torch.autograd.Function):
         row = (grad * inverse).where(active, 0.0)[:, None].to(weights.dtype)
         slopes = torch.where(is_same, row / same, -row / other).mul_(weights)
         rounded = points.to(weights.dtype)
-        pulled = slopes.sum(0)[:, None] * rounded - (slopes + slopes.T) @ rounded
-        return pulled.mul_(2 * ctx.factor).to(points.dtype), None, None
+        with torch.autocast(points.device.type, enabled=False):
+            moving = slice(ctx.num_fixed, None)
+            pulled = slopes.sum(0)[moving, None] * rounded[moving] - (slopes[moving] + slopes.T[moving]) @ rounded
+        gradient = torch.zeros_like(points)
+        gradient[moving] = pulled.mul_(2 * ctx.factor)
+        return gradient, None, None

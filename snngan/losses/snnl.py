@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.losses.optimum import optimal_inverse_temperature
-from snngan.losses.pairs import Distance, Pairs, log_odds, mean_distance, pairs_of
+from snngan.losses.pairs import DISTANCES, Distance, Pairs, check_choice, log_odds, mean_distance, pairs_of
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
 Reduction = Literal["mean", "sum", "none"]
 Backend = Literal["auto", "dense"]
+REDUCTIONS = ("mean", "sum", "none")
+BACKENDS = ("auto", "dense")
 
 
 def soft_nearest_neighbor_loss(
@@ -62,8 +64,8 @@ def soft_nearest_neighbor_loss(
         >>> round(soft_nearest_neighbor_loss(points, torch.tensor([0, 1, 0, 1])).item(), 3)
         24.0
     """
-    if backend not in ("auto", "dense"):
-        raise ValueError(f"backend must be 'auto' or 'dense', not {backend!r}")
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("backend", backend, BACKENDS)
     return _loss(pairs_of(features, labels, distance), as_temperature(temperature), reduction)
 
 
@@ -74,9 +76,7 @@ def _loss(pairs: Pairs, temperature: Temperature, reduction: Reduction) -> Tenso
         return per_anchor
     if reduction == "sum":
         return per_anchor.sum()
-    if reduction == "mean":
-        return per_anchor.sum() / pairs.anchors.sum().clamp_min(1)
-    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    return per_anchor.sum() / pairs.anchors.sum().clamp_min(1)
 
 
 class SoftNearestNeighborLoss(nn.Module):
@@ -104,6 +104,9 @@ class SoftNearestNeighborLoss(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        check_choice("distance", distance, DISTANCES)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_choice("backend", backend, BACKENDS)
         self.temperature = as_temperature(temperature)
         self.distance, self.reduction, self.backend = distance, reduction, backend
         self.num_anchors = self.num_left_out = torch.tensor(0)
@@ -131,6 +134,8 @@ def real_fake_pairs(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidea
         torch.tensor([len(real), len(fake)], device=real.device)
     )
     pairs = pairs_of(torch.cat([real.flatten(1), fake.flatten(1)]), labels, distance)
+    if not real.requires_grad:
+        pairs = pairs._replace(num_fixed=len(real))
     if scale == "real":
         pairs = pairs._replace(scale=mean_distance(pairs.distances[: len(real), : len(real)]))
     return pairs

@@ -7,6 +7,7 @@ remembers between batches is in its buffers, so that saving and loading state ke
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class RelativeTemperature(Temperature):
         self.factors = tuple(_positive("relative temperature", factor) for factor in factors)
 
     def forward(self, pairs: Pairs) -> Tensor:
-        return _per_scale(pairs, torch.tensor(self.factors))
+        return _per_scale(pairs, torch.tensor(self.factors, dtype=torch.float64))
 
 
 class AnnealedTemperature(Temperature):
@@ -145,16 +146,16 @@ def as_temperature(value: TemperatureLike) -> Temperature:
     """Return the rule meant by a number, ``"learned"``, ``"optimal"`` or a :class:`Temperature`.
 
     Raises:
-        ValueError: another name, or a number that is not above 0.
+        ValueError: another name, another kind of thing, or a number that is not above 0.
     """
     if isinstance(value, Temperature):
         return value
-    if isinstance(value, str):
-        if value not in NAMED:
-            raise ValueError(
-                f"temperature must be a number above 0, a temperature object, 'learned' or 'optimal', not {value!r}"
-            )
+    if isinstance(value, str) and value in NAMED:
         return NAMED[value]()
+    if not isinstance(value, Real):
+        raise ValueError(
+            f"temperature must be a number above 0, a temperature object, 'learned' or 'optimal', not {value!r}"
+        )
     return FixedTemperature(value)
 
 

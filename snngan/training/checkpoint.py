@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable
@@ -20,6 +19,8 @@ import torch
 
 KEEP = 3
 """How many of the newest checkpoints stay: if one is damaged there are others."""
+_IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+"""The instructions of a pickle that import something."""
 
 
 class CheckpointError(ValueError):
@@ -84,38 +85,78 @@ def load_newest(folder: Path, notify: Callable[[str], None], device: torch.devic
     A damaged file is passed over with a line to ``notify``; one that holds pickled code is refused outright.
 
     Raises:
-        CheckpointError: there is no checkpoint, none is sound, or one holds pickled code.
+        CheckpointError: there is no checkpoint, none is sound, or one holds pickled code or is of another kind.
     """
     paths = checkpoint_paths(folder)
     for path in reversed(paths):
-        content = path.read_bytes()
-        _refuse_code(path, content)
         try:
-            checksum = path.with_name(path.name + ".sha256").read_text().split()[0]
-            if hashlib.sha256(content).hexdigest() != checksum:
-                raise CheckpointError("its checksum does not match")
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            return state
-        except (ValueError, OSError, IndexError, RuntimeError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            notify(f"{path} is damaged ({reason}): falling back to the checkpoint before it")
+            content = path.read_bytes()
+        except OSError as error:
+            notify(_passed_over(path, f"it cannot be read: {error.strerror}"))
+            continue
+        code = _named_code(content)
+        if code is not None:
+            raise CheckpointError(f"{path} holds pickled code ({code}) and was not loaded; delete it to go on without")
+        damage = _damage(path, content)
+        if damage is not None:
+            notify(_passed_over(path, damage))
+            continue
+        return _unpack(path, content, device)
     if paths:
         raise CheckpointError(f"no checkpoint in {folder} is sound: all {len(paths)} are damaged")
     raise CheckpointError(f"no checkpoint in {folder}: the run stopped before it saved one; train again")
 
 
-def _refuse_code(path: Path, content: bytes) -> None:
-    """Raise if the file names anything that loading would have to import, beyond what tensors need."""
-    found: list[str] = []
-    if zipfile.is_zipfile(io.BytesIO(content)):
+def _passed_over(path: Path, reason: str) -> str:
+    return f"{path} is damaged ({reason}): falling back to the checkpoint before it"
+
+
+def _damage(path: Path, content: bytes) -> str | None:
+    """Return how the file differs from what was written, or None where it is as it was."""
+    try:
+        recorded = path.with_name(path.name + ".sha256").read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return f"there is no {path.name}.sha256 beside it"
+    except (OSError, ValueError) as error:
+        return f"its checksum cannot be read: {error}"
+    return None if recorded[:1] == [hashlib.sha256(content).hexdigest()] else "its checksum does not match"
+
+
+def _unpack(path: Path, content: bytes, device: torch.device | str) -> dict[str, Any]:
+    """Return what an undamaged checkpoint holds; it was not ours to begin with if that fails."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # a file of another kind fails in many ways
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} is not a checkpoint that this version reads: {reason}") from error
+    if not isinstance(state, dict) or "step" not in state or "players" not in state:
+        raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and players")
+    return state
+
+
+def _named_code(content: bytes) -> str | None:
+    """Return a name that loading the file would import, beyond what tensors need; None: there is none to be found.
+
+    A damaged archive gives None as well: nothing in it is ever loaded.
+    """
+    if content.startswith(b"PK"):
         try:
-            found = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)))
-        except (RuntimeError, pickle.UnpicklingError, ValueError, zipfile.BadZipFile):
-            return  # damaged: the checksum will say so
-    else:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                for name in archive.namelist():
+                    if name.endswith(".pkl"):
+                        archive.read(name)  # its own checksum tells damage from intent
+        except Exception:  # a damaged archive fails in many ways
+            return None
         try:
-            found = [str(argument) for code, argument, _ in pickletools.genops(content) if code.name.endswith("GLOBAL")]
-        except ValueError:
-            return  # neither a zip archive nor a pickle
-    if found:
-        raise CheckpointError(f"{path} holds pickled code ({found[0]}) and was not loaded; delete it to go on without")
+            return min(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)), default=None)
+        except Exception:
+            return "in a form that torch.save does not write"
+    stream = io.BytesIO(content)
+    try:
+        while stream.tell() < len(content):  # torch's old format is several pickles in a row
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name in _IMPORTING:
+                    return str(argument or code.name)
+    except ValueError:
+        pass  # neither an archive nor a pickle
+    return None

@@ -25,10 +25,11 @@ TRACKED = 256
 """Held-out images, and synthetic ones, in each entanglement reading."""
 SHOWN = 100
 """Images in a sample grid."""
+DIVERGED_REMEDY = "the checkpoints before it are kept. Try a lower --learning-rate, or --set spectral_norm=true"
 
 
 class DivergedError(RuntimeError):
-    """A loss that is not finite: the message names step, loss and network."""
+    """A loss or a weight that is not finite: the message names step, loss and network."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def train_gan(
         notify: called with each line worth telling the user.
 
     Raises:
-        DivergedError: a loss is not finite.
+        DivergedError: a loss or a weight is not finite.
         CheckpointError: there is nothing sound to resume from.
         SaveError: a file could not be written.
     """
@@ -127,23 +128,24 @@ def train_gan(
 
         # Track, show, save: each at its own interval and at the end.
         stopping, last = should_stop(), step == options.steps
-        due = last or stopping
-        reading = step % plan.track_every == 0 or step % plan.checkpoint_every == 0
-        if step % watch.check_every == 0 or reading or due:
+        showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
+        reading = step % plan.track_every == 0 or last
+        if step % watch.check_every == 0 or reading or showing or saving:
             scalars = scalars | watch.check()
-        if step % plan.track_every == 0 or last:
+        if reading or showing or saving:
+            check_weights(step, players)
+        if reading:
             before = time.monotonic()
             scalars = scalars | gauge.read()
             tracking_seconds += time.monotonic() - before
             run.log(step, scalars)
-        if step % plan.sample_every == 0 or last:
+        if showing:
             run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
-        if step % plan.checkpoint_every == 0 or due:
+        if saving:
             gauge.show_projection(run, step)
             save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise))
         report(step, scalars)
 
-    run.close()
     return Outcome(step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds)
 
 
@@ -173,13 +175,19 @@ class LossWatch:
         for step, network, loss in self._unread:
             value = loss.item()
             if not math.isfinite(value):
-                raise DivergedError(
-                    f"step {step}: the {network}'s loss is {value}; the last good checkpoint is kept. "
-                    "Try a lower --learning-rate, or --set spectral_norm=true"
-                )
+                raise DivergedError(f"step {step}: the {network}'s loss is {value}; {DIVERGED_REMEDY}")
             values[f"loss/{network}"] = value
         self._unread.clear()
         return values
+
+
+def check_weights(step: int, players: Players) -> None:
+    """Raise ``DivergedError`` if a network holds NaN or infinity: a finite loss can have a gradient that is not."""
+    for name, network in (("generator", players.generator), ("discriminator", players.discriminator)):
+        if network is not None and not all(bool(part.isfinite().all()) for part in network.state_dict().values()):
+            raise DivergedError(
+                f"step {step}: the {name}'s weights are not finite, though its loss was; {DIVERGED_REMEDY}"
+            )
 
 
 class Gauge:
@@ -237,7 +245,12 @@ def snapshot(step: int, players: Players, batches: Batches, noise: torch.Generat
 
 
 def restore(state: dict[str, Any], players: Players, batches: Batches, noise: torch.Generator) -> int:
-    """Bring everything to where :func:`snapshot` stood and return its step."""
+    """Bring everything to where :func:`snapshot` stood and return its step.
+
+    Raises:
+        CheckpointError: the state is of other networks.
+        ValueError: it is of other data.
+    """
     players.load_state_dict(state["players"])
     batches.load_state_dict(state["batches"])
     noise.set_state(state["noise"].cpu())

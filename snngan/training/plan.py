@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from snngan.config import Optimization, Plan, TrainConfig, parse_value, range_text
 from snngan.data import Dataset, ImageShape
 from snngan.models import ARCHITECTURES, Architecture
@@ -46,7 +48,24 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
         track_every=config.track_every,
     )
     _check_batch(plan.optimization.batch_size, len(dataset.train_images))
+    if len(dataset.test_images) < 2:
+        raise ValueError(
+            f"{dataset.name}: only 1 image would be held out, entanglement needs 2; give 20 images or more"
+        )
+    with torch.random.fork_rng(devices=[]):  # networks that do not fit the images are refused before a run begins
+        architecture.generator(plan.image_shape)
+        if objective.discriminator_dim is not None:
+            architecture.discriminator(plan.image_shape, objective.discriminator_dim)
     return plan
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise ``ValueError`` for what is wrong on any data set: asked before one is read, built or fetched."""
+    kind = OBJECTIVES[config.objective]
+    arch = config.arch or kind.recommended.get("arch")
+    architectures = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
+    chosen = parse_settings(config.set, (kind, *architectures, Optimization))
+    _build(kind, chosen), _build(Optimization, chosen)
 
 
 def plan_from_json(values: Mapping[str, Any]) -> Plan:
@@ -58,7 +77,9 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan:
     try:
         optimization = dict(values["optimization"], betas=tuple(values["optimization"]["betas"]))
         shape = tuple(int(size) for size in values["image_shape"])
-        return Plan(**{**values, "optimization": Optimization(**optimization), "image_shape": shape})
+        plan = Plan(**{**values, "optimization": Optimization(**optimization), "image_shape": shape})
+        build_objective(plan), build_architecture(plan)
+        return plan
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the run's plan is not one that this version reads: {error}") from error
 

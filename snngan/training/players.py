@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snngan.config import Optimization, Plan
 from snngan.objectives import Objective
+from snngan.training.checkpoint import CheckpointError
 from snngan.training.plan import build_architecture, build_objective
 
 
@@ -31,9 +32,13 @@ class Players:
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state that :meth:`state_dict` gave."""
+        """Take the state that :meth:`state_dict` gave.
+
+        Raises:
+            CheckpointError: that was of other networks.
+        """
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            load_part(name, part, state)
 
     def _parts(self) -> dict[str, Any]:
         parts = {
@@ -71,6 +76,18 @@ class Players:
         points: Tensor = self.discriminator.eval()(images)
         self.discriminator.train(was_training)
         return points.float()
+
+
+def load_part(name: str, part: Any, state: dict[str, Any]) -> None:
+    """Load ``state[name]`` into a network or an optimiser.
+
+    Raises:
+        CheckpointError: it is missing, or of another shape.
+    """
+    try:
+        part.load_state_dict(state[name])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit the run's config.json: its {name} is another") from error
 
 
 def build_players(plan: Plan, device: torch.device) -> Players:

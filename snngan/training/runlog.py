@@ -6,9 +6,13 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +20,9 @@ from torch import Tensor
 from snngan.config import Plan
 from snngan.data.pictures import picture, save_png
 from snngan.training.checkpoint import SaveError, write_atomically
+from snngan.training.events import EventFile, write_projection
 from snngan.training.plan import build_architecture, plan_from_json
 from snngan.version import __version__
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 def next_run_dir(plan: Plan, parent: Path = Path("runs")) -> Path:
@@ -35,7 +37,6 @@ class RunFolder:
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
-        self._writer: SummaryWriter | None = None
         self._resumed_at = 0
 
     @classmethod
@@ -49,13 +50,18 @@ class RunFolder:
             path.mkdir(parents=True)
         except FileExistsError as error:
             raise ValueError(
-                f"{path} exists already: choose another --run-dir, or go on with it by: snngan resume {path}"
+                f"{path} exists already: choose another --run-dir, or go on with it by: "
+                f"snngan resume {shlex.quote(str(path))}"
             ) from error
         except OSError as error:
             raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
         run = cls(path, plan)
         content = {"plan": dataclasses.asdict(plan), "environment": environment(device)}
-        write_atomically(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+        try:
+            write_atomically(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+        except SaveError:
+            path.rmdir()
+            raise
         return run
 
     @classmethod
@@ -76,10 +82,23 @@ class RunFolder:
             raise ValueError(f"{file} is not a run's configuration: {error}") from error
         return cls(path, plan_from_json(plan))
 
+    def set_steps(self, steps: int) -> None:
+        """Let the run go on to ``steps``, now and when it is resumed again."""
+        optimization = dataclasses.replace(self.plan.optimization, steps=steps)
+        self.plan = dataclasses.replace(self.plan, optimization=optimization)
+        file = self.path / "config.json"
+        content = json.loads(file.read_text(encoding="utf-8")) | {"plan": dataclasses.asdict(self.plan)}
+        write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+
     @property
     def latent_dim(self) -> int:
         """Length of the generator's input vector."""
         return build_architecture(self.plan).latent_dim
+
+    @property
+    def quoted(self) -> str:
+        """The folder's path as a shell takes it."""
+        return shlex.quote(str(self.path))
 
     @property
     def checkpoints(self) -> Path:
@@ -99,46 +118,38 @@ class RunFolder:
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Append ``scalars`` to ``metrics.jsonl`` and to TensorBoard."""
-        try:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **scalars}) + "\n")
-        except OSError as error:
-            raise SaveError(f"{self.path / 'metrics.jsonl'} could not be written: {error.strerror}") from error
-        for tag, value in scalars.items():
-            self._board().add_scalar(tag, value, step)
+        with _writing(self.path / "metrics.jsonl") as path, open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+        with _writing(self._events.path):
+            self._events.add_scalars(step, scalars)
 
     def log_samples(self, step: int, fake: Tensor, real: Tensor) -> Path:
         """Write the pictures of ``fake`` and, beside them in TensorBoard, of ``real`` (N, C, H, W) in [-1, 1]."""
-        path = self.samples / f"step-{step:08d}.png"
-        grid = picture(fake, behind=real)
-        try:
-            save_png(grid, path)
-        except OSError as error:
-            raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
-        self._board().add_image("samples/fixed_noise", grid, step, dataformats="HWC")
+        pictures = {"samples/fixed_noise": picture(fake, behind=real)}
         if step == 0:
-            self._board().add_image("samples/real", picture(real), step, dataformats="HWC")
+            pictures["samples/real"] = picture(real)
+        with _writing(self.samples / f"step-{step:08d}.png") as path:
+            save_png(pictures["samples/fixed_noise"], path)
+        with _writing(self._events.path):
+            self._events.add_pictures(step, pictures)
         return path
 
     def log_projection(self, step: int, points: Tensor, images: Tensor, names: list[str]) -> None:
         """Show ``points`` (N, D) with their ``images`` (N, C, H, W) in [-1, 1] and ``names`` in the projector."""
-        is_picture = images.shape[-1] == images.shape[-2] > 1
-        pictures = (images + 1) / 2 if is_picture else None
-        self._board().add_embedding(points, names, pictures, step, tag="projection")
+        write_projection(self.path, step, points, images, names)
 
-    def close(self) -> None:
-        """Flush and close the TensorBoard events."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    @cached_property
+    def _events(self) -> EventFile:
+        return EventFile(self.path, self._resumed_at)
 
-    def _board(self) -> SummaryWriter:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
 
-            purge = self._resumed_at + 1 if self._resumed_at else None
-            self._writer = SummaryWriter(str(self.path), purge_step=purge)
-        return self._writer
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Turn an ``OSError`` into the ``SaveError`` that names ``path``."""
+    try:
+        yield path
+    except OSError as error:
+        raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def _step_of(line: str) -> float:

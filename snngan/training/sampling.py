@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_architecture
+from snngan.training.players import load_part
 from snngan.training.runlog import RunFolder
 
-CHUNK = 500
-"""Images generated at a time. Fixed, so that the first images do not depend on how many follow."""
+CHUNK = 100
+"""Images generated at a time, always so many, so that the first images do not depend on how many follow."""
 
 
 def load_generator(
@@ -43,7 +44,7 @@ def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], N
     """Return the averaged generator of an opened run, as :func:`load_generator` does."""
     state = load_newest(run.checkpoints, notify, device)
     generator = blank_generator(run.plan).to(device)
-    generator.load_state_dict(state["players"]["averaged"])
+    load_part("averaged", generator, state["players"])
     return generator
 
 
@@ -60,7 +61,9 @@ def blank_generator(plan: Plan) -> nn.Module:
 def sample_images(generator: nn.Module, latents: Tensor) -> Tensor:
     """Return the images (N, C, H, W) on the CPU that ``generator`` makes of ``latents`` (N, latent_dim)."""
     device = next(generator.parameters()).device
-    return torch.cat([generator(chunk.to(device)).float().cpu() for chunk in torch.split(latents, CHUNK)])
+    filled = torch.cat([latents, latents.new_zeros(-len(latents) % CHUNK, latents.shape[1])])
+    images = [generator(chunk.to(device)).float().cpu() for chunk in torch.split(filled, CHUNK)]
+    return torch.cat(images)[: len(latents)]
 
 
 def draw(count: int, latent_dim: int, seed: int) -> Tensor:

@@ -1,0 +1,92 @@
+"""What TensorBoard reads: the event file and the projector's files, on disk as soon as they are logged.
+
+torch's SummaryWriter leaves writing to a background thread that may be two minutes late: a killed run would lack
+readings that its checkpoints have, and a full disk would show as that thread's traceback.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from pathlib import Path
+
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor
+
+from snngan.data import to_uint8
+from snngan.data.pictures import Picture, grid
+from snngan.training.checkpoint import write_atomically
+
+
+class EventFile:
+    """The event file of one start of a run; opened, written and closed at each call.
+
+    Args:
+        folder: the run's folder.
+        resumed_at: what earlier files hold of later steps is void; 0: a new run.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        self.path = folder / f"events.out.tfevents.{time.time():020.9f}"  # TensorBoard reads in the order of the names
+        self._unwritten = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        if resumed_at:
+            start = SessionLog(status=SessionLog.START)
+            self._unwritten.append(Event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
+
+    def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        """Append one value a tag; raises ``OSError``."""
+        self._add(step, [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
+
+    def add_pictures(self, step: int, pictures: dict[str, Picture]) -> None:
+        """Append one picture a tag; raises ``OSError``."""
+        self._add(step, [Summary.Value(tag=tag, image=_image(content)) for tag, content in pictures.items()])
+
+    def _add(self, step: int, values: list[Summary.Value]) -> None:
+        self._unwritten.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        with open(self.path, "ab") as file:
+            records = RecordWriter(file)
+            for event in self._unwritten:
+                records.write(event.SerializeToString())
+        self._unwritten.clear()
+
+
+def _image(content: Picture) -> Summary.Image:
+    buffer = io.BytesIO()
+    Image.fromarray(content).save(buffer, format="PNG")
+    height, width, channels = content.shape
+    return Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=buffer.getvalue())
+
+
+def write_projection(folder: Path, step: int, points: Tensor, images: Tensor, names: list[str]) -> None:
+    """Show ``points`` (N, D) with their ``images`` (N, C, H, W) in [-1, 1] and ``names`` in the projector.
+
+    The newest step comes first; those of earlier starts of the run stay in the list. Images that are points of the
+    plane are not shown.
+
+    Raises:
+        SaveError: a file could not be written.
+    """
+    place = folder / "projector" / f"step-{step:08d}"
+    rows = ["\t".join(f"{value:.7g}" for value in row) for row in points.tolist()]
+    write_atomically(place / "tensors.tsv", ("\n".join(rows) + "\n").encode())
+    write_atomically(place / "metadata.tsv", ("\n".join(names) + "\n").encode())
+    height, width = images.shape[2:]
+    if height > 1:
+        sheet = grid(to_uint8(images), math.ceil(math.sqrt(len(images))), scale=False)
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, format="PNG")
+        write_atomically(place / "sprite.png", buffer.getvalue())
+    entries = []
+    for each in sorted(place.parent.glob("step-*"), reverse=True):
+        here = f"projector/{each.name}"
+        entry = [f'tensor_name: "{each.name}"', f'tensor_path: "{here}/tensors.tsv"']
+        entry.append(f'metadata_path: "{here}/metadata.tsv"')
+        if height > 1:
+            sizes = f"single_image_dim: {width} single_image_dim: {height}"
+            entry.append(f'sprite {{ image_path: "{here}/sprite.png" {sizes} }}')
+        entries.append("embeddings { " + " ".join(entry) + " }\n")
+    write_atomically(folder / "projector_config.pbtxt", "".join(entries).encode())

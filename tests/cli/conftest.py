@@ -1,0 +1,116 @@
+"""Commands run in this process, in a folder of the test's own, on games that take a tenth of a second."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from snngan.cli import main
+from snngan.data.datasets import load_dataset
+
+TINY = (
+    "--dataset npz:{} --arch mlp --set width=16 --set latent_dim=8 --batch-size 32 --device cpu"
+    " --track-every 2 --sample-every 4 --checkpoint-every 2"
+)
+"""What keeps a training command short; steps, objective and run folder are the test's own."""
+DIGITS = (200, 24)
+"""Images for training and held out, of the 8x8 digits."""
+
+
+class Said(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the options of a tiny game on a few digits, in a file of their own."""
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    digits = load_dataset("digits")
+    train, test = (
+        images[:count] for images, count in zip((digits.train_images, digits.test_images), DIGITS, strict=True)
+    )
+    np.savez(path, train_images=train.numpy(), test_images=test.numpy())
+    return TINY.format(path)
+
+
+def call(command: str | list[str]) -> int:
+    """Run a command and return its exit status."""
+    with pytest.raises(SystemExit) as left:
+        main(command.split() if isinstance(command, str) else command)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Return a function that runs a command which must end with ``status``."""
+
+    def run(command: str | list[str], status: int = 0) -> Said:
+        capsys.readouterr()
+        code = call(command)
+        said = Said(*capsys.readouterr())
+        assert code == status, said
+        assert "Traceback" not in said.out + said.err
+        assert status or "Error" not in said.err
+        return said
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Said], tmp_path: Path) -> Callable[..., Said]:
+    """Return a function that runs a command which must end with one line of error and leave every file as it was."""
+
+    def files() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+
+    def run(command: str | list[str], message: str, status: int = 2, notes: int = 0) -> Said:
+        before = files()
+        said = cli(command, status)
+        lines = said.err.splitlines()
+        assert len(lines) == notes + 1, lines
+        assert re.search(f"^Error: .*{message}", lines[-1]), lines[-1]
+        assert sum(line.startswith("Error:") for line in lines) == 1
+        assert files() == before
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Path:
+    """Return a finished run of 6 steps, with checkpoints at 2, 4 and 6; not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    assert call(f"train {tiny} --objective snnl-projected --steps 6 --run-dir {path}") == 0
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished run, ``run`` in the current folder, to do anything with."""
+    shutil.copytree(finished, tmp_path / "run")
+    return Path("run")

@@ -1,0 +1,333 @@
+"""What a user may get wrong: one line that says what came and what to do, status 2, and every file as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from snngan.objectives import NonSaturating
+
+Cli = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian", "unknown command 'trian'; did you mean 'train'"),
+        ("--verison", "No such option '--verison'.*--version"),
+        ("data lst", "No such command 'lst'.*list"),
+        ("resume", "Missing argument 'RUN'"),
+        ("sample run", "Missing option '--out'"),
+        ("doctor now", r"Got unexpected extra argument \(now\)"),
+        ("data prepare mnits", "unknown dataset 'mnits'; did you mean 'mnist'"),
+        ("board nowhere", "no folder nowhere: give a run's folder or the folder that holds runs"),
+        ("board . --port 70000", "70000 is not in the range 0<=x<=65535"),
+        ("sample run --out x.png --count 0", "0 is not in the range x>=1"),
+        ("sample run --out x.png --count many", "'many' is not a valid integer"),
+        ("interpolate run --out x.png --side 1", "1 is not in the range 2<=x<=200"),
+        ("resume run --steps 0", "0 is not in the range x>=1"),
+    ],
+)
+def test_words(refused: Cli, command: str, message: str) -> None:
+    refused(command, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--stpes 3", "No such option '--stpes'.*--steps"),
+        ("--steps", "Option '--steps' requires an argument"),
+        ("--steps many", "'--steps': 'many' is not a valid integer"),
+        ("--steps 0", r"steps must lie in \[1, inf\), not 0"),
+        ("--learning-rate fast", "'--learning-rate': 'fast' is not a valid float"),
+        ("--learning-rate nan", r"learning_rate must lie in \[0, 10\], not nan"),
+        ("--learning-rate 11", r"learning_rate must lie in \[0, 10\], not 11"),
+        ("--betas 0.5", r"'0\.5' is not two numbers with a comma between, such as 0\.5,0\.999"),
+        ("--betas 0.5,1", r"betas must lie in \[0, 0\.9999\], not 1"),
+        ("--seed -1", r"seed must lie in \[0, .*\], not -1"),
+        ("--precision fp8", "'fp8' is not one of 'fp32', 'tf32', 'bf16'"),
+        ("--dataset mnits", "unknown dataset 'mnits'; did you mean 'mnist'"),
+        ("--objective snl-pixel", "unknown objective 'snl-pixel'; did you mean 'snnl-pixel'"),
+        ("--arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'"),
+        ("--set widht=3", "unknown option of --set 'widht'; did you mean 'width'"),
+        ("--set width", "--set takes NAME=VALUE, not 'width'"),
+        ("--set width=wide", "width takes a whole number, not 'wide'"),
+        ("--set width=0", r"width must lie in \[1, inf\), not 0"),
+        ("--set form=free", "unknown value for form 'free'"),
+        ("--set temperature=hot", "temperature takes .*, not 'hot'"),
+        ("--batch-size 1", r"batch_size must lie in \[2, inf\), not 1"),
+        ("--batch-size 201", "batch of 201 is larger than the 200 training images; use --batch-size 200 or less"),
+        ("--image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),
+        ("--image-size 1", r"image_size must lie in \[2, 4096\], not 1"),
+        ("--device tpu", "--device takes auto, cpu, cuda or cuda:N, not 'tpu'"),
+        ("--dataset folder:nowhere", "nowhere is not there; expected a folder of images"),
+        ("--dataset npz:nowhere.npz", r"there is no file nowhere\.npz"),
+        ("--dataset mnist", "mnist is not here: .*; use --download"),
+        ("--arch dcgan --dataset gaussians", "dcgan"),
+        ("now", r"Got unexpected extra argument \(now\)"),
+    ],
+)
+def test_options_of_train(refused: Cli, tiny: str, options: str, message: str) -> None:
+    refused(f"train {tiny} {options}", message)
+
+
+@pytest.mark.parametrize("options", ["--objective snl-pixel", "--arch mpl", "--set widht=3", "--set steps=0"])
+def test_names_are_checked_before_data_are_built_and_kept(refused: Cli, options: str) -> None:
+    refused(f"train --dataset mnist-5k {options}", "")
+
+
+@pytest.mark.parametrize(
+    "command", ["train {tiny}", "sample {run} --out x.png", "interpolate {run} --out x.png", "resume {run}"]
+)
+def test_no_cuda(refused: Cli, tiny: str, finished: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command = command.format(tiny=tiny, run=finished)
+    refused(f"{command} --device cuda", "--device cuda: no CUDA device is available .*; use --device cpu")
+
+
+def test_an_existing_run_folder(refused: Cli, run: Path, tiny: str, tmp_path: Path) -> None:
+    refused(f"train {tiny} --run-dir run", "--run-dir run exists already: .* snngan resume run")
+    (tmp_path / "file").write_text("mine")
+    refused(f"train {tiny} --run-dir file", "--run-dir file exists already")
+    refused(f"train {tiny} --run-dir file/run", "the run folder file/run cannot be made: Not a directory")
+    refused(f"train {tiny} --run-dir {'x' * 300}", "File name too long")
+
+
+def picture(path: Path, colour: int = 100, size: tuple[int, int] = (16, 16)) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", size, colour).save(path)
+
+
+def test_folders_of_pictures(refused: Cli, cli: Cli, tiny: str) -> None:
+    Path("pictures").mkdir()
+    options = f"{tiny} --dataset folder:pictures --image-size 8 --batch-size 4 --steps 1"
+    refused(f"train {options}", "pictures holds no images")
+    for number in range(20):
+        picture(Path(f"pictures/{number}.png"), number)
+    Path("pictures/broken.png").write_bytes(Path("pictures/3.png").read_bytes()[:40])
+    refused(f"train {options}", r"pictures/broken\.png cannot be read: .*; mend or remove it, or use --skip-broken")
+    said = cli(f"train {options} --skip-broken --run-dir run")
+    assert "left out 1 of 21 images that cannot be read, the first: pictures/broken.png" in said.err
+    cli("resume run --steps 2")  # remembers --skip-broken and --image-size
+    Path("pictures/broken.png").unlink()
+    picture(Path("pictures/small.png"), size=(16, 7))
+    refused(f"train {options}", r"pictures/small\.png is 16x7, smaller than --image-size 8; use 7 or less")
+    refused(f"train {options} --skip-broken", r"pictures/small\.png is 16x7, smaller")
+
+
+def test_too_few_pictures(refused: Cli, tiny: str) -> None:
+    for number in range(12):
+        picture(Path(f"pictures/{number}.png"), number)
+    options = f"{tiny} --dataset folder:pictures --image-size 8 --batch-size 4"
+    refused(f"train {options}", "only 1 image would be held out, entanglement needs 2; give 20 images or more")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((40, 1, 8, 8), np.int64), r"few\.npz: images are int64; expected uint8 \(0 to 255\), or floats"),
+        (
+            np.full((40, 1, 8, 8), np.nan),
+            r"few\.npz: images are floats from nan to nan; expected \[-1, 1\] without NaN",
+        ),
+        (np.full((40, 1, 8, 8), 255.0), r"few\.npz: images are floats from 255 to 255; expected \[-1, 1\]"),
+        (np.zeros((40, 8, 8, 3), np.uint8), r"few\.npz: images have shape \(40, 8, 8, 3\); expected .*transpose"),
+        (np.zeros((40, 64), np.uint8), r"few\.npz: images have 2 dimensions"),
+        (np.zeros((0, 1, 8, 8), np.uint8), r"few\.npz: the training half \(images\) is empty"),
+        (np.array([{}, {}]), r"few\.npz: images cannot be read \(Object arrays cannot be loaded"),
+    ],
+)
+def test_npz_files(refused: Cli, tiny: str, images: Any, message: str) -> None:
+    np.savez("few.npz", images=images)
+    refused(f"train {tiny} --dataset npz:few.npz --batch-size 4", message)
+
+
+def test_files_that_are_no_npz(refused: Cli, tiny: str) -> None:
+    Path("few.npz").write_text("nothing of the kind")
+    refused(f"train {tiny} --dataset npz:few.npz", r"few\.npz is no npz file, or a damaged one")
+
+
+COMMANDS = ["resume {}", "sample {} --out x.png", "interpolate {} --out x.npz"]
+ON_COMMANDS = pytest.mark.parametrize("command", COMMANDS)
+
+
+@ON_COMMANDS
+def test_folders_that_are_no_runs(refused: Cli, run: Path, command: str) -> None:
+    refused(command.format("nowhere"), r"no run folder nowhere: give the folder that snngan train named")
+    refused(command.format("run/config.json"), r"no run folder run/config\.json")
+    (run / "config.json").rename("away.json")
+    refused(command.format(run), r"run is no run folder: it has no config\.json")
+    (run / "config.json").write_text("{}")
+    refused(command.format(run), r"run/config\.json is not a run's configuration")
+    content = json.loads(Path("away.json").read_text())
+    content["plan"]["arch_options"]["colour"] = 1
+    (run / "config.json").write_text(json.dumps(content))
+    refused(command.format(run), "the run's plan is not one that this version reads: .*colour")
+
+
+@ON_COMMANDS
+def test_a_run_without_checkpoints(refused: Cli, run: Path, command: str) -> None:
+    (run / "checkpoints").rename("away")
+    refused(command.format(run), r"no checkpoint in run/checkpoints: the run stopped before it saved one; train again")
+    (run / "checkpoints").mkdir()
+    refused(command.format(run), "no checkpoint in run/checkpoints")
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}.pt"
+
+
+@ON_COMMANDS
+def test_all_checkpoints_damaged(refused: Cli, run: Path, command: str) -> None:
+    for step in (2, 4, 6):
+        content = checkpoint(run, step).read_bytes()
+        checkpoint(run, step).write_bytes(content[:-1])
+    notes = 0 if command.startswith("resume") else 3
+    refused(command.format(run), "no checkpoint in run/checkpoints is sound: all 3 are damaged", notes=notes)
+
+
+@ON_COMMANDS
+def test_a_truncated_newest_checkpoint_is_passed_over_with_a_warning(cli: Cli, run: Path, command: str) -> None:
+    checkpoint(run, 6).write_bytes(checkpoint(run, 6).read_bytes()[:1000])
+    said = cli(command.format(run))
+    expected = r"run/checkpoints/step-00000006\.pt is damaged \(its checksum does not match\): falling back to the .*"
+    warnings = [line for line in said.err.splitlines() if "damaged" in line]
+    assert len(warnings) == 1
+    assert re.fullmatch(expected, warnings[0])
+    if command.startswith("resume"):
+        assert said.out.startswith("resuming run at step 4 of 6")
+
+
+def tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, dict):
+        return [each for key in sorted(value, key=str) for each in tensors(value[key])]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def test_after_falling_back_the_run_ends_as_the_unbroken_one(cli: Cli, run: Path, finished: Path) -> None:
+    metrics = (run / "metrics.jsonl").read_text()
+    checkpoint(run, 6).write_bytes(checkpoint(run, 6).read_bytes()[:1000])
+    cli(f"resume {run}")
+    found, expected = (torch.load(checkpoint(path, 6), weights_only=True) for path in (run, finished))
+    assert len(tensors(expected)) > 50
+    assert all(torch.equal(a, b) for a, b in zip(tensors(found), tensors(expected), strict=True))
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [json.loads(line) for line in metrics.splitlines()]
+
+
+class Payload:
+    """Something that, once unpickled, has made the folder ``place``."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = str(place)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "plain"])
+@ON_COMMANDS
+def test_a_checkpoint_with_code_is_refused(refused: Cli, run: Path, tmp_path: Path, command: str, form: str) -> None:
+    path, content = checkpoint(run, 7), {"step": 7, "players": Payload(tmp_path / "trace")}
+    if form == "plain":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    message = r"run/checkpoints/step-00000007\.pt holds pickled code .* was not loaded; delete it to go on without"
+    refused(command.format(run), message)
+    path.with_name(path.name + ".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    refused(command.format(run), message)
+    assert not (tmp_path / "trace").exists()
+
+
+@ON_COMMANDS
+def test_another_run_s_checkpoint_is_refused(refused: Cli, run: Path, command: str) -> None:
+    content = json.loads((run / "config.json").read_text())
+    content["plan"]["arch_options"]["width"] = 17
+    content["plan"]["optimization"]["steps"] = 9
+    (run / "config.json").write_text(json.dumps(content))
+    notes = 0
+    refused(command.format(run), r"the checkpoint does not fit the run's config\.json", notes=notes)
+
+
+def test_other_data_than_the_run_began_with(refused: Cli, cli: Cli, tiny: str) -> None:
+    def save(count: int, size: int) -> None:
+        np.savez("few.npz", images=np.arange(count * size * size, dtype=np.uint8).reshape(count, 1, size, size))
+
+    save(60, 8)
+    cli(f"train {tiny} --dataset npz:few.npz --steps 2 --run-dir run")
+    save(60, 6)
+    refused("resume run --steps 4", r"npz:few\.npz now has images \(1, 6, 6\), the run was made for \(1, 8, 8\)")
+    Path("few.npz").unlink()
+    refused("resume run --steps 4", r"there is no file few\.npz")
+
+
+@pytest.mark.parametrize("command", ["sample", "interpolate"])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("nowhere/x.png", "--out nowhere/x.png: there is no folder /.*/nowhere"),
+        ("nowhere/folder", "--out nowhere/folder: there is no folder"),
+        ("x.jpg", r"--out takes a name ending in \.png or \.npz, or a folder, not x\.jpg"),
+        ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
+        ("full", "--out full is a folder with files in it; give a new or an empty one"),
+        ("full.png", "--out full.png is a folder; give a file name"),
+    ],
+)
+def test_targets(refused: Cli, finished: Path, command: str, out: str, message: str) -> None:
+    Path("file").write_text("mine")
+    for folder in ("full", "full.png"):
+        Path(folder).mkdir()
+        (Path(folder) / "mine").write_text("mine")
+    refused(f"{command} {finished} --out {out}", message)
+
+
+def test_a_diverging_run(cli: Cli, tiny: str) -> None:
+    """Twenty layers whose weights the first step at a rate of 10 makes 10, so that the squares overflow."""
+    options = "--objective lsgan --set discriminator_norm=none --set hidden_layers=20 --learning-rate 10"
+    said = cli(f"train {tiny} {options} --checkpoint-every 1 --steps 9 --run-dir run", 1)
+    last = said.err.splitlines()[-1]
+    assert re.fullmatch(
+        r"Error: step 1: the (generator|discriminator)'s (loss is (nan|inf)|weights are not finite, though .*);"
+        r" the checkpoints before it are kept\. Try a lower --learning-rate, or --set spectral_norm=true",
+        last,
+    )
+    assert sum(line.startswith("Error") for line in said.err.splitlines()) == 1
+    assert not Path("run/checkpoints").exists()
+
+
+def test_a_loss_that_is_not_a_number(refused: Cli, cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def loss(*args: Any) -> Tensor:
+        calls.append(None)
+        return args[-1].sum() * (float("nan") if len(calls) == 3 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NonSaturating, "generator_loss", loss)
+        said = cli(f"train {tiny} --objective gan --steps 9 --run-dir run", 1)
+    assert said.err.splitlines()[-1].startswith(
+        "Error: step 3: the generator's loss is nan; the checkpoints before it are kept"
+    )
+    assert checkpoint(Path("run"), 2).exists()
+    assert not checkpoint(Path("run"), 3).exists()
+    assert "trained 9 steps" in cli("resume run").out
+
+
+def test_names_with_blanks(cli: Cli, tiny: str) -> None:
+    said = cli([*f"train {tiny} --steps 1 --run-dir".split(), "my run"])
+    line = said.out.splitlines()[-1]
+    assert shlex.split(line) == ["snngan", "board", "my run"]

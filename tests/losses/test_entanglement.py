@@ -1,0 +1,124 @@
+"""The entanglement of two sets: its ends, its parts, and the loops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.snnl_loops import distances_loop, losses_at, mean_distance_loop, snnl_loop
+from torch import Tensor
+from torch.testing import assert_close
+
+from snngan import entanglement
+from snngan.losses.pairs import DISTANCES
+from snngan.losses.snnl import real_fake_pairs
+
+
+def cloud(count: int, seed: int, dims: int = 3) -> Tensor:
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("num_real", "num_fake"), [(200, 200), (200, 60), (30, 300)])
+def test_one_distribution_cannot_be_told_apart(num_real: int, num_fake: int) -> None:
+    result = entanglement(cloud(num_real, 0), cloud(num_fake, 1))
+    assert 0.97 < result.score <= 1
+    others = num_real + num_fake - 1  # by chance alone, an anchor's neighbours are of either kind by their numbers
+    assert result.real_anchors == pytest.approx(math.log(others / (num_real - 1)), rel=0.1)
+    assert result.fake_anchors == pytest.approx(math.log(others / (num_fake - 1)), rel=0.1)
+
+
+def test_far_apart_is_0() -> None:
+    result = entanglement(cloud(20, 0), cloud(30, 1) + 1000)
+    assert (result.score, result.value, result.real_anchors, result.fake_anchors) == (0, 0, 0, 0)
+    assert 0 < result.temperature < math.inf
+
+
+def test_the_score_falls_as_the_sets_part() -> None:
+    scores = [entanglement(cloud(100, 0), cloud(100, 1) + shift).score for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.97
+    assert scores[-1] < 0.05
+
+
+def test_sets_that_repel_are_at_an_infinite_temperature() -> None:
+    real, fake = torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [11.0]])
+    result = entanglement(real, fake)
+    assert result.score == 1
+    assert result.temperature == math.inf
+    assert result.value == pytest.approx(math.log(3))
+
+
+def test_all_points_alike() -> None:
+    result = entanglement(torch.ones(4, 3), torch.ones(6, 3))
+    assert result.score == 1
+    assert result.temperature == math.inf
+    assert result.real_anchors == pytest.approx(math.log(9 / 3))
+    assert result.fake_anchors == pytest.approx(math.log(9 / 5))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(("num_real", "num_fake", "shift"), [(8, 8, 1.5), (4, 11, 1.0), (12, 2, 0.5)])
+def test_every_figure_is_that_of_the_loops(num_real: int, num_fake: int, shift: float, distance: Any) -> None:
+    real, fake = cloud(num_real, 5), cloud(num_fake, 6) + shift
+    labels = torch.tensor([0] * num_real + [1] * num_fake)
+    result = entanglement(real, fake, distance)
+    distances = distances_loop(torch.cat([real, fake]), distance)
+    losses = torch.stack(list(snnl_loop(distances, labels, result.temperature).values()))
+    at_infinity = torch.stack(list(snnl_loop(distances, labels, math.inf).values())).mean()
+    found = torch.tensor([result.value, result.score, result.real_anchors, result.fake_anchors], dtype=torch.float64)
+    parts = [losses.mean(), losses.mean() / at_infinity, losses[:num_real].mean(), losses[num_real:].mean()]
+    assert_close(found, torch.stack(parts), rtol=1e-5, atol=1e-6)
+    matrix = torch.stack([torch.stack(row) for row in distances])
+    inverses = torch.logspace(-3, 4, 500, dtype=torch.float64) / mean_distance_loop(distances)
+    assert result.value <= losses_at(matrix, labels, inverses).min().item() + 1e-6
+
+
+def test_collapsed_points_see_only_themselves() -> None:
+    """A tight cloud amid the data: what is in it has its like for neighbours, and so have few of the others."""
+    wide, tight = cloud(100, 0), 0.1 * cloud(100, 2)
+    collapsed, scattered = entanglement(wide, tight), entanglement(tight, wide)
+    assert 0 < 10 * collapsed.fake_anchors < collapsed.real_anchors
+    assert (scattered.fake_anchors, scattered.real_anchors) == pytest.approx(
+        (collapsed.real_anchors, collapsed.fake_anchors)
+    )
+
+
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 1000), st.floats(0, 3))
+def test_the_score_lies_in_0_to_1(num_real: int, num_fake: int, seed: int, shift: float) -> None:
+    real, fake = cloud(num_real, seed, 2), cloud(num_fake, seed + 1, 2) + shift
+    result, swapped = entanglement(real, fake), entanglement(fake, real)
+    assert 0 <= result.score <= 1
+    assert result.value >= 0
+    assert result.temperature > 0
+    assert (swapped.score, swapped.value) == pytest.approx((result.score, result.value), rel=1e-5, abs=1e-6)
+    anchors = (num_real * result.real_anchors + num_fake * result.fake_anchors) / (num_real + num_fake)
+    assert anchors == pytest.approx(result.value, rel=1e-5, abs=1e-7)
+
+
+def test_images_and_gradients() -> None:
+    real, fake = cloud(6, 0, 12).view(6, 3, 2, 2), cloud(5, 1, 12).view(5, 3, 2, 2).requires_grad_()
+    assert entanglement(real, fake) == entanglement(real.flatten(1), fake.flatten(1))
+    assert fake.grad is None
+
+
+@pytest.mark.parametrize("scale", ["all", "real"])
+def test_relative_temperatures_are_of_all_or_of_the_real_points(scale: Any) -> None:
+    real, fake = cloud(6, 0), cloud(5, 1) + 4
+    pairs = real_fake_pairs(real, fake, scale=scale)
+    measured = torch.cat([real, fake]) if scale == "all" else real
+    assert pairs.scale.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
+    assert pairs.anchors.all()
+    assert pairs.same[:6, :6].sum() == 30
+    assert not pairs.same[:6, 6:].any()
+
+
+@pytest.mark.parametrize(
+    ("real", "fake"), [((1, 3), (5, 3)), ((5, 3), (0, 3)), ((5, 3), (5, 4)), ((5, 2, 2), (5, 4)), ((5, 4), (5, 2, 2))]
+)
+def test_sets_that_do_not_compare_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^entanglement takes two sets of at least 2 points of one shape, not .*\Z"):
+        entanglement(torch.zeros(real), torch.zeros(fake))

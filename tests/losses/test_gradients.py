@@ -1,0 +1,155 @@
+"""The loss's gradient: against the loops' autograd, against finite differences, and never a NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from reference.batches import NAMES, batch
+from reference.snnl_loops import distances_loop, log_odds_loop, mean_distance_loop, snnl_loop
+from torch import Tensor
+from torch.testing import assert_close
+
+from snngan import OptimalTemperature, RelativeTemperature, soft_nearest_neighbor_loss
+from snngan.losses.pairs import DISTANCES, log_odds, pairs_of
+from snngan.losses.snnl import real_fake_pairs
+from snngan.losses.temperature import TemperatureLike, as_temperature
+
+FACTORS = [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6]
+DTYPES = [torch.float32, torch.float64]
+
+
+def gradient(points: Tensor, labels: Tensor, temperature: TemperatureLike, distance: Any = "sqeuclidean") -> Tensor:
+    """Return the gradient of the mean loss by a copy of ``points``."""
+    leaf = points.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(soft_nearest_neighbor_loss(leaf, labels, temperature, distance), leaf)
+    return slope
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_that_of_the_loops(name: str, distance: Any) -> None:
+    points, labels = batch(name)
+    leaf = points.double().requires_grad_()
+    distances = distances_loop(leaf, distance)
+    mean = mean_distance_loop(distances)
+    for factor in FACTORS:
+        losses = list(snnl_loop(distances, labels, factor * mean).values())
+        expected = torch.zeros_like(leaf)
+        if losses:
+            (expected,) = torch.autograd.grad(torch.stack(losses).mean(), leaf, retain_graph=True)
+        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centred points;
+        # unit vectors are not centred.
+        radius = (points - points.mean(0)).norm(dim=1).max().item() if distance == "sqeuclidean" else 1.0
+        length = points.norm(dim=1).min().item() if distance == "cosine" else 1.0
+        # In float64 torch's softplus, which has slope 1 above 20, leaves out 2e-9.
+        for dtype, digits in ((torch.float32, 1e-7), (torch.float64, 1e-10)):
+            found = gradient(points.to(dtype), labels, factor * mean, distance)
+            assert found.dtype == dtype
+            assert found.isfinite().all()
+            tolerance = 20 * digits * expected.abs().max().item() + digits * radius / (factor * mean * length)
+            if distance == "cosine":  # distances of unit vectors round by 1e-16, which 1/T magnifies
+                tolerance += 1e-15 / (factor * mean) * expected.abs().max().item()
+            assert (found.double() - expected).abs().max().item() <= tolerance, f"{dtype}, T = {factor} x mean"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_finite_at_any_temperature(name: str, distance: Any, dtype: torch.dtype) -> None:
+    points, labels = batch(name)
+    rules: list[TemperatureLike] = [1e-20, 1e-6, 1.0, 1e9, math.inf, "optimal", "learned"]
+    for rule in rules + [RelativeTemperature(factor) for factor in (1e-12, 1e-9, 1e-3, math.inf)]:
+        assert gradient(points.to(dtype), labels, rule, distance).isfinite().all(), rule
+
+
+def test_very_cold_gradient_points_away_from_the_nearest_stranger() -> None:
+    """At T near 0 each anchor has one term left, d(nearest of its class) - d(nearest stranger), over T."""
+    points, labels = torch.tensor([[0.0], [1.0], [1.5], [50.0]]), torch.tensor([0, 1, 0, 1])
+    distances = [(0, 2, 1), (1, 3, 2), (2, 0, 1), (3, 1, 2)]  # anchor, its nearest partner, its nearest stranger
+    leaf = points.double().requires_grad_()
+    margins = [(leaf[a] - leaf[p]).square() - (leaf[a] - leaf[s]).square() for a, p, s in distances]
+    (expected,) = torch.autograd.grad(torch.cat(margins).clamp_min(0).mean(), leaf)
+    for temperature in (1e-4, 1e-8, 1e-12):
+        found = gradient(points, labels, temperature)
+        assert_close(found.double() * temperature, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("name", ["random", "singletons", "separable", "duplicated"])
+def test_fixed_temperature_passes_gradcheck(name: str, distance: Any, reduction: Any) -> None:
+    points, labels = batch(name)
+    leaf = points[:9].double().requires_grad_()
+    mean = pairs_of(leaf, labels[:9], distance).scale.item()
+    for factor in (0.1, 2.0):
+        check = torch.autograd.gradcheck(
+            lambda x, t=factor * mean: soft_nearest_neighbor_loss(x, labels[:9], t, distance, reduction), leaf
+        )
+        assert check
+
+
+def overlapping(distance: Any) -> tuple[Tensor, Tensor]:
+    """Return points whose loss has its minimum at a finite T above 0, as gradcheck of that minimum needs."""
+    labels = torch.arange(10) % 2
+    points = torch.randn(10, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    points = points + 1.5 * labels[:, None]
+    inverse = OptimalTemperature()(pairs_of(points, labels, distance))
+    assert 0 < inverse.item() < 1e3
+    assert soft_nearest_neighbor_loss(points, labels, "optimal", distance) > 0.1
+    return points.requires_grad_(), labels
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_optimal_temperature_passes_gradcheck(distance: Any, reduction: Any) -> None:
+    """By the envelope theorem: the optimal T moves with the points, and yet adds nothing to the slope."""
+    points, labels = overlapping(distance)
+    assert torch.autograd.gradcheck(
+        lambda x: soft_nearest_neighbor_loss(x, labels, "optimal", distance, reduction), points
+    )
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_relative_temperature_carries_no_gradient(distance: Any) -> None:
+    points, labels = overlapping(distance)
+    mean = pairs_of(points, labels, distance).scale.item()
+    for factor in (0.1, 1.0):
+        found = gradient(points.detach(), labels, RelativeTemperature(factor), distance)
+        assert_close(found, gradient(points.detach(), labels, factor * mean, distance), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_log_odds_are_those_of_the_loops(distance: Any) -> None:
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(5, 3, generator=rng), torch.randn(7, 3, generator=rng) + 1
+    labels = torch.tensor([0] * 5 + [1] * 7)
+    weights = torch.randn(2, 12, generator=rng, dtype=torch.float64)
+    results = []
+    for dtype in DTYPES:
+        leaves = [x.to(dtype, copy=True).requires_grad_() for x in (real, fake)]
+        pairs = real_fake_pairs(*leaves, distance)
+        odds = log_odds(pairs, torch.tensor([0.5, 3.0], dtype=torch.float64))
+        slopes = torch.autograd.grad((odds * weights).sum(), leaves)
+        results.append((odds.detach(), torch.cat(slopes).double()))
+    leaf = torch.cat([real, fake]).double().requires_grad_()
+    distances = distances_loop(leaf, distance)
+    expected = torch.stack(
+        [torch.stack(list(log_odds_loop(distances, labels, 1 / inverse).values())) for inverse in (0.5, 3.0)]
+    )
+    (slope,) = torch.autograd.grad((expected * weights).sum(), leaf)
+    for (odds, found), tolerance in zip(results, (1e-5, 1e-11), strict=True):
+        assert_close(odds, expected.detach(), rtol=tolerance, atol=tolerance)
+        assert_close(found, slope, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", [1.0, "optimal", RelativeTemperature(0.1)], ids=["1", "optimal", "relative"])
+def test_second_derivatives_are_refused(rule: TemperatureLike) -> None:
+    points, labels = batch("random")
+    leaf = points.requires_grad_()
+    loss = soft_nearest_neighbor_loss(leaf, labels, as_temperature(rule))
+    (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()

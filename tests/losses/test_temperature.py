@@ -1,0 +1,237 @@
+"""The rules that choose T: their formulas, what they remember, and the texts and numbers that they are made from."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.batches import batch
+from reference.snnl_loops import losses_at
+from torch import Tensor
+from torch.testing import assert_close
+
+from snngan import (
+    AnnealedTemperature,
+    FixedTemperature,
+    LearnedTemperature,
+    OptimalTemperature,
+    RelativeTemperature,
+    SoftNearestNeighborLoss,
+    soft_nearest_neighbor_loss,
+)
+from snngan.losses.pairs import Pairs, pairs_of
+from snngan.losses.temperature import Temperature, as_temperature, parse_temperature
+
+POINTS = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)
+LABELS = torch.tensor([0, 0, 1, 1])
+PAIRS = pairs_of(POINTS, LABELS)
+MEAN = (1 + 9 + 4.5**2 + 4 + 3.5**2 + 1.5**2) / 6
+RULES = [
+    FixedTemperature(2.0), RelativeTemperature(0.1, 1.0), AnnealedTemperature(1.0), LearnedTemperature(),
+    OptimalTemperature(),
+]  # fmt: skip
+ALIKE = pairs_of(torch.ones(4, 2), LABELS)
+
+
+def inverse(*temperatures: float) -> Tensor:
+    return 1 / torch.tensor(temperatures, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_every_rule_gives_finite_inverses_without_gradient(rule: Temperature) -> None:
+    for pairs in (PAIRS, ALIKE, pairs_of(POINTS.clone().requires_grad_(), LABELS), pairs_of(POINTS, LABELS * 0)):
+        found = copy.deepcopy(rule)(pairs)
+        assert found.dtype == torch.float64
+        assert found.dim() == 1
+        assert len(found) >= 1
+        assert not found.requires_grad
+        assert (found >= 0).all()
+        assert found.isfinite().all()
+
+
+def test_fixed() -> None:
+    assert_close(FixedTemperature(4.0)(PAIRS), inverse(4.0))
+    assert_close(FixedTemperature(math.inf)(PAIRS), inverse(math.inf))
+
+
+def test_relative() -> None:
+    assert_close(PAIRS.scale, torch.tensor(MEAN, dtype=torch.float64))
+    assert_close(RelativeTemperature(0.1)(PAIRS), inverse(0.1 * MEAN), rtol=1e-14, atol=0)
+    assert_close(RelativeTemperature(0.5, math.inf)(PAIRS), inverse(0.5 * MEAN, math.inf), rtol=1e-14, atol=0)
+    with pytest.raises(ValueError, match="at least one factor"):
+        RelativeTemperature()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_several_factors_give_the_mean_of_their_losses(reduction: Any) -> None:
+    points, labels = batch("singletons")
+    factors = (0.03, 0.1, 1.0)
+    losses = [soft_nearest_neighbor_loss(points, labels, RelativeTemperature(f), reduction=reduction) for f in factors]
+    mixed = soft_nearest_neighbor_loss(points, labels, RelativeTemperature(*factors), reduction=reduction)
+    assert_close(mixed, torch.stack(losses).mean(0))
+
+
+class TestAnnealed:
+    def test_formula(self) -> None:
+        rule = AnnealedTemperature(2.0, period=4.0, power=0.5)
+        for evaluations in range(5):
+            assert_close(rule(PAIRS), inverse(2.0 / (1 + evaluations / 4) ** 0.5 * MEAN))
+        absolute = AnnealedTemperature(2.0, final=1.5, period=4.0, power=0.5, relative=False)
+        found = torch.cat([absolute(PAIRS) for _ in range(10)])
+        expected = [max(1.5, 2.0 / (1 + k / 4) ** 0.5) for k in range(10)]
+        assert_close(found, inverse(*expected))
+        assert expected[-1] == 1.5 < expected[1]
+
+    def test_only_training_counts(self) -> None:
+        rule = AnnealedTemperature(1.0).eval()
+        assert_close(rule(PAIRS), rule(PAIRS), rtol=0, atol=0)
+        assert int(rule.evaluations) == 0
+        rule.train()
+        assert rule(PAIRS) < rule(PAIRS)
+        assert int(rule.evaluations) == 2
+
+    def test_state_round_trip(self) -> None:
+        rule, other = AnnealedTemperature(1.0), AnnealedTemperature(1.0)
+        for _ in range(7):
+            rule(PAIRS)
+        other.load_state_dict(rule.state_dict())
+        assert_close(other(PAIRS), rule(PAIRS), rtol=0, atol=0)
+        assert int(other.evaluations) == 8
+
+
+class TestLearned:
+    def test_first_temperature(self) -> None:
+        assert_close(LearnedTemperature(0.3)(PAIRS), inverse(0.3 * MEAN))
+        assert_close(LearnedTemperature(0.3).eval()(PAIRS), inverse(0.3 * MEAN))
+
+    @pytest.mark.parametrize("name", ["random", "sparse", "heavy_tailed", "outlier", "separable", "one_class"])
+    @pytest.mark.parametrize("initial", [0.01, 0.1, 1.0, 30.0])
+    def test_one_step_an_evaluation_downhill(self, name: str, initial: float) -> None:
+        points, labels = batch(name)
+        pairs = pairs_of(points.double(), labels)
+        rule = LearnedTemperature(initial, step=0.05)
+        before, after = rule(pairs), rule(pairs)
+        around = before * torch.exp(torch.tensor([-1e-4, 1e-4], dtype=torch.float64))
+        low, high = losses_at(pairs.distances, labels, around)
+        slope = (high - low) / 2e-4
+        assert_close((after / before).log()[0], -0.05 * slope.clamp(-1, 1), rtol=1e-4, atol=1e-8)
+        value = losses_at(pairs.distances, labels, torch.cat([before, after]))
+        assert value[1] < value[0] if abs(slope) > 1e-3 else value[1] <= value[0] + 1e-9
+
+    @pytest.mark.parametrize("initial", [0.05, 1.0, 10.0])
+    def test_repeated_on_one_batch_it_ends_in_a_minimum(self, initial: float) -> None:
+        points, labels = batch("singletons")
+        pairs = pairs_of(points.double() + 2 * (labels == 0)[:, None], labels)
+        rule = LearnedTemperature(initial)
+        for _ in range(1500):
+            reached = rule(pairs)
+        around = reached * torch.tensor([0.98, 1.0, 1.02], dtype=torch.float64)
+        cold, there, warm = losses_at(pairs.distances, labels, around)
+        assert there < cold
+        assert there < warm
+
+    def test_it_stays_in_its_bounds(self) -> None:
+        separate = pairs_of(*batch("separable"))
+        rule = LearnedTemperature(1.0, step=1.0, low=0.5, high=2.0)
+        found = torch.cat([rule(separate) for _ in range(50)]) * separate.scale
+        assert_close(found[-1].item(), 2.0) and (found >= 0.5).all()
+        repelling = pairs_of(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), torch.tensor([0, 1, 0, 1]))
+        rule = LearnedTemperature(1.0, step=1.0, low=0.5, high=2.0)
+        found = torch.cat([rule(repelling) for _ in range(50)]) * repelling.scale
+        assert_close(found[-1].item(), 0.5)
+        # The bounds are the next batch's own.
+        larger = pairs_of(torch.tensor([[0.0], [100.0], [1000.0], [1100.0]]), torch.tensor([0, 1, 0, 1]))
+        assert 0.5 - 1e-9 <= rule(larger).item() * larger.scale.item() <= 2.0 + 1e-9
+
+    def test_evaluation_mode_changes_nothing(self) -> None:
+        rule = LearnedTemperature(1.0)
+        rule(PAIRS)
+        rule.eval()
+        state = copy.deepcopy(rule.state_dict())
+        assert_close(rule(PAIRS), rule(PAIRS), rtol=0, atol=0)
+        assert_close(rule.state_dict(), state, rtol=0, atol=0)
+
+    def test_state_round_trip_through_the_module(self) -> None:
+        points, labels = batch("random")
+        criterion, other = (SoftNearestNeighborLoss("learned") for _ in range(2))
+        for _ in range(5):
+            criterion(points, labels)
+        other.load_state_dict(criterion.state_dict())
+        for _ in range(3):
+            assert_close(other(points, labels), criterion(points, labels), rtol=0, atol=0)
+        assert criterion(points, labels) < SoftNearestNeighborLoss("learned")(points, labels)
+
+    @pytest.mark.parametrize(
+        "options", [{"initial": 0.0}, {"step": -1.0}, {"low": 0.0}, {"low": 2.0, "high": 1.0}, {"high": math.nan}]
+    )
+    def test_bad_options(self, options: dict[str, float]) -> None:
+        with pytest.raises(ValueError, match="must be"):
+            LearnedTemperature(**options)
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
+def test_relative_rules_follow_the_data(factor: float, size: float) -> None:
+    larger = pairs_of(POINTS * size, LABELS)
+    for kind in (RelativeTemperature, AnnealedTemperature):
+        assert_close(kind(factor)(larger) * size**2, kind(factor)(PAIRS), rtol=1e-9, atol=0)
+
+
+def absolute_of(rule: Temperature, pairs: Pairs = PAIRS) -> list[float]:
+    return (1 / rule(pairs)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "temperatures"),
+    [
+        ("0.1", RelativeTemperature, [0.1 * MEAN]),
+        ("1e-2", RelativeTemperature, [0.01 * MEAN]),
+        ("inf", RelativeTemperature, [math.inf]),
+        ("0.05+0.2", RelativeTemperature, [0.05 * MEAN, 0.2 * MEAN]),
+        ("absolute:50", FixedTemperature, [50.0]),
+        ("annealed:2", AnnealedTemperature, [2 * MEAN]),
+        ("learned:0.3", LearnedTemperature, [0.3 * MEAN]),
+        ("learned", LearnedTemperature, [MEAN]),
+        ("optimal", OptimalTemperature, None),
+    ],
+)
+def test_texts(text: str, kind: type[Temperature], temperatures: list[float] | None) -> None:
+    rule = parse_temperature(text)
+    assert type(rule) is kind
+    if temperatures is not None:
+        assert absolute_of(rule) == pytest.approx(temperatures)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "warm", "0", "-1", "nan", "0.1+", "0.1+0", "0.1,0.2", "absolute", "absolute:", "absolute:0",
+     "absolute:1+2", "annealed:-1", "learned:x", "learned:1:2", "optimal:1", "Optimal"],
+)  # fmt: skip
+def test_texts_that_mean_nothing(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^temperature takes .* absolute:T, .* or optimal, not .*\Z") as caught:
+        parse_temperature(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_as_temperature() -> None:
+    rule = RelativeTemperature(0.1)
+    assert as_temperature(rule) is rule
+    assert absolute_of(as_temperature(3)) == [3.0]
+    assert absolute_of(as_temperature(math.inf)) == [math.inf]
+    assert type(as_temperature("learned")) is LearnedTemperature
+    assert type(as_temperature("optimal")) is OptimalTemperature
+    wrong: list[Any] = ["0.1", "optimum", 0, -1.0, math.nan, None, [1.0]]
+    for value in wrong:
+        with pytest.raises(ValueError, match=r"^temperature must be .* not .*\Z"):
+            as_temperature(value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("kind", [FixedTemperature, RelativeTemperature, AnnealedTemperature, LearnedTemperature])
+def test_temperatures_must_be_above_0(kind: Any, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"temperature must be above 0, not {value}"):
+        kind(value)

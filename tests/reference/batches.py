@@ -1,0 +1,86 @@
+"""Labelled batches that a loss of distances may trip over, each small enough for the loops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COUNT = 14
+
+
+def _random(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(COUNT, 5, generator=rng), torch.arange(COUNT) % 3
+
+
+def _duplicated(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Every point is there several times, under several labels."""
+    points, labels = _random(rng)
+    return points[torch.arange(COUNT) // 4], labels
+
+
+def _duplicated_in_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each class is one point, so that the loss nears 0 as T does."""
+    points, labels = _random(rng)
+    return points[labels], labels
+
+
+def _near_duplicates(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Duplicates that differ in the last digits of float32."""
+    points, labels = _duplicated(rng)
+    return points + 1e-6 * torch.randn(COUNT, 5, generator=rng), labels
+
+
+def _one_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(COUNT, 5, generator=rng), torch.full((COUNT,), 7)
+
+
+def _singletons(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of the points are alone in their class."""
+    half = COUNT // 2
+    return torch.randn(COUNT, 5, generator=rng), torch.cat([torch.arange(half) + 10, torch.arange(half) % 2])
+
+
+def _no_anchor(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(COUNT, 5, generator=rng), torch.arange(COUNT)
+
+
+def _sparse(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As many dimensions as MNIST has pixels, a fifth of them above 0."""
+    ink = torch.rand(COUNT, 784, generator=rng) * (torch.rand(COUNT, 784, generator=rng) < 0.2)
+    return ink, torch.arange(COUNT) % 3
+
+
+def _far(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Far from the origin, where Gram matrices of points that are not centred lose every digit."""
+    points, labels = _random(rng)
+    return points + 1e4, labels
+
+
+def _heavy_tailed(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    points, labels = _random(rng)
+    return points.sign() * (2 * points).abs().exp(), labels
+
+
+def _separable(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    points, labels = _random(rng)
+    return points + 100 * labels[:, None], labels
+
+
+def _outlier(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    points, labels = _random(rng)
+    return points * torch.where(torch.arange(COUNT) == 0, 1e3, 1.0)[:, None], labels
+
+
+_MAKERS = {
+    maker.__name__.removeprefix("_"): maker
+    for maker in (
+        _random, _duplicated, _duplicated_in_class, _near_duplicates, _one_class, _singletons, _no_anchor, _sparse,
+        _far, _heavy_tailed, _separable, _outlier,
+    )
+}  # fmt: skip
+NAMES = tuple(_MAKERS)
+
+
+def batch(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the points (N, D) float32 and labels (N,) of a named kind of batch."""
+    return _MAKERS[name](torch.Generator().manual_seed(seed))

@@ -1,0 +1,157 @@
+"""The house's one rule of layout: imports point down only, and the outermost layer costs no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import snngan
+
+ROOT = Path(snngan.__file__).parent
+LAYERS = [
+    {"registry", "config", "version"},
+    {"losses"},
+    {"data", "models"},
+    {"objectives"},
+    {"training"},
+    {"evaluation", "robustness"},
+    {"experiments"},
+    {"cli"},
+]
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+OUTSIDE = {"__init__", "__main__"}
+"""The public face, which names what lies below it, and the way in."""
+
+
+def layer_of(path: Path) -> str:
+    """Return the name right under ``snngan`` that a file belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if layer_of(path) not in OUTSIDE]
+
+
+def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything a module of ``package`` imports, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            home = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{home}.{alias.name}") for alias in node.names)
+
+
+def upward(source: str, package: str, rank: int) -> list[str]:
+    """Return what a module of that package and rank imports from above itself, as ``line: name``."""
+    found = []
+    for line, name in imported(ast.parse(source), package):
+        top, _, rest = name.partition(".")
+        layer = rest.partition(".")[0]
+        if top == "snngan" and RANKS.get(layer, len(LAYERS)) > rank:  # what has no rank is the public face
+            found.append(f"{line}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    layer = layer_of(path)
+    assert layer in RANKS, f"snngan.{layer} is new: give it its place in LAYERS"
+    package = ".".join(["snngan", *path.relative_to(ROOT).parent.parts])
+    found = upward(path.read_text(encoding="utf-8"), package, RANKS[layer])
+    assert not found, f"{path.relative_to(ROOT)} imports from a layer above its own: {found}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import snngan.training.gan",
+        "import torch, snngan.cli as cli",
+        "from snngan.objectives import OBJECTIVES",
+        "from snngan import training",
+        "from snngan import load_generator",
+        "import snngan",
+        "from ..training import plan",
+        "from .. import cli",
+        "def late() -> None:\n    from snngan.evaluation import frechet",
+    ],
+)
+def test_an_upward_import_is_seen(line: str) -> None:
+    assert upward(line, "snngan.models", RANKS["models"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch",
+        "from snngan.losses.snnl import entanglement",
+        "from snngan.models.layers import feature_norm",
+        "from .layers import feature_norm",
+        "from . import layers",
+        "from ..registry import Registry",
+        "from snngan import registry",
+        "from snngan.version import __version__",
+        "from snnganother import training",
+    ],
+)
+def test_a_downward_import_passes(line: str) -> None:
+    assert not upward(line, "snngan.models", RANKS["models"])
+
+
+def test_there_are_files_to_look_at() -> None:
+    assert {layer_of(path) for path in FILES} >= {"losses", "data", "models", "objectives", "training", "cli"}
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = "print([name for name in ('torch', 'numpy', 'sklearn', 'tensorboard') if name in sys.modules])"
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    assert run(f"import sys, snngan; snngan.__version__; dir(snngan); {HEAVY}").split() == ["[]"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["-h"]])
+def test_help_and_version_import_no_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from snngan.cli import main
+try:
+    main({arguments!r})
+except SystemExit as error:
+    assert not error.code, error.code
+{HEAVY}
+"""
+    assert run(code).splitlines()[-1] == "[]"
+
+
+def test_every_public_name_resolves() -> None:
+    assert snngan.__all__ == sorted(snngan.__all__)
+    assert dir(snngan) == snngan.__all__
+    for name in snngan.__all__:
+        value = getattr(snngan, name)
+        assert name == "__version__" or value.__name__ == name
+        assert name == "__version__" or value.__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        snngan.nothing  # noqa: B018
+
+
+def test_what_type_checkers_see_is_what_there_is() -> None:
+    """The names imported for type checkers are the public ones, from where they are loaded."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {name for block in blocks for _, name in imported(ast.Module(block.body, []), "snngan")}
+    assert {name.rpartition(".")[2] for name in seen} == set(snngan.__all__) - {"__version__"}
+    for name in seen:
+        module, _, attribute = name.rpartition(".")
+        assert getattr(importlib.import_module(module), attribute) is getattr(snngan, attribute)

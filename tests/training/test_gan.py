@@ -1,0 +1,292 @@
+"""The training loop: stopped and resumed it is the unbroken run, bit for bit; what is not finite stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from snngan.config import Plan
+from snngan.data import Dataset
+from snngan.objectives import OBJECTIVES, NonSaturating, PixelEntanglement
+from snngan.training.checkpoint import CheckpointError, load_newest
+from snngan.training.gan import DivergedError, Gauge, LossWatch, check_weights, train_gan
+from snngan.training.players import build_players
+from snngan.training.runlog import RunFolder
+
+CPU = torch.device("cpu")
+GAMES = [(name, ()) for name in OBJECTIVES.names()] + [
+    ("snnl-pixel", ("temperature=learned:0.5",)),
+    ("snnl-pixel", ("temperature=annealed:1",)),
+    ("snnl-pixel", ("temperature=optimal", "form=literal")),
+    ("snnl-projected", ("temperature=learned:1", "discriminator_norm=batch")),
+    ("snnl-projected", ("temperature=annealed:2", "optimizer=rmsprop")),
+    ("gan", ("discriminator_steps=3", "spectral_norm=true")),
+]
+ON_GAMES = pytest.mark.parametrize(
+    ("objective", "settings"), GAMES, ids=[" ".join((name, *settings)) for name, settings in GAMES]
+)
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Return where two states differ in any bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        missing = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
+        return missing + [line for key in a.keys() & b.keys() for line in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in differences(x, y, f"{path}/{i}")]
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if type(a) is type(b) and a == b else [path]
+
+
+def state_of(run: RunFolder) -> dict[str, Any]:
+    return load_newest(run.checkpoints, pytest.fail)
+
+
+def metrics(run: RunFolder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def stop_after(step: int) -> Callable[[], bool]:
+    calls: list[None] = []
+
+    def should_stop() -> bool:
+        calls.append(None)
+        return len(calls) >= step
+
+    return should_stop
+
+
+@ON_GAMES
+def test_a_run_stopped_and_resumed_is_the_unbroken_one(
+    run_of: Callable[..., RunFolder], dataset: Dataset, objective: str, settings: tuple[str, ...]
+) -> None:
+    """Stopped at step 3, then killed after step 5 with its last checkpoint at 4; an epoch is 4 batches."""
+    unbroken = run_of("unbroken", *settings, objective=objective, steps=7)
+    assert train_gan(unbroken, dataset, CPU).finished
+    broken = run_of("broken", *settings, objective=objective, steps=7)
+    outcome = train_gan(broken, dataset, CPU, should_stop=stop_after(3))
+    assert (outcome.step, outcome.finished) == (3, False)
+    torch.manual_seed(99)  # another process has other global generators
+    train_gan(RunFolder.open(broken.path), dataset, CPU, resume=True, should_stop=stop_after(2))
+    (broken.checkpoints / "step-00000005.pt").unlink()
+    torch.manual_seed(98)
+    outcome = train_gan(RunFolder.open(broken.path), dataset, CPU, resume=True)
+    assert (outcome.step, outcome.finished) == (7, True)
+    assert state_of(unbroken)["step"] == 7
+    assert differences(state_of(unbroken), state_of(broken)) == []
+    assert metrics(broken) == metrics(unbroken)
+    assert [line["step"] for line in metrics(broken)] == list(range(8))
+    for picture in sorted(unbroken.samples.iterdir()):
+        assert (broken.samples / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_the_states_of_other_runs_differ(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+    """The comparison above sees what it should."""
+    states = []
+    for name, options in {"a": {}, "b": {"seed": 1}, "c": {"steps": 5}}.items():
+        run = run_of(name, objective="gan", **options)
+        train_gan(run, dataset, CPU)
+        states.append(state_of(run))
+    for other in states[1:]:
+        found = " ".join(differences(states[0], other))
+        for part in ("generator/", "averaged/", "discriminator/", "generator_optimizer/", "noise", "batches/"):
+            assert part in found
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.names())
+def test_every_network_that_takes_part_learns(
+    run_of: Callable[..., RunFolder], dataset: Dataset, objective: str
+) -> None:
+    run = run_of("run", objective=objective, steps=2)
+    train_gan(run, dataset, CPU)
+    fresh, trained = build_players(run.plan, CPU).state_dict(), state_of(run)["players"]
+    for network in {"generator", "averaged", "discriminator"} & fresh.keys():
+        assert differences(fresh[network], trained[network])
+
+
+def test_more_steps(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+    long, short = run_of("long", objective="hinge", steps=6), run_of("short", objective="hinge", steps=4)
+    train_gan(long, dataset, CPU)
+    train_gan(short, dataset, CPU)
+    again = RunFolder.open(short.path)
+    again.set_steps(6)
+    train_gan(again, dataset, CPU, resume=True)
+    assert differences(state_of(long), state_of(short)) == []
+
+
+def test_resuming_needs_a_checkpoint_and_the_same_data(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        train_gan(run_of("new"), dataset, CPU, resume=True)
+    run = run_of("run")
+    train_gan(run, dataset, CPU)
+    fewer = Dataset(dataset.name, dataset.train_images[:-1], None, dataset.test_images, None)
+    with pytest.raises(ValueError, match="has 63 training images, but had 64"):
+        train_gan(run, fewer, CPU, resume=True)
+
+
+def test_the_intervals(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+    run = run_of("run", steps=7, track_every=3, sample_every=4, checkpoint_every=5)
+    reported: list[int] = []
+    outcome = train_gan(run, dataset, CPU, report=lambda step, scalars: reported.append(step))
+    assert reported == list(range(1, 8))
+    assert [line["step"] for line in metrics(run)] == [0, 3, 6, 7]
+    assert sorted(path.name for path in run.samples.iterdir()) == [f"step-{step:08d}.png" for step in (0, 4, 7)]
+    assert sorted(path.name for path in run.checkpoints.glob("*.pt")) == ["step-00000005.pt", "step-00000007.pt"]
+    assert outcome.scalars == {key: value for key, value in metrics(run)[-1].items() if key != "step"}
+    assert 0 < outcome.tracking_seconds < outcome.seconds
+
+
+def test_a_stop_at_the_last_step_is_an_end(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+    assert train_gan(run_of("run", steps=3), dataset, CPU, should_stop=stop_after(3)).finished
+
+
+@pytest.mark.parametrize("player", ["generator", "discriminator"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, player: str, value: float
+) -> None:
+    run = run_of("run", objective="gan", steps=20)
+    normal, calls = getattr(NonSaturating, f"{player}_loss"), []
+
+    def breaks_at_step_5(*args: Any) -> Tensor:
+        calls.append(None)
+        loss: Tensor = normal(*args)
+        return loss + value if len(calls) == 5 else loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NonSaturating, f"{player}_loss", breaks_at_step_5)
+        with pytest.raises(DivergedError, match=f"step 5: the {player}'s loss is {value}; the checkpoints before"):
+            train_gan(run, dataset, CPU)
+    state = state_of(run)
+    assert state["step"] == 4
+    assert all(bool(part.isfinite().all()) for part in state["players"]["generator"].values())
+    assert [line["step"] for line in metrics(run)] == [0, 1, 2, 3, 4]
+    assert train_gan(RunFolder.open(run.path), dataset, CPU, resume=True).finished
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
+    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of("run", steps=20)
+    normal, calls = PixelEntanglement.generator_loss, []
+
+    def breaks_at_step_4(self: PixelEntanglement, discriminator: None, real: Tensor, fake: Tensor) -> Tensor:
+        calls.append(None)
+        loss = normal(self, discriminator, real, fake)
+        return loss + (fake - fake).sum().sqrt() if len(calls) == 4 else loss
+
+    monkeypatch.setattr(PixelEntanglement, "generator_loss", breaks_at_step_4)
+    with pytest.raises(DivergedError, match="step 4: the generator's weights are not finite, though its loss was; the"):
+        train_gan(run, dataset, CPU)
+    assert state_of(run)["step"] == 2
+    assert [line["step"] for line in metrics(run)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_weights_that_are_not_finite_are_named(plan_of: Callable[..., Plan], name: str) -> None:
+    players = build_players(plan_of(objective="gan"), CPU)
+    check_weights(3, players)
+    with torch.no_grad():
+        list(getattr(players, name).parameters())[-1][0] = math.inf
+    with pytest.raises(DivergedError, match=f"step 3: the {name}'s weights"):
+        check_weights(3, players)
+
+
+def test_the_watch_remembers_until_it_is_asked() -> None:
+    watch = LossWatch(check_every=50)
+    watch.note(1, "generator", torch.tensor(1.5))
+    watch.note(2, "generator", torch.tensor(2.5))
+    watch.note(2, "discriminator", torch.tensor(0.5, requires_grad=True))
+    assert watch.check() == {"loss/generator": 2.5, "loss/discriminator": 0.5}
+    assert watch.check() == {}
+    watch.note(7, "generator", torch.tensor(math.nan))
+    watch.note(8, "discriminator", torch.tensor(math.inf))
+    with pytest.raises(DivergedError, match=r"^step 7: the generator's loss is nan; "):
+        watch.check()
+
+
+def everything(players: Any) -> dict[str, Any]:
+    """Return the players' state, their modes, and every generator that a reading could draw from."""
+    networks = [players.generator, players.averaged, players.discriminator]
+    return {
+        "players": {
+            part: {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+            for part, state in players.state_dict().items()
+        },
+        "modes": [module.training for network in networks if network for module in network.modules()],
+        "grads": [p.requires_grad for network in networks if network for p in network.parameters()],
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "python": repr(random.getstate()),
+    }
+
+
+@pytest.mark.parametrize("objective", ["snnl-pixel", "gan", "snnl-projected", "mmd"])
+def test_readings_change_nothing_and_repeat(
+    plan_of: Callable[..., Plan], run_of: Callable[..., RunFolder], dataset: Dataset, objective: str
+) -> None:
+    plan = plan_of("spectral_norm=true", "discriminator_norm=batch", "generator_norm=batch", objective=objective)
+    players = build_players(plan, CPU)
+    gauge = Gauge(players, dataset, plan, CPU)
+    before = everything(players)
+    first, samples = gauge.read(), gauge.samples()
+    gauge.show_projection(run_of("run"), 1)
+    assert differences(before, everything(players)) == []
+    assert gauge.read() == first
+    assert torch.equal(gauge.samples(), samples)
+    again = Gauge(players, dataset, plan, CPU)
+    assert again.read() == first
+    assert ("entanglement/projection" in first) == (objective in ("snnl-projected", "mmd"))
+
+
+def test_a_reading_is_the_entanglement_of_held_out_and_synthetic_images(
+    plan_of: Callable[..., Plan], dataset: Dataset
+) -> None:
+    class Memory(nn.Module):
+        """A generator that gives the held-out images."""
+
+        def forward(self, latents: Tensor) -> Tensor:
+            return gauge.real[torch.arange(len(latents)) % len(gauge.real)]
+
+    plan = plan_of()
+    players = build_players(plan, CPU)
+    gauge = Gauge(players, dataset, plan, CPU)
+    held_out = dataset.test_images.float() / 127.5 - 1
+    assert_close(gauge.real.flatten(1).sort(dim=0).values, held_out.flatten(1).sort(dim=0).values)
+    far = gauge.read()
+    players.averaged = Memory()
+    near = gauge.read()
+    assert near["entanglement/input_score"] > 0.9 > far["entanglement/input_score"]
+    for scalars in (near, far):
+        anchors = (scalars["entanglement/real_anchors"] + scalars["entanglement/fake_anchors"]) / 2
+        assert_close(anchors, scalars["entanglement/input"])
+
+
+@pytest.mark.parametrize("objective", ["snnl-pixel", "snnl-projected"])
+def test_points_of_the_plane(run_of: Callable[..., RunFolder], points: Dataset, objective: str) -> None:
+    run = run_of("run", objective=objective, data=points, steps=2)
+    assert train_gan(run, points, CPU).finished
+    assert (run.samples / "step-00000002.png").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_precisions(run_of: Callable[..., RunFolder], dataset: Dataset, precision: str, tmp_path: Path) -> None:
+    run = run_of("run", objective="snnl-projected", precision=precision, steps=2)
+    try:
+        train_gan(run, dataset, CPU)
+        assert torch.get_float32_matmul_precision() == ("high" if precision == "tf32" else "highest")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert all(parameter.dtype == torch.float32 for parameter in state_of(run)["players"]["generator"].values()
+               if parameter.is_floating_point())  # fmt: skip
