@@ -111,11 +111,11 @@ class PixelEntanglement(_Entangling, Objective):
     distance: str = option("sqeuclidean", "distance of two images", choices=DISTANCES)
     discriminator_dim: None = field(default=None, init=False)
     recommended: ClassVar[Recommended] = MappingProxyType(
-        {"arch": "mlp", "batch_size": 512, "learning_rate": 1e-3, "steps": 2000}
+        {"arch": "mlp", "batch_size": 256, "learning_rate": 1e-3, "steps": 4000}
     )
     scale: ClassVar[Scale] = "real"  # what the generator makes must not move the temperature
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"literal": "0.033", "log-odds": "0.1", "log-odds-linear": "0.1", "chance-capped": "0.1"}
+        {"literal": "0.05", "log-odds": "0.2", "log-odds-linear": "0.2", "chance-capped": "0.2"}
     )
 
     def __post_init__(self) -> None:

@@ -118,6 +118,29 @@ def test_a_generator_learns_against_a_fixed_discriminator(name: str) -> None:
     assert min(values[:5]) > values[-1]
 
 
+@pytest.mark.parametrize("name", playing())
+def test_the_players_oppose_each_other(name: str) -> None:
+    """For a discriminator that has learned, images like the real ones are worse; for its generator, better."""
+    objective, real, far = build(name), images(32, 1, 0.3), images(32, 2, -0.3)
+    discriminator = discriminator_of(objective)
+    assert discriminator is not None
+    objective.constrain(discriminator)
+    descend(
+        discriminator,
+        lambda: objective.discriminator_loss(discriminator, real, far),
+        lambda: objective.constrain(discriminator),
+        150,
+    )
+    losses = []
+    for fake in (far, images(32, 3, 0.3)):
+        torch.manual_seed(0)
+        against = objective.discriminator_loss(discriminator, real, fake)
+        losses.append((against.item(), objective.generator_loss(discriminator, real, fake).item()))
+    (against_far, made_far), (against_like, made_like) = losses
+    assert against_far < against_like
+    assert made_like < made_far
+
+
 @ON_NAMES
 def test_losses_draw_and_change_nothing_but_what_is_theirs(name: str) -> None:
     """The same call twice gives the same value, and neither images nor weights move."""

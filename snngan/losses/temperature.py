@@ -128,8 +128,9 @@ class LearnedTemperature(Temperature):
 
 
 class OptimalTemperature(Temperature):
-    """The T that gives the lowest loss of the batch, of all T in (0, inf]: eq. 2 of Frosst et al. 2019, exactly.
+    """The T that gives the lowest loss of the batch, of all T up to infinity: eq. 2 of Frosst et al. 2019, exactly.
 
+    The coldest T tried is 1e-10 of the largest distance: below, float64's rounding of the distances would decide.
     By the envelope theorem the gradient of the minimum by the features is the partial one at the optimal T, so T
     itself carries no gradient.
     """

@@ -127,8 +127,9 @@ def _unpack(path: Path, content: bytes, device: torch.device | str) -> dict[str,
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # a file of another kind fails in many ways
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} is not a checkpoint that this version reads: {reason}") from error
+        raise CheckpointError(
+            f"{path} is undamaged, but not a checkpoint that this version reads ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict) or "step" not in state or "players" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and players")
     return state

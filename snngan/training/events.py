@@ -11,9 +11,11 @@ import math
 import time
 from pathlib import Path
 
+from google.protobuf.text_format import MessageToString  # type: ignore[import-untyped]
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
@@ -64,8 +66,8 @@ def _image(content: Picture) -> Summary.Image:
 def write_projection(folder: Path, step: int, points: Tensor, images: Tensor, names: list[str]) -> None:
     """Show ``points`` (N, D) with their ``images`` (N, C, H, W) in [-1, 1] and ``names`` in the projector.
 
-    The newest step comes first; those of earlier starts of the run stay in the list. Images that are points of the
-    plane are not shown.
+    The choice offered is ``latest``, which TensorBoard opens with since it comes first in the alphabet, and every step,
+    those of earlier starts of the run among them. Images that are points of the plane are not shown.
 
     Raises:
         SaveError: a file could not be written.
@@ -80,13 +82,14 @@ def write_projection(folder: Path, step: int, points: Tensor, images: Tensor, na
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, format="PNG")
         write_atomically(place / "sprite.png", buffer.getvalue())
-    entries = []
-    for each in sorted(place.parent.glob("step-*"), reverse=True):
-        here = f"projector/{each.name}"
-        entry = [f'tensor_name: "{each.name}"', f'tensor_path: "{here}/tensors.tsv"']
-        entry.append(f'metadata_path: "{here}/metadata.tsv"')
+    shown = {each.name: each.name for each in sorted(place.parent.glob("step-*"))}
+    config = ProjectorConfig()
+    for name, step_name in {"latest": place.name, **shown}.items():
+        here = f"projector/{step_name}"
+        entry = config.embeddings.add(
+            tensor_name=name, tensor_path=f"{here}/tensors.tsv", metadata_path=f"{here}/metadata.tsv"
+        )
         if height > 1:
-            sizes = f"single_image_dim: {width} single_image_dim: {height}"
-            entry.append(f'sprite {{ image_path: "{here}/sprite.png" {sizes} }}')
-        entries.append("embeddings { " + " ".join(entry) + " }\n")
-    write_atomically(folder / "projector_config.pbtxt", "".join(entries).encode())
+            entry.sprite.image_path = f"{here}/sprite.png"
+            entry.sprite.single_image_dim.extend([width, height])
+    write_atomically(folder / "projector_config.pbtxt", MessageToString(config).encode())

@@ -118,16 +118,18 @@ def signals(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_the_step_end_and_saves_it(
-    cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+    cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, number: int, status: int
 ) -> None:
-    before = signal.getsignal(number)
+    before = signal.signal(number, lambda number, frame: pytest.fail("it was not caught"))
+    request.addfinalizer(lambda: signal.signal(number, before))
+    before_run = signal.getsignal(number)
     signals(monkeypatch, number)
     said = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", status)
-    expected = f"{number.name}: saved at step 3; go on with: snngan resume run"
+    expected = f"{signal.Signals(number).name}: saved at step 3; go on with: snngan resume run"
     assert said.out.splitlines()[-1] == expected
     assert sum("snngan resume" in line for line in said.out.splitlines()) == 1
     assert (RUN / "checkpoints" / "step-00000003.pt").exists()
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is before_run
     assert cli("resume run --dry-run --device cpu").out == "resuming run at step 3 of 50, on cpu\n"
 
 

@@ -145,6 +145,20 @@ def test_log_odds_are_those_of_the_loops(distance: Any) -> None:
         assert_close(found, slope, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_real_points_without_gradient_change_nothing_for_the_fake_ones(dtype: torch.dtype, distance: Any) -> None:
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(5, 3, generator=rng, dtype=dtype), torch.randn(7, 3, generator=rng, dtype=dtype) + 1
+    inverses, slopes = torch.tensor([0.5, 3.0], dtype=torch.float64), []
+    for wanted in (True, False):
+        leaf = fake.clone().requires_grad_()
+        odds = log_odds(real_fake_pairs(real.clone().requires_grad_(wanted), leaf, distance), inverses)
+        slopes += torch.autograd.grad(odds.square().sum(), leaf)
+    assert slopes[0].any()
+    assert_close(slopes[1], slopes[0])
+
+
 @pytest.mark.parametrize("rule", [1.0, "optimal", RelativeTemperature(0.1)], ids=["1", "optimal", "relative"])
 def test_second_derivatives_are_refused(rule: TemperatureLike) -> None:
     points, labels = batch("random")

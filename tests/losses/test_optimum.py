@@ -159,6 +159,12 @@ def test_of_two_minima_the_lower_one_is_found() -> None:
     assert_close(reached[0], inverses[warm], rtol=3e-3, atol=0)
 
 
+def test_a_narrow_valley_is_not_stepped_over() -> None:
+    """Two slopes within one halving of T: a grid of whole halvings ends 4e-5 above the minimum."""
+    points = torch.tensor([1.0, 5.0, 31.0, 2.0, 451.0, 1.0, 10.0])[:, None]
+    assert_no_temperature_is_better(points, torch.tensor([1, 1, 0, 1, 0, 0, 0]))
+
+
 def test_optimum_follows_the_scale_of_the_points() -> None:
     points, labels = TWO_MINIMA
     found = [optimal_inverse_temperature(pairs_of(points * scale, labels)) * scale**2 for scale in (1.0, 1e-4, 1e4)]

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pickle
+import struct
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -142,7 +143,7 @@ def flip_a_bit(path: Path) -> None:
 def flip_a_bit_of_a_name(path: Path) -> None:
     content = path.read_bytes()
     assert content.count(b"_rebuild_tensor_v2") == 1
-    path.write_bytes(content.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"))
+    path.write_bytes(content.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_w2"))
 
 
 def empty(path: Path) -> None:
@@ -262,6 +263,27 @@ def test_pickled_code_is_refused_not_run_and_not_passed_over(tmp_path: Path, for
     assert told == []
 
 
+def with_wrong_crc(path: Path) -> None:
+    """Change the checksums that the archive itself has of its pickle."""
+    with zipfile.ZipFile(path) as archive:
+        (info,) = [each for each in archive.infolist() if each.filename.endswith("data.pkl")]
+    old, new = (struct.pack("<I", number) for number in (info.CRC, info.CRC ^ 1))
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def test_code_in_an_archive_made_to_look_damaged_is_not_run(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path, trace = tmp_path / "step-00000002.pt", tmp_path / "trace"
+    zip_form(path, Payload(trace))
+    with_wrong_crc(path)
+    with_checksum(path)
+    with pytest.raises(CheckpointError, match=r"step-00000002\.pt is undamaged, but not a checkpoint that"):
+        load(tmp_path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "torch itself does not mind"
+
+
 def test_the_payload_of_these_tests_works(tmp_path: Path) -> None:
     for number, form in enumerate(("zip", "torch-old-form")):
         PICKLES[form](tmp_path / "x.pt", Payload(tmp_path / f"{number}"))
@@ -283,5 +305,5 @@ def test_a_file_of_no_kind_whose_checksum_fits_is_refused(tmp_path: Path) -> Non
     path = tmp_path / "step-00000002.pt"
     path.write_bytes(b"\x00 nothing that torch reads")
     with_checksum(path)
-    with pytest.raises(CheckpointError, match=r"step-00000002\.pt is not a checkpoint that this version reads: \S"):
+    with pytest.raises(CheckpointError, match=r"step-00000002\.pt is undamaged, but not a checkpoint that this"):
         load(tmp_path)

@@ -160,7 +160,9 @@ def test_the_projector_shows_real_and_synthetic_points_with_their_pictures(
     run = run_of("run", "discriminator_dim=5", objective="snnl-projected", steps=5, checkpoint_every=2)
     train_gan(run, dataset, CPU)
     shown = projections(run)
-    assert [each.tensor_name for each in shown] == [f"step-{step:08d}" for step in (5, 4, 2)]
+    assert [each.tensor_name for each in shown] == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 5)]
+    assert shown[0].tensor_path == shown[-1].tensor_path
+    assert min(each.tensor_name for each in shown) == "latest"
     for each in shown:
         assert list(each.sprite.single_image_dim) == [8, 8]
         rows = (run.path / each.tensor_path).read_text().splitlines()
@@ -179,7 +181,7 @@ def test_points_of_the_plane_have_no_pictures_in_the_projector(
 ) -> None:
     run = run_of("run", objective="mmd", data=points, steps=2)
     train_gan(run, points, CPU)
-    (shown,) = projections(run)
+    shown, _ = projections(run)
     assert not shown.HasField("sprite")
     assert len((run.path / shown.tensor_path).read_text().splitlines()) == 32
     assert steps_of(board(run.path), "samples/fixed_noise") == [0, 2]
@@ -215,7 +217,7 @@ def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
         assert steps_of(events, tag) == list(range(1 if tag.startswith("loss/") else 0, 10)), tag
     assert steps_of(events, "samples/real") == [0]
     names = [each.tensor_name for each in projections(run)]
-    assert names == [f"step-{step:08d}" for step in (9, 8, 7, 6, 5, 4, 2)]
+    assert names == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 5, 6, 7, 8, 9)]
     for line in metrics(run):
         (value,) = [event.value for event in events.Scalars("entanglement/input") if event.step == line["step"]]
         assert value == pytest.approx(line["entanglement/input"])

@@ -1,0 +1,205 @@
+"""``snngan board`` in a real browser: the curves, the grids of samples, the points of the learned space.
+
+Screenshots are kept in the folder that the variable SNNGAN_SCREENSHOTS names, if it is set.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import snngan
+from snngan.cli import main
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --enable-unsafe-swiftshader --window-size=1400,1000"
+)
+TEXT = """
+const found = [];
+const walk = node => {
+  if (node.nodeType === Node.TEXT_NODE && !["STYLE", "SCRIPT"].includes(node.parentNode.nodeName)) {
+    const text = node.textContent.trim();
+    if (text) found.push(text);
+  }
+  if (node.shadowRoot) walk(node.shadowRoot);
+  node.childNodes.forEach(walk);
+};
+walk(document.body);
+return found.join("\\n");
+"""
+"""The text of a page, that of its web components included."""
+ELEMENTS = """
+const found = [];
+const walk = node => {
+  if (node.matches && node.matches(arguments[0])) found.push(node);
+  if (node.shadowRoot) walk(node.shadowRoot);
+  node.childNodes.forEach(walk);
+};
+walk(document.body);
+return found;
+"""
+"""The elements of a page that match a selector, those in web components included."""
+LOADED = "return performance.getEntriesByType('resource').map(each => [each.name, each.responseStatus])"
+STEPS = 300
+"""Enough for the samples to come near the digits, so that the curves of entanglement rise from 0."""
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a board over one run of snnl-projected on digits."""
+    runs = tmp_path_factory.mktemp("board") / "runs"
+    options = f"--steps {STEPS} --batch-size 64 --track-every 20 --sample-every 60 --checkpoint-every 150 --device cpu"
+    game = "--dataset digits --objective snnl-projected --arch mlp --set width=128 --learning-rate 0.002"
+    with pytest.raises(SystemExit) as left:
+        main(f"train {game} {options} --run-dir {runs}/projected".split())
+    assert left.value.code == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
+    command = [sys.executable, "-m", "snngan", "board", str(runs), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        address = f"http://localhost:{port}"
+        wait_for(lambda: read_json(f"{address}/data/runs") == ["projected"])
+        wait_for(lambda: len(read_json(f"{address}/data/plugin/scalars/tags")["projected"]) == 8)
+        yield address
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    assert f"http://localhost:{port}/ (Press CTRL+C to quit)" in out + err
+    assert "Traceback" not in out + err
+    assert "Warning" not in out + err
+
+
+def read_json(address: str) -> Any:
+    with urllib.request.urlopen(address) as answer:
+        return json.load(answer)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except (OSError, ValueError):
+            pass
+        assert time.monotonic() < deadline, "it does not appear"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def look(browser: Any, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Return a function that keeps a picture of the page as ``name``.png."""
+    folder = Path(os.environ.get("SNNGAN_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(name: str) -> None:
+        assert browser.save_screenshot(str(folder / f"{name}.png"))
+
+    yield keep
+    severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert not severe
+
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="needs Chromium and its driver"),
+    pytest.mark.skipif(importlib.util.find_spec("selenium") is None, reason="needs selenium"),
+]
+Look = Callable[[str], None]
+
+
+def show(browser: Any, address: str) -> Callable[..., bool]:
+    """Open a page and return a function that tells whether all of some texts are on it."""
+    browser.get("about:blank")
+    browser.get(address)
+
+    def shows(*texts: str) -> bool:
+        page = browser.execute_script(TEXT).replace("\n/", "/")
+        return all(text in page for text in texts)
+
+    return shows
+
+
+@pytest.mark.parametrize("page", ["timeseries", "scalars"])
+def test_the_curves(board: str, browser: Any, look: Look, page: str) -> None:
+    shows = show(browser, f"{board}/#{page}")
+    wait_for(lambda: shows("projected", "entanglement/input", "entanglement/input_score", "entanglement/projection"))
+    curve = "line-chart svg path, line-chart canvas" if page == "timeseries" else "vz-line-chart2 svg path, .plot path"
+    wait_for(lambda: bool(browser.execute_script(ELEMENTS, curve)))
+    wait_for(lambda: shows(str(STEPS)))
+    points = read_json(f"{board}/data/plugin/scalars/scalars?run=projected&tag=entanglement/input")
+    assert [step for _, step, _ in points] == list(range(0, STEPS + 1, 20))
+    assert points[0][2] < 0.01 < points[-1][2]
+    time.sleep(2)  # the other cards draw theirs
+    look(page)
+
+
+def test_the_grids_of_samples(board: str, browser: Any, look: Look) -> None:
+    shows = show(browser, f"{board}/#images")
+    wait_for(lambda: shows("samples/fixed_noise", "samples/real", "step", str(STEPS)))
+    sizes = "return [...arguments[0]].map(each => [each.naturalWidth, each.naturalHeight])"
+
+    def pictures() -> list[list[int]]:
+        images = browser.execute_script(ELEMENTS, "img")
+        return [size for size in browser.execute_script(sizes, images) if size[0] > 100]
+
+    wait_for(lambda: pictures() == [[400, 400]] * 2)
+    look("images")
+
+
+def test_the_points_of_the_learned_space(board: str, browser: Any, look: Look) -> None:
+    shows = show(browser, f"{board}/#projector")
+    wait_for(lambda: bool(browser.execute_script(ELEMENTS, "iframe")))
+    for _ in range(2):  # the plugin's frame holds the projector's
+        wait_for(lambda: bool(browser.execute_script("return document.querySelectorAll('iframe').length")))
+        browser.switch_to.frame(0)
+    wait_for(lambda: shows("Points:\n358", "Dimension:\n10", "latest", "3 tensors found"))
+    wait_for(lambda: any("sprite_image" in name for name, _ in browser.execute_script(LOADED)))
+    loaded = {name.split("/projector/")[1]: status for name, status in browser.execute_script(LOADED)
+              if "?run=projected" in name}  # fmt: skip
+    assert {name.split("?")[0] for name in loaded} == {"info", "tensor", "metadata", "sprite_image"}
+    assert set(loaded.values()) == {200}
+    assert "sprite_image?run=projected&name=latest" in loaded
+    labels = browser.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "fetch('metadata?run=projected&name=latest').then(each => each.text()).then(done)"
+    )
+    assert labels.split() == ["real"] * 179 + ["synthetic"] * 179
+    time.sleep(2)  # the points fly to their places
+    browser.switch_to.default_content()
+    look("projector")

@@ -1,0 +1,70 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from snngan.cli import main
+from snngan.version import __version__
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHELL = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
+COMMANDS = [shlex.split(line, comments=True)[1:] for line in SHELL if line.startswith("snngan ")]
+PYTHON = "".join(re.findall(r"```python\n(.*?)```", README, re.S)[:2])
+
+
+def test_the_page_of_commands_is_the_help() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "docs"))["commands_page"]()
+    assert (ROOT / "docs" / "commands.md").read_text() == page, "run: .venv/bin/python scripts/docs"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short run under the name that the README uses."""
+    path = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.chdir(path)
+        main(["train", "--steps", "4", "--batch-size", "16", "--set", "width=16"])
+    assert stop.value.code == 0
+    return path
+
+
+@pytest.mark.slow
+def test_the_readme_python_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(home)
+    names: dict[str, object] = {}
+    exec(PYTHON, names)
+    assert tuple(names["images"].shape) == (16, 1, 28, 28)  # type: ignore[attr-defined]
+    assert 0 < float(capsys.readouterr().out.split()[0]) <= 1
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_the_readme_commands_run(arguments: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("os.execv", lambda program, words: None)  # snngan board would serve until it is stopped
+    if arguments[0] == "train":
+        if any(word.startswith("folder:") or word == "--download" for word in arguments):
+            pytest.skip("wants data of the user's or the network; the same options are tested on small files")
+        arguments = [*arguments, "--dry-run"]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+
+
+def test_the_samples_are_in_their_index() -> None:
+    index = (ROOT / "samples" / "README.md").read_text()
+    files = [path for path in (ROOT / "samples").rglob("*") if path.is_file() and path.name != "README.md"]
+    assert files
+    for path in files:
+        assert str(path.relative_to(ROOT / "samples")) in index
+        assert path.stat().st_size < 300_000
+
+
+def test_the_version_is_cited() -> None:
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
