@@ -81,7 +81,9 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 
 def fail_or_raise(error: RuntimeError) -> NoReturn:
-    """Turn the errors that we raise for a run's misfortunes into one line; let others through."""
+    """Turn the errors of a run's misfortunes into one line; let others through."""
+    import torch
+
     from snngan.training.checkpoint import SaveError
     from snngan.training.gan import DivergedError
 
@@ -89,6 +91,8 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
         fail(str(error), 1)
     if isinstance(error, SaveError):
         fail(str(error))
+    if isinstance(error, torch.OutOfMemoryError):
+        fail("the device is out of memory: use a smaller --batch-size, fewer pixels or narrower networks")
     raise error
 
 

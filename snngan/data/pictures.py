@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from snngan.data import to_uint8
@@ -43,6 +42,8 @@ def grid(images: Tensor, columns: int | None = None, *, scale: bool = True) -> P
 
 def scatter(points: Tensor, behind: Tensor | None = None, size: int = SMALLEST_GRID) -> Picture:
     """Return a plot of ``points`` (N, 1, 1, 2) in red over the points ``behind`` in grey; the frame is [-1, 1]."""
+    from PIL import Image, ImageDraw
+
     canvas = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(canvas)
     for layer, colour in ((behind, (170, 170, 170)), (points, (200, 30, 30))):
@@ -58,5 +59,7 @@ def save_png(content: Picture, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    from PIL import Image
+
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(content).save(path, format="PNG")

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from snngan.cli import main
 from snngan.objectives import NonSaturating
 
 Cli = Callable[..., Any]
@@ -325,6 +326,23 @@ def test_a_loss_that_is_not_a_number(refused: Cli, cli: Cli, tiny: str, monkeypa
     assert checkpoint(Path("run"), 2).exists()
     assert not checkpoint(Path("run"), 3).exists()
     assert "trained 9 steps" in cli("resume run").out
+
+
+def test_a_device_that_is_full(refused: Cli, cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nAnd much more.")
+
+    monkeypatch.setattr("snngan.training.sampling.sample_images", full)
+    refused(f"sample {run} --out x.png", "the device is out of memory: use a smaller --batch-size")
+
+
+def test_our_own_mistakes_keep_their_traceback(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*args: Any) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("snngan.training.sampling.sample_images", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(["sample", str(run), "--out", "x.png"])
 
 
 def test_names_with_blanks(cli: Cli, tiny: str) -> None:

@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from snngan.cli import COMMANDS, main
+from snngan.cli.running import duration
+from snngan.objectives import NonSaturating
 
 Cli = Callable[..., Any]
 
@@ -94,6 +96,31 @@ def test_progress(cli: Cli, tiny: str) -> None:
     assert re.fullmatch(r"step 1/5  loss G \d\S*  loss D \d\S*  entanglement [01]\S*", lines[0])
     speed = r"\d+\.\d steps/s  \d+ images/s"
     assert re.fullmatch(rf"step 5/5  {speed}  loss G .* entanglement [01]\S*  0:00 left", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_on_a_terminal_the_line_is_rewritten_and_then_left(
+    cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    err = cli(f"train {tiny} --objective gan --steps 5").err
+    assert err.startswith("\r\x1b[Kstep 1/5 ")
+    assert re.search(r"\r\x1b\[Kstep 5/5 .* 0:00 left\n$", err)
+    assert err.count("\n") == 1
+    monkeypatch.setattr(NonSaturating, "generator_loss", lambda *args: args[-1].sum() * (float("nan")))
+    err = cli(f"train {tiny} --objective gan --steps 5", 1).err
+    assert err.startswith("Error: step 1")
+    calls = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr(NonSaturating, "generator_loss", lambda *args: args[-1].sum() * next(calls))
+    err = cli(f"train {tiny} --objective gan --steps 5", 1).err
+    assert "\nError: step 3" in err, "the error has a line of its own"
 
 
 def test_runs_are_numbered(cli: Cli, tiny: str) -> None:
