@@ -28,15 +28,18 @@ def test_the_page_of_commands_is_the_help() -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short run under the name that the README uses."""
     path = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        main(["train", "--steps", "4", "--batch-size", "16", "--set", "width=16"])
+        with pytest.raises(SystemExit) as stop:
+            main(["train", "--steps", "4", "--batch-size", "16", "--set", "width=16"])
     assert stop.value.code == 0
     return path
 
 
 @pytest.mark.slow
-def test_the_readme_python_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_python_runs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(home)
     names: dict[str, object] = {}
     exec(PYTHON, names)
