@@ -84,8 +84,8 @@ class _Entangling:
 
     def _prepare(self) -> None:
         check_options(self)
-        rule = parse_temperature(self.temperature or self.default_temperatures[self.form])
-        object.__setattr__(self, "_rule", rule)
+        object.__setattr__(self, "temperature", self.temperature or self.default_temperatures[self.form])
+        object.__setattr__(self, "_rule", parse_temperature(self.temperature))
 
     def _odds(self, real: Tensor, fake: Tensor) -> Tensor:
         pairs = real_fake_pairs(real, fake, self.distance, scale=self.scale)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -258,12 +257,3 @@ def restore(state: dict[str, Any], players: Players, batches: Batches, noise: to
     if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_rng"]])
     return int(state["step"])
-
-
-def load_players(path: Path, notify: Callable[[str], None], device: torch.device) -> tuple[RunFolder, Players]:
-    """Return the run in ``path`` and its players as the newest sound checkpoint has them, ready to sample from."""
-    run = RunFolder.open(path)
-    state = load_newest(run.checkpoints, notify, device)
-    players = build_players(run.plan, device)
-    players.load_state_dict(state["players"])
-    return run, players

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shlex
@@ -117,9 +118,10 @@ class RunFolder:
         self._resumed_at = step
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Append ``scalars`` to ``metrics.jsonl`` and to TensorBoard."""
+        """Append ``scalars`` to ``metrics.jsonl`` (an infinite temperature as null) and to TensorBoard."""
         with _writing(self.path / "metrics.jsonl") as path, open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
+            values = {tag: value if math.isfinite(value) else None for tag, value in scalars.items()}
+            file.write(json.dumps({"step": step, **values}) + "\n")
         with _writing(self._events.path):
             self._events.add_scalars(step, scalars)
 
