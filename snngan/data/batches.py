@@ -26,13 +26,7 @@ class Batches:
     """
 
     def __init__(self, images: Tensor, batch_size: int, *, seed: int, device: torch.device) -> None:
-        if batch_size < 2:
-            raise ValueError(f"batch of {batch_size}: entanglement needs neighbours; use --batch-size 2 or more")
-        if batch_size > len(images):
-            raise ValueError(
-                f"batch of {batch_size} is larger than the {len(images)} training images;"
-                f" use --batch-size {len(images)} or less"
-            )
+        check_batch_size(batch_size, len(images))
         self._images = images.to(device) if _fits(images, device) else images
         self._batch_size = batch_size
         self._device = device
@@ -77,6 +71,17 @@ class Batches:
         self._epoch_generator = self._generator.get_state()
         self._order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
         self._position = 0
+
+
+def check_batch_size(batch_size: int, num_images: int) -> None:
+    """Raise ``ValueError`` unless batches of ``batch_size`` can be drawn from ``num_images`` training images."""
+    if batch_size < 2:
+        raise ValueError(f"batch of {batch_size}: entanglement needs neighbours; use --batch-size 2 or more")
+    if batch_size > num_images:
+        raise ValueError(
+            f"batch of {batch_size} is larger than the {num_images} training images;"
+            f" use --batch-size {num_images} or less"
+        )
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

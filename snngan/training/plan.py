@@ -10,6 +10,7 @@ import torch
 
 from snngan.config import Optimization, Plan, TrainConfig, parse_value, range_text
 from snngan.data import Dataset, ImageShape
+from snngan.data.batches import check_batch_size
 from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
@@ -47,7 +48,7 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
         sample_every=config.sample_every,
         track_every=config.track_every,
     )
-    _check_batch(plan.optimization.batch_size, len(dataset.train_images))
+    check_batch_size(plan.optimization.batch_size, len(dataset.train_images))
     if len(dataset.test_images) < 2:
         raise ValueError(
             f"{dataset.name}: only 1 image would be held out, entanglement needs 2; give 20 images or more"
@@ -153,11 +154,3 @@ def _default_architecture(kind: type[Objective], image_shape: ImageShape) -> str
 
 def _build(owner: type, chosen: Mapping[str, Any]) -> Any:
     return owner(**{name: chosen[name] for name in option_names(owner) if name in chosen})
-
-
-def _check_batch(batch_size: int, num_images: int) -> None:
-    if batch_size > num_images:
-        raise ValueError(
-            f"batch of {batch_size} is larger than the {num_images} training images;"
-            f" use --batch-size {num_images} or less"
-        )

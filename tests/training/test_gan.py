@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference.stopping import stop_after
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -55,16 +56,6 @@ def state_of(run: RunFolder) -> dict[str, Any]:
 
 def metrics(run: RunFolder) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-
-
-def stop_after(step: int) -> Callable[[], bool]:
-    calls: list[None] = []
-
-    def should_stop() -> bool:
-        calls.append(None)
-        return len(calls) >= step
-
-    return should_stop
 
 
 @ON_GAMES

@@ -18,6 +18,7 @@ import pytest
 import torch
 from google.protobuf import text_format
 from PIL import Image
+from reference.stopping import stop_after
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
@@ -185,17 +186,6 @@ def test_points_of_the_plane_have_no_pictures_in_the_projector(
     assert not shown.HasField("sprite")
     assert len((run.path / shown.tensor_path).read_text().splitlines()) == 32
     assert steps_of(board(run.path), "samples/fixed_noise") == [0, 2]
-
-
-def stop_after(step: int) -> Callable[[], bool]:
-    """Return a ``should_stop`` that is true at its call number ``step``."""
-    calls: list[None] = []
-
-    def should_stop() -> bool:
-        calls.append(None)
-        return len(calls) >= step
-
-    return should_stop
 
 
 def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
