@@ -13,6 +13,7 @@ import click
 import torch
 
 from snngan.data import Dataset
+from snngan.training.checkpoint import SaveError, checkpoint_paths
 from snngan.training.gan import Outcome, train_gan
 from snngan.training.runlog import RunFolder
 
@@ -38,6 +39,10 @@ def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, *, resume
             outcome = train_gan(
                 run, dataset, device, resume=resume, should_stop=lambda: bool(caught), report=progress, notify=notify
             )
+        except SaveError as error:
+            if not checkpoint_paths(run.checkpoints):
+                raise
+            raise SaveError(f"{error}; make room, then go on with: snngan resume {run.quoted}") from error
         finally:
             progress.end()
     if not outcome.finished:

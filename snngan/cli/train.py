@@ -48,7 +48,6 @@ def train(**values: Any) -> None:
         notify=notify,
     )
     plan = make_plan(config, dataset)
-    path = Path(config.run_dir) if config.run_dir else next_run_dir(plan)
     options = plan.optimization
     size = "x".join(map(str, plan.image_shape))
     chosen = ", ".join(f"{name}={value}" for name, value in plan.objective_options.items() if value != "")
@@ -58,8 +57,11 @@ def train(**values: Any) -> None:
     click.echo(f"objective  {plan.objective}" + (f" ({chosen})" if chosen else ""))
     click.echo(f"networks   {plan.arch} ({', '.join(f'{name}={value}' for name, value in plan.arch_options.items())})")
     click.echo(f"training   {options.steps} steps of {options.batch_size}, seed {plan.seed}, on {device}")
-    click.echo(f"run        {path}")
+    given = Path(config.run_dir) if config.run_dir else None
     if config.dry_run:
+        click.echo(f"run        {given or next_run_dir(plan)}")
         click.echo("dry run: nothing was written")
         return
-    run_to_end(RunFolder.create(path, plan, device), dataset, device, resume=False)
+    run = RunFolder.create(given, plan, device) if given else RunFolder.create_next(plan, device)
+    click.echo(f"run        {run.path}")
+    run_to_end(run, dataset, device, resume=False)

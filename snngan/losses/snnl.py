@@ -152,9 +152,9 @@ class Entanglement:
     temperature: float
     """That temperature, in units of squared distance; may be infinite."""
     real_anchors: float
-    """Mean loss of the real points; near 0: real regions that the synthetic points do not reach."""
+    """Mean loss of the real points; low: the synthetic points seldom come near them."""
     fake_anchors: float
-    """Mean loss of the synthetic points; near 0: synthetic points off the data, or collapsed."""
+    """Mean loss of the synthetic points; low: they lie off the data, or close to one another."""
 
 
 @torch.no_grad()

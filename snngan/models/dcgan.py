@@ -12,32 +12,17 @@ from itertools import pairwise
 
 from torch import nn
 
-from snngan.config import check_options, option
+from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import (
-    DISCRIMINATOR_NORMS,
-    GENERATOR_NORMS,
-    base_and_doublings,
-    map_norm,
-    normalise_spectrum,
-)
+from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, normalise_spectrum
 
 
 @ARCHITECTURES.register("dcgan")
 @dataclass(frozen=True, kw_only=True)
-class DCGAN:
+class DCGAN(NetworkOptions):
     """Transposed convolutions against strided ones, for square images whose side is 4 or 7 times a power of 2."""
 
-    latent_dim: int = option(64, "length of the generator's input vector", low=1)
     width: int = option(32, "channels at half the image's side, doubled at each halving", low=1)
-    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
-    discriminator_norm: str = option(
-        "none", "normalisation in the discriminator, after each convolution but the first", choices=DISCRIMINATOR_NORMS
-    )
-    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
         """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].

@@ -1,14 +1,32 @@
-"""Parts that more than one architecture uses: normalisation by name, spectral norm, and the sizes they can reach."""
+"""What more than one architecture uses: common options, normalisation by name, spectral norm, the sizes they reach."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from snngan.config import check_options, option
 from snngan.models import ImageShape
 
 GENERATOR_NORMS = ("batch", "none")
 DISCRIMINATOR_NORMS = ("none", "batch", "layer", "instance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The options of every architecture; one may override a field to say or allow something else."""
+
+    latent_dim: int = option(64, "length of the generator's input vector", low=1)
+    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
+    discriminator_norm: str = option(
+        "none", "normalisation in the discriminator, but for its first layer", choices=DISCRIMINATOR_NORMS
+    )
+    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def feature_norm(name: str, width: int) -> nn.Module:

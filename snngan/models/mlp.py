@@ -10,29 +10,21 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from snngan.config import check_options, option
+from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import GENERATOR_NORMS, feature_norm, normalise_spectrum
+from snngan.models.layers import NetworkOptions, feature_norm, normalise_spectrum
 
 
 @ARCHITECTURES.register("mlp")
 @dataclass(frozen=True, kw_only=True)
-class MLP:
+class MLP(NetworkOptions):
     """Equal hidden layers in both players: ReLU in the generator, leaky ReLU (0.2) in the discriminator."""
 
-    latent_dim: int = option(64, "length of the generator's input vector", low=1)
     width: int = option(512, "units of each hidden layer", low=1)
     hidden_layers: int = option(3, "hidden layers of each network", low=1)
-    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
     discriminator_norm: str = option(
-        "none",
-        "normalisation in the discriminator, after each hidden layer but the first",
-        choices=("none", "batch", "layer"),
+        "none", "normalisation in the discriminator, but for its first layer", choices=("none", "batch", "layer")
     )
-    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
         """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1]."""

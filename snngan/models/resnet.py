@@ -14,32 +14,17 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snngan.config import check_options, option
+from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import (
-    DISCRIMINATOR_NORMS,
-    GENERATOR_NORMS,
-    base_and_doublings,
-    map_norm,
-    normalise_spectrum,
-)
+from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, normalise_spectrum
 
 
 @ARCHITECTURES.register("resnet")
 @dataclass(frozen=True, kw_only=True)
-class ResNet:
+class ResNet(NetworkOptions):
     """Residual up blocks against residual down blocks, for square images whose side is 4 or 7 times a power of 2."""
 
-    latent_dim: int = option(64, "length of the generator's input vector", low=1)
     width: int = option(64, "channels of every map", low=1)
-    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
-    discriminator_norm: str = option(
-        "none", "normalisation in the discriminator's blocks but the first", choices=DISCRIMINATOR_NORMS
-    )
-    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
         """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].

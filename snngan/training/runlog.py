@@ -66,6 +66,21 @@ class RunFolder:
         return run
 
     @classmethod
+    def create_next(cls, plan: Plan, device: torch.device) -> RunFolder:
+        """Make the folder :func:`next_run_dir` names; runs that start at the same moment get one each.
+
+        Raises:
+            ValueError: it cannot be made.
+        """
+        while True:
+            path = next_run_dir(plan)
+            try:
+                return cls.create(path, plan, device)
+            except ValueError:
+                if not path.is_dir():
+                    raise
+
+    @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Return the run in the folder ``path``.
 

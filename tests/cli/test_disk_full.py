@@ -76,7 +76,8 @@ def test_while_training(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, pa
         said = cli(f"resume {run} --steps 8", 2)
     errors = [line for line in said.err.splitlines() if not line.startswith("step ")]
     assert len(errors) == 1, errors
-    assert re.fullmatch(f"Error: {named} {FULL}", errors[0])
+    hint = "" if part == "config.json" else f"; make room, then go on with: snngan resume {run}"
+    assert re.fullmatch(f"Error: {named} {FULL}{hint}", errors[0])
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}.items() <= before.items()
     assert not list(run.rglob("*.part"))
     if part == "config.json":
@@ -105,7 +106,7 @@ def test_any_moment_of_saving(cli: Cli, tiny: str, run: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         said = cli(f"resume {run} --steps 7", 2)
-    assert said.err.splitlines()[-1].endswith(FULL)
+    assert FULL in said.err.splitlines()[-1]
     assert sorted(os.listdir(run / "checkpoints")) == names
     assert not list(run.rglob("*.part"))
 
@@ -168,8 +169,9 @@ def test_files_that_may_not_grow(run: Path, tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if not line.startswith("step ")]
     assert lines[1::2] == ["status 2"] * 4, done.stderr
     named = [r"run/config\.json", r"run/checkpoints/step-00000008\.pt", r"s\.npz", r"s\.png"]
-    for line, name in zip(lines[::2], named, strict=True):
-        assert re.fullmatch(f"Error: {name} could not be written: File too large", line)
+    hints = ["", "; make room, then go on with: snngan resume run", "", ""]
+    for line, name, hint in zip(lines[::2], named, hints, strict=True):
+        assert re.fullmatch(f"Error: {name} could not be written: File too large{hint}", line)
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}.items() <= before.items()
     assert not list(tmp_path.rglob("*.part"))
     assert not list(tmp_path.glob("s.*"))

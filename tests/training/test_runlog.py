@@ -108,6 +108,20 @@ def test_runs_are_numbered(tmp_path: Path, plan_of: Callable[..., Plan]) -> None
     assert next_run_dir(plan, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "0001-digits-wgan-gp"
 
 
+def test_two_runs_that_start_at_once_get_a_folder_each(
+    tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of()
+    first = RunFolder.create_next(plan, CPU)
+    seen_too_late = iter([first.path, first.path.with_name("0002-late")])
+    monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: next(seen_too_late))
+    assert RunFolder.create_next(plan, CPU).path.name == "0002-late"
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: tmp_path / "file" / "0001-x")
+    with pytest.raises(ValueError, match="cannot be made"):
+        RunFolder.create_next(plan, CPU)
+
+
 @pytest.mark.parametrize("name", ["folder:/home/me/my pictures/", "npz:../a b.npz", "folder:" + "deep/" * 100])
 def test_any_name_of_a_data_set_makes_a_folder_name(plan_of: Callable[..., Plan], name: str) -> None:
     path = next_run_dir(dataclasses.replace(plan_of(), dataset=name))
