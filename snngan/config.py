@@ -111,7 +111,7 @@ class TrainConfig:
     discriminator_steps: int | None = option(None, "per generator step", low=1, high=100, group="Optimisation")
     ema_decay: float | None = option(None, "of the averaged generator", low=0, high=0.999999, group="Optimisation")
 
-    seed: int = option(0, "of weights, order and noise", low=0, high=2**62, group="Run")
+    seed: int = option(0, "of weights, order and noise", low=0, group="Run")
     device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
     precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
     run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
@@ -149,6 +149,7 @@ class Plan:
     data_dir: str | None
     image_size: int | None
     skip_broken: bool
+    data_digest: str
     image_shape: tuple[int, int, int]
     is_points: bool
     objective: str

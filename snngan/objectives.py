@@ -95,7 +95,9 @@ class _Entangling:
         return self._rule
 
 
-TEMPERATURE_HELP = "0.1 times the mean squared distance; 0.05+0.2 mixed; absolute:T; annealed:T; learned:T; optimal"
+TEMPERATURE_HELP = (
+    "0.1 times the mean squared distance; 0.05+0.2 mixed; absolute:T; annealed:T; learned:T; optimal; empty: the form's"
+)
 
 
 @OBJECTIVES.register("snnl-pixel")
@@ -115,7 +117,7 @@ class PixelEntanglement(_Entangling, Objective):
     )
     scale: ClassVar[Scale] = "real"  # what the generator makes must not move the temperature
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"literal": "0.05", "log-odds": "0.2", "log-odds-linear": "0.2", "chance-capped": "0.2"}
+        dict.fromkeys(FORMS, "0.2") | {"literal": "0.05"}
     )
 
     def __post_init__(self) -> None:
@@ -136,7 +138,7 @@ class ProjectedEntanglement(_Entangling, Objective):
     form: str = option("log-odds", "what the generator makes of each anchor's log-odds", choices=FORMS)
     temperature: str = option("", TEMPERATURE_HELP)
     distance: str = option("sqeuclidean", "distance of two projections", choices=DISTANCES)
-    discriminator_dim: int = option(10, "dimensions of the learned space", low=2)
+    discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
     recommended: ClassVar[Recommended] = MappingProxyType(
         {
             "spectral_norm": True,
@@ -146,9 +148,7 @@ class ProjectedEntanglement(_Entangling, Objective):
         }
     )
     scale: ClassVar[Scale] = "all"
-    default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"literal": "1", "log-odds": "1", "log-odds-linear": "1", "chance-capped": "1"}
-    )
+    default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(dict.fromkeys(FORMS, "1"))
 
     def __post_init__(self) -> None:
         self._prepare()
@@ -226,7 +226,7 @@ class Wasserstein(_OneOutput):
 class WassersteinGradientPenalty(_OneOutput):
     """Gulrajani et al. 2017: the critic's slope is held near 1 between real and fake images."""
 
-    penalty: float = option(10.0, "weight of the gradient penalty", low=0)
+    penalty: float = option(10.0, "weight of the gradient penalty", low=0, high=1e6)
     recommended: ClassVar[Recommended] = MappingProxyType(
         {"discriminator_norm": "layer", "discriminator_steps": 5, "learning_rate": 1e-4, "betas": (0.0, 0.9)}
     )
@@ -279,7 +279,7 @@ class KernelTwoSample(Objective):
     so that it compares with snnl-projected on one trunk.
     """
 
-    discriminator_dim: int = option(10, "dimensions of the learned space", low=2)
+    discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
     recommended: ClassVar[Recommended] = MappingProxyType({"spectral_norm": True})
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "version"},
+    {"registry", "config", "seeds", "version"},
     {"losses"},
     {"data", "models"},
     {"objectives"},

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from snngan.cli.options import NamedGroup
 from snngan.version import __version__
 
 COMMANDS = {
@@ -24,7 +25,7 @@ COMMANDS = {
 """Each command and its line in the help; the command itself is the object of this name in the module of this name."""
 
 
-class Commands(click.Group):
+class Commands(NamedGroup):
     """A group that imports a command when it is called, and says what went wrong in one line."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -36,16 +37,6 @@ class Commands(click.Group):
         module = importlib.import_module(f"snngan.cli.{name}")
         command: click.Command = getattr(module, name)
         return command
-
-    def resolve_command(
-        self, context: click.Context, arguments: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = arguments[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            from snngan.registry import unknown_name
-
-            raise unknown_name("command", name, COMMANDS)
-        return super().resolve_command(context, arguments)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -68,10 +59,15 @@ class Commands(click.Group):
             fail("interrupted", 130)
         except ValueError as error:
             fail(str(error))
+        except MemoryError:
+            fail(OUT_OF_MEMORY)
         except RuntimeError as error:
             fail_or_raise(error)
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+
+
+OUT_OF_MEMORY = "out of memory: use a smaller --batch-size, fewer pixels or narrower networks"
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -91,8 +87,8 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
         fail(str(error), 1)
     if isinstance(error, SaveError):
         fail(str(error))
-    if isinstance(error, torch.OutOfMemoryError):
-        fail("the device is out of memory: use a smaller --batch-size, fewer pixels or narrower networks")
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        fail(OUT_OF_MEMORY)
     raise error
 
 

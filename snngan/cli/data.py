@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from snngan.cli.options import data_dir_option
+from snngan.cli.options import NamedGroup, data_dir_option
 
 
-@click.group(epilog="Example:  snngan data prepare fashion-mnist --download")
+@click.group(cls=NamedGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
 def data() -> None:
     """List and prepare data sets."""
 
@@ -28,11 +28,16 @@ def list_(data_dir: str | None) -> None:
 @click.argument("name")
 @data_dir_option
 @click.option("--download", is_flag=True, help="fetch it if it is not here")
-def prepare(name: str, data_dir: str | None, download: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="say where it would come from, and stop")
+def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> None:
     """Read the data set NAME once, keep it as NAME.npz, and say what is in it."""
     from snngan.cli.running import notify
-    from snngan.data.datasets import load_dataset
+    from snngan.data.datasets import list_datasets, load_dataset
 
+    if dry_run:
+        where = next((row.where for row in list_datasets(data_dir) if row.name == name), name)
+        click.echo(f"{name}: {where}\ndry run: nothing was read, fetched or written")
+        return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)
     size = "x".join(map(str, dataset.image_shape))
     click.echo(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out images of {size}")

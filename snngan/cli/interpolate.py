@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import device_option, run_argument
+from snngan.cli.options import SEED, device_option, run_argument
 
 
 @click.command(epilog="Example:  snngan interpolate runs/0001-mnist-5k-snnl-pixel --side 15 --out plane.png")
 @run_argument
 @click.option("--side", default=15, show_default=True, type=click.IntRange(2, 200), help="images a row and a column")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the plane")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="of the plane")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="plane.png (or .npz, or folder/)")
 @device_option
 def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None:
@@ -28,3 +28,4 @@ def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None
     generator = generator_of(folder, choose_device(device), notify)
     export_images(sample_images(generator, plane(folder.latent_dim, side, seed)), out, columns=side)
     click.echo(f"{side} x {side} images -> {out}")
+    click.echo(f"next:\n  snngan board {folder.quoted}")

@@ -12,6 +12,20 @@ import click
 from snngan.config import field_type
 
 
+class NamedGroup(click.Group):
+    """A group that answers an unknown command with the nearest known one."""
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known = arguments[0], self.list_commands(context)
+        if name not in known and not name.startswith("-"):
+            from snngan.registry import unknown_name
+
+            raise unknown_name("command", name, known)
+        return super().resolve_command(context, arguments)
+
+
 class GroupedCommand(click.Command):
     """A command whose help lists its options under the group of each."""
 
@@ -74,6 +88,7 @@ def two_numbers(text: str | tuple[float, float]) -> tuple[float, float]:
     return first, second
 
 
+SEED = click.IntRange(min=0)
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
 data_dir_option = click.option("--data-dir", metavar="DIR", help="where data sets are kept [$SNNGAN_DATA or data]")

@@ -11,11 +11,12 @@ from snngan.cli.options import data_dir_option, device_option, run_argument
 
 @click.command(epilog="Example:  snngan resume runs/0001-mnist-5k-snnl-pixel")
 @run_argument
+@click.option("--dataset", metavar="NAME", help="where the same data is now, if not where it was")
 @click.option("--steps", type=click.IntRange(min=1), help="train up to this step instead of the planned one")
 @data_dir_option
 @device_option
 @click.option("--dry-run", is_flag=True, help="say where it would go on, and stop")
-def resume(run: Path, steps: int | None, data_dir: str | None, device: str, dry_run: bool) -> None:
+def resume(run: Path, dataset: str | None, steps: int | None, data_dir: str | None, device: str, dry_run: bool) -> None:
     """Go on with RUN from its newest sound checkpoint; on a CPU the result is bit-equal to an unbroken run's."""
     from snngan.cli.running import notify, run_to_end
     from snngan.data.datasets import load_dataset
@@ -25,25 +26,21 @@ def resume(run: Path, steps: int | None, data_dir: str | None, device: str, dry_
 
     chosen = choose_device(device)
     folder = RunFolder.open(run)
-    at = load_newest(folder.checkpoints, notify if dry_run else lambda line: None)["step"]  # else train_gan notifies
-    plan, last = folder.plan, steps or folder.plan.optimization.steps
+    start = load_newest(folder.checkpoints, notify)
+    plan, at, last = folder.plan, start["step"], steps or folder.plan.optimization.steps
     if at >= last:
         click.echo(f"{run} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
         return
     click.echo(f"resuming {run} at step {at} of {last}, on {chosen}")
     if dry_run:
         return
-    dataset = load_dataset(
-        plan.dataset,
+    data = load_dataset(
+        dataset or plan.dataset,
         data_dir=data_dir or plan.data_dir,
         image_size=plan.image_size,
         skip_broken=plan.skip_broken,
         notify=notify,
     )
-    if dataset.image_shape != tuple(plan.image_shape):
-        raise ValueError(
-            f"{plan.dataset} now has images {dataset.image_shape}, the run was made for {plan.image_shape}"
-        )
     if steps is not None:
         folder.set_steps(steps)
-    run_to_end(folder, dataset, chosen, resume=True)
+    run_to_end(folder, data, chosen, start)

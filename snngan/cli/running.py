@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import click
 import torch
@@ -31,14 +32,15 @@ def notify(line: str) -> None:
     click.echo(line, err=True)
 
 
-def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, *, resume: bool) -> None:
-    """Train, then say what was written and what to type next; exit with 130 or 143 if a signal ended it."""
-    with caught_signals() as caught:
+def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
+    """Train from ``start``, if any, then say what was written and what to type next.
+
+    It exits with 130 or 143 if a signal ended the run.
+    """
+    with run.locked(), caught_signals() as caught:
         progress = Progress(run.plan.optimization.steps, run.plan.optimization.batch_size)
         try:
-            outcome = train_gan(
-                run, dataset, device, resume=resume, should_stop=lambda: bool(caught), report=progress, notify=notify
-            )
+            outcome = train_gan(run, dataset, device, start=start, should_stop=lambda: bool(caught), report=progress)
         except SaveError as error:
             if not checkpoint_paths(run.checkpoints):
                 raise

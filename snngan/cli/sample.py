@@ -6,15 +6,13 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import device_option, run_argument
+from snngan.cli.options import SEED, device_option, run_argument
 
 
 @click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
 @run_argument
 @click.option("--count", default=64, show_default=True, type=click.IntRange(min=1), help="how many images")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="of the noise: same seed, same bytes"
-)
+@click.option("--seed", default=0, show_default=True, type=SEED, help="of the noise: same seed, same bytes")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="grid.png, images.npz or folder/")
 @device_option
 def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
@@ -35,3 +33,4 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)
     click.echo(f"{count} images -> {out}")
+    click.echo(f"next:\n  snngan interpolate {folder.quoted} --out plane.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,14 @@ def train(**values: Any) -> None:
     from snngan.cli.running import notify, run_to_end
     from snngan.data.datasets import is_here, load_dataset
     from snngan.training.device import choose_device
-    from snngan.training.plan import check_config, describe_settings, make_plan
+    from snngan.training.plan import check_config, describe_plan, describe_settings, make_plan
     from snngan.training.runlog import RunFolder, next_run_dir
 
     if "help" in config.set:
         click.echo(describe_settings(config.objective, config.arch))
         return
-    if config.run_dir and Path(config.run_dir).exists():
-        raise ValueError(
-            f"--run-dir {config.run_dir} exists already: choose another, or go on by: "
-            f"snngan resume {shlex.quote(config.run_dir)}"
-        )
+    if config.run_dir:
+        RunFolder.check_new(Path(config.run_dir))
     device = choose_device(config.device)
     check_config(config)
     if config.dry_run and config.download and not is_here(config.dataset, config.data_dir):
@@ -48,15 +44,8 @@ def train(**values: Any) -> None:
         notify=notify,
     )
     plan = make_plan(config, dataset)
-    options = plan.optimization
-    size = "x".join(map(str, plan.image_shape))
-    chosen = ", ".join(f"{name}={value}" for name, value in plan.objective_options.items() if value != "")
-    click.echo(
-        f"data       {plan.dataset}: {len(dataset.train_images)} images {size}, {len(dataset.test_images)} held out"
-    )
-    click.echo(f"objective  {plan.objective}" + (f" ({chosen})" if chosen else ""))
-    click.echo(f"networks   {plan.arch} ({', '.join(f'{name}={value}' for name, value in plan.arch_options.items())})")
-    click.echo(f"training   {options.steps} steps of {options.batch_size}, seed {plan.seed}, on {device}")
+    for line in describe_plan(plan, dataset, device):
+        click.echo(line)
     given = Path(config.run_dir) if config.run_dir else None
     if config.dry_run:
         click.echo(f"run        {given or next_run_dir(plan)}")
@@ -64,4 +53,4 @@ def train(**values: Any) -> None:
         return
     run = RunFolder.create(given, plan, device) if given else RunFolder.create_next(plan, device)
     click.echo(f"run        {run.path}")
-    run_to_end(run, dataset, device, resume=False)
+    run_to_end(run, dataset, device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snngan.data import to_unit_range
+from snngan.seeds import seed_for
 
 
 class Batches:
@@ -30,7 +31,7 @@ class Batches:
         self._images = images.to(device) if _fits(images, device) else images
         self._batch_size = batch_size
         self._device = device
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
         self._start_epoch()
 
     def next(self) -> Tensor:
@@ -46,20 +47,10 @@ class Batches:
         return {
             "epoch_generator": self._epoch_generator.clone(),
             "position": self._position,
-            "num_images": len(self._images),
         }
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on where the stream that gave ``state`` stood.
-
-        Raises:
-            ValueError: that stream was over another number of images.
-        """
-        if state["num_images"] != len(self._images):
-            raise ValueError(
-                f"the data set has {len(self._images)} training images, but had {state['num_images']} when the"
-                " checkpoint was written; resume with the same data"
-            )
+        """Go on where the stream that gave ``state`` stood, over the same images."""
         generator, position = state["epoch_generator"], state["position"]
         assert isinstance(generator, Tensor)
         assert isinstance(position, int)
@@ -77,6 +68,8 @@ def check_batch_size(batch_size: int, num_images: int) -> None:
     """Raise ``ValueError`` unless batches of ``batch_size`` can be drawn from ``num_images`` training images."""
     if batch_size < 2:
         raise ValueError(f"batch of {batch_size}: entanglement needs neighbours; use --batch-size 2 or more")
+    if num_images < 2:
+        raise ValueError(f"there is only {num_images} training image; expected 2 or more")
     if batch_size > num_images:
         raise ValueError(
             f"batch of {batch_size} is larger than the {num_images} training images;"

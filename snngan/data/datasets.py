@@ -64,10 +64,16 @@ def load_dataset(
         path = Path(place).expanduser()
         if kind == "folder":
             return read_folder(name, path, image_size or 64, skip_broken=skip_broken, notify=notify)
-        dataset = read_npz(name, path, notify)
+        dataset = read_npz(name, path)
     else:
         dataset = _load_named(name, data_folder(data_dir), download, keep, notify)
     return dataset if image_size is None else _shrink(dataset, image_size)
+
+
+def absolute_name(name: str) -> str:
+    """Return ``folder:PATH`` and ``npz:PATH`` with the path made absolute, any other name as it is."""
+    kind, colon, place = name.partition(":")
+    return f"{kind}:{Path(place).expanduser().absolute()}" if colon and kind in ("folder", "npz") else name
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
@@ -99,7 +105,7 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
         raise UnknownNameError(f"{error}; your own pictures are folder:PATH or npz:PATH") from None
     kept = folder / f"{name}.npz"
     if source.keep and os.path.exists(kept):
-        return read_npz(name, kept, notify)
+        return read_npz(name, kept)
     dataset = source.load(name, folder, download)
     if source.keep and keep:
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from snngan.data import to_uint8
-from snngan.data.pictures import grid, picture, save_png
+from snngan.data.pictures import picture, save_png
 
 
 def check_target(path: Path) -> None:
@@ -52,7 +52,7 @@ def export_images(images: Tensor, path: Path, columns: int | None = None) -> Non
         else:
             pixels = to_uint8(images)
             for index in range(len(pixels)):
-                save_png(grid(pixels[index : index + 1], scale=False), path / f"{index:06d}.png")
+                save_png(pixels[index].permute(1, 2, 0).squeeze(2).numpy(), path / f"{index:06d}.png")
     except OSError as error:
         raise ValueError(f"{path} could not be written: {error.strerror or error}") from error
 

@@ -33,8 +33,8 @@ def read_folder(
 ) -> Dataset:
     """Return the pictures below ``folder``, shrunk and centre-cropped, about a tenth of them held out.
 
-    They are grey (C = 1) if every one of them is, else RGB; transparent parts turn white; the orientation noted in a
-    photograph's EXIF data is not applied. Where all of them lie in two or more subfolders, those are the labels, in
+    They are grey (C = 1) if every one of them is, else RGB; transparent parts turn white; photographs are turned as
+    their EXIF data say. Where all of them lie in two or more subfolders, those are the labels, in
     alphabetical order.
 
     Args:
@@ -99,7 +99,7 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
-                picture = _grey_or_rgb(image) if min(width, height) >= size else None
+                picture = _grey_or_rgb(ImageOps.exif_transpose(image)) if min(width, height) >= size else None
     except Exception as error:  # the decoders raise errors of many kinds on a damaged file
         raise _BrokenImageError(error_line(error)) from error
     if picture is None:

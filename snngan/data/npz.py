@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ _KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images",
 _POINTS = (1, 1, 2)
 
 
-def read_npz(name: str, path: Path, notify: Callable[[str], None]) -> Dataset:
+def read_npz(name: str, path: Path) -> Dataset:
     """Return the data set in the file ``path``; nothing in it is unpickled.
 
     The file holds ``train_images`` and, if wanted, ``train_labels``, ``test_images``, ``test_labels``; or ``images``
@@ -33,11 +33,11 @@ def read_npz(name: str, path: Path, notify: Callable[[str], None]) -> Dataset:
     train = "train_images" if "train_images" in arrays else "images"
     if train not in arrays:
         raise ValueError(f"{path} has neither train_images nor images; it holds: {', '.join(arrays) or 'nothing'}")
-    images, labels = _half(path, arrays, train, notify)
+    images, labels = _half(path, arrays, train)
     if train == "images" or "test_images" not in arrays or arrays["test_images"].size == 0:
         _check_count(path, train, images)
         return hold_out(name, images, labels)
-    test_images, test_labels = _half(path, arrays, "test_images", notify)
+    test_images, test_labels = _half(path, arrays, "test_images")
     _check_count(path, train, images)
     if images.shape[1:] != test_images.shape[1:] or images.dtype != test_images.dtype:
         raise ValueError(
@@ -88,10 +88,8 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def _half(
-    path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str, notify: Callable[[str], None]
-) -> tuple[Tensor, Tensor | None]:
-    images = _images(path, key, arrays[key], notify)
+def _half(path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str) -> tuple[Tensor, Tensor | None]:
+    images = _images(path, key, arrays[key])
     label_key = key.replace("images", "labels")
     if label_key not in arrays:
         return images, None
@@ -108,7 +106,7 @@ def _half(
     return images, numbers
 
 
-def _images(path: Path, key: str, array: NDArray[np.generic], notify: Callable[[str], None]) -> Tensor:
+def _images(path: Path, key: str, array: NDArray[np.generic]) -> Tensor:
     expected = "expected (N, C, H, W) with C 1 or 3, or (N, H, W)"
     if array.ndim not in (3, 4):
         raise ValueError(f"{path}: {key} have {array.ndim} dimensions, {array.shape}; {expected}")
@@ -132,7 +130,10 @@ def _images(path: Path, key: str, array: NDArray[np.generic], notify: Callable[[
     if images.shape[1:] == _POINTS:
         return images
     if low >= 0:
-        notify(f"{path}: {key} are floats from {low:g} to {high:g}, read as if black were -1; is it 0?")
+        raise ValueError(
+            f"{path}: {key} are floats from {low:g} to {high:g}; expected [-1, 1] with black at -1: save"
+            " images * 2 - 1, or uint8"
+        )
     return to_uint8(images)
 
 

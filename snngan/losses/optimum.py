@@ -7,6 +7,7 @@ slope turns from falling to rising holds a minimum, and those that can still win
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import NamedTuple
@@ -35,11 +36,11 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
 
     It costs O(N^2) memory and some forty exponentials a pair.
     """
-    fine = _Curve(pairs, torch.float64)
+    fine = _Curve(pairs)
     if fine.is_flat:
         return pairs.scale.new_zeros(())
     small = len(fine.gap) <= SMALL_BATCH
-    grid = _grid(fine if small else _Curve(pairs, torch.float32), per_octave=8 if small else 2)
+    grid = _grid(fine if small else fine.rounded(), per_octave=8 if small else 2)
     best = fine.at(min(grid).inverse)
     for left, right in itertools.pairwise(grid):
         if left.slope < 0 < right.slope and _lowest_possible(left, right) < best.loss * (1 + 1e-5):
@@ -49,15 +50,15 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
 
 def slope_by_log_inverse(pairs: Pairs, inverse: Tensor) -> Tensor:
     """Return the derivative () of the mean loss by log(1/T) at 1/T = ``inverse`` ()."""
-    curve = _Curve(pairs, torch.float64)
+    curve = _Curve(pairs)
     slope = 0.0 if curve.is_flat else curve.at(float(inverse)).slope
     return inverse * slope
 
 
 class _Curve:
-    """The mean loss of a batch as a function of the inverse temperature; its sums are taken in ``dtype``."""
+    """The mean loss of a batch as a function of the inverse temperature; sums are taken in float64."""
 
-    def __init__(self, pairs: Pairs, dtype: torch.dtype) -> None:
+    def __init__(self, pairs: Pairs) -> None:
         anchors = pairs.anchors & pairs.other.any(1)  # anchors of a one-class batch have loss 0 at any T
         self.weight = 1 / max(1, int(pairs.anchors.sum()))
         self.is_flat = not (anchors.any() and pairs.scale > 0)
@@ -67,11 +68,17 @@ class _Curve:
         nearest_same = distances.masked_fill(~same, math.inf).amin(1, keepdim=True)
         nearest_other = distances.masked_fill(~other, math.inf).amin(1, keepdim=True)
         self.gap = (nearest_other - nearest_same).squeeze(1)
-        self.excess = (distances - torch.where(same, nearest_same, nearest_other)).clamp_min_(0).to(dtype)
-        self.same, self.other = same.to(dtype), other.to(dtype)
+        self.excess = (distances - torch.where(same, nearest_same, nearest_other)).clamp_min_(0)
+        self.same, self.other = same.double(), other.double()
         self.num_same = self.same.sum(1)
         self.reach = float(torch.maximum(self.excess.max(), self.gap.abs().max()))
         self.coldest = COLDEST / float(pairs.distances.max())
+
+    def rounded(self) -> _Curve:
+        """Return the same curve with sums in float32, at half the cost."""
+        curve = copy.copy(self)
+        curve.excess, curve.same, curve.other = self.excess.float(), self.same.float(), self.other.float()
+        return curve
 
     def at(self, inverse: float) -> _Point:
         """Return loss and slope at 1/T = ``inverse``."""

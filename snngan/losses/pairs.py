@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 Distance = Literal["sqeuclidean", "cosine"]
 DISTANCES = ("sqeuclidean", "cosine")
@@ -49,13 +48,18 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
     """
     if features.dim() < 2 or not features.is_floating_point():
         raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
+    labels = torch.as_tensor(labels, device=features.device)
     if labels.shape != features.shape[:1] or labels.is_floating_point():
         raise ValueError(f"labels must be integers ({len(features)},) to match the features, not {_form(labels)}")
     check_choice("distance", distance, DISTANCES)
     points = features.flatten(1).double()
-    points = F.normalize(points, eps=1e-8) if distance == "cosine" else points - points.detach().mean(0)
-    factor = 0.5 if distance == "cosine" else 1.0
-    distances = squared_distances(points.detach()).mul_(factor)
+    if distance == "cosine":
+        lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
+        points = points / torch.where(lengths > 0, lengths, 1.0)
+        distances, factor = (1 - points.detach() @ points.detach().T).clamp_min_(0), 0.5
+    else:
+        points = points - points.detach().mean(0)
+        distances, factor = squared_distances(points.detach()), 1.0
     alike = labels[:, None] == labels
     same = alike & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     dtype = torch.promote_types(features.dtype, torch.float32)
@@ -141,7 +145,9 @@ class _LogOdds(torch.autograd.Function):
         # d z_i / d d_ij: the row sums vanish, so the anchor's own term of d |x_i - x_j|^2 does too.
         row = (grad * inverse).where(active, 0.0)[:, None].to(weights.dtype)
         slopes = torch.where(is_same, row / same, -row / other).mul_(weights)
-        rounded = points.to(weights.dtype)
+        if weights.is_cuda:  # where TF32 is allowed, a float32 product would keep three digits
+            slopes = slopes.double()
+        rounded = points.to(slopes.dtype)
         with torch.autocast(points.device.type, enabled=False):
             moving = slice(ctx.num_fixed, None)
             pulled = slopes.sum(0)[moving, None] * rounded[moving] - (slopes[moving] + slopes.T[moving]) @ rounded

@@ -36,7 +36,8 @@ def soft_nearest_neighbor_loss(
     .. math:: l_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}}{\sum_{k \ne i} e^{-d_{ik}/T}}
 
     A point without a partner of its own class is no anchor: it is left out of the mean, and its entry is 0 under
-    ``reduction="none"``. A batch with no anchor at all has loss 0. Distances and sums are taken in float64.
+    ``reduction="none"``. A batch with no anchor at all has loss 0. Distances are taken in float64, sums over
+    neighbours in the dtype of the result.
 
     Args:
         features: points (N, ...) of any floating dtype; trailing dimensions are flattened.
@@ -44,7 +45,7 @@ def soft_nearest_neighbor_loss(
         temperature: T > 0 in the unit of the distances, a rule such as ``snngan.RelativeTemperature(0.1)``,
             or ``"optimal"`` for the minimum over all T. A rule that remembers (``"learned"``, annealed) wants
             :class:`SoftNearestNeighborLoss`, which keeps it from call to call.
-        distance: ``"sqeuclidean"`` or ``"cosine"`` (1 - cos).
+        distance: ``"sqeuclidean"`` or ``"cosine"`` (1 - cos; 1 from a zero vector to any other).
         reduction: ``"mean"`` or ``"sum"`` over anchors, or ``"none"`` for one value a point.
         backend: ``"auto"`` or ``"dense"``, which holds N x N matrices.
 
@@ -130,9 +131,8 @@ def real_fake_pairs(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidea
 
     Relative temperatures are multiples of the mean distance of all points, or, with ``scale="real"``, of the real ones.
     """
-    labels = torch.arange(2, device=real.device).repeat_interleave(
-        torch.tensor([len(real), len(fake)], device=real.device)
-    )
+    labels = torch.zeros(len(real) + len(fake), dtype=torch.int64, device=real.device)
+    labels[len(real) :] = 1
     pairs = pairs_of(torch.cat([real.flatten(1), fake.flatten(1)]), labels, distance)
     if not real.requires_grad:
         pairs = pairs._replace(num_fixed=len(real))
@@ -162,7 +162,7 @@ def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean")
     """Return the :class:`Entanglement` of ``real`` (N, ...) and ``fake`` (M, ...), with N and M at least 2.
 
     Raises:
-        ValueError: fewer than 2 points on a side, or shapes that differ.
+        ValueError: fewer than 2 points on a side, shapes that differ, or points that are not finite.
 
     Source:
         Frosst et al. 2019, eq. 2 and section 3.2.
@@ -179,6 +179,8 @@ def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean")
             "entanglement takes two sets of at least 2 points of one shape, "
             f"not {tuple(real.shape)} and {tuple(fake.shape)}"
         )
+    if not bool(real.isfinite().all() and fake.isfinite().all()):
+        raise ValueError("entanglement takes finite points: some of these are NaN or infinite")
     pairs = real_fake_pairs(real, fake, distance)
     inverse = optimal_inverse_temperature(pairs)
     losses, at_infinity = F.softplus(log_odds(pairs, torch.stack([inverse, torch.zeros_like(inverse)])))

@@ -22,7 +22,7 @@ from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, n
 class DCGAN(NetworkOptions):
     """Transposed convolutions against strided ones, for square images whose side is 4 or 7 times a power of 2."""
 
-    width: int = option(32, "channels at half the image's side, doubled at each halving", low=1)
+    width: int = option(32, "channels at half the image's side, doubled at each halving", low=1, high=16384)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
         """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].

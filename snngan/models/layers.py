@@ -18,7 +18,7 @@ DISCRIMINATOR_NORMS = ("none", "batch", "layer", "instance")
 class NetworkOptions:
     """The options of every architecture; one may override a field to say or allow something else."""
 
-    latent_dim: int = option(64, "length of the generator's input vector", low=1)
+    latent_dim: int = option(64, "length of the generator's input vector", low=1, high=65536)
     generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
     discriminator_norm: str = option(
         "none", "normalisation in the discriminator, but for its first layer", choices=DISCRIMINATOR_NORMS

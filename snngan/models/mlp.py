@@ -20,8 +20,8 @@ from snngan.models.layers import NetworkOptions, feature_norm, normalise_spectru
 class MLP(NetworkOptions):
     """Equal hidden layers in both players: ReLU in the generator, leaky ReLU (0.2) in the discriminator."""
 
-    width: int = option(512, "units of each hidden layer", low=1)
-    hidden_layers: int = option(3, "hidden layers of each network", low=1)
+    width: int = option(512, "units of each hidden layer", low=1, high=16384)
+    hidden_layers: int = option(3, "hidden layers of each network", low=1, high=100)
     discriminator_norm: str = option(
         "none", "normalisation in the discriminator, but for its first layer", choices=("none", "batch", "layer")
     )

@@ -24,7 +24,7 @@ from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, n
 class ResNet(NetworkOptions):
     """Residual up blocks against residual down blocks, for square images whose side is 4 or 7 times a power of 2."""
 
-    width: int = option(64, "channels of every map", low=1)
+    width: int = option(64, "channels of every map", low=1, high=16384)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
         """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].

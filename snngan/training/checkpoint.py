@@ -79,8 +79,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def load_newest(folder: Path, notify: Callable[[str], None], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return the newest sound checkpoint in ``folder``, its tensors on ``device``.
+def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Return the newest sound checkpoint in ``folder``, its tensors on the CPU.
 
     A damaged file is passed over with a line to ``notify``; one that holds pickled code is refused outright.
 
@@ -88,27 +88,24 @@ def load_newest(folder: Path, notify: Callable[[str], None], device: torch.devic
         CheckpointError: there is no checkpoint, none is sound, or one holds pickled code or is of another kind.
     """
     paths = checkpoint_paths(folder)
-    for path in reversed(paths):
+    for number, path in reversed(list(enumerate(paths))):
+        next_one = "falling back to the checkpoint before it" if number else "there is none before it"
         try:
             content = path.read_bytes()
         except OSError as error:
-            notify(_passed_over(path, f"it cannot be read: {error.strerror}"))
+            notify(f"{path} is damaged (it cannot be read: {error.strerror}): {next_one}")
             continue
         code = _named_code(content)
         if code is not None:
             raise CheckpointError(f"{path} holds pickled code ({code}) and was not loaded; delete it to go on without")
         damage = _damage(path, content)
         if damage is not None:
-            notify(_passed_over(path, damage))
+            notify(f"{path} is damaged ({damage}): {next_one}")
             continue
-        return _unpack(path, content, device)
+        return _unpack(path, content)
     if paths:
         raise CheckpointError(f"no checkpoint in {folder} is sound: all {len(paths)} are damaged")
     raise CheckpointError(f"no checkpoint in {folder}: the run stopped before it saved one; train again")
-
-
-def _passed_over(path: Path, reason: str) -> str:
-    return f"{path} is damaged ({reason}): falling back to the checkpoint before it"
 
 
 def _damage(path: Path, content: bytes) -> str | None:
@@ -122,10 +119,10 @@ def _damage(path: Path, content: bytes) -> str | None:
     return None if recorded[:1] == [hashlib.sha256(content).hexdigest()] else "its checksum does not match"
 
 
-def _unpack(path: Path, content: bytes, device: torch.device | str) -> dict[str, Any]:
+def _unpack(path: Path, content: bytes) -> dict[str, Any]:
     """Return what an undamaged checkpoint holds; it was not ours to begin with if that fails."""
     try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind fails in many ways
         raise CheckpointError(
             f"{path} is undamaged, but not a checkpoint that this version reads ({type(error).__name__})"

@@ -7,6 +7,12 @@ import re
 import torch
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA round the factors of products and convolutions to 10 bits, or not: torch allows convolutions to."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,21 @@ from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.losses.snnl import entanglement
-from snngan.training.checkpoint import load_newest, save_checkpoint
+from snngan.seeds import seed_for
+from snngan.training.checkpoint import save_checkpoint
+from snngan.training.device import allow_tf32
+from snngan.training.plan import check_same_data
 from snngan.training.players import Players, build_players
 from snngan.training.runlog import RunFolder
 
 Report = Callable[[int, dict[str, float]], None]
 TRACKED = 256
 """Held-out images, and synthetic ones, in each entanglement reading."""
+PROJECTED = 128
+"""How many of them are read in the learned space too, where each costs a pass through the discriminator."""
 SHOWN = 100
 """Images in a sample grid."""
-DIVERGED_REMEDY = "the checkpoints before it are kept. Try a lower --learning-rate, or --set spectral_norm=true"
+DIVERGED_REMEDY = "the checkpoints before it are kept. Try a lower --learning-rate"
 
 
 class DivergedError(RuntimeError):
@@ -50,10 +55,9 @@ def train_gan(
     dataset: Dataset,
     device: torch.device,
     *,
-    resume: bool = False,
+    start: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     report: Report = lambda step, scalars: None,
-    notify: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Train the players of ``run.plan`` on ``dataset`` and leave checkpoints, samples and metrics in the run's folder.
 
@@ -61,28 +65,29 @@ def train_gan(
         run: a new folder, or one to go on with if ``resume``.
         dataset: what the plan was made for.
         device: where the networks and the data are.
-        resume: start from the newest sound checkpoint; on a CPU the result is bit-equal to an unbroken run's.
+        start: the checkpoint to go on from (``load_newest``); on a CPU the result is bit-equal to an unbroken run's.
         should_stop: asked after each step; if true, the run saves and returns.
         report: called after each step with the latest scalars by TensorBoard tag.
-        notify: called with each line worth telling the user.
 
     Raises:
         DivergedError: a loss or a weight is not finite.
-        CheckpointError: there is nothing sound to resume from.
+        CheckpointError: ``start`` is of other networks.
+        ValueError: it is of other data.
         SaveError: a file could not be written.
     """
     plan, options = run.plan, run.plan.optimization
     players = build_players(plan, device)
     batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device)
-    noise = torch.Generator().manual_seed(plan.seed + 1)
+    noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
     gauge = Gauge(players, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
-    torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
+    allow_tf32(plan.precision == "tf32")
     step, scalars = 0, {}
-    torch.manual_seed(plan.seed)  # what objectives draw: the points of a gradient penalty
-    if resume:
-        step = restore(load_newest(run.checkpoints, notify, device), players, batches, noise)
+    torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
+    if start is not None:
+        check_same_data(plan, dataset)
+        step = restore(start, players, batches, noise, device)
         run.rewind(step)
     else:
         scalars = gauge.read()
@@ -142,7 +147,7 @@ def train_gan(
             run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
         if saving:
             gauge.show_projection(run, step)
-            save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise))
+            save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise, device))
         report(step, scalars)
 
     return Outcome(step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds)
@@ -197,7 +202,7 @@ class Gauge:
 
     def __init__(self, players: Players, dataset: Dataset, plan: Plan, device: torch.device) -> None:
         self.players = players
-        own = torch.Generator().manual_seed(plan.seed + 2)
+        own = torch.Generator().manual_seed(seed_for(plan.seed, "gauge"))
         rows = torch.randperm(len(dataset.test_images), generator=own)[:TRACKED]
         self.real = to_unit_range(dataset.test_images[rows]).to(device)
         self.latents = draw_latents(players, max(SHOWN, len(self.real)), own, device)
@@ -217,7 +222,7 @@ class Gauge:
             "entanglement/fake_anchors": reading.fake_anchors,
             "entanglement/temperature": reading.temperature,
         }
-        real_points, fake_points = self.players.project(self.real), self.players.project(fake)
+        real_points, fake_points = (self.players.project(images[:PROJECTED]) for images in (self.real, fake))
         if real_points is not None and fake_points is not None:
             scalars["entanglement/projection"] = entanglement(real_points, fake_points).value
         return scalars
@@ -231,7 +236,9 @@ class Gauge:
             run.log_projection(step, points, images, ["real"] * count + ["synthetic"] * count)
 
 
-def snapshot(step: int, players: Players, batches: Batches, noise: torch.Generator) -> dict[str, Any]:
+def snapshot(
+    step: int, players: Players, batches: Batches, noise: torch.Generator, device: torch.device
+) -> dict[str, Any]:
     """Return everything that the rest of the run follows from."""
     return {
         "step": step,
@@ -239,21 +246,22 @@ def snapshot(step: int, players: Players, batches: Batches, noise: torch.Generat
         "batches": batches.state_dict(),
         "noise": noise.get_state(),
         "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def restore(state: dict[str, Any], players: Players, batches: Batches, noise: torch.Generator) -> int:
+def restore(
+    state: Mapping[str, Any], players: Players, batches: Batches, noise: torch.Generator, device: torch.device
+) -> int:
     """Bring everything to where :func:`snapshot` stood and return its step.
 
     Raises:
         CheckpointError: the state is of other networks.
-        ValueError: it is of other data.
     """
     players.load_state_dict(state["players"])
     batches.load_state_dict(state["batches"])
-    noise.set_state(state["noise"].cpu())
-    torch.set_rng_state(state["torch_rng"].cpu())
-    if state["cuda_rng"] and torch.cuda.device_count() == len(state["cuda_rng"]):
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_rng"]])
+    noise.set_state(state["noise"])
+    torch.set_rng_state(state["torch_rng"])
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], device)
     return int(state["step"])

@@ -11,6 +11,7 @@ import torch
 from snngan.config import Optimization, Plan, TrainConfig, parse_value, range_text
 from snngan.data import Dataset, ImageShape
 from snngan.data.batches import check_batch_size
+from snngan.data.datasets import absolute_name, data_folder
 from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
@@ -25,14 +26,17 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
     kind = OBJECTIVES[config.objective]
     arch = config.arch or _default_architecture(kind, dataset.image_shape)
     owners = (kind, ARCHITECTURES[arch], Optimization)
+    said = _said(config, owners)
     chosen = {name: value for name, value in kind.recommended.items() if name != "arch"}
-    flags = {name: getattr(config, name, None) for name in option_names(Optimization)}
-    chosen.update({name: value for name, value in flags.items() if value is not None})
-    chosen.update(parse_settings(config.set, owners))
+    if "learning_rate" in said:  # the user's is for both players
+        chosen.pop("discriminator_learning_rate", None)
+    chosen.update(said)
     objective, architecture, optimization = (_build(owner, chosen) for owner in owners)
+    _refuse_idle(config.objective, objective, optimization, said)
     plan = Plan(
-        dataset=config.dataset,
-        data_dir=config.data_dir,
+        dataset=absolute_name(config.dataset),
+        data_dir=str(data_folder(config.data_dir).absolute()),
+        data_digest=dataset.digest(),
         image_size=config.image_size,
         skip_broken=config.skip_broken,
         image_shape=dataset.image_shape,
@@ -51,7 +55,8 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
     check_batch_size(plan.optimization.batch_size, len(dataset.train_images))
     if len(dataset.test_images) < 2:
         raise ValueError(
-            f"{dataset.name}: only 1 image would be held out, entanglement needs 2; give 20 images or more"
+            f"{dataset.name}: only {len(dataset.test_images)} image is held out, entanglement needs 2; give 20 training"
+            " images or more, or a test half of 2 or more"
         )
     with torch.random.fork_rng(devices=[]):  # networks that do not fit the images are refused before a run begins
         architecture.generator(plan.image_shape)
@@ -65,8 +70,18 @@ def check_config(config: TrainConfig) -> None:
     kind = OBJECTIVES[config.objective]
     arch = config.arch or kind.recommended.get("arch")
     architectures = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
-    chosen = parse_settings(config.set, (kind, *architectures, Optimization))
-    _build(kind, chosen), _build(Optimization, chosen)
+    said = _said(config, (kind, *architectures, Optimization))
+    chosen = dict(kind.recommended) | said
+    _refuse_idle(config.objective, _build(kind, chosen), _build(Optimization, chosen), said)
+
+
+def check_same_data(plan: Plan, dataset: Dataset) -> None:
+    """Raise ``ValueError`` unless ``dataset`` is what the plan was made for, picture by picture."""
+    if dataset.digest() != plan.data_digest:
+        raise ValueError(
+            f"{dataset.name}: these {len(dataset.train_images)} training images {dataset.image_shape} are not the ones"
+            " the run was started with; resume with the same data (--dataset or --data-dir say where it is now)"
+        )
 
 
 def plan_from_json(values: Mapping[str, Any]) -> Plan:
@@ -123,6 +138,34 @@ def parse_settings(settings: Iterable[str], owners: Iterable[type]) -> dict[str,
     return values
 
 
+def describe_plan(plan: Plan, dataset: Dataset, device: torch.device) -> list[str]:
+    """Return what a run will do, a line each for data, objective, networks and training."""
+    size = "x".join(map(str, plan.image_shape))
+    has_discriminator = build_objective(plan).discriminator_dim is not None
+    optimization = option_values(plan.optimization)
+    if plan.optimization.discriminator_learning_rate is None or not has_discriminator:
+        del optimization["discriminator_learning_rate"]
+    if plan.optimization.optimizer != "adam":
+        del optimization["betas"]
+
+    def text(options: Mapping[str, Any]) -> str:
+        played = (name for name in options if has_discriminator or not is_discriminators(name))
+        return ", ".join(f"{name}={options[name]}" for name in played)
+
+    chosen = text(plan.objective_options)
+    return [
+        f"data       {plan.dataset}: {len(dataset.train_images)} images {size}, {len(dataset.test_images)} held out",
+        f"objective  {plan.objective}" + (f" ({chosen})" if chosen else ""),
+        f"networks   {plan.arch} ({text(plan.arch_options)})",
+        f"training   {text(optimization)}, seed={plan.seed}, {plan.precision} on {device}",
+    ]
+
+
+def is_discriminators(name: str) -> bool:
+    """Return whether the option ``name`` is of the discriminator only."""
+    return name.startswith(("discriminator_", "spectral_"))
+
+
 def describe_settings(objective: str, arch: str | None) -> str:
     """Return a table of every ``--set`` option of an objective and an architecture: name, default and help."""
     kind = OBJECTIVES[objective]
@@ -150,6 +193,21 @@ def _default_architecture(kind: type[Objective], image_shape: ImageShape) -> str
     except ValueError:
         return "mlp"
     return "dcgan"
+
+
+def _said(config: TrainConfig, owners: Iterable[type]) -> dict[str, Any]:
+    """Return the options of ``owners`` that the user gave a value, by flag or by --set."""
+    flags = {name: getattr(config, name, None) for name in option_names(Optimization)}
+    return {name: value for name, value in flags.items() if value is not None} | parse_settings(config.set, owners)
+
+
+def _refuse_idle(name: str, objective: Objective, optimization: Optimization, said: Iterable[str]) -> None:
+    """Raise ``ValueError`` for an option that the user gave and that nothing would come of."""
+    for option in said:
+        if objective.discriminator_dim is None and is_discriminators(option):
+            raise ValueError(f"{name} has no discriminator, so {option} would do nothing; leave it out")
+        if option == "betas" and optimization.optimizer != "adam":
+            raise ValueError(f"betas are Adam's, and {name} uses {optimization.optimizer}: add --set optimizer=adam")
 
 
 def _build(owner: type, chosen: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snngan.config import Optimization, Plan
 from snngan.objectives import Objective
+from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.plan import build_architecture, build_objective
 
@@ -65,7 +66,7 @@ class Players:
     def sample(self, latents: Tensor) -> Tensor:
         """Return the averaged generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim)."""
         images: Tensor = self.averaged(latents)
-        return images.float()
+        return images
 
     @torch.no_grad()
     def project(self, images: Tensor) -> Tensor | None:
@@ -75,7 +76,7 @@ class Players:
         was_training = self.discriminator.training
         points: Tensor = self.discriminator.eval()(images)
         self.discriminator.train(was_training)
-        return points.float()
+        return points
 
 
 def load_part(name: str, part: Any, state: dict[str, Any]) -> None:
@@ -98,11 +99,14 @@ def build_players(plan: Plan, device: torch.device) -> Players:
     """
     objective, architecture = build_objective(plan), build_architecture(plan)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(seed_for(plan.seed, "weights"))
         generator = architecture.generator(plan.image_shape).to(device)
         discriminator = None
         if objective.discriminator_dim is not None:
             discriminator = architecture.discriminator(plan.image_shape, objective.discriminator_dim).to(device)
+    for network in (generator, discriminator):
+        if network is not None:
+            network.register_forward_hook(_as_float32)
     objective.state().to(device)
     averaged = copy.deepcopy(generator).eval().requires_grad_(False)
     options = plan.optimization
@@ -119,6 +123,11 @@ def build_players(plan: Plan, device: torch.device) -> Players:
         generator_optimizer=_optimizer(generator, options, options.learning_rate),
         discriminator_optimizer=discriminator_optimizer,
     )
+
+
+def _as_float32(network: nn.Module, images: tuple[Tensor], output: Tensor) -> Tensor:
+    """Return what a network put out as float32, so that losses keep their digits where the network runs in bf16."""
+    return output.float()
 
 
 def _optimizer(network: nn.Module, options: Optimization, learning_rate: float) -> torch.optim.Optimizer:

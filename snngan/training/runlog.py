@@ -29,7 +29,7 @@ from snngan.version import __version__
 def next_run_dir(plan: Plan, parent: Path = Path("runs")) -> Path:
     """Return ``parent``/NNNN-DATASET-OBJECTIVE with the next free number."""
     numbers = [int(path.name[:4]) for path in parent.glob("[0-9][0-9][0-9][0-9]-*")]
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", plan.dataset).strip("-.")[-40:]
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", plan.dataset.rpartition("/")[2]).strip("-.")[-40:] or "data"
     return parent / f"{max(numbers, default=0) + 1:04d}-{name}-{plan.objective}"
 
 
@@ -47,13 +47,9 @@ class RunFolder:
         Raises:
             ValueError: it exists, or cannot be made.
         """
+        cls.check_new(path)
         try:
             path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise ValueError(
-                f"{path} exists already: choose another --run-dir, or go on with it by: "
-                f"snngan resume {shlex.quote(str(path))}"
-            ) from error
         except OSError as error:
             raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
         run = cls(path, plan)
@@ -64,6 +60,20 @@ class RunFolder:
             path.rmdir()
             raise
         return run
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Raise ``ValueError`` if there is something at ``path``, or no folder can be made there."""
+        if (path / "config.json").exists():
+            raise ValueError(
+                f"{path} exists already: choose another --run-dir, or go on with it by: "
+                f"snngan resume {shlex.quote(str(path))}"
+            )
+        if path.exists():
+            raise ValueError(f"{path} exists already, and is no run's folder: choose another --run-dir")
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        if not nearest.is_dir():
+            raise ValueError(f"the run folder {path} cannot be made: {nearest} is a file")
 
     @classmethod
     def create_next(cls, plan: Plan, device: torch.device) -> RunFolder:
@@ -99,12 +109,27 @@ class RunFolder:
         return cls(path, plan_from_json(plan))
 
     def set_steps(self, steps: int) -> None:
-        """Let the run go on to ``steps``, now and when it is resumed again."""
+        """Let the run go on to ``steps``; :meth:`rewind`, called once it can, writes that down."""
         optimization = dataclasses.replace(self.plan.optimization, steps=steps)
         self.plan = dataclasses.replace(self.plan, optimization=optimization)
-        file = self.path / "config.json"
-        content = json.loads(file.read_text(encoding="utf-8")) | {"plan": dataclasses.asdict(self.plan)}
-        write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder at the same time.
+
+        Raises:
+            ValueError: one does so already.
+        """
+        import fcntl
+
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
+        finally:
+            os.close(handle)
 
     @property
     def latent_dim(self) -> int:
@@ -125,7 +150,10 @@ class RunFolder:
         return self.path / "samples"
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after ``step``, so that a resumed run logs it once."""
+        """Forget what was logged after ``step``, so that a resumed run logs it once, and write down its plan."""
+        file = self.path / "config.json"
+        content = json.loads(file.read_text(encoding="utf-8")) | {"plan": dataclasses.asdict(self.plan)}
+        write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
         file = self.path / "metrics.jsonl"
         if file.exists():
             kept = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) <= step]

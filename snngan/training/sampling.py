@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import Plan
+from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_architecture
 from snngan.training.players import load_part
@@ -42,10 +43,10 @@ def load_generator(
 
 def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
     """Return the averaged generator of an opened run, as :func:`load_generator` does."""
-    state = load_newest(run.checkpoints, notify, device)
-    generator = blank_generator(run.plan).to(device)
+    state = load_newest(run.checkpoints, notify)
+    generator = blank_generator(run.plan)
     load_part("averaged", generator, state["players"])
-    return generator
+    return generator.to(device)
 
 
 def blank_generator(plan: Plan) -> nn.Module:
@@ -62,13 +63,13 @@ def sample_images(generator: nn.Module, latents: Tensor) -> Tensor:
     """Return the images (N, C, H, W) on the CPU that ``generator`` makes of ``latents`` (N, latent_dim)."""
     device = next(generator.parameters()).device
     filled = torch.cat([latents, latents.new_zeros(-len(latents) % CHUNK, latents.shape[1])])
-    images = [generator(chunk.to(device)).float().cpu() for chunk in torch.split(filled, CHUNK)]
+    images = [generator(chunk.to(device)).cpu() for chunk in torch.split(filled, CHUNK)]
     return torch.cat(images)[: len(latents)]
 
 
 def draw(count: int, latent_dim: int, seed: int) -> Tensor:
     """Return standard normal latents (count, latent_dim); a longer draw of the same seed begins with the same rows."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_for(seed, "samples"))
     return torch.cat([torch.randn(CHUNK, latent_dim, generator=generator) for _ in range(-(-count // CHUNK))])[:count]
 
 
@@ -79,7 +80,7 @@ def plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:
     around one random point, so that every latent is as long as a typical draw. Source: figure 6 of Frosst et al. 2019
     extrapolates over 2 noise dimensions.
     """
-    draw_of = torch.Generator().manual_seed(seed)
+    draw_of = torch.Generator().manual_seed(seed_for(seed, "plane"))
     axes, _ = torch.linalg.qr(torch.randn(latent_dim, min(3, latent_dim), generator=draw_of, dtype=torch.float64))
     centre, right, down = axes[:, 0], axes[:, 1 % axes.shape[1]], axes[:, -1]
     angles = torch.linspace(-extent / 2, extent / 2, side, dtype=torch.float64)

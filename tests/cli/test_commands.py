@@ -79,7 +79,8 @@ def test_train(cli: Cli, tiny: str, objective: str) -> None:
     run = Path(f"runs/0001-digits-{objective}")
     assert f"objective  {objective}" in said.out
     assert "data       digits: 1618 images 1x8x8, 179 held out" in said.out
-    assert "training   5 steps of 32, seed 0, on cpu" in said.out
+    assert "training   steps=5, batch_size=32, optimizer=adam, learning_rate=" in said.out
+    assert ("discriminator" in said.out) == (objective == "gan")
     assert "trained 5 steps" in said.out
     for path in (run / "samples/step-00000005.png", run / "metrics.jsonl", run / "checkpoints"):
         assert str(path) in said.out
@@ -158,7 +159,7 @@ def test_the_settings_are_listed(cli: Cli) -> None:
 def test_a_dry_run_of_train_writes_nothing(cli: Cli, tiny: str, tmp_path: Path, more: str) -> None:
     said = cli(f"train {tiny} --steps 5 {more} --dry-run")
     assert said.out.endswith("dry run: nothing was written\n")
-    assert "training   5 steps of 32" in said.out
+    assert "training   steps=5, batch_size=32" in said.out
     assert tree(tmp_path) == set()
 
 
@@ -194,7 +195,7 @@ def test_more_steps_than_planned(cli: Cli, run: Path, finished: Path, tiny: str)
 
 def test_sample_npz(cli: Cli, finished: Path) -> None:
     said = cli(f"sample {finished} --count 700 --seed 1 --out s.npz")
-    assert said.out == "700 images -> s.npz\n"
+    assert said.out.startswith("700 images -> s.npz\nnext:\n  snngan interpolate ")
     images = images_in(Path("s.npz"))
     assert images.dtype == np.uint8
     assert images.shape == (700, 1, 8, 8)
@@ -215,7 +216,8 @@ def test_sample_png_and_folder(cli: Cli, finished: Path) -> None:
     assert sorted(os.listdir("folder")) == [f"{number:06d}.png" for number in range(12)]
     for number, image in enumerate(images):
         with Image.open(f"folder/{number:06d}.png") as file:
-            assert np.array_equal(np.asarray(file.convert("L")), image)
+            assert file.mode == "L"
+            assert np.array_equal(np.asarray(file), image)
     with Image.open("s.png") as file:
         sheet = np.asarray(file.convert("L"))
     factor = sheet.shape[1] // (4 * 8)
@@ -228,7 +230,8 @@ def test_sample_png_and_folder(cli: Cli, finished: Path) -> None:
 
 
 def test_interpolate(cli: Cli, finished: Path) -> None:
-    assert cli(f"interpolate {finished} --side 5 --out p.npz").out == "5 x 5 images -> p.npz\n"
+    said = cli(f"interpolate {finished} --side 5 --out p.npz")
+    assert said.out.startswith("5 x 5 images -> p.npz\nnext:\n  snngan board ")
     images = images_in(Path("p.npz")).astype(float)
     assert images.shape == (25, 1, 8, 8)
     steps = np.abs(np.diff(images.reshape(5, 5, -1), axis=1)).mean()

@@ -76,7 +76,7 @@ def test_while_training(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, pa
         said = cli(f"resume {run} --steps 8", 2)
     errors = [line for line in said.err.splitlines() if not line.startswith("step ")]
     assert len(errors) == 1, errors
-    hint = "" if part == "config.json" else f"; make room, then go on with: snngan resume {run}"
+    hint = f"; make room, then go on with: snngan resume {run}"
     assert re.fullmatch(f"Error: {named} {FULL}{hint}", errors[0])
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}.items() <= before.items()
     assert not list(run.rglob("*.part"))
@@ -169,7 +169,7 @@ def test_files_that_may_not_grow(run: Path, tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if not line.startswith("step ")]
     assert lines[1::2] == ["status 2"] * 4, done.stderr
     named = [r"run/config\.json", r"run/checkpoints/step-00000008\.pt", r"s\.npz", r"s\.png"]
-    hints = ["", "; make room, then go on with: snngan resume run", "", ""]
+    hints = [*2 * ["; make room, then go on with: snngan resume run"], "", ""]
     for line, name, hint in zip(lines[::2], named, hints, strict=True):
         assert re.fullmatch(f"Error: {name} could not be written: File too large{hint}", line)
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}.items() <= before.items()

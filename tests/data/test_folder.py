@@ -96,7 +96,7 @@ def test_transparent_parts_turn_white(tmp_path: Path) -> None:
     assert colours(load(tmp_path)) == expected
 
 
-def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+def test_photographs_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     pixels[:8] = 255
     exif = Image.Exif()
@@ -104,7 +104,7 @@ def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
     for number in range(2):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png", exif=exif)
     image = load(tmp_path).train_images[0]
-    assert image[0, 0, 0] > 240 and image[0, -1, 0] < 15
+    assert image[0, 0, 0] < 15 and image[0, -1, 0] > 240
 
 
 def test_subfolders_are_labels_in_alphabetical_order(tmp_path: Path) -> None:

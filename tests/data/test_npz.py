@@ -73,11 +73,10 @@ def test_floats_become_uint8(dtype: str, tmp_path: Path) -> None:
     assert told == []
 
 
-def test_floats_that_look_like_0_to_1_are_told(tmp_path: Path) -> None:
+def test_floats_from_0_to_1_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "floats.npz", images=PICTURES / 255)
-    told: list[str] = []
-    load(tmp_path / "floats.npz", told)
-    assert len(told) == 1 and "read as if black were -1" in told[0]
+    with pytest.raises(ValueError, match=r"floats from 0 to .*; expected \[-1, 1\] with black at -1: save images \* 2"):
+        load(tmp_path / "floats.npz")
 
 
 def test_points_stay_floats(tmp_path: Path) -> None:

@@ -122,3 +122,13 @@ def test_relative_temperatures_are_of_all_or_of_the_real_points(scale: Any) -> N
 def test_sets_that_do_not_compare_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"^entanglement takes two sets of at least 2 points of one shape, not .*\Z"):
         entanglement(torch.zeros(real), torch.zeros(fake))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_points_that_are_not_finite_are_refused(value: float) -> None:
+    cloud = torch.randn(8, 2)
+    broken = cloud.clone()
+    broken[3, 1] = value
+    for pair in ((cloud, broken), (broken, cloud)):
+        with pytest.raises(ValueError, match="entanglement takes finite points"):
+            entanglement(*pair)

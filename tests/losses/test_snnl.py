@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import OptimalTemperature, RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.pairs import DISTANCES
+from snngan.losses.pairs import DISTANCES, pairs_of
 from snngan.losses.temperature import TemperatureLike
 
 FACTORS = [10.0**exponent for exponent in range(-3, 7)]
@@ -265,3 +265,19 @@ def test_bad_argument_is_refused_in_one_line(arguments: tuple[Any, ...], message
     else:
         with pytest.raises(ValueError, match=rf"^{message}\Z"):
             SoftNearestNeighborLoss()(*arguments)
+
+
+def test_labels_may_be_a_list() -> None:
+    points = torch.randn(6, 3)
+    labels = [0, 1, 0, 1, 0, 1]
+    assert soft_nearest_neighbor_loss(points, labels) == soft_nearest_neighbor_loss(points, torch.tensor(labels))
+
+
+def test_a_zero_vector_is_at_cosine_distance_1_from_all() -> None:
+    points = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 1], [1, 1]], requires_grad=True)
+    cosines = torch.nn.functional.cosine_similarity(points[:, None], points[None], dim=2)
+    distances = pairs_of(points, torch.tensor([0, 1, 0, 1, 1]), "cosine").distances
+    away = ~torch.eye(5, dtype=torch.bool)
+    assert torch.allclose(distances[away], (1 - cosines.detach().double())[away])
+    soft_nearest_neighbor_loss(points, torch.tensor([0, 1, 0, 1, 1]), 0.1, "cosine").backward()
+    assert points.grad is not None and float(points.grad.abs().max()) < 100

@@ -23,7 +23,7 @@ def test_a_plan_comes_back_from_json(objective: str, arch: str) -> None:
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
     config = TrainConfig(
         dataset="npz:a.npz", data_dir="d", image_size=32, objective=objective, arch=arch, seed=2**60, betas=(0.1, 0.2),
-        batch_size=4, set=("width=4",), skip_broken=True, precision="bf16",
+        batch_size=4, set=("width=4", "optimizer=adam"), skip_broken=True, precision="bf16",
     )  # fmt: skip
     plan = make_plan(config, Dataset("npz:a.npz", images[:18], None, images[18:], None))
     assert plan_from_json(dataclasses.asdict(plan)) == plan
@@ -53,7 +53,7 @@ def test_the_user_has_the_last_word(plan_of: Callable[..., Plan]) -> None:
 
 
 def test_zero_is_a_value(plan_of: Callable[..., Plan]) -> None:
-    plan = plan_of("discriminator_learning_rate=0", learning_rate=0.0, ema_decay=0.0)
+    plan = plan_of("discriminator_learning_rate=0", objective="gan", learning_rate=0.0, ema_decay=0.0)
     options = plan.optimization
     assert (options.learning_rate, options.ema_decay, options.discriminator_learning_rate) == (0, 0, 0)
 
@@ -72,7 +72,7 @@ def test_networks_follow_the_size_of_the_images(dataset: Dataset, points: Datase
         (["width"], "--set takes NAME=VALUE, not 'width'"),
         (["width=wide"], "width takes a whole number, not 'wide'"),
         (["width=2.5"], "width takes a whole number, not '2.5'"),
-        (["width=0"], r"width must lie in \[1, inf\), not 0"),
+        (["width=0"], r"width must lie in \[1, 16384\], not 0"),
         (["learning_rate=fast"], "learning_rate takes a number, not 'fast'"),
         (["learning_rate=nan"], r"learning_rate must lie in \[0, 10\], not nan"),
         (["spectral_norm=perhaps"], "spectral_norm takes true or false, not 'perhaps'"),
@@ -86,6 +86,24 @@ def test_networks_follow_the_size_of_the_images(dataset: Dataset, points: Datase
 def test_settings_that_are_refused(plan_of: Callable[..., Plan], settings: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(*settings)
+
+
+def test_options_that_would_do_nothing_are_refused(plan_of: Callable[..., Plan]) -> None:
+    for idle in ("spectral_norm=true", "discriminator_norm=batch", "discriminator_learning_rate=0.1"):
+        with pytest.raises(ValueError, match=r"snnl-pixel has no discriminator, so .* would do nothing"):
+            plan_of(idle)
+        plan_of(idle, objective="gan")
+    with pytest.raises(ValueError, match="betas are Adam's, and wgan uses rmsprop"):
+        plan_of(objective="wgan", betas=(0.5, 0.9))
+    plan_of("optimizer=adam", objective="wgan", betas=(0.5, 0.9))
+
+
+def test_a_learning_rate_of_the_user_s_is_for_both_players(plan_of: Callable[..., Plan]) -> None:
+    assert OBJECTIVES["snnl-projected"].recommended["discriminator_learning_rate"]
+    plan = plan_of(objective="snnl-projected", learning_rate=0.01)
+    assert plan.optimization.discriminator_learning_rate is None
+    plan = plan_of("discriminator_learning_rate=0.02", objective="snnl-projected", learning_rate=0.01)
+    assert plan.optimization.discriminator_learning_rate == 0.02
 
 
 def test_names_that_are_refused(plan_of: Callable[..., Plan]) -> None:
@@ -121,7 +139,7 @@ def test_data_that_do_not_suffice(plan_of: Callable[..., Plan], dataset: Dataset
     with pytest.raises(ValueError, match="batch of 65 is larger than the 64 training images; use --batch-size 64"):
         plan_of(batch_size=65)
     plan_of(batch_size=64)
-    with pytest.raises(ValueError, match="only 1 image would be held out, entanglement needs 2"):
+    with pytest.raises(ValueError, match="only 1 image is held out, entanglement needs 2"):
         plan_of(data=dataclasses.replace(dataset, test_images=dataset.test_images[:1]))
 
 

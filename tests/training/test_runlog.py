@@ -25,7 +25,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 import snngan
 from snngan.config import Plan
 from snngan.data import Dataset
-from snngan.training.checkpoint import SaveError
+from snngan.training.checkpoint import SaveError, load_newest
 from snngan.training.gan import train_gan
 from snngan.training.runlog import RunFolder, next_run_dir
 
@@ -61,7 +61,7 @@ def projections(run: RunFolder) -> list[Any]:
     return list(config.embeddings)
 
 
-def test_config_json(tmp_path: Path, run_of: Callable[..., RunFolder]) -> None:
+def test_config_json(run_of: Callable[..., RunFolder]) -> None:
     run = run_of("deep/down/run", "temperature=0.1+0.2", seed=7)
     content = json.loads((run.path / "config.json").read_text())
     assert content["plan"] == json.loads(json.dumps(dataclasses.asdict(run.plan)))
@@ -70,7 +70,7 @@ def test_config_json(tmp_path: Path, run_of: Callable[..., RunFolder]) -> None:
     assert environment["torch"] == torch.__version__
     assert environment["device"] == "cpu"
     assert environment["commit"] is None or re.fullmatch("[0-9a-f]{40}", environment["commit"])
-    assert str(tmp_path) not in (run.path / "config.json").read_text()
+    assert Path(content["plan"]["data_dir"]).is_absolute()
     opened = RunFolder.open(run.path)
     assert opened.plan == run.plan
     assert opened.latent_dim == 8
@@ -80,12 +80,15 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, plan_of: Callable[
     (tmp_path / "run").mkdir()
     (tmp_path / "file").write_text("mine")
     for name in ("run", "file"):
-        with pytest.raises(ValueError, match=rf"{name} exists already: .* snngan resume .*{name}"):
+        with pytest.raises(ValueError, match=rf"{name} exists already, and is no run's folder: choose another"):
             RunFolder.create(tmp_path / name, plan_of(), CPU)
-    with pytest.raises(ValueError, match="cannot be made: Not a directory"):
+    with pytest.raises(ValueError, match=r"cannot be made: .*file is a file"):
         RunFolder.create(tmp_path / "file" / "run", plan_of(), CPU)
     assert not list((tmp_path / "run").iterdir())
     assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "run" / "config.json").touch()
+    with pytest.raises(ValueError, match=r"run exists already: .* snngan resume .*run"):
+        RunFolder.create(tmp_path / "run", plan_of(), CPU)
 
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
@@ -209,8 +212,8 @@ def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
     run = run_of("run", objective="snnl-projected", steps=9, checkpoint_every=2, sample_every=1)
     train_gan(run, dataset, CPU, should_stop=stop_after(5))
     (run.checkpoints / "step-00000005.pt").unlink()
-    train_gan(RunFolder.open(run.path), dataset, CPU, resume=True, should_stop=stop_after(3))
-    train_gan(RunFolder.open(run.path), dataset, CPU, resume=True)
+    train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints), should_stop=stop_after(3))
+    train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
     assert [line["step"] for line in metrics(run)] == list(range(10))
     assert len(list(run.path.glob("events*"))) == 3
     events = board(run.path)
@@ -252,6 +255,8 @@ def test_more_steps_are_remembered(run_of: Callable[..., RunFolder]) -> None:
     run = run_of("run", steps=4, seed=5)
     before = json.loads((run.path / "config.json").read_text())
     run.set_steps(9)
+    assert json.loads((run.path / "config.json").read_text()) == before  # until the run goes on
+    run.rewind(0)
     after = json.loads((run.path / "config.json").read_text())
     assert run.plan.optimization.steps == RunFolder.open(run.path).plan.optimization.steps == 9
     before["plan"]["optimization"]["steps"] = 9
@@ -285,10 +290,10 @@ def test_a_full_disk_names_the_file(
     with monkeypatch.context() as patch:
         assert not fail_to_open(patch, part)
         with pytest.raises(SaveError, match=rf"{re.escape(part.removesuffix('.part'))}\S* could not be written: No sp"):
-            train_gan(RunFolder.open(run.path), dataset, CPU, resume=True)
+            train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
     assert {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}.items() >= saved.items()
     assert not list(run.path.rglob("*.part"))
-    outcome = train_gan(RunFolder.open(run.path), dataset, CPU, resume=True)
+    outcome = train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
     assert outcome.finished
     assert [line["step"] for line in metrics(run)] == list(range(5))
 
@@ -300,3 +305,12 @@ def test_a_full_disk_leaves_no_folder_without_config(
     with pytest.raises(SaveError, match=r"config\.json could not be written: No space left"):
         RunFolder.create(tmp_path / "run", plan_of(), CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_process_trains_in_a_folder_at_a_time(run_of: Callable[..., RunFolder]) -> None:
+    run = run_of("run")
+    again = RunFolder.open(run.path)
+    with run.locked(), pytest.raises(ValueError, match="run is being trained by another process"), again.locked():
+        pass
+    with again.locked():
+        pass

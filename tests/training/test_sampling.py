@@ -102,4 +102,4 @@ def test_another_run_s_checkpoint_is_refused(run_of: Callable[..., RunFolder], d
     with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its averaged is another"):
         snngan.load_generator(wide.path)
     with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its generator is another"):
-        train_gan(wide, dataset, CPU, resume=True)
+        train_gan(wide, dataset, CPU, start=load_newest(wide.checkpoints))
