@@ -280,7 +280,9 @@ class KernelTwoSample(Objective):
     """
 
     discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
-    recommended: ClassVar[Recommended] = MappingProxyType({"spectral_norm": True})
+    recommended: ClassVar[Recommended] = MappingProxyType(
+        {"spectral_norm": True, "learning_rate": 8e-4, "discriminator_learning_rate": 2e-4}
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -54,13 +54,13 @@ class Players:
 
     @torch.no_grad()
     def update_average(self, decay: float, step: int) -> None:
-        """Move the average towards the generator; ``decay`` is reached only as the steps go by."""
+        """Move the average, batch statistics included, towards the generator; ``decay`` is reached as steps go by."""
         share = 1 - min(decay, step / (step + 10))
         averaged: list[Tensor] = list(self.averaged.parameters())
         current: list[Tensor] = list(self.generator.parameters())
         torch._foreach_lerp_(averaged, current, share)
         for kept, buffer in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-            kept.copy_(buffer)
+            kept.lerp_(buffer, share) if kept.is_floating_point() else kept.copy_(buffer)
 
     @torch.no_grad()
     def sample(self, latents: Tensor) -> Tensor:
