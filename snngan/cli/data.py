@@ -32,10 +32,12 @@ def list_(data_dir: str | None) -> None:
 def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> None:
     """Read the data set NAME once, keep it as NAME.npz, and say what is in it."""
     from snngan.cli.running import notify
+    from snngan.data import DATASETS
     from snngan.data.datasets import list_datasets, load_dataset
 
     if dry_run:
-        where = next((row.where for row in list_datasets(data_dir) if row.name == name), name)
+        DATASETS[name]  # an unknown name is refused
+        (where,) = (row.where for row in list_datasets(data_dir) if row.name == name)
         click.echo(f"{name}: {where}\ndry run: nothing was read, fetched or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)

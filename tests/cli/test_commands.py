@@ -254,6 +254,16 @@ def test_points_of_the_plane(cli: Cli, refused: Cli, tiny: str) -> None:
     refused("sample r --count 9 --out folder", "points have no picture each; give a name ending in .png or .npz")
 
 
+def test_a_dry_run_of_prepare_reads_nothing(cli: Cli, refused: Cli, tmp_path: Path) -> None:
+    assert (
+        cli("data prepare svhn --dry-run").out
+        == "svhn: not here: --download\ndry run: nothing was read, fetched or written\n"
+    )
+    assert "dry run" in cli("data prepare mnist-5k --dry-run").out
+    refused("data prepare mnst --dry-run", "unknown dataset 'mnst'; did you mean 'mnist'")
+    assert tree(tmp_path) == set()
+
+
 def test_data(cli: Cli, tmp_path: Path) -> None:
     text = cli("data list").out
     for name in ("digits", "mnist-5k", "gaussians", "rings", "fashion-mnist", "folder:PATH", "npz:PATH"):
