@@ -117,7 +117,7 @@ class PixelEntanglement(_Entangling, Objective):
     )
     scale: ClassVar[Scale] = "real"  # what the generator makes must not move the temperature
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType(
-        dict.fromkeys(FORMS, "0.2") | {"literal": "0.05"}
+        dict.fromkeys(FORMS, "0.2") | {"literal": "0.05", "chance-capped": "0.1+0.3"}
     )
 
     def __post_init__(self) -> None:
