@@ -23,8 +23,9 @@ from snngan.training.players import Players, build_players
 from snngan.training.runlog import RunFolder
 
 Report = Callable[[int, dict[str, float]], None]
-TRACKED = 256
-"""Held-out images, and synthetic ones, in each entanglement reading."""
+TRACKED, TRACKED_SMALL = 256, 128
+"""Held-out images, and synthetic ones, in each entanglement reading; the second number for images of fewer than 100
+values, whose steps are so short that more would cost over 3 % of the time."""
 PROJECTED = 128
 """How many of them are read in the learned space too, where each costs a pass through the discriminator."""
 SHOWN = 100
@@ -203,7 +204,8 @@ class Gauge:
     def __init__(self, players: Players, dataset: Dataset, plan: Plan, device: torch.device) -> None:
         self.players = players
         own = torch.Generator().manual_seed(seed_for(plan.seed, "gauge"))
-        rows = torch.randperm(len(dataset.test_images), generator=own)[:TRACKED]
+        count = TRACKED if dataset.test_images[0].numel() >= 100 else TRACKED_SMALL
+        rows = torch.randperm(len(dataset.test_images), generator=own)[:count]
         self.real = to_unit_range(dataset.test_images[rows]).to(device)
         self.latents = draw_latents(players, max(SHOWN, len(self.real)), own, device)
 
