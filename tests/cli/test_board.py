@@ -188,7 +188,7 @@ def test_the_points_of_the_learned_space(board: str, browser: Any, look: Look) -
     for _ in range(2):  # the plugin's frame holds the projector's
         wait_for(lambda: bool(browser.execute_script("return document.querySelectorAll('iframe').length")))
         browser.switch_to.frame(0)
-    wait_for(lambda: shows("Points:\n358", "Dimension:\n10", "latest", "3 tensors found"))
+    wait_for(lambda: shows("Points:\n256", "Dimension:\n10", "latest", "3 tensors found"))
     wait_for(lambda: any("sprite_image" in name for name, _ in browser.execute_script(LOADED)))
     loaded = {name.split("/projector/")[1]: status for name, status in browser.execute_script(LOADED)
               if "?run=projected" in name}  # fmt: skip
@@ -199,7 +199,7 @@ def test_the_points_of_the_learned_space(board: str, browser: Any, look: Look) -
         "const done = arguments[arguments.length - 1];"
         "fetch('metadata?run=projected&name=latest').then(each => each.text()).then(done)"
     )
-    assert labels.split() == ["real"] * 179 + ["synthetic"] * 179
+    assert labels.split() == ["real"] * 128 + ["synthetic"] * 128
     time.sleep(2)  # the points fly to their places
     browser.switch_to.default_content()
     look("projector")
