@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.losses.pairs import Pairs, lowest_exponent
+from snngan.losses.tiled import TiledNeighbours
 
 SMALL_BATCH = 128
 """Anchors up to which the grid is four times as fine, and in float64: few points make a jagged curve."""
@@ -36,12 +38,12 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
 
     It costs O(N^2) memory and some forty exponentials a pair.
     """
-    fine = _Curve(pairs)
-    if fine.is_flat:
+    fine = _curve_of(pairs)
+    if fine is None:
         return pairs.scale.new_zeros(())
     small = len(fine.gap) <= SMALL_BATCH
     grid = _grid(fine if small else fine.rounded(), per_octave=8 if small else 2)
-    best = fine.at(min(grid).inverse)
+    (best,) = fine.at([min(grid).inverse])
     for left, right in itertools.pairwise(grid):
         if left.slope < 0 < right.slope and _lowest_possible(left, right) < best.loss * (1 + 1e-5):
             best = min(best, _refined(fine, left, right))
@@ -50,51 +52,56 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
 
 def slope_by_log_inverse(pairs: Pairs, inverse: Tensor) -> Tensor:
     """Return the derivative () of the mean loss by log(1/T) at 1/T = ``inverse`` ()."""
-    curve = _Curve(pairs)
-    slope = 0.0 if curve.is_flat else curve.at(float(inverse)).slope
+    curve = _curve_of(pairs)
+    slope = 0.0 if curve is None else curve.at([float(inverse)])[0].slope
     return inverse * slope
 
 
-class _Curve:
-    """The mean loss of a batch as a function of the inverse temperature; sums are taken in float64."""
+class _Neighbours(Protocol):
+    """The neighbours of the A anchors that have some of both kinds, and sums over them."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        anchors = pairs.anchors & pairs.other.any(1)  # anchors of a one-class batch have loss 0 at any T
-        self.weight = 1 / max(1, int(pairs.anchors.sum()))
-        self.is_flat = not (anchors.any() and pairs.scale > 0)
-        if self.is_flat:
-            return
-        distances, same, other = pairs.distances[anchors], pairs.same[anchors], pairs.other[anchors]
-        nearest_same = distances.masked_fill(~same, math.inf).amin(1, keepdim=True)
-        nearest_other = distances.masked_fill(~other, math.inf).amin(1, keepdim=True)
-        self.gap = (nearest_other - nearest_same).squeeze(1)
-        self.excess = (distances - torch.where(same, nearest_same, nearest_other)).clamp_min_(0)
-        self.same, self.other = same.double(), other.double()
-        self.num_same = self.same.sum(1)
-        self.reach = float(torch.maximum(self.excess.max(), self.gap.abs().max()))
-        self.coldest = COLDEST / float(pairs.distances.max())
+    nearest_same: Tensor
+    """(A,) float64: the distance of the nearest other point of the class."""
+    nearest_other: Tensor
+    """(A,) float64: that of the nearest point of another class."""
+    num_same: Tensor
+    """(A,) float64: how many there are of the same class."""
+    farthest: float
+    """No pair is farther apart."""
+
+    def sums(self, inverses: Sequence[float]) -> Tensor:
+        """Return (K, 4, A) float64 sums over neighbours j of each anchor i, at each of K inverse temperatures.
+
+        With e_ij the distance above that of the nearest neighbour of j's kind, they are: exp(-e/T) over the same class
+        and over the others, e exp(-e/T) over the same class and over the others.
+        """
+
+    def rounded(self) -> _Neighbours:
+        """Return the same with sums in float32 where that is quicker."""
+
+
+class _Curve:
+    """The mean loss of a batch as a function of the inverse temperature."""
+
+    def __init__(self, neighbours: _Neighbours, num_anchors: int) -> None:
+        self.neighbours, self.num_anchors = neighbours, num_anchors
+        self.gap = neighbours.nearest_other - neighbours.nearest_same
 
     def rounded(self) -> _Curve:
-        """Return the same curve with sums in float32, at half the cost."""
-        curve = copy.copy(self)
-        curve.excess, curve.same, curve.other = self.excess.float(), self.same.float(), self.other.float()
-        return curve
+        """Return the same curve from sums in float32, at half the cost."""
+        return _Curve(self.neighbours.rounded(), self.num_anchors)
 
-    def at(self, inverse: float) -> _Point:
-        """Return loss and slope at 1/T = ``inverse``."""
-        exponents = self.excess.mul(-inverse).clamp_min_(lowest_exponent(self.excess.dtype))
-        weights = exponents.exp()
-        weighted = exponents.mul_(weights)
-        same, other = (weights * self.same).sum(1), (weights * self.other).sum(1)
-        odds = other.log() - same.log() - inverse * self.gap
-        loss = float(F.softplus(odds).sum()) * self.weight
-        if inverse == 0:
-            weighted = -self.excess
-        else:
-            weighted /= inverse
-        # The mean excess of the neighbours drawn, of other classes minus of the own, is what the slope weighs.
-        slope = (weighted * self.other).sum(1) / other - (weighted * self.same).sum(1) / same - self.gap
-        return _Point(loss, inverse, float((odds.sigmoid() * slope).sum()) * self.weight)
+    def at(self, inverses: Sequence[float]) -> list[_Point]:
+        """Return loss and slope at each 1/T of ``inverses``."""
+        points = []
+        for inverse, sums in zip(inverses, self.neighbours.sums(inverses), strict=True):
+            same, other, excess_same, excess_other = sums
+            odds = other.log() - same.log() - inverse * self.gap
+            # The mean excess of the neighbours drawn, of the own class minus of the others, is what the slope weighs.
+            slope = excess_same / same - excess_other / other - self.gap
+            loss, slope = F.softplus(odds).sum(), (odds.sigmoid() * slope).sum()
+            points.append(_Point(float(loss) / self.num_anchors, inverse, float(slope) / self.num_anchors))
+        return points
 
     def floor(self, inverse: float) -> float:
         """Return a bound that the loss is not below at any 1/T above ``inverse``.
@@ -102,18 +109,59 @@ class _Curve:
         An anchor whose nearest neighbour is of another class has log-odds of at least -inverse * gap - log(N) there.
         """
         crossed = self.gap <= 0
-        odds = -inverse * self.gap[crossed] - self.num_same[crossed].log()
-        return float(F.softplus(odds).sum()) * self.weight
+        odds = -inverse * self.gap[crossed] - self.neighbours.num_same[crossed].log()
+        return float(F.softplus(odds).sum()) / self.num_anchors
+
+
+class DenseNeighbours:
+    """The neighbours of a batch's anchors as N x N matrices."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        anchors = pairs.anchors & pairs.has_other
+        distances, same, other = pairs.distances[anchors], pairs.same[anchors], pairs.other[anchors]
+        self.nearest_same = distances.masked_fill(~same, math.inf).amin(1)
+        self.nearest_other = distances.masked_fill(~other, math.inf).amin(1)
+        self.excess = (
+            distances - torch.where(same, self.nearest_same[:, None], self.nearest_other[:, None])
+        ).clamp_min_(0)
+        self.same, self.other = same.double(), other.double()
+        self.num_same = self.same.sum(1)
+        self.farthest = float(pairs.distances.max())
+
+    def rounded(self) -> DenseNeighbours:
+        neighbours = copy.copy(self)
+        neighbours.excess, neighbours.same, neighbours.other = (
+            self.excess.float(),
+            self.same.float(),
+            self.other.float(),
+        )
+        return neighbours
+
+    def sums(self, inverses: Sequence[float]) -> Tensor:
+        sums = []
+        for inverse in inverses:
+            weights = self.excess.mul(-inverse).clamp_min_(lowest_exponent(self.excess.dtype)).exp_()
+            weighted = weights * self.excess
+            sums.append(
+                torch.stack([(part * kind).sum(1) for part in (weights, weighted) for kind in (self.same, self.other)])
+            )
+        return torch.stack(sums).double()
+
+
+def _curve_of(pairs: Pairs) -> _Curve | None:
+    """Return the curve of a batch, or None where every T gives the same loss."""
+    if not ((pairs.anchors & pairs.has_other).any() and pairs.scale > 0):
+        return None  # anchors of a one-class batch have loss 0 at any T
+    neighbours = TiledNeighbours(pairs) if pairs.backend == "tiled" else DenseNeighbours(pairs)
+    return _Curve(neighbours, int(pairs.anchors.sum()))
 
 
 def _grid(curve: _Curve, per_octave: int) -> list[_Point]:
     """Return points from T = infinity to cold, ending where nothing colder can be lower."""
-    points = [curve.at(0.0)]
-    if curve.reach == 0:  # every neighbour is as far as every other
-        return points
-    hottest = 1 / (4 * curve.reach)
-    for octave in range(math.ceil(math.log2(curve.coldest / hottest))):
-        points += [curve.at(hottest * 2 ** (octave + step / per_octave)) for step in range(per_octave)]
+    points = curve.at([0.0])
+    coldest, hottest = (share / curve.neighbours.farthest for share in (COLDEST, 1 / 4))
+    for octave in range(math.ceil(math.log2(coldest / hottest))):
+        points += curve.at([hottest * 2 ** (octave + step / per_octave) for step in range(per_octave)])
         lowest = min(points).loss
         if lowest == 0 or curve.floor(points[-1].inverse) >= lowest:
             break
@@ -132,7 +180,7 @@ def _refined(curve: _Curve, left: _Point, right: _Point) -> _Point:
     a, b, slope_a, slope_b = left.inverse, right.inverse, left.slope, right.slope
     best, last_side = _Point(math.inf, a, slope_a), 0
     for _ in range(40):
-        point = curve.at((a * slope_b - b * slope_a) / (slope_b - slope_a))
+        (point,) = curve.at([(a * slope_b - b * slope_a) / (slope_b - slope_a)])
         best = min(best, point)
         if abs(point.slope) * (b - a) <= 1e-12 * point.loss:  # a convex curve has no more than this to gain
             break

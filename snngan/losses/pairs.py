@@ -4,47 +4,97 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from snngan.losses.tiled import TiledLogOdds, layout_of
+
 Distance = Literal["sqeuclidean", "cosine"]
 DISTANCES = ("sqeuclidean", "cosine")
+Backend = Literal["auto", "dense", "tiled"]
+BACKENDS = ("auto", "dense", "tiled")
+DENSE_UP_TO = 1024
+"""Points up to which the dense backend is the quicker one."""
 
 
-class Pairs(NamedTuple):
-    """All ordered pairs (anchor i, neighbour j) of a batch of N labelled points."""
+class Pairs:
+    """All ordered pairs (anchor i, neighbour j) of a batch of N labelled points.
 
-    points: Tensor
-    """(N, D) float64, connected to the features: centred, or of unit length for the cosine distance."""
-    distances: Tensor
-    """(N, N) float64, without gradient."""
-    same: Tensor
-    """(N, N) bool: j bears the label of i, and is not i."""
-    other: Tensor
-    """(N, N) bool: j bears another label."""
-    scale: Tensor
-    """() float64: the mean distance that relative temperatures are multiples of, without gradient."""
-    gradient_factor: float
-    """distances = gradient_factor * squared Euclidean distance of the points."""
-    dtype: torch.dtype
-    """The precision of sums over neighbours and of gradients: float64 for float64 features, else float32."""
-    num_fixed: int = 0
-    """The first points of the batch that want no gradient, which saves their part of the work."""
+    Attributes:
+        points: (N, D), connected to the features: centred, or of unit length for the cosine distance. float64 for the
+            dense backend, else float32, or float64 for float64 features.
+        labels: (N,) integers.
+        factor: distances = factor * squared Euclidean distance of the points; 0.5 for the cosine.
+        dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
+        backend: "dense" or "tiled".
+        scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
+        num_fixed: the first points of the batch that want no gradient, which saves their part of the work.
+    """
+
+    def __init__(self, points: Tensor, labels: Tensor, factor: float, dtype: torch.dtype, backend: str) -> None:
+        self.points, self.labels, self.factor, self.dtype, self.backend = points, labels, factor, dtype, backend
+        self.scale = self.mean_distance(len(labels))
+        self.num_fixed = 0
+
+    def mean_distance(self, count: int) -> Tensor:
+        """Return the mean distance () of the first ``count`` points, in O(count * D)."""
+        points = self.points.detach()[:count]
+        squares = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square()
+        total = points.sum(0, dtype=torch.float64).square().sum()
+        if self.factor == 1:
+            sum_of_distances = 2 * count * squares.sum() - 2 * total
+        else:
+            sum_of_distances = count * (count - 1) - (total - squares.sum())
+        mean: Tensor = sum_of_distances.clamp_min(0) / max(1, count * (count - 1))
+        return mean
+
+    @cached_property
+    def members(self) -> Tensor:
+        """(N,) int64: how many points bear the label of each, itself included."""
+        if self.backend == "dense":  # no wait for a GPU
+            return (self.labels[:, None] == self.labels).sum(1)
+        _, place, counts = self.labels.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+        members: Tensor = counts[place]
+        return members
 
     @property
     def anchors(self) -> Tensor:
         """(N,) bool: the points that have a same-class partner, over which the loss is taken."""
-        return self.same.any(1)
+        return self.members > 1
+
+    @property
+    def has_other(self) -> Tensor:
+        """(N,) bool: the points that have one of another class."""
+        return self.members < len(self.labels)
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """(N, N) float64, without gradient."""
+        points = self.points.detach().double()
+        return (1 - points @ points.T).clamp_min_(0) if self.factor != 1 else squared_distances(points)
+
+    @cached_property
+    def same(self) -> Tensor:
+        """(N, N) bool: j bears the label of i, and is not i."""
+        alike = self.labels[:, None] == self.labels
+        return alike & ~torch.eye(len(alike), dtype=torch.bool, device=alike.device)
+
+    @cached_property
+    def other(self) -> Tensor:
+        """(N, N) bool: j bears another label."""
+        return self.labels[:, None] != self.labels
 
 
-def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean") -> Pairs:
+def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean", backend: Backend = "auto") -> Pairs:
     """Return the :class:`Pairs` of ``features`` (N, ...) with integer ``labels`` (N,).
 
     Raises:
-        ValueError: the shapes do not match, the features are not floating point, or ``distance`` is unknown.
+        ValueError: the shapes do not match, the features are not floating point, or ``distance`` or ``backend`` is
+            unknown.
     """
     if features.dim() < 2 or not features.is_floating_point():
         raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
@@ -52,18 +102,17 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
     if labels.shape != features.shape[:1] or labels.is_floating_point():
         raise ValueError(f"labels must be integers ({len(features)},) to match the features, not {_form(labels)}")
     check_choice("distance", distance, DISTANCES)
-    points = features.flatten(1).double()
+    check_choice("backend", backend, BACKENDS)
+    if backend == "auto":
+        backend = "dense" if len(features) <= DENSE_UP_TO else "tiled"
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    points = features.flatten(1).to(torch.float64 if backend == "dense" else dtype)
     if distance == "cosine":
         lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
         points = points / torch.where(lengths > 0, lengths, 1.0)
-        distances, factor = (1 - points.detach() @ points.detach().T).clamp_min_(0), 0.5
     else:
-        points = points - points.detach().mean(0)
-        distances, factor = squared_distances(points.detach()), 1.0
-    alike = labels[:, None] == labels
-    same = alike & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    return Pairs(points, distances, same, ~alike, mean_distance(distances), factor, dtype)
+        points = points - points.detach().mean(0, dtype=torch.float64).to(points.dtype)
+    return Pairs(points, labels, 0.5 if distance == "cosine" else 1.0, dtype, backend)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -112,7 +161,12 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
     """
     if len(pairs.points) == 0:
         return pairs.points.sum(1).expand(len(inverse_temperatures), 0)
-    return torch.stack([_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures])
+    if pairs.backend == "tiled":
+        layout = layout_of(pairs.labels, pairs.num_fixed)
+        odds = [TiledLogOdds.apply(pairs.points, layout, pairs.factor, inverse) for inverse in inverse_temperatures]
+    else:
+        odds = [_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures]
+    return torch.stack(odds)
 
 
 class _LogOdds(torch.autograd.Function):
@@ -124,7 +178,7 @@ class _LogOdds(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, pairs: Pairs, inverse: Tensor) -> Tensor:
-        anchors, has_other = pairs.anchors, pairs.other.any(1)
+        anchors, has_other = pairs.anchors, pairs.has_other
         nearest_same = pairs.distances.masked_fill(~pairs.same, torch.inf).amin(1).masked_fill_(~anchors, 0.0)
         nearest_other = pairs.distances.masked_fill(~pairs.other, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
         shift = torch.where(pairs.same, nearest_same[:, None], nearest_other[:, None])
@@ -134,7 +188,7 @@ class _LogOdds(torch.autograd.Function):
         same = weights.mul(pairs.same).sum(1, keepdim=True).masked_fill_(~anchors[:, None], 1.0)
         other = weights.mul(pairs.other).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
         ctx.save_for_backward(points, weights, pairs.same, same, other, anchors & has_other, inverse)
-        ctx.factor, ctx.num_fixed = pairs.gradient_factor, pairs.num_fixed
+        ctx.factor, ctx.num_fixed = pairs.factor, pairs.num_fixed
         odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.losses.optimum import optimal_inverse_temperature
-from snngan.losses.pairs import DISTANCES, Distance, Pairs, check_choice, log_odds, mean_distance, pairs_of
+from snngan.losses.pairs import BACKENDS, DISTANCES, Backend, Distance, Pairs, check_choice, log_odds, pairs_of
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
 Reduction = Literal["mean", "sum", "none"]
-Backend = Literal["auto", "dense"]
 REDUCTIONS = ("mean", "sum", "none")
-BACKENDS = ("auto", "dense")
 
 
 def soft_nearest_neighbor_loss(
@@ -47,7 +45,8 @@ def soft_nearest_neighbor_loss(
             :class:`SoftNearestNeighborLoss`, which keeps it from call to call.
         distance: ``"sqeuclidean"`` or ``"cosine"`` (1 - cos; 1 from a zero vector to any other).
         reduction: ``"mean"`` or ``"sum"`` over anchors, or ``"none"`` for one value a point.
-        backend: ``"auto"`` or ``"dense"``, which holds N x N matrices.
+        backend: ``"dense"``, which holds N x N matrices and takes distances in float64; ``"tiled"``, which needs
+            O(N D) memory; or ``"auto"``, the quicker one for this N.
 
     Returns:
         () or, unreduced, (N,), in the dtype of the features, float32 for narrower ones.
@@ -66,8 +65,7 @@ def soft_nearest_neighbor_loss(
         24.0
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("backend", backend, BACKENDS)
-    return _loss(pairs_of(features, labels, distance), as_temperature(temperature), reduction)
+    return _loss(pairs_of(features, labels, distance, backend), as_temperature(temperature), reduction)
 
 
 def _loss(pairs: Pairs, temperature: Temperature, reduction: Reduction) -> Tensor:
@@ -114,7 +112,7 @@ class SoftNearestNeighborLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of ``features`` (N, ...) with integer ``labels`` (N,)."""
-        pairs = pairs_of(features, labels, self.distance)
+        pairs = pairs_of(features, labels, self.distance, self.backend)
         self.num_anchors = pairs.anchors.sum()
         self.num_left_out = len(labels) - self.num_anchors
         return _loss(pairs, self.temperature, self.reduction)
@@ -135,9 +133,9 @@ def real_fake_pairs(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidea
     labels[len(real) :] = 1
     pairs = pairs_of(torch.cat([real.flatten(1), fake.flatten(1)]), labels, distance)
     if not real.requires_grad:
-        pairs = pairs._replace(num_fixed=len(real))
+        pairs.num_fixed = len(real)
     if scale == "real":
-        pairs = pairs._replace(scale=mean_distance(pairs.distances[: len(real), : len(real)]))
+        pairs.scale = pairs.mean_distance(len(real))
     return pairs
 
 
