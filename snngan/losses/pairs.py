@@ -25,31 +25,31 @@ class Pairs:
     """All ordered pairs (anchor i, neighbour j) of a batch of N labelled points.
 
     Attributes:
-        points: (N, D), connected to the features: centred, or of unit length for the cosine distance. float64 for the
-            dense backend, else float32, or float64 for float64 features.
+        points: (N, D), connected to the features and centred; for the cosine distance of unit length before that.
+            float64 for the dense backend, else float32, or float64 for float64 features.
+        squares: (N, 1), without gradient: distances = factor * (squares_i + squares_j - 2 points_i points_j).
         labels: (N,) integers.
-        factor: distances = factor * squared Euclidean distance of the points; 0.5 for the cosine.
+        factor: 0.5 for the cosine, else 1.
         dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
         backend: "dense" or "tiled".
         scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
         num_fixed: the first points of the batch that want no gradient, which saves their part of the work.
     """
 
-    def __init__(self, points: Tensor, labels: Tensor, factor: float, dtype: torch.dtype, backend: str) -> None:
-        self.points, self.labels, self.factor, self.dtype, self.backend = points, labels, factor, dtype, backend
+    def __init__(
+        self, points: Tensor, squares: Tensor, labels: Tensor, factor: float, dtype: torch.dtype, backend: str
+    ) -> None:
+        self.points, self.squares, self.labels, self.factor = points, squares, labels, factor
+        self.dtype, self.backend, self.num_fixed = dtype, backend, 0
         self.scale = self.mean_distance(len(labels))
-        self.num_fixed = 0
 
     def mean_distance(self, count: int) -> Tensor:
         """Return the mean distance () of the first ``count`` points, in O(count * D)."""
-        points = self.points.detach()[:count]
-        squares = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square()
-        total = points.sum(0, dtype=torch.float64).square().sum()
-        if self.factor == 1:
-            sum_of_distances = 2 * count * squares.sum() - 2 * total
-        else:
-            sum_of_distances = count * (count - 1) - (total - squares.sum())
-        mean: Tensor = sum_of_distances.clamp_min(0) / max(1, count * (count - 1))
+        points, squares = self.points.detach()[:count], self.squares[:count].double()
+        own = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square().sum()
+        products = points.sum(0, dtype=torch.float64).square().sum() - own  # of all ordered pairs
+        total = self.factor * (2 * (count - 1) * squares.sum() - 2 * products)
+        mean: Tensor = total.clamp_min(0) / max(1, count * (count - 1))
         return mean
 
     @cached_property
@@ -74,8 +74,9 @@ class Pairs:
     @cached_property
     def distances(self) -> Tensor:
         """(N, N) float64, without gradient."""
-        points = self.points.detach().double()
-        return (1 - points @ points.T).clamp_min_(0) if self.factor != 1 else squared_distances(points)
+        points, squares = self.points.detach().double(), self.squares.double()
+        products = (points @ points.T).mul_(-2)
+        return products.add_(squares).add_(squares.T).clamp_min_(0).mul_(self.factor)
 
     @cached_property
     def same(self) -> Tensor:
@@ -106,13 +107,23 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
     if backend == "auto":
         backend = "dense" if len(features) <= DENSE_UP_TO else "tiled"
     dtype = torch.promote_types(features.dtype, torch.float32)
-    points = features.flatten(1).to(torch.float64 if backend == "dense" else dtype)
+    working = torch.float64 if backend == "dense" else dtype
     if distance == "cosine":
-        lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
-        points = points / torch.where(lengths > 0, lengths, 1.0)
-    else:
-        points = points - points.detach().mean(0, dtype=torch.float64).to(points.dtype)
-    return Pairs(points, labels, 0.5 if distance == "cosine" else 1.0, dtype, backend)
+        points, no_direction = _unit(features.flatten(1))
+        points = (points - points.detach().mean(0)).to(working)
+        # A zero vector is at 1 from all, which no place on the sphere is.
+        squares = points.detach().square().sum(1, keepdim=True) + no_direction
+        return Pairs(points, squares, labels, 0.5, dtype, backend)
+    points = features.flatten(1).to(working)
+    points = points - points.detach().mean(0, dtype=torch.float64).to(working)
+    return Pairs(points, points.detach().square().sum(1, keepdim=True), labels, 1.0, dtype, backend)
+
+
+def _unit(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``points`` (N, D) at unit length in float64, zero vectors as they are, and which (N, 1) those are."""
+    points = points.double()
+    lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
+    return points / torch.where(lengths > 0, lengths, 1.0), lengths.detach() == 0
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -163,7 +174,10 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
         return pairs.points.sum(1).expand(len(inverse_temperatures), 0)
     if pairs.backend == "tiled":
         layout = layout_of(pairs.labels, pairs.num_fixed)
-        odds = [TiledLogOdds.apply(pairs.points, layout, pairs.factor, inverse) for inverse in inverse_temperatures]
+        odds = [
+            TiledLogOdds.apply(pairs.points, pairs.squares, layout, pairs.factor, inverse)
+            for inverse in inverse_temperatures
+        ]
     else:
         odds = [_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures]
     return torch.stack(odds)

@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         return self.members < len(self.labels)
 
 
-def layout_of(labels: Tensor, num_fixed: int = 0, tile: int = TILE) -> Layout:
+def layout_of(labels: Tensor, num_fixed: int = 0) -> Layout:
     """Return the :class:`Layout` of integer ``labels`` (N,), of which the first ``num_fixed`` points are fixed."""
     in_order = bool((labels[1:] >= labels[:-1]).all())
     order = None if in_order else labels.argsort(stable=True)
@@ -71,7 +71,7 @@ def layout_of(labels: Tensor, num_fixed: int = 0, tile: int = TILE) -> Layout:
     fixed = torch.arange(len(labels), device=labels.device) < num_fixed
     _, counts = ordered.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
     members = counts.repeat_interleave(counts)
-    blocks = list(_blocks(counts.tolist(), tile))
+    blocks = list(_blocks(counts.tolist(), TILE))
     return Layout(order, ordered, members, blocks, fixed if order is None else fixed[order])
 
 
@@ -97,8 +97,8 @@ def _blocks(counts: list[int], tile: int) -> Iterator[Block]:
 class _Tiles:
     """The weights exp(-d/T) of a batch, a tile at a time.
 
-    ``points`` (N, D) are in order of class, ``squares`` (N, 1) what stands for their squared lengths,
-    and d = factor * (squares_i + squares_j - 2 x_i x_j).
+    ``points`` (N, D) and ``squares`` (N, 1) are those of :class:`Pairs` in order of class:
+    d = factor * (squares_i + squares_j - 2 x_i x_j).
     """
 
     def __init__(self, points: Tensor, squares: Tensor, factor: float, inverse: Tensor, layout: Layout) -> None:
@@ -157,28 +157,25 @@ class TiledLogOdds(torch.autograd.Function):
     """Log-odds z (N,) in float64 of ``points`` (N, D), centred or of unit length; once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, layout: Layout, factor: float, inverse: Tensor) -> Tensor:
-        ordered = points if layout.order is None else points[layout.order]
-        squares = _squares(ordered, factor)
+    def forward(ctx: Any, points: Tensor, squares: Tensor, layout: Layout, factor: float, inverse: Tensor) -> Tensor:
+        ordered, squares = _in_order(points, layout), _in_order(squares, layout)
         same, other = _sums(_Tiles(ordered, squares, factor, inverse, layout), ordered)
         log_same, log_other = same.log(), other.log()
         threshold = COLD[points.dtype]
         cold = layout.anchors & layout.has_other & ((log_same < threshold) | (log_other < threshold))
-        for rows in cold.nonzero().squeeze(1).split(COLD_ROWS):
+        for rows in torch.split(cold.nonzero().squeeze(1), COLD_ROWS):
             log_same[rows], log_other[rows] = _cold_sums(ordered, squares, factor, inverse, layout, rows)
         odds = (log_other - log_same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.anchors, 0.0)
-        ctx.save_for_backward(ordered, log_same, log_other, cold, inverse)
+        ctx.save_for_backward(ordered, squares, log_same, log_other, cold, inverse)
         ctx.layout, ctx.factor = layout, factor
         return _to_batch(odds, layout)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        ordered, log_same, log_other, cold, inverse = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        ordered, squares, log_same, log_other, cold, inverse = ctx.saved_tensors
         layout, factor = ctx.layout, ctx.factor
-        grad = grad if layout.order is None else grad[layout.order]
-        slope = (grad * inverse).where(layout.anchors & layout.has_other, 0.0)
-        squares = _squares(ordered, factor)
+        slope = (_in_order(grad, layout) * inverse).where(layout.anchors & layout.has_other, 0.0)
         # What the weight of a pair counts for in each anchor's log-odds; the cold ones have their turn below.
         warm = ~cold & (slope != 0)
         of_same = (slope * torch.exp(-log_same)).where(warm, 0.0).to(ordered.dtype)
@@ -186,16 +183,16 @@ class TiledLogOdds(torch.autograd.Function):
         gradient = torch.zeros_like(ordered)
         if bool(warm.any()):
             _pull(_Tiles(ordered, squares, factor, inverse, layout), ordered, of_same, of_other, gradient)
-        for rows in (cold & (slope != 0)).nonzero().squeeze(1).split(COLD_ROWS):
+        for rows in torch.split((cold & (slope != 0)).nonzero().squeeze(1), COLD_ROWS):
             kept = (log_same[rows], log_other[rows])
             _cold_pull(ordered, squares, factor, inverse, layout, rows, slope[rows], kept, gradient)
         gradient.mul_(2 * factor).masked_fill_(layout.fixed[:, None], 0.0)
-        return _to_batch(gradient, layout), None, None, None
+        return _to_batch(gradient, layout), None, None, None, None
 
 
-def _squares(points: Tensor, factor: float) -> Tensor:
-    """Return what stands for the squared lengths (N, 1): 1 for the cosine, for zero vectors too."""
-    return points.square().sum(1, keepdim=True) if factor == 1 else torch.ones_like(points[:, :1])
+def _in_order(values: Tensor, layout: Layout) -> Tensor:
+    """Return ``values`` (N, ...) of the batch in order of class."""
+    return values if layout.order is None else values[layout.order]
 
 
 def _to_batch(values: Tensor, layout: Layout) -> Tensor:
@@ -297,10 +294,9 @@ class TiledNeighbours:
 
     def __init__(self, pairs: Pairs) -> None:
         self.layout = layout_of(pairs.labels)
-        points = pairs.points.detach()
-        points = points if self.layout.order is None else points[self.layout.order]
+        points, squares = (_in_order(part.detach(), self.layout) for part in (pairs.points, pairs.squares))
         one = torch.ones((), dtype=torch.float64, device=points.device)
-        self._tiles = _Tiles(points, _squares(points, pairs.factor), pairs.factor, one, self.layout)
+        self._tiles = _Tiles(points, squares, pairs.factor, one, self.layout)
         self._active = self.layout.anchors & self.layout.has_other
         self._nearest = points.new_full((2, len(points)), -torch.inf)  # of the same class, of the others; negative
         farthest = points.new_zeros(())
