@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,6 +31,18 @@ COLD = {torch.float32: -60.0, torch.float64: -650.0}
 COLD_ROWS = 256
 WIDE = 64
 """Dimensions from which weighting a tile costs less than multiplying the weighted points with it."""
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep products of float32 matrices in float32, whatever autocast and the TF32 switch say outside."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Block(NamedTuple):
@@ -159,7 +172,8 @@ class TiledLogOdds(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, squares: Tensor, layout: Layout, factor: float, inverse: Tensor) -> Tensor:
         ordered, squares = _in_order(points, layout), _in_order(squares, layout)
-        same, other = _sums(_Tiles(ordered, squares, factor, inverse, layout), ordered)
+        with full_precision(points.device):
+            same, other = _sums(_Tiles(ordered, squares, factor, inverse, layout), ordered)
         log_same, log_other = same.log(), other.log()
         threshold = COLD[points.dtype]
         cold = layout.anchors & layout.has_other & ((log_same < threshold) | (log_other < threshold))
@@ -182,10 +196,12 @@ class TiledLogOdds(torch.autograd.Function):
         of_other = (-slope * torch.exp(-log_other)).where(warm, 0.0).to(ordered.dtype)
         gradient = torch.zeros_like(ordered)
         if bool(warm.any()):
-            _pull(_Tiles(ordered, squares, factor, inverse, layout), ordered, of_same, of_other, gradient)
+            with full_precision(ordered.device):
+                _pull(_Tiles(ordered, squares, factor, inverse, layout), ordered, of_same, of_other, gradient)
         for rows in torch.split((cold & (slope != 0)).nonzero().squeeze(1), COLD_ROWS):
             kept = (log_same[rows], log_other[rows])
-            _cold_pull(ordered, squares, factor, inverse, layout, rows, slope[rows], kept, gradient)
+            with full_precision(ordered.device):
+                _cold_pull(ordered, squares, factor, inverse, layout, rows, slope[rows], kept, gradient)
         gradient.mul_(2 * factor).masked_fill_(layout.fixed[:, None], 0.0)
         return _to_batch(gradient, layout), None, None, None, None
 
@@ -337,7 +353,9 @@ class TiledNeighbours:
         """Yield each ordered pair of blocks with the negative distances between them, overwritten by the next."""
         for rows in self.layout.blocks:
             for columns in self.layout.blocks:
-                yield rows, columns, self._tiles.exponents(rows, columns)
+                with full_precision(self.layout.labels.device):
+                    negative = self._tiles.exponents(rows, columns)
+                yield rows, columns, negative
 
     def _kinds(self, rows: Block, columns: Block) -> list[tuple[int, Tensor | None]]:
         """Return the kinds of neighbours (0: same class, 1: another) in a tile, each with its mask if there are two."""

@@ -169,3 +169,16 @@ def test_second_derivatives_are_refused(rule: TemperatureLike) -> None:
     (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.square().sum().backward()
+
+
+def test_autocast_and_tf32_outside_change_nothing() -> None:
+    points, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    before = torch.get_float32_matmul_precision()
+    expected = gradient(points, labels, 1.0)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(gradient(points, labels, 1.0), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
