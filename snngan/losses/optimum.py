@@ -152,7 +152,7 @@ def _curve_of(pairs: Pairs) -> _Curve | None:
     """Return the curve of a batch, or None where every T gives the same loss."""
     if not ((pairs.anchors & pairs.has_other).any() and pairs.scale > 0):
         return None  # anchors of a one-class batch have loss 0 at any T
-    neighbours = TiledNeighbours(pairs) if pairs.backend == "tiled" else DenseNeighbours(pairs)
+    neighbours = DenseNeighbours(pairs) if pairs.backend == "dense" else TiledNeighbours(pairs)
     return _Curve(neighbours, int(pairs.anchors.sum()))
 
 

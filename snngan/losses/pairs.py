@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from snngan.losses import fused
 from snngan.losses.tiled import TiledLogOdds, layout_of
 
 Distance = Literal["sqeuclidean", "cosine"]
 DISTANCES = ("sqeuclidean", "cosine")
-Backend = Literal["auto", "dense", "tiled"]
-BACKENDS = ("auto", "dense", "tiled")
+Backend = Literal["auto", "dense", "tiled", "fused"]
+BACKENDS = ("auto", "dense", "tiled", "fused")
 DENSE_UP_TO = 1024
 """Points up to which the dense backend is the quicker one."""
 
@@ -31,7 +32,7 @@ class Pairs:
         labels: (N,) integers.
         factor: 0.5 for the cosine, else 1.
         dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
-        backend: "dense" or "tiled".
+        backend: "dense", "tiled" or "fused".
         scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
         num_fixed: the first points of the batch that want no gradient, which saves their part of the work.
     """
@@ -57,9 +58,15 @@ class Pairs:
         """(N,) int64: how many points bear the label of each, itself included."""
         if self.backend == "dense":  # no wait for a GPU
             return (self.labels[:, None] == self.labels).sum(1)
-        _, place, counts = self.labels.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
-        members: Tensor = counts[place]
+        classes, counts = self.classes
+        members: Tensor = counts[classes]
         return members
+
+    @cached_property
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """The labels (N,) as int32 from 0 on, and (C,) int64 how many points bear each."""
+        _, classes, counts = self.labels.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+        return classes.int(), counts
 
     @property
     def anchors(self) -> Tensor:
@@ -94,8 +101,8 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
     """Return the :class:`Pairs` of ``features`` (N, ...) with integer ``labels`` (N,).
 
     Raises:
-        ValueError: the shapes do not match, the features are not floating point, or ``distance`` or ``backend`` is
-            unknown.
+        ValueError: the shapes do not match, the features are not floating point, ``distance`` or ``backend`` is
+            unknown, or the backend does not take such features.
     """
     if features.dim() < 2 or not features.is_floating_point():
         raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
@@ -105,7 +112,10 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
     check_choice("distance", distance, DISTANCES)
     check_choice("backend", backend, BACKENDS)
     if backend == "auto":
-        backend = "dense" if len(features) <= DENSE_UP_TO else "tiled"
+        streaming: Backend = "fused" if features.is_cuda and fused.refusal(features) is None else "tiled"
+        backend = "dense" if len(features) <= DENSE_UP_TO else streaming
+    elif backend == "fused" and (refusal := fused.refusal(features)):
+        raise ValueError(refusal)
     dtype = torch.promote_types(features.dtype, torch.float32)
     working = torch.float64 if backend == "dense" else dtype
     if distance == "cosine":
@@ -178,6 +188,9 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
             TiledLogOdds.apply(pairs.points, pairs.squares, layout, pairs.factor, inverse)
             for inverse in inverse_temperatures
         ]
+    elif pairs.backend == "fused":
+        batch = (pairs.points, pairs.squares, pairs.classes[0], pairs.members, pairs.factor)
+        odds = [fused.FusedLogOdds.apply(*batch, inverse, pairs.num_fixed) for inverse in inverse_temperatures]
     else:
         odds = [_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures]
     return torch.stack(odds)
