@@ -36,14 +36,15 @@ class _Point(NamedTuple):
 def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
     """Return the 1/T () in float64 at which the mean loss of the batch is lowest; 0 means T = infinity.
 
-    It costs O(N^2) memory and some forty exponentials a pair.
+    It costs some forty exponentials a pair, and the memory of the backend.
     """
     fine = _curve_of(pairs)
     if fine is None:
         return pairs.scale.new_zeros(())
     small = len(fine.gap) <= SMALL_BATCH
-    grid = _grid(fine if small else fine.rounded(), per_octave=8 if small else 2)
-    (best,) = fine.at([min(grid).inverse])
+    coarse = fine if small else fine.rounded()
+    grid = _grid(coarse, per_octave=8 if small else 2)
+    best = min(grid) if coarse is fine else fine.at([min(grid).inverse])[0]
     for left, right in itertools.pairwise(grid):
         if left.slope < 0 < right.slope and _lowest_possible(left, right) < best.loss * (1 + 1e-5):
             best = min(best, _refined(fine, left, right))
@@ -68,6 +69,8 @@ class _Neighbours(Protocol):
     """(A,) float64: how many there are of the same class."""
     farthest: float
     """No pair is farther apart."""
+    octaves: int
+    """How many octaves of temperatures to ask for at once."""
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
         """Return (K, 4, A) float64 sums over neighbours j of each anchor i, at each of K inverse temperatures.
@@ -88,8 +91,9 @@ class _Curve:
         self.gap = neighbours.nearest_other - neighbours.nearest_same
 
     def rounded(self) -> _Curve:
-        """Return the same curve from sums in float32, at half the cost."""
-        return _Curve(self.neighbours.rounded(), self.num_anchors)
+        """Return the same curve from sums in float32, at half the cost, or itself if they are so."""
+        neighbours = self.neighbours.rounded()
+        return self if neighbours is self.neighbours else _Curve(neighbours, self.num_anchors)
 
     def at(self, inverses: Sequence[float]) -> list[_Point]:
         """Return loss and slope at each 1/T of ``inverses``."""
@@ -115,6 +119,8 @@ class _Curve:
 
 class DenseNeighbours:
     """The neighbours of a batch's anchors as N x N matrices."""
+
+    octaves = 1
 
     def __init__(self, pairs: Pairs) -> None:
         anchors = pairs.anchors & pairs.has_other
@@ -158,10 +164,12 @@ def _curve_of(pairs: Pairs) -> _Curve | None:
 
 def _grid(curve: _Curve, per_octave: int) -> list[_Point]:
     """Return points from T = infinity to cold, ending where nothing colder can be lower."""
-    points = curve.at([0.0])
+    points: list[_Point] = []
     coldest, hottest = (share / curve.neighbours.farthest for share in (COLDEST, 1 / 4))
-    for octave in range(math.ceil(math.log2(coldest / hottest))):
-        points += curve.at([hottest * 2 ** (octave + step / per_octave) for step in range(per_octave)])
+    octaves = curve.neighbours.octaves
+    for octave in range(0, math.ceil(math.log2(coldest / hottest)), octaves):
+        steps = [hottest * 2 ** (octave + step / per_octave) for step in range(octaves * per_octave)]
+        points += curve.at(steps if points else [0.0, *steps])
         lowest = min(points).loss
         if lowest == 0 or curve.floor(points[-1].inverse) >= lowest:
             break
@@ -182,7 +190,7 @@ def _refined(curve: _Curve, left: _Point, right: _Point) -> _Point:
     for _ in range(40):
         (point,) = curve.at([(a * slope_b - b * slope_a) / (slope_b - slope_a)])
         best = min(best, point)
-        if abs(point.slope) * (b - a) <= 1e-12 * point.loss:  # a convex curve has no more than this to gain
+        if abs(point.slope) * (b - a) <= 1e-10 * point.loss:  # a convex curve has no more than this to gain
             break
         side = 1 if point.slope > 0 else -1
         if side == 1:

@@ -47,8 +47,8 @@ class Pairs:
     def mean_distance(self, count: int) -> Tensor:
         """Return the mean distance () of the first ``count`` points, in O(count * D)."""
         points, squares = self.points.detach()[:count], self.squares[:count].double()
-        own = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square().sum()
-        products = points.sum(0, dtype=torch.float64).square().sum() - own  # of all ordered pairs
+        own = torch.linalg.vector_norm(points, dim=1).double().square().sum()
+        products = points.sum(0).double().square().sum() - own  # of all ordered pairs
         total = self.factor * (2 * (count - 1) * squares.sum() - 2 * products)
         mean: Tensor = total.clamp_min(0) / max(1, count * (count - 1))
         return mean
@@ -125,8 +125,9 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
         squares = points.detach().square().sum(1, keepdim=True) + no_direction
         return Pairs(points, squares, labels, 0.5, dtype, backend)
     points = features.flatten(1).to(working)
-    points = points - points.detach().mean(0, dtype=torch.float64).to(working)
-    return Pairs(points, points.detach().square().sum(1, keepdim=True), labels, 1.0, dtype, backend)
+    points = points - points.detach().mean(0)
+    squares = torch.linalg.vector_norm(points.detach(), dim=1, keepdim=True).square()
+    return Pairs(points, squares, labels, 1.0, dtype, backend)
 
 
 def _unit(points: Tensor) -> tuple[Tensor, Tensor]:

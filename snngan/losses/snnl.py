@@ -182,10 +182,12 @@ def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean")
         raise ValueError("entanglement takes finite points: some of these are NaN or infinite")
     pairs = real_fake_pairs(real, fake, distance)
     inverse = optimal_inverse_temperature(pairs)
-    losses, at_infinity = F.softplus(log_odds(pairs, torch.stack([inverse, torch.zeros_like(inverse)])))
+    losses = F.softplus(log_odds(pairs, inverse.reshape(1))).squeeze(0)
     value = losses.mean()
+    same, other = (pairs.members - 1).double(), (len(losses) - pairs.members).double()
+    at_infinity = F.softplus(other.log() - same.log()).mean()
     return Entanglement(
-        score=float((value / at_infinity.mean()).clamp(max=1)),
+        score=float((value / at_infinity).clamp(max=1)) if inverse > 0 else 1.0,
         value=float(value),
         temperature=float(1 / inverse),
         real_anchors=float(losses[: len(real)].mean()),

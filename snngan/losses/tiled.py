@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 TILE = 1024
 """Points along a side of a tile: 4 MiB of float32, which stays in a processor's cache."""
+CUDA_TILE = 4096
+"""The same on a GPU, which smaller products do not fill."""
+SMALLEST_PART = 256
+"""Points from which half a block on the diagonal is a tile of its own."""
 LOWEST = {torch.float32: -87.0, torch.float64: -708.0}
 """Exponents are held above this: what lies below is lost in the sums, and subnormal numbers are slow."""
 COLD = {torch.float32: -60.0, torch.float64: -650.0}
@@ -46,11 +50,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 class Block(NamedTuple):
-    """Rows ``start`` to ``stop`` of the points in order of class; ``label`` None: of several whole classes."""
+    """Points ``start`` to ``stop`` in order of class."""
 
     start: int
     stop: int
     label: int | None
+    """Their class, or None for several whole classes."""
+    moving: bool = True
+    """Some of them want a gradient."""
 
 
 class Layout(NamedTuple):
@@ -84,19 +91,23 @@ def layout_of(labels: Tensor, num_fixed: int = 0) -> Layout:
     fixed = torch.arange(len(labels), device=labels.device) < num_fixed
     _, counts = ordered.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
     members = counts.repeat_interleave(counts)
-    blocks = list(_blocks(counts.tolist(), TILE))
-    return Layout(order, ordered, members, blocks, fixed if order is None else fixed[order])
+    fixed = fixed if order is None else fixed[order]
+    blocks = list(_blocks(counts.tolist(), CUDA_TILE if labels.is_cuda else TILE))
+    if num_fixed:
+        moving = torch.stack([~fixed[block.start : block.stop].all() for block in blocks]).tolist()
+        blocks = [block._replace(moving=moves) for block, moves in zip(blocks, moving, strict=True)]
+    return Layout(order, ordered, members, blocks, fixed)
 
 
 def _blocks(counts: list[int], tile: int) -> Iterator[Block]:
     """Cut classes of ``counts`` members into blocks of ``tile`` or less: large ones into several, small ones joined."""
     start, end = 0, 0  # of the small classes that wait to be joined
     for label, count in enumerate(counts):
-        if count > tile // 2 or end + count - start > tile:
+        if count > tile // 4 or end + count - start > tile:
             if end > start:
                 yield Block(start, end, None)
             start = end
-        if count > tile // 2:
+        if count > tile // 4:
             pieces = math.ceil(count / tile)
             cuts = [end + count * piece // pieces for piece in range(pieces + 1)]
             for piece in range(pieces):
@@ -108,41 +119,49 @@ def _blocks(counts: list[int], tile: int) -> Iterator[Block]:
 
 
 class _Tiles:
-    """The weights exp(-d/T) of a batch, a tile at a time.
+    """The weights exp(-d/T) of a batch, a tile at a time: d = factor * (squares_i + squares_j - 2 x_i x_j).
 
-    ``points`` (N, D) and ``squares`` (N, 1) are those of :class:`Pairs` in order of class:
-    d = factor * (squares_i + squares_j - 2 x_i x_j).
+    ``augmented`` (N, D + 2) is what :func:`_augmented` makes of the points in order of class.
     """
 
-    def __init__(self, points: Tensor, squares: Tensor, factor: float, inverse: Tensor, layout: Layout) -> None:
-        rate = (factor * inverse).to(points.dtype)
-        ones = torch.ones_like(squares)
-        # One product gives the exponent: squared lengths ride along as two more dimensions.
-        self.left = torch.cat([points * (2 * rate), -rate * squares, -rate * ones], 1)
-        self.right = torch.cat([points, ones, squares], 1)
-        self.layout = layout
+    def __init__(self, augmented: Tensor, factor: float, inverse: Tensor, layout: Layout) -> None:
+        self.augmented, self.layout = augmented, layout
+        self.rate = (factor * inverse).to(augmented.dtype)
         side = max((block.stop - block.start for block in layout.blocks), default=0)
-        self._room = points.new_empty(side * side)
-        self.lowest = LOWEST[points.dtype]
+        self.room = augmented.new_empty(side * side)
+        self.lowest = LOWEST[augmented.dtype]
 
-    def pairs(self) -> Iterator[tuple[Block, Block, Tensor]]:
-        """Yield each unordered pair of blocks with the weights between them; the next tile overwrites the last."""
+    def pairs(self, *, moving: bool = False) -> Iterator[tuple[Block, Block, Tensor]]:
+        """Yield each unordered pair of blocks, or those that move, with its weights; the next overwrites the last."""
         for number, rows in enumerate(self.layout.blocks):
+            left = self.left(rows)
             for columns in self.layout.blocks[number:]:
-                yield rows, columns, self.weights(rows, columns)
+                if moving and not (rows.moving or columns.moving):
+                    continue
+                for part, others in _parts(rows) if rows == columns else [(rows, columns)]:
+                    upper = left[part.start - rows.start : part.stop - rows.start]
+                    yield part, others, self._weights(upper, part, others)
 
-    def weights(self, rows: Block, columns: Block) -> Tensor:
+    def _weights(self, left: Tensor, rows: Block, columns: Block) -> Tensor:
         """Return exp(-d/T) between two blocks, 0 from a point to itself."""
-        weights = self.exponents(rows, columns).clamp_(self.lowest, 0).exp_()
+        weights = self.exponents(left, columns).clamp_(self.lowest, 0).exp_()
         if rows == columns:
             weights.diagonal().zero_()
         return weights
 
-    def exponents(self, rows: Block, columns: Block) -> Tensor:
-        """Return -d/T between two blocks."""
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        tile = self._room[: height * width].view(height, width)
-        return torch.mm(self.left[rows.start : rows.stop], self.right[columns.start : columns.stop].T, out=tile)
+    def left(self, rows: Block) -> Tensor:
+        """Return what, multiplied with the augmented points of other blocks, gives -d/T."""
+        block = self.augmented[rows.start : rows.stop]
+        left = block * (2 * self.rate)
+        left[:, -2] = -self.rate * block[:, -1]
+        left[:, -1] = -self.rate
+        return left
+
+    def exponents(self, left: Tensor, columns: Block) -> Tensor:
+        """Return -d/T between two blocks, the first given by its :meth:`left`."""
+        height, width = len(left), columns.stop - columns.start
+        tile = self.room[: height * width].view(height, width)
+        return torch.mm(left, self.augmented[columns.start : columns.stop].T, out=tile)
 
     def alike(self, block: Block) -> Tensor:
         """Return where two points of one block of several classes are of one class (n, n), bool."""
@@ -150,9 +169,36 @@ class _Tiles:
         return labels[:, None] == labels
 
 
-def _sums(tiles: _Tiles, points: Tensor) -> tuple[Tensor, Tensor]:
+def _augmented(points: Tensor, squares: Tensor, layout: Layout) -> Tensor:
+    """Return ``points`` (N, D) and ``squares`` (N, 1) in order of class as rows [x_i, 1, squares_i].
+
+    The squared lengths ride along in the product of points, which then gives the whole distance.
+    """
+    augmented = points.new_empty(len(points), points.shape[1] + 2)
+    for start in range(0, len(points), TILE):
+        to = slice(start, start + TILE)
+        place = to if layout.order is None else layout.order[to]
+        augmented[to, :-2] = points[place]
+        augmented[to, -2] = 1
+        augmented[to, -1] = squares[place, 0]
+    return augmented
+
+
+def _parts(block: Block) -> Iterator[tuple[Block, Block]]:
+    """Cut the unordered pairs within a block of one class into tiles, few of whose pairs come twice."""
+    middle = (block.start + block.stop) // 2
+    if block.label is None or middle - block.start < SMALLEST_PART:
+        yield block, block
+        return
+    first, second = block._replace(stop=middle), block._replace(start=middle)
+    yield from _parts(first)
+    yield first, second
+    yield from _parts(second)
+
+
+def _sums(tiles: _Tiles) -> tuple[Tensor, Tensor]:
     """Return the sums (N,) of the weights of each anchor's own class and of the others, in float64."""
-    same, other = points.new_zeros(2, len(points), dtype=torch.float64)
+    same, other = tiles.augmented.new_zeros(2, len(tiles.augmented), dtype=torch.float64)
     for rows, columns, weights in tiles.pairs():
         if rows == columns and rows.label is None:
             alike = tiles.alike(rows)
@@ -171,39 +217,45 @@ class TiledLogOdds(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, squares: Tensor, layout: Layout, factor: float, inverse: Tensor) -> Tensor:
-        ordered, squares = _in_order(points, layout), _in_order(squares, layout)
+        augmented = _augmented(points, squares, layout)
         with full_precision(points.device):
-            same, other = _sums(_Tiles(ordered, squares, factor, inverse, layout), ordered)
+            same, other = _sums(_Tiles(augmented, factor, inverse, layout))
         log_same, log_other = same.log(), other.log()
         threshold = COLD[points.dtype]
         cold = layout.anchors & layout.has_other & ((log_same < threshold) | (log_other < threshold))
-        for rows in torch.split(cold.nonzero().squeeze(1), COLD_ROWS):
-            log_same[rows], log_other[rows] = _cold_sums(ordered, squares, factor, inverse, layout, rows)
+        for rows in _groups(cold):
+            log_same[rows], log_other[rows] = _cold_sums(augmented, factor, inverse, layout, rows)
         odds = (log_other - log_same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.anchors, 0.0)
-        ctx.save_for_backward(ordered, squares, log_same, log_other, cold, inverse)
+        ctx.save_for_backward(augmented, log_same, log_other, cold, inverse)
         ctx.layout, ctx.factor = layout, factor
         return _to_batch(odds, layout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        ordered, squares, log_same, log_other, cold, inverse = ctx.saved_tensors
+        augmented, log_same, log_other, cold, inverse = ctx.saved_tensors
         layout, factor = ctx.layout, ctx.factor
         slope = (_in_order(grad, layout) * inverse).where(layout.anchors & layout.has_other, 0.0)
         # What the weight of a pair counts for in each anchor's log-odds; the cold ones have their turn below.
         warm = ~cold & (slope != 0)
-        of_same = (slope * torch.exp(-log_same)).where(warm, 0.0).to(ordered.dtype)
-        of_other = (-slope * torch.exp(-log_other)).where(warm, 0.0).to(ordered.dtype)
-        gradient = torch.zeros_like(ordered)
+        of_same = (slope * torch.exp(-log_same)).where(warm, 0.0).to(augmented.dtype)
+        of_other = (-slope * torch.exp(-log_other)).where(warm, 0.0).to(augmented.dtype)
+        gradient = torch.zeros_like(augmented[:, :-2])
         if bool(warm.any()):
-            with full_precision(ordered.device):
-                _pull(_Tiles(ordered, squares, factor, inverse, layout), ordered, of_same, of_other, gradient)
-        for rows in torch.split((cold & (slope != 0)).nonzero().squeeze(1), COLD_ROWS):
+            with full_precision(augmented.device):
+                _pull(_Tiles(augmented, factor, inverse, layout), of_same, of_other, gradient)
+        for rows in _groups(cold & (slope != 0)):
             kept = (log_same[rows], log_other[rows])
-            with full_precision(ordered.device):
-                _cold_pull(ordered, squares, factor, inverse, layout, rows, slope[rows], kept, gradient)
+            with full_precision(augmented.device):
+                _cold_pull(augmented, factor, inverse, layout, rows, slope[rows], kept, gradient)
         gradient.mul_(2 * factor).masked_fill_(layout.fixed[:, None], 0.0)
         return _to_batch(gradient, layout), None, None, None, None
+
+
+def _groups(cold: Tensor) -> list[Tensor]:
+    """Return the places of the cold anchors, some at a time."""
+    places = cold.nonzero().squeeze(1)
+    return list(places.split(COLD_ROWS)) if len(places) else []
 
 
 def _in_order(values: Tensor, layout: Layout) -> Tensor:
@@ -216,60 +268,50 @@ def _to_batch(values: Tensor, layout: Layout) -> Tensor:
     return values if layout.order is None else torch.empty_like(values).index_copy_(0, layout.order, values)
 
 
-def _pull(tiles: _Tiles, points: Tensor, of_same: Tensor, of_other: Tensor, gradient: Tensor) -> None:
+def _pull(tiles: _Tiles, of_same: Tensor, of_other: Tensor, gradient: Tensor) -> None:
     """Add to ``gradient`` (N, D) the sum over j of S_ij (x_i - x_j), S_ij = weight_ij * (of_i + of_j)."""
-    fixed = tiles.layout.fixed
-    moving = {block: not bool(fixed[block.start : block.stop].all()) for block in tiles.layout.blocks}
+    points, plain = tiles.augmented[:, :-2], tiles.augmented[:, :-1]
     wide = points.shape[1] >= WIDE
-    totals = torch.zeros_like(points[:, 0])
-    room = torch.empty_like(tiles._room) if wide else None
-    ones = torch.ones_like(points[:, :1])
-    plain = torch.cat([points, ones], 1)
+    totals = torch.zeros_like(of_same)
     # Thin points: S @ x in two products' worth of columns, and no pass over the tile to weight it.
     spread = {} if wide else {id(of): torch.cat([plain, plain * of[:, None]], 1) for of in (of_same, of_other)}
-    for number, rows in enumerate(tiles.layout.blocks):
-        for columns in tiles.layout.blocks[number:]:
-            if not (moving[rows] or moving[columns]):
+    room = torch.empty_like(tiles.room)
+    for rows, columns, weights in tiles.pairs(moving=True):
+        mixed = rows == columns and rows.label is None
+        of = of_same if rows.label is not None and rows.label == columns.label else of_other
+        at, to = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        if mixed or wide:
+            factors = torch.add(of[at, None], of[to], out=room[: weights.numel()].view_as(weights))
+            if mixed:
+                factors = torch.where(tiles.alike(rows), of_same[at, None] + of_same[to], factors)
+            weights = factors.mul_(weights)
+        sides = [(at, to, weights, rows.moving)]
+        if rows != columns:
+            sides.append((to, at, weights.T, columns.moving))
+        for here, there, tile, moves in sides:
+            if not moves:
                 continue
-            weights = tiles.weights(rows, columns)
-            at, to = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-            mixed = rows == columns and rows.label is None
-            of = of_same if rows.label is not None and rows.label == columns.label else of_other
             if mixed or wide:
-                sums = (
-                    of[at, None] + of[to]
-                    if room is None or mixed
-                    else torch.add(of[at, None], of[to], out=room[: weights.numel()].view_as(weights))
-                )
-                if mixed:
-                    sums = torch.where(tiles.alike(rows), of_same[at, None] + of_same[to], sums)
-                sums.mul_(weights)
-                if moving[rows]:
-                    gradient[at].addmm_(sums, points[to], alpha=-1)
-                    totals[at] += sums.sum(1)
-                if rows != columns and moving[columns]:
-                    gradient[to].addmm_(sums.T, points[at], alpha=-1)
-                    totals[to] += sums.sum(0)
-                continue
-            sides = [(at, to, weights)] if rows == columns else [(at, to, weights), (to, at, weights.T)]
-            for here, there, tile in sides:
-                if moving[rows if here is at else columns]:
-                    both = tile @ spread[id(of)][there]
-                    own, others = both.chunk(2, dim=1)
-                    own = own * of[here, None] + others
-                    gradient[here] -= own[:, :-1]
-                    totals[here] += own[:, -1]
+                gradient[here].addmm_(tile, points[there], alpha=-1)
+                totals[here] += tile.sum(1)
+            else:
+                own, others = (tile @ spread[id(of)][there]).chunk(2, dim=1)
+                own = own * of[here, None] + others
+                gradient[here] -= own[:, :-1]
+                totals[here] += own[:, -1]
     gradient.addcmul_(totals[:, None], points)
 
 
 def _cold_exponents(
-    points: Tensor, squares: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor
+    augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield, for columns of the batch in turn, -d/T of ``rows`` (n,) in float64 and which are of their class."""
-    mine, lengths = points[rows].double(), squares[rows].double()
-    for start in range(0, len(points), 4 * TILE):
-        to = slice(start, min(start + 4 * TILE, len(points)))
-        exponents = (mine @ points[to].double().T).mul_(-2).add_(lengths).add_(squares[to].double().T).clamp_min_(0)
+    mine = augmented[rows].double()
+    for start in range(0, len(augmented), 4 * TILE):
+        to = slice(start, min(start + 4 * TILE, len(augmented)))
+        others = augmented[to].double()
+        products = mine[:, :-2] @ others[:, :-2].T
+        exponents = products.mul_(-2).add_(mine[:, -1:]).add_(others[:, -1]).clamp_min_(0)
         exponents.mul_(-factor * inverse)
         own = rows[:, None] == torch.arange(to.start, to.stop, device=rows.device)
         exponents.masked_fill_(own, -torch.inf)
@@ -277,24 +319,25 @@ def _cold_exponents(
 
 
 def _cold_sums(
-    points: Tensor, squares: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor
+    augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the logs (n,) of both sums of some anchors, taken in the log domain."""
-    same, other = torch.full((2, len(rows)), -torch.inf, dtype=torch.float64, device=points.device)
-    for _, exponents, alike in _cold_exponents(points, squares, factor, inverse, layout, rows):
+    same, other = torch.full((2, len(rows)), -torch.inf, dtype=torch.float64, device=rows.device)
+    for _, exponents, alike in _cold_exponents(augmented, factor, inverse, layout, rows):
         same = torch.logaddexp(same, exponents.masked_fill(~alike, -torch.inf).logsumexp(1))
         other = torch.logaddexp(other, exponents.masked_fill_(alike, -torch.inf).logsumexp(1))
     return same, other
 
 
 def _cold_pull(
-    points: Tensor, squares: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor, slope: Tensor,
+    augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor, slope: Tensor,
     log_sums: tuple[Tensor, Tensor], gradient: Tensor,
 ) -> None:  # fmt: skip
     """Add to ``gradient`` (N, D) what the log-odds of some anchors pull at them and at their neighbours."""
     log_same, log_other = (each[:, None] for each in log_sums)
+    points = augmented[:, :-2]
     slope, mine = slope[:, None], points[rows]
-    for to, exponents, alike in _cold_exponents(points, squares, factor, inverse, layout, rows):
+    for to, exponents, alike in _cold_exponents(augmented, factor, inverse, layout, rows):
         weights = (exponents - torch.where(alike, log_same, log_other)).exp_().mul_(torch.where(alike, slope, -slope))
         weights = weights.to(points.dtype)
         gradient.index_add_(0, rows, mine * weights.sum(1, keepdim=True) - weights @ points[to])
@@ -302,28 +345,26 @@ def _cold_pull(
 
 
 class TiledNeighbours:
-    """Sums over the neighbours of a batch's anchors, for the optimal temperature: several temperatures a pass.
+    """Sums over the neighbours of a batch's anchors, for the optimal temperature: many temperatures a pass.
 
     Each is taken above the anchor's nearest neighbour of the kind, so it holds at any T. Distances are in the dtype of
     the points.
     """
 
+    octaves = 4
+
     def __init__(self, pairs: Pairs) -> None:
         self.layout = layout_of(pairs.labels)
-        points, squares = (_in_order(part.detach(), self.layout) for part in (pairs.points, pairs.squares))
-        one = torch.ones((), dtype=torch.float64, device=points.device)
-        self._tiles = _Tiles(points, squares, pairs.factor, one, self.layout)
+        augmented = _augmented(pairs.points.detach(), pairs.squares, self.layout)
+        self._tiles = _Tiles(augmented, pairs.factor, torch.ones_like(pairs.scale), self.layout)
         self._active = self.layout.anchors & self.layout.has_other
-        self._nearest = points.new_full((2, len(points)), -torch.inf)  # of the same class, of the others; negative
-        farthest = points.new_zeros(())
-        for rows, columns, negative in self._rows_and_columns():
+        self._nearest = augmented.new_full((2, len(augmented)), -torch.inf)  # of the class, of the others; negative
+        farthest = augmented.new_zeros(())
+        for anchors, kind, mask, negative in self._sides():
             farthest = torch.minimum(farthest, negative.amin())
-            if rows == columns:
-                negative.diagonal().fill_(-torch.inf)
-            for kind, mask in self._kinds(rows, columns):
-                part = negative if mask is None else negative.masked_fill(~mask, -torch.inf)
-                nearest = self._nearest[kind, rows.start : rows.stop]
-                torch.maximum(nearest, part.amax(1).clamp_max(0), out=nearest)
+            part = negative if mask is None else negative.where(mask, -torch.inf)
+            nearest = self._nearest[kind, anchors]
+            torch.maximum(nearest, part.amax(1).clamp_max(0), out=nearest)
         self.nearest_same, self.nearest_other = (-self._nearest[:, self._active]).double()
         self._nearest.masked_fill_(self._nearest == -torch.inf, 0.0)
         self.num_same = (self.layout.members[self._active] - 1).double()
@@ -333,33 +374,40 @@ class TiledNeighbours:
         return self
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
-        points = self._tiles.left
-        sums = points.new_zeros((len(inverses), 4, len(points)), dtype=torch.float64)
-        for rows, columns, negative in self._rows_and_columns():
-            at = slice(rows.start, rows.stop)
-            for kind, mask in self._kinds(rows, columns):
-                excess = (negative - self._nearest[kind, at, None]).clamp_max_(0)
+        augmented = self._tiles.augmented
+        sums = augmented.new_zeros((len(inverses), 4, len(augmented)), dtype=torch.float64)
+        lowest = self._tiles.lowest / 2  # lost beside the nearest neighbour's 1
+        height = CUDA_TILE if augmented.is_cuda else COLD_ROWS  # so that a processor's cache holds all
+        for anchors, kind, mask, negative in self._sides():
+            for start in range(anchors.start, anchors.stop, height):
+                at = slice(start, min(start + height, anchors.stop))
+                inside = slice(at.start - anchors.start, at.stop - anchors.start)
+                excess = (negative[inside] - self._nearest[kind, at, None]).clamp_max_(0)
+                weights = torch.empty_like(excess)
                 for number, inverse in enumerate(inverses):
-                    weights = excess.mul(inverse).clamp_min_(self._tiles.lowest / 2).exp_()
+                    torch.mul(excess, inverse, out=weights).clamp_min_(lowest).exp_()
                     if mask is not None:
-                        weights.masked_fill_(~mask, 0.0)
-                    if rows == columns:
-                        weights.diagonal().zero_()
+                        weights.mul_(mask[inside])
                     sums[number, kind, at] += weights.sum(1)
                     sums[number, 2 + kind, at] -= weights.mul_(excess).sum(1)
         return sums[:, :, self._active]
 
-    def _rows_and_columns(self) -> Iterator[tuple[Block, Block, Tensor]]:
-        """Yield each ordered pair of blocks with the negative distances between them, overwritten by the next."""
-        for rows in self.layout.blocks:
-            for columns in self.layout.blocks:
-                with full_precision(self.layout.labels.device):
-                    negative = self._tiles.exponents(rows, columns)
-                yield rows, columns, negative
+    def _sides(self) -> Iterator[tuple[slice, int, Tensor | None, Tensor]]:
+        """Yield the negative distances (n, m) of n anchors from some neighbours of one kind; the next overwrites them.
 
-    def _kinds(self, rows: Block, columns: Block) -> list[tuple[int, Tensor | None]]:
-        """Return the kinds of neighbours (0: same class, 1: another) in a tile, each with its mask if there are two."""
-        if rows == columns and rows.label is None:
-            alike = self._tiles.alike(rows)
-            return [(0, alike), (1, ~alike)]
-        return [(0 if rows.label is not None and rows.label == columns.label else 1, None)]
+        The kind is 0 for the same class and 1 for others; a mask (n, m) says which are of it, where not all are.
+        """
+        for number, rows in enumerate(self.layout.blocks):
+            left, at = self._tiles.left(rows), slice(rows.start, rows.stop)
+            for columns in self.layout.blocks[number:]:
+                with full_precision(left.device):
+                    negative = self._tiles.exponents(left, columns)
+                if rows == columns:
+                    alike = self._tiles.alike(rows)
+                    if rows.label is None:
+                        yield at, 1, ~alike, negative
+                    yield at, 0, alike.fill_diagonal_(False), negative
+                    continue
+                kind = 0 if rows.label is not None and rows.label == columns.label else 1
+                yield at, kind, None, negative
+                yield slice(columns.start, columns.stop), kind, None, negative.T
