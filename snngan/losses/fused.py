@@ -120,14 +120,14 @@ class _Batch:
         sums = sums * torch.exp2((nearest - near) * self.rate)
         return nearest.double(), sums.sum(0, dtype=torch.float64)
 
-    def pull(self, nearest: Tensor, of: Tensor, first: int) -> Tensor:
-        """Return the sum (N - first, D) over j of S_ij (x_i - x_j), for the points from ``first`` on.
+    def pull(self, nearest: Tensor, of: Tensor, moving: slice) -> Tensor:
+        """Return the sum (n, D) over j of S_ij (x_i - x_j), for the n points ``moving``.
 
         ``of`` (2, N): what a weight counts for in the slope of its anchor, of the class and of the others.
         """
         kept = self._filled(torch.cat([nearest, of]).float(), 0.0)
-        anchors = self.count - first
-        pulled: Tensor = self._run("pull", (anchors, self.dims), anchors, kept, first).sum(0)
+        anchors = moving.stop - moving.start
+        pulled: Tensor = self._run("pull", (anchors, self.dims), anchors, kept, moving.start, moving.stop).sum(0)
         return pulled
 
     def _run(self, name: str, shape: tuple[int, int], anchors: int, *inputs: Tensor | int) -> Tensor:
@@ -186,13 +186,13 @@ class FusedLogOdds(torch.autograd.Function):
     """Log-odds z (N,) in float64 of ``points`` (N, D), centred or of unit length; once differentiable.
 
     ``squares`` (N, 1) and ``factor`` are those of :class:`Pairs`, ``labels`` (N,) any integers, ``members`` (N,) how
-    many points bear the label of each, and the first ``num_fixed`` points want no gradient.
+    many points bear the label of each; only the points ``moving`` want a gradient.
     """
 
     @staticmethod
     def forward(
         ctx: Any, points: Tensor, squares: Tensor, labels: Tensor, members: Tensor, factor: float, inverse: Tensor,
-        num_fixed: int = 0,
+        moving: slice,
     ) -> Tensor:  # fmt: skip
         reason = refusal(points)
         if reason:
@@ -201,7 +201,7 @@ class FusedLogOdds(torch.autograd.Function):
         nearest, sums = batch.sums()
         anchors, has_other = members > 1, members < len(points)
         ctx.save_for_backward(nearest, sums, anchors & has_other)
-        ctx.batch, ctx.num_fixed, ctx.dtype = batch, num_fixed, points.dtype
+        ctx.batch, ctx.moving, ctx.dtype = batch, moving, points.dtype
         odds = batch.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 
@@ -209,9 +209,9 @@ class FusedLogOdds(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         nearest, sums, active = ctx.saved_tensors
-        batch, first = ctx.batch, ctx.num_fixed
+        batch, moving = ctx.batch, ctx.moving
         of = torch.stack([grad, -grad]).div_(sums).where(active, 0.0)
         gradient = torch.zeros((batch.count, batch.dims), dtype=ctx.dtype, device=grad.device)
-        if first < batch.count:
-            gradient[first:] = batch.pull(nearest, of, first) * (2 * batch.inverse / batch.unit)
+        if moving.start < moving.stop:
+            gradient[moving] = batch.pull(nearest, of, moving) * (2 * batch.inverse / batch.unit)
         return gradient, None, None, None, None, None, None

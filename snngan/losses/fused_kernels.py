@@ -125,11 +125,11 @@ def _slopes(distances, alike, scale, kept, places, width, AXIS: tl.constexpr):
 
 @triton.jit
 def pull(
-    points, own, labels, rate, kept, first, result, count, width, share,
+    points, own, labels, rate, kept, first, stop, result, count, width, share,
     D: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     THIN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store for a share of the neighbours the sum of S_ij (x_i - x_j), of points from ``first`` on."""
+    """Store for a share of the neighbours the sum of S_ij (x_i - x_j), of points ``first`` to ``stop``."""
     OVER: tl.constexpr = 0 if THIN else 1
     SPLIT: tl.constexpr = "tf32x3" if PRECISION == "ieee" else PRECISION
     places = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -158,12 +158,12 @@ def pull(
         else:
             total += tl.sum(slopes, 1)
             pulled = tl.dot(slopes, _points(points, columns, 0, PADDED, PADDED), pulled, input_precision=SPLIT)
-    place = result + tl.program_id(1).to(tl.int64) * (count - first) * D
+    place = result + tl.program_id(1).to(tl.int64) * (stop - first) * D
     lines = places.to(tl.int64) * D
     if THIN:
-        inside = (rows < count)[None, :] & (dimensions < D)[:, None]
+        inside = (rows < stop)[None, :] & (dimensions < D)[:, None]
         tl.store(place + lines[None, :] + dimensions[:, None], pulled, mask=inside)
     else:
-        inside = (rows < count)[:, None] & (dimensions < D)[None, :]
+        inside = (rows < stop)[:, None] & (dimensions < D)[None, :]
         pulled = total[:, None] * _points(points, rows, 0, PADDED, PADDED) - pulled
         tl.store(place + lines[:, None] + dimensions[None, :], pulled, mask=inside)

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snngan.losses import fused
+from snngan.losses.gather import gathered
 from snngan.losses.tiled import TiledLogOdds, layout_of
 
 Distance = Literal["sqeuclidean", "cosine"]
 DISTANCES = ("sqeuclidean", "cosine")
 Backend = Literal["auto", "dense", "tiled", "fused"]
 BACKENDS = ("auto", "dense", "tiled", "fused")
-DENSE_UP_TO = 1024
+DENSE_UP_TO = 512
 """Points up to which the dense backend is the quicker one."""
 
 
@@ -30,23 +31,25 @@ class Pairs:
             float64 for the dense backend, else float32, or float64 for float64 features.
         squares: (N, 1), without gradient: distances = factor * (squares_i + squares_j - 2 points_i points_j).
         labels: (N,) integers.
+        moving: the points that may want a gradient; the others' part of the work is saved.
         factor: 0.5 for the cosine, else 1.
         dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
         backend: "dense", "tiled" or "fused".
         scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
-        num_fixed: the first points of the batch that want no gradient, which saves their part of the work.
     """
 
     def __init__(
-        self, points: Tensor, squares: Tensor, labels: Tensor, factor: float, dtype: torch.dtype, backend: str
-    ) -> None:
-        self.points, self.squares, self.labels, self.factor = points, squares, labels, factor
-        self.dtype, self.backend, self.num_fixed = dtype, backend, 0
-        self.scale = self.mean_distance(len(labels))
+        self, points: Tensor, squares: Tensor, labels: Tensor, moving: slice, factor: float, dtype: torch.dtype,
+        backend: str,
+    ) -> None:  # fmt: skip
+        self.points, self.squares, self.labels, self.moving = points, squares, labels, moving
+        self.factor, self.dtype, self.backend = factor, dtype, backend
+        self.scale = self.mean_distance(slice(None))
 
-    def mean_distance(self, count: int) -> Tensor:
-        """Return the mean distance () of the first ``count`` points, in O(count * D)."""
-        points, squares = self.points.detach()[:count], self.squares[:count].double()
+    def mean_distance(self, some: slice | Tensor) -> Tensor:
+        """Return the mean distance () of ``some`` points, a slice or a mask (N,), in O(N D)."""
+        points, squares = self.points.detach()[some], self.squares[some].double()
+        count = len(points)
         own = torch.linalg.vector_norm(points, dim=1).double().square().sum()
         products = points.sum(0).double().square().sum() - own  # of all ordered pairs
         total = self.factor * (2 * (count - 1) * squares.sum() - 2 * products)
@@ -97,12 +100,19 @@ class Pairs:
         return self.labels[:, None] != self.labels
 
 
-def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean", backend: Backend = "auto") -> Pairs:
-    """Return the :class:`Pairs` of ``features`` (N, ...) with integer ``labels`` (N,).
+def pairs_of(
+    features: Tensor,
+    labels: Tensor,
+    distance: Distance = "sqeuclidean",
+    backend: Backend = "auto",
+    *,
+    across_ranks: bool = False,
+) -> Pairs:
+    """Return the :class:`Pairs` of ``features`` (N, ...) with integer ``labels`` (N,), or of those of all ranks.
 
     Raises:
         ValueError: the shapes do not match, the features are not floating point, ``distance`` or ``backend`` is
-            unknown, or the backend does not take such features.
+            unknown, the backend does not take such features, or there are no ranks.
     """
     if features.dim() < 2 or not features.is_floating_point():
         raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
@@ -111,6 +121,9 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
         raise ValueError(f"labels must be integers ({len(features)},) to match the features, not {_form(labels)}")
     check_choice("distance", distance, DISTANCES)
     check_choice("backend", backend, BACKENDS)
+    own = slice(0, len(features))
+    if across_ranks:
+        features, labels, own = gathered(features, labels)
     if backend == "auto":
         streaming: Backend = "fused" if features.is_cuda and fused.refusal(features) is None else "tiled"
         backend = "dense" if len(features) <= DENSE_UP_TO else streaming
@@ -123,11 +136,11 @@ def pairs_of(features: Tensor, labels: Tensor, distance: Distance = "sqeuclidean
         points = (points - points.detach().mean(0)).to(working)
         # A zero vector is at 1 from all, which no place on the sphere is.
         squares = points.detach().square().sum(1, keepdim=True) + no_direction
-        return Pairs(points, squares, labels, 0.5, dtype, backend)
+        return Pairs(points, squares, labels, own, 0.5, dtype, backend)
     points = features.flatten(1).to(working)
     points = points - points.detach().mean(0)
     squares = torch.linalg.vector_norm(points.detach(), dim=1, keepdim=True).square()
-    return Pairs(points, squares, labels, 1.0, dtype, backend)
+    return Pairs(points, squares, labels, own, 1.0, dtype, backend)
 
 
 def _unit(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,14 +197,14 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
     if len(pairs.points) == 0:
         return pairs.points.sum(1).expand(len(inverse_temperatures), 0)
     if pairs.backend == "tiled":
-        layout = layout_of(pairs.labels, pairs.num_fixed)
+        layout = layout_of(pairs.labels, pairs.moving)
         odds = [
             TiledLogOdds.apply(pairs.points, pairs.squares, layout, pairs.factor, inverse)
             for inverse in inverse_temperatures
         ]
     elif pairs.backend == "fused":
         batch = (pairs.points, pairs.squares, pairs.classes[0], pairs.members, pairs.factor)
-        odds = [fused.FusedLogOdds.apply(*batch, inverse, pairs.num_fixed) for inverse in inverse_temperatures]
+        odds = [fused.FusedLogOdds.apply(*batch, inverse, pairs.moving) for inverse in inverse_temperatures]
     else:
         odds = [_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures]
     return torch.stack(odds)
@@ -216,7 +229,7 @@ class _LogOdds(torch.autograd.Function):
         same = weights.mul(pairs.same).sum(1, keepdim=True).masked_fill_(~anchors[:, None], 1.0)
         other = weights.mul(pairs.other).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
         ctx.save_for_backward(points, weights, pairs.same, same, other, anchors & has_other, inverse)
-        ctx.factor, ctx.num_fixed = pairs.factor, pairs.num_fixed
+        ctx.factor, ctx.moving = pairs.factor, pairs.moving
         odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 
@@ -231,7 +244,7 @@ class _LogOdds(torch.autograd.Function):
             slopes = slopes.double()
         rounded = points.to(slopes.dtype)
         with torch.autocast(points.device.type, enabled=False):
-            moving = slice(ctx.num_fixed, None)
+            moving = ctx.moving
             pulled = slopes.sum(0)[moving, None] * rounded[moving] - (slopes[moving] + slopes.T[moving]) @ rounded
         gradient = torch.zeros_like(points)
         gradient[moving] = pulled.mul_(2 * ctx.factor)

@@ -28,6 +28,8 @@ def soft_nearest_neighbor_loss(
     distance: Distance = "sqeuclidean",
     reduction: Reduction = "mean",
     backend: Backend = "auto",
+    *,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Return how entangled the classes of a batch are: high where neighbours bear other labels.
 
@@ -49,11 +51,15 @@ def soft_nearest_neighbor_loss(
             O(N D) memory; ``"fused"``, which needs no more and is the quickest on a GPU, with Triton and for float32
             points of up to 256 dimensions; or ``"auto"``, the quickest one for these features.
 
+        across_ranks: take the points of all ranks of ``torch.distributed``'s default group, however many each has, as
+            one batch: every rank returns the loss of the whole. Gradients of a rank's points come multiplied by the
+            number of ranks, so that ``DistributedDataParallel``, which averages, gives parameters that of the whole.
+
     Returns:
         () or, unreduced, (N,), in the dtype of the features, float32 for narrower ones.
 
     Raises:
-        ValueError: shapes, dtypes or options do not fit.
+        ValueError: shapes, dtypes or options do not fit, or ``across_ranks`` without a process group.
 
     Source:
         Frosst et al. 2019, eq. 1; eq. 2 for ``temperature="optimal"``.
@@ -66,7 +72,8 @@ def soft_nearest_neighbor_loss(
         24.0
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    return _loss(pairs_of(features, labels, distance, backend), as_temperature(temperature), reduction)
+    pairs = pairs_of(features, labels, distance, backend, across_ranks=across_ranks)
+    return _loss(pairs, as_temperature(temperature), reduction)
 
 
 def _loss(pairs: Pairs, temperature: Temperature, reduction: Reduction) -> Tensor:
@@ -87,7 +94,7 @@ class SoftNearestNeighborLoss(nn.Module):
 
     Args:
         temperature: a number above 0, ``"learned"``, ``"optimal"`` or a temperature object.
-        distance, reduction, backend: as for :func:`soft_nearest_neighbor_loss`.
+        distance, reduction, backend, across_ranks: as for :func:`soft_nearest_neighbor_loss`.
 
     Example:
         >>> criterion = SoftNearestNeighborLoss(temperature="optimal")
@@ -102,41 +109,54 @@ class SoftNearestNeighborLoss(nn.Module):
         distance: Distance = "sqeuclidean",
         reduction: Reduction = "mean",
         backend: Backend = "auto",
+        *,
+        across_ranks: bool = False,
     ) -> None:
         super().__init__()
         check_choice("distance", distance, DISTANCES)
         check_choice("reduction", reduction, REDUCTIONS)
         check_choice("backend", backend, BACKENDS)
         self.temperature = as_temperature(temperature)
-        self.distance, self.reduction, self.backend = distance, reduction, backend
+        self.distance, self.reduction, self.backend, self.across_ranks = distance, reduction, backend, across_ranks
         self.num_anchors = self.num_left_out = torch.tensor(0)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of ``features`` (N, ...) with integer ``labels`` (N,)."""
-        pairs = pairs_of(features, labels, self.distance, self.backend)
+        pairs = pairs_of(features, labels, self.distance, self.backend, across_ranks=self.across_ranks)
         self.num_anchors = pairs.anchors.sum()
-        self.num_left_out = len(labels) - self.num_anchors
+        self.num_left_out = len(pairs.labels) - self.num_anchors
         return _loss(pairs, self.temperature, self.reduction)
 
     def extra_repr(self) -> str:
-        return f"distance={self.distance!r}, reduction={self.reduction!r}, backend={self.backend!r}"
+        return f"distance={self.distance!r}, reduction={self.reduction!r}, backend={self.backend!r}" + (
+            ", across_ranks=True" if self.across_ranks else ""
+        )
 
 
 Scale = Literal["all", "real"]
 
 
-def real_fake_pairs(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean", *, scale: Scale = "all") -> Pairs:
+def real_fake_pairs(
+    real: Tensor,
+    fake: Tensor,
+    distance: Distance = "sqeuclidean",
+    *,
+    scale: Scale = "all",
+    across_ranks: bool = False,
+) -> Pairs:
     """Return the pairs of ``real`` (N, ...) and ``fake`` (M, ...), labelled 0 and 1 in this order.
 
     Relative temperatures are multiples of the mean distance of all points, or, with ``scale="real"``, of the real ones.
+    ``across_ranks``, the points of all ranks are one batch, each rank's real and fake ones in turn.
     """
     labels = torch.zeros(len(real) + len(fake), dtype=torch.int64, device=real.device)
     labels[len(real) :] = 1
-    pairs = pairs_of(torch.cat([real.flatten(1), fake.flatten(1)]), labels, distance)
+    points = torch.cat([real.flatten(1), fake.flatten(1)])
+    pairs = pairs_of(points, labels, distance, across_ranks=across_ranks)
     if not real.requires_grad:
-        pairs.num_fixed = len(real)
+        pairs.moving = slice(pairs.moving.start + len(real), pairs.moving.stop)
     if scale == "real":
-        pairs.scale = pairs.mean_distance(len(real))
+        pairs.scale = pairs.mean_distance(pairs.labels == 0 if across_ranks else slice(0, len(real)))
     return pairs
 
 

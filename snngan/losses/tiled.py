@@ -83,19 +83,19 @@ class Layout(NamedTuple):
         return self.members < len(self.labels)
 
 
-def layout_of(labels: Tensor, num_fixed: int = 0) -> Layout:
-    """Return the :class:`Layout` of integer ``labels`` (N,), of which the first ``num_fixed`` points are fixed."""
+def layout_of(labels: Tensor, moving: slice) -> Layout:
+    """Return the :class:`Layout` of integer ``labels`` (N,), of which only the points ``moving`` want a gradient."""
     in_order = bool((labels[1:] >= labels[:-1]).all())
     order = None if in_order else labels.argsort(stable=True)
     ordered = labels if order is None else labels[order]
-    fixed = torch.arange(len(labels), device=labels.device) < num_fixed
+    fixed = torch.ones_like(labels, dtype=torch.bool)
+    fixed[moving] = False
     _, counts = ordered.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
     members = counts.repeat_interleave(counts)
     fixed = fixed if order is None else fixed[order]
     blocks = list(_blocks(counts.tolist(), CUDA_TILE if labels.is_cuda else TILE))
-    if num_fixed:
-        moving = torch.stack([~fixed[block.start : block.stop].all() for block in blocks]).tolist()
-        blocks = [block._replace(moving=moves) for block, moves in zip(blocks, moving, strict=True)]
+    still = torch.stack([fixed[block.start : block.stop].all() for block in blocks]).tolist()
+    blocks = [block._replace(moving=not stays) for block, stays in zip(blocks, still, strict=True)]
     return Layout(order, ordered, members, blocks, fixed)
 
 
@@ -255,7 +255,7 @@ class TiledLogOdds(torch.autograd.Function):
 def _groups(cold: Tensor) -> list[Tensor]:
     """Return the places of the cold anchors, some at a time."""
     places = cold.nonzero().squeeze(1)
-    return list(places.split(COLD_ROWS)) if len(places) else []
+    return list(torch.split(places, COLD_ROWS)) if len(places) else []
 
 
 def _in_order(values: Tensor, layout: Layout) -> Tensor:
@@ -354,7 +354,7 @@ class TiledNeighbours:
     octaves = 4
 
     def __init__(self, pairs: Pairs) -> None:
-        self.layout = layout_of(pairs.labels)
+        self.layout = layout_of(pairs.labels, pairs.moving)
         augmented = _augmented(pairs.points.detach(), pairs.squares, self.layout)
         self._tiles = _Tiles(augmented, pairs.factor, torch.ones_like(pairs.scale), self.layout)
         self._active = self.layout.anchors & self.layout.has_other
