@@ -26,8 +26,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from snngan.losses.derivatives import first_derivatives_only
 
 PRECISION: Literal["ieee", "tf32x3", "tf32"] = "ieee"
 """Of products of points, as said above."""
@@ -206,7 +207,7 @@ class FusedLogOdds(torch.autograd.Function):
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         nearest, sums, active = ctx.saved_tensors
         batch, moving = ctx.batch, ctx.moving

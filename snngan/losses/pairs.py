@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from snngan.losses import fused
+from snngan.losses.derivatives import first_derivatives_only
 from snngan.losses.gather import gathered
 from snngan.losses.tiled import TiledLogOdds, layout_of
 
@@ -234,7 +234,7 @@ class _LogOdds(torch.autograd.Function):
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         points, weights, is_same, same, other, active, inverse = ctx.saved_tensors
         # d z_i / d d_ij: the row sums vanish, so the anchor's own term of d |x_i - x_j|^2 does too.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from snngan.losses.derivatives import first_derivatives_only
 
 if TYPE_CHECKING:
     from snngan.losses.pairs import Pairs
@@ -231,7 +232,7 @@ class TiledLogOdds(torch.autograd.Function):
         return _to_batch(odds, layout)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         augmented, log_same, log_other, cold, inverse = ctx.saved_tensors
         layout, factor = ctx.layout, ctx.factor
