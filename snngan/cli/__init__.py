@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a generator: a new run folder",
     "resume": "go on with an interrupted run",
     "sample": "draw images from a run",
+    "evaluate": "say how good a run's samples are: FID, KID, precision, recall, entanglement",
     "interpolate": "draw a plane through a run's noise space",
     "data": "list and prepare data sets",
     "board": "show runs in TensorBoard",

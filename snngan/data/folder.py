@@ -47,11 +47,7 @@ def read_folder(
     Raises:
         ValueError: no such folder, fewer than two pictures, an unreadable or a too small one (named).
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
-    paths = sorted(_image_paths(folder), key=lambda path: path.relative_to(folder).parts)
-    if not paths:
-        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its subfolders")
+    paths = image_paths(folder)
     pictures, kept, broken = [], [], []
     for number, path in enumerate(paths):
         if number and number % 10000 == 0:
@@ -67,7 +63,33 @@ def read_folder(
         notify(f"left out {len(broken)} of {len(paths)} images that cannot be read, the first: {broken[0]}")
     if len(kept) < 2:
         raise ValueError(f"{folder} holds {len(kept)} readable image{'s' * (not kept)}; expected 2 or more")
-    return hold_out(name, _stack(pictures), _folder_labels(folder, kept))
+    return hold_out(name, _stack(pictures), folder_labels(folder, kept))
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """Return the image files below ``folder``, in order of their names.
+
+    Raises:
+        ValueError: no such folder, one that cannot be read, or no image in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
+    paths = sorted(_image_paths(folder), key=lambda path: path.relative_to(folder).parts)
+    if not paths:
+        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its subfolders")
+    return paths
+
+
+def read_picture(path: Path, size: int | None = None) -> NDArray[np.uint8]:
+    """Return a picture as (C, H, W), C = 1 for a grey one, else 3; with ``size``, its middle square, shrunk to that.
+
+    Raises:
+        ValueError: the file is no picture, not one to trust, or too small.
+    """
+    try:
+        return _read_square(path, size)
+    except _BrokenImageError as error:
+        raise ValueError(f"{path} cannot be read: {error}; mend or remove it") from error
 
 
 def _image_paths(folder: Path) -> Iterator[Path]:
@@ -89,8 +111,8 @@ def _image_paths(folder: Path) -> Iterator[Path]:
                 yield Path(parent, file)
 
 
-def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
-    """Return the middle square of a picture as (C, size, size), C = 1 for a grey one, else 3."""
+def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
+    """Return the middle square of a picture as (C, size, size), or all of it; C = 1 for a grey one, else 3."""
     from PIL import Image, ImageOps
 
     try:
@@ -99,14 +121,16 @@ def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
-                picture = _grey_or_rgb(ImageOps.exif_transpose(image)) if min(width, height) >= size else None
+                picture = _grey_or_rgb(ImageOps.exif_transpose(image)) if min(width, height) >= (size or 1) else None
     except Exception as error:  # the decoders raise errors of many kinds on a damaged file
         raise _BrokenImageError(error_line(error)) from error
     if picture is None:
         raise ValueError(
             f"{path} is {width}x{height}, smaller than --image-size {size}; use {min(width, height)} or less"
         )
-    square = np.asarray(ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC))
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
+    square = np.asarray(picture)
     return square[None] if square.ndim == 2 else np.ascontiguousarray(square.transpose(2, 0, 1))
 
 
@@ -135,7 +159,8 @@ def _stack(pictures: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def _folder_labels(folder: Path, paths: list[Path]) -> Tensor | None:
+def folder_labels(folder: Path, paths: list[Path]) -> Tensor | None:
+    """Return the label (N,) of each image, its subfolder's number, or None unless all lie in two or more of them."""
     parts = [path.relative_to(folder).parts for path in paths]
     classes = sorted({each[0] for each in parts})
     if len(classes) < 2 or any(len(each) == 1 for each in parts):

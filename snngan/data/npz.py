@@ -47,6 +47,19 @@ def read_npz(name: str, path: Path) -> Dataset:
     return Dataset(name, images, labels, test_images, test_labels)
 
 
+def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
+    """Return images and labels of the file ``path``: all of ``images``, or of one half where there are two.
+
+    Raises:
+        ValueError: as :func:`read_npz`.
+    """
+    arrays = _arrays(path)
+    keys = [key for key in ("images", f"{split}_images", "train_images") if key in arrays]
+    if not keys:
+        raise ValueError(f"{path} has neither images nor {split}_images; it holds: {', '.join(arrays) or 'nothing'}")
+    return _half(path, arrays, keys[0])
+
+
 def write_npz(dataset: Dataset, path: Path) -> None:
     """Write ``dataset`` as the file ``path``, whole or not at all: beside it first, fsynced, then renamed.
 

@@ -198,11 +198,9 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
         return pairs.points.sum(1).expand(len(inverse_temperatures), 0)
     if pairs.backend == "tiled":
         layout = layout_of(pairs.labels, pairs.moving)
-        odds = [
-            TiledLogOdds.apply(pairs.points, pairs.squares, layout, pairs.factor, inverse)
-            for inverse in inverse_temperatures
-        ]
-    elif pairs.backend == "fused":
+        stacked: Tensor = TiledLogOdds.apply(pairs.points, pairs.squares, layout, pairs.factor, inverse_temperatures)
+        return stacked
+    if pairs.backend == "fused":
         batch = (pairs.points, pairs.squares, pairs.classes[0], pairs.members, pairs.factor)
         odds = [fused.FusedLogOdds.apply(*batch, inverse, pairs.moving) for inverse in inverse_temperatures]
     else:

@@ -36,8 +36,7 @@ def soft_nearest_neighbor_loss(
     .. math:: l_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}}{\sum_{k \ne i} e^{-d_{ik}/T}}
 
     A point without a partner of its own class is no anchor: it is left out of the mean, and its entry is 0 under
-    ``reduction="none"``. A batch with no anchor at all has loss 0. Distances are taken in float64, sums over
-    neighbours in the dtype of the result.
+    ``reduction="none"``. A batch with no anchor at all has loss 0. There are no second derivatives.
 
     Args:
         features: points (N, ...) of any floating dtype; trailing dimensions are flattened.

@@ -214,41 +214,43 @@ def _sums(tiles: _Tiles) -> tuple[Tensor, Tensor]:
 
 
 class TiledLogOdds(torch.autograd.Function):
-    """Log-odds z (N,) in float64 of ``points`` (N, D), centred or of unit length; once differentiable."""
+    """Log-odds z (K, N) in float64 of ``points`` (N, D) at K inverse temperatures (K,); once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, squares: Tensor, layout: Layout, factor: float, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, points: Tensor, squares: Tensor, layout: Layout, factor: float, inverses: Tensor) -> Tensor:
         augmented = _augmented(points, squares, layout)
-        with full_precision(points.device):
-            same, other = _sums(_Tiles(augmented, factor, inverse, layout))
-        log_same, log_other = same.log(), other.log()
-        threshold = COLD[points.dtype]
-        cold = layout.anchors & layout.has_other & ((log_same < threshold) | (log_other < threshold))
-        for rows in _groups(cold):
-            log_same[rows], log_other[rows] = _cold_sums(augmented, factor, inverse, layout, rows)
-        odds = (log_other - log_same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.anchors, 0.0)
-        ctx.save_for_backward(augmented, log_same, log_other, cold, inverse)
+        same, other = augmented.new_empty(2, len(inverses), len(points), dtype=torch.float64)
+        cold = torch.empty_like(same, dtype=torch.bool)
+        for turn, inverse in enumerate(inverses):
+            with full_precision(points.device):
+                same[turn], other[turn] = (sums.log() for sums in _sums(_Tiles(augmented, factor, inverse, layout)))
+            threshold = COLD[points.dtype]
+            cold[turn] = layout.anchors & layout.has_other & ((same[turn] < threshold) | (other[turn] < threshold))
+            for rows in _groups(cold[turn]):
+                same[turn, rows], other[turn, rows] = _cold_sums(augmented, factor, inverse, layout, rows)
+        ctx.save_for_backward(augmented, same, other, cold, inverses)
         ctx.layout, ctx.factor = layout, factor
-        return _to_batch(odds, layout)
+        odds = (other - same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.anchors, 0.0)
+        return _to_batch(odds.T, layout).T
 
     @staticmethod
     @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        augmented, log_same, log_other, cold, inverse = ctx.saved_tensors
+        augmented, *kept, inverses = ctx.saved_tensors
         layout, factor = ctx.layout, ctx.factor
-        slope = (_in_order(grad, layout) * inverse).where(layout.anchors & layout.has_other, 0.0)
-        # What the weight of a pair counts for in each anchor's log-odds; the cold ones have their turn below.
-        warm = ~cold & (slope != 0)
-        of_same = (slope * torch.exp(-log_same)).where(warm, 0.0).to(augmented.dtype)
-        of_other = (-slope * torch.exp(-log_other)).where(warm, 0.0).to(augmented.dtype)
         gradient = torch.zeros_like(augmented[:, :-2])
-        if bool(warm.any()):
+        for inverse, of_z, same, other, cold in zip(inverses, grad, *kept, strict=True):
+            slope = (_in_order(of_z, layout) * inverse).where(layout.anchors & layout.has_other, 0.0)
+            # What the weight of a pair counts for in each anchor's log-odds; the cold ones have their turn below.
+            warm = ~cold & (slope != 0)
+            of_same = (slope * torch.exp(-same)).where(warm, 0.0).to(augmented.dtype)
+            of_other = (-slope * torch.exp(-other)).where(warm, 0.0).to(augmented.dtype)
             with full_precision(augmented.device):
-                _pull(_Tiles(augmented, factor, inverse, layout), of_same, of_other, gradient)
-        for rows in _groups(cold & (slope != 0)):
-            kept = (log_same[rows], log_other[rows])
-            with full_precision(augmented.device):
-                _cold_pull(augmented, factor, inverse, layout, rows, slope[rows], kept, gradient)
+                if bool(warm.any()):
+                    _pull(_Tiles(augmented, factor, inverse, layout), of_same, of_other, gradient)
+                for rows in _groups(cold & (slope != 0)):
+                    sums = same[rows], other[rows]
+                    _cold_pull(augmented, factor, inverse, layout, rows, slope[rows], sums, gradient)
         gradient.mul_(2 * factor).masked_fill_(layout.fixed[:, None], 0.0)
         return _to_batch(gradient, layout), None, None, None, None
 

@@ -125,6 +125,7 @@ def train_gan(
         generator_loss.backward()  # type: ignore[no-untyped-call]
         players.generator_optimizer.step()
         watch.note(step, "generator", generator_loss)
+        del real, fake, generator_loss  # the next step's would lie beside them
         if discriminator is not None:
             discriminator.requires_grad_(True)
 

@@ -1,0 +1,80 @@
+"""``snngan evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from snngan.cli.options import SEED, data_dir_option, device_option
+
+EPILOG = "Example:  snngan evaluate runs/0001-mnist-snnl-pixel --train-features mnist"
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run", required=False)
+@click.option("--against", metavar="SET", help="what it is held against, as RUN is given [the run's data set]")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
+@click.option("--count", default=10000, show_default=True, type=click.IntRange(min=2), help="images of each side")
+@click.option(
+    "--points", default=5000, show_default=True, type=click.IntRange(min=2), help="of them in figures over pairs"
+)
+@click.option("--metrics", metavar="NAMES", help="fid, kid, prdc, 1nn, entanglement, with commas between [all]")
+@click.option("--features", metavar="SPACE", help="inception, pixels, or a file of torch.export or TorchScript")
+@click.option("--inception-weights", metavar="FILE", type=click.Path(path_type=Path), help="of pytorch-fid's network")
+@click.option("--train-features", metavar="NAME", help="features of a small classifier of this set, trained once")
+@click.option("--image-size", type=click.IntRange(min=1), help="to shrink and crop a folder's images or a set to")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@data_dir_option
+@device_option
+def evaluate(
+    run: str | None, against: str | None, split: str, count: int, points: int, metrics: str | None,
+    features: str | None, inception_weights: Path | None, train_features: str | None, image_size: int | None,
+    seed: int, as_json: bool, data_dir: str | None, device: str,
+) -> None:  # fmt: skip
+    """Say how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement.
+
+    RUN may also be a folder of images, an npz file or a data set. Without --features, Inception's are taken where its
+    weights are at hand, and else those that --train-features trains.
+    """
+    from snngan.cli.running import notify
+    from snngan.data.datasets import data_folder
+    from snngan.evaluation import measure
+    from snngan.evaluation.choice import choose_extractor, real_side
+    from snngan.evaluation.sources import open_source
+    from snngan.registry import unknown_name
+    from snngan.training.device import choose_device
+
+    chosen = tuple(metrics.split(",")) if metrics else tuple(measure.METRICS)
+    for name in chosen:
+        if name not in measure.METRICS:
+            raise unknown_name("metric", name, measure.METRICS)
+    where, folder = choose_device(device), data_folder(data_dir) / "features"
+    if run is None and not train_features:
+        raise ValueError("name what to evaluate, a run folder say, or what to train features on: --train-features NAME")
+    extractor = choose_extractor(features, inception_weights, train_features, data_dir, folder, where, notify)
+    if run is None:
+        return
+    fake = open_source(
+        run, split=split, data_dir=data_dir, image_size=image_size, seed=seed, device=where, notify=notify
+    )
+    side = real_side(run, against, data_dir, image_size)
+    real = open_source(**side, split=split, seed=seed, device=where, notify=notify)
+    result = measure.evaluate(
+        fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
+    )
+    if as_json:
+        click.echo(result.to_json())
+        return
+    protocol = result.protocol
+    click.echo(f"{protocol['num_fake']} images of {fake.name} against {protocol['num_real']} of {real.name}")
+    click.echo(
+        f"features: {extractor.name}, {extractor.digest[:12]}, {protocol['features']}-D; resize: {extractor.resize}"
+    )
+    click.echo(f"all but fid over the first {protocol['num_points']} of each")
+    for name, value in result.figures.items():
+        bounds = result.intervals.get(name)
+        interval = f"   95 %: {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
+        click.echo(f"  {name:34} {value:10.4g}{interval}")
+    click.echo(f"next:\n  snngan sample {run} --count 100 --out grid.png")

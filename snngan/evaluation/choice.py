@@ -1,0 +1,62 @@
+"""Which feature space and which real images a user means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snngan.data.datasets import load_dataset
+from snngan.evaluation.features import INCEPTION_FILE, Extractor, Inception, Pixels, Program
+from snngan.evaluation.small import trained_features
+from snngan.training.runlog import RunFolder
+
+Notify = Callable[[str], None]
+
+
+def choose_extractor(
+    features: str | None, inception_weights: Path | None, train_features: str | None, data_dir: str | None,
+    folder: Path, device: torch.device, notify: Notify,
+) -> Extractor:  # fmt: skip
+    """Return the extractor that the options mean; trained ones are kept in ``folder``.
+
+    Raises:
+        ValueError: the options contradict one another, or there is no such thing.
+    """
+    named = [name for name, value in (
+        ("--features", features), ("--inception-weights", inception_weights), ("--train-features", train_features)
+    ) if value is not None]  # fmt: skip
+    if features == "inception" and "--inception-weights" in named:
+        named.remove("--features")
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} name two feature spaces: give one")
+    if train_features:
+        dataset = load_dataset(train_features, data_dir=data_dir, notify=notify)
+        return trained_features(dataset, folder, device, notify)
+    if features == "pixels":
+        return Pixels()
+    if features not in (None, "inception"):
+        return Program(Path(features), device)
+    if named or (Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE).is_file():
+        return Inception(inception_weights, device)
+    raise ValueError(
+        "no feature space: give --train-features NAME (a small classifier of that data set, a minute), "
+        "--inception-weights FILE, or --features pixels"
+    )
+
+
+def real_side(run: str, against: str | None, data_dir: str | None, image_size: int | None) -> dict[str, Any]:
+    """Return what to open as the real images: ``against``, or the data set that a run was trained on.
+
+    Raises:
+        ValueError: ``run`` is no run, and nothing is said.
+    """
+    if against is not None:
+        return {"text": against, "data_dir": data_dir, "image_size": image_size}
+    if not (Path(run) / "config.json").exists():
+        raise ValueError(f"{run} is no run folder, so say what it is held against: --against SET")
+    plan = RunFolder.open(Path(run)).plan
+    size = plan.image_shape[1] if plan.dataset.startswith("folder:") else plan.image_size
+    return {"text": plan.dataset, "data_dir": data_dir or plan.data_dir, "image_size": image_size or size}

@@ -1,0 +1,166 @@
+"""Feature extractors: what turns images into points, with a name and a hash that go beside every figure."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Protocol
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from snngan.data import error_line, to_unit_range
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+
+
+class Extractor(Protocol):
+    """Maps images to points of a feature space."""
+
+    name: str
+    digest: str
+    """Equal for extractors that give equal features."""
+    resize: str
+    """What is done to the images first, in words."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features (n, D) float32, on the CPU, of images (n, C, H, W) as they are kept in a data set."""
+
+
+class Pixels:
+    """The images themselves, in [-1, 1]."""
+
+    name, digest, resize = "pixels", "pixels", "none"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return to_unit_range(images).flatten(1)
+
+
+class Inception:
+    """The InceptionV3 of pytorch-fid, pool3: 2048 features, the ones that FID means.
+
+    Grey images are repeated over three channels, and the network resizes to 299x299 bilinearly, as pytorch-fid does.
+    """
+
+    resize = "RGB, bilinear to 299x299"
+
+    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
+        path = weights or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        state = _inception_weights(path)
+        self.name = f"inception-v3 ({path.name})"
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.device = torch.device(device)
+        from pytorch_fid import inception
+
+        # The constructor fetches the published weights, wherever others are; everything else of it is wanted.
+        with mock.patch.object(inception, "load_state_dict_from_url", return_value=state):
+            self.network = inception.InceptionV3().eval().to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        _refuse_points(images, self.name)
+        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        features: Tensor = self.network(rgb.to(self.device, torch.float32) / 255)[0]
+        return features.flatten(1).cpu()
+
+
+class Program:
+    """A network of the user's, saved by ``torch.export`` (.pt2) or as TorchScript: images in [-1, 1] to features."""
+
+    resize = "none"
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        if not path.is_file():
+            raise ValueError(
+                f"there is no file {path}; expected a network saved by torch.export.save or torch.jit.save"
+            )
+        self.name, self.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
+        self.device = torch.device(device)
+        try:
+            if path.suffix == ".pt2":
+                self.network = torch.export.load(path).module().to(self.device)
+            else:
+                warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # deprecated, and yet in use
+                self.network = torch.jit.load(path, map_location=self.device).eval()  # type: ignore[no-untyped-call]
+        except Exception as error:  # a file of another kind fails in many ways
+            raise ValueError(
+                f"{path} is no network saved by torch.export.save (.pt2) or torch.jit.save: {error_line(error)[:200]}"
+            ) from error
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        try:
+            features: Tensor = self.network(to_unit_range(images).to(self.device))
+        except Exception as error:
+            raise ValueError(
+                f"{self.name} does not take images {tuple(images.shape)}: {error_line(error)[:200]}"
+            ) from error
+        return features.flatten(1).float().cpu()
+
+
+class SmallClassifier(nn.Module):
+    """Two convolutions and two linear layers; the features are the 128 units before the logits.
+
+    Args:
+        shape: (C, H, W) of the images, 4 pixels a side or more.
+        num_classes: how many logits.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.features = nn.Sequential(
+            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 128), nn.ReLU()),
+        )
+        self.logits = nn.Linear(128, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.features(images))
+        return logits
+
+
+class SmallFeatures:
+    """The features of a :class:`SmallClassifier` trained on one data set."""
+
+    resize = "none"
+
+    def __init__(self, name: str, network: SmallClassifier, shape: tuple[int, int, int], digest: str) -> None:
+        self.name, self.network, self.shape, self.digest = f"small classifier of {name}", network.eval(), shape, digest
+        self.device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        _refuse_points(images, self.name)
+        if images.shape[1:] != self.shape:
+            raise ValueError(
+                f"the {self.name} takes images {self.shape}, not {tuple(images.shape[1:])}: use --features inception, "
+                "or train features on images of this shape"
+            )
+        features: Tensor = self.network.features(to_unit_range(images).to(self.device))
+        return features.cpu()
+
+
+def _inception_weights(path: Path) -> dict[str, Tensor]:
+    from pytorch_fid.inception import FID_WEIGHTS_URL
+
+    if not path.is_file():
+        raise ValueError(
+            f"there are no Inception weights at {path}: fetch {FID_WEIGHTS_URL} and put it there, or name it with "
+            "--inception-weights; without, use features trained on the data: --train-features NAME"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of another kind fails in many ways
+        raise ValueError(f"{path} holds no weights that can be read safely: {error_line(error)[:200]}") from error
+    if not isinstance(state, dict) or "Conv2d_1a_3x3.conv.weight" not in state:
+        raise ValueError(f"{path} holds no weights of pytorch-fid's InceptionV3")
+    return state
+
+
+def _refuse_points(images: Tensor, name: str) -> None:
+    if images.is_floating_point():
+        raise ValueError(f"{name} takes pictures; these are points of the plane: use --features pixels")

@@ -1,0 +1,183 @@
+"""The figures of one set of images beside another, and the protocol they were taken by."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snngan.data import error_line, to_unit_range
+from snngan.evaluation.features import Extractor
+from snngan.evaluation.frechet import Moments, frechet_distance
+from snngan.evaluation.kernel import kernel_distance
+from snngan.evaluation.neighbours import neighbour_figures
+from snngan.evaluation.sources import ImageSource
+from snngan.losses.snnl import entanglement
+from snngan.training.checkpoint import write_atomically
+from snngan.version import __version__
+
+METRICS = {
+    "fid": "Frechet distance of Gaussians in the features; 0 is ideal",
+    "kid": "unbiased kernel distance in the features, with a 95 % interval; 0 is ideal",
+    "prdc": "precision, recall, density, coverage in the features; 1 is ideal",
+    "1nn": "share whose nearest neighbour is of their own side, in the features; 0.5 is ideal",
+    "entanglement": "soft nearest neighbour score of the images and of the features; 1 is ideal",
+}
+NEIGHBOURS = 5
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures by name, the bounds of those that have an interval, and how they were taken."""
+
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return all of it as one JSON object; a figure that is not finite is null."""
+        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        content = {"figures": figures, "intervals": self.intervals, "protocol": self.protocol}
+        return json.dumps(content, indent=2)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of a set of images: moments of all features, and the first few images and features."""
+
+    moments: Moments
+    features: Tensor
+    images: Tensor
+
+
+def evaluate(
+    fake: ImageSource,
+    real: ImageSource,
+    extractor: Extractor,
+    *,
+    metrics: Collection[str] = tuple(METRICS),
+    count: int = 10000,
+    points: int = 5000,
+    cache: Path | None = None,
+    notify: Notify = lambda line: None,
+) -> Evaluation:
+    """Return the figures of ``fake`` images beside ``real`` ones.
+
+    Images go by a few at a time: memory grows with ``points`` and the features' dimensions, not with ``count``.
+
+    Args:
+        fake: what is judged.
+        real: what it is held against.
+        extractor: the feature space.
+        metrics: names of ``METRICS``.
+        count: images of each side, or as many as there are.
+        points: of them, how many enter the figures over pairs (all but fid).
+        cache: a folder to keep what was seen of ``real`` in, and to look it up.
+        notify: called with each line worth telling the user.
+
+    Raises:
+        ValueError: fewer than 2 images on a side, or images that the extractor does not take.
+    """
+    counts = [count if side.count is None else min(count, side.count) for side in (fake, real)]
+    for side, number in zip((fake, real), counts, strict=True):
+        if number < 2:
+            raise ValueError(f"{side.name} holds {number} image{'s' * (number != 1)}: figures take 2 or more")
+    made = see(fake, extractor, counts[0], points)
+    kept = _see_cached(real, extractor, counts[1], points, cache)
+    dims = made.features.shape[1]
+    if "fid" in metrics and min(counts) <= dims:
+        notify(
+            f"fid: {min(counts)} images do not span {dims} features, so the covariance is of lower rank and the figure "
+            "too high: compare it only with figures of as many images"
+        )
+    figures: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    if "fid" in metrics:
+        figures["fid"] = frechet_distance(kept.moments, made.moments)
+    if "kid" in metrics:
+        estimate = kernel_distance(kept.features, made.features)
+        figures["kid"] = estimate.value
+        if math.isfinite(estimate.low):
+            intervals["kid"] = estimate.low, estimate.high
+    if ("prdc" in metrics or "1nn" in metrics) and min(len(kept.features), len(made.features)) <= NEIGHBOURS:
+        notify(f"prdc, 1nn: left out, they take more than {NEIGHBOURS} images a side")
+    elif "prdc" in metrics or "1nn" in metrics:
+        found = neighbour_figures(kept.features, made.features, NEIGHBOURS)
+        names = ["precision", "recall", "density", "coverage"] if "prdc" in metrics else []
+        figures |= {name: getattr(found, name) for name in names}
+        if "1nn" in metrics:
+            figures["1nn_accuracy"] = found.accuracy
+            figures |= {"1nn_accuracy_real": found.real_accuracy, "1nn_accuracy_fake": found.fake_accuracy}
+    if "entanglement" in metrics:
+        figures |= _entanglement(kept, made)
+    protocol = {
+        "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
+        "num_fake": counts[0], "num_real": counts[1], "num_points": min(points, *counts), "neighbours": NEIGHBOURS,
+        "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims, "resize": extractor.resize,
+        "snngan": __version__, "torch": torch.__version__,
+    }  # fmt: skip
+    return Evaluation(figures, intervals, protocol)
+
+
+def see(source: ImageSource, extractor: Extractor, count: int, points: int) -> Seen:
+    """Return what is kept of the first ``count`` images of ``source``."""
+    moments: Moments | None = None
+    features, images, seen = [], [], 0
+    for chunk in source.chunks(count):
+        found = extractor(chunk)
+        moments = moments or Moments(found.shape[1])
+        moments.update(found)
+        if seen < points:
+            features.append(found[: points - seen])
+            images.append(chunk[: points - seen])
+        seen += len(chunk)
+    assert moments is not None
+    return Seen(moments, torch.cat(features), torch.cat(images))
+
+
+def _see_cached(source: ImageSource, extractor: Extractor, count: int, points: int, cache: Path | None) -> Seen:
+    """Return what :func:`see` does; features and moments are kept in ``cache`` under all that they depend on."""
+    if cache is None:
+        return see(source, extractor, count, points)
+    key = json.dumps([source.digest, extractor.digest, extractor.resize, count, points, __version__])
+    path = cache / f"seen-{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
+    if path.exists():
+        try:
+            state = torch.load(path, weights_only=True)
+            moments = Moments(len(state["mean"]))
+            moments.count, moments.mean, moments.scatter = int(state["count"]), state["mean"], state["scatter"]
+            return Seen(moments, state["features"], source.first(min(points, count)))
+        except Exception as error:  # a damaged file fails in many ways
+            raise ValueError(f"{path} is damaged ({error_line(error)[:100]}): delete it") from error
+    found = see(source, extractor, count, points)
+    buffer = io.BytesIO()
+    state = {"count": found.moments.count, "mean": found.moments.mean, "scatter": found.moments.scatter}
+    torch.save(state | {"features": found.features}, buffer)
+    write_atomically(path, buffer.getbuffer())
+    return found
+
+
+def _entanglement(real: Seen, fake: Seen) -> dict[str, float]:
+    spaces = {"features": (real.features, fake.features)}
+    if real.images.shape[2:] == fake.images.shape[2:]:  # images of two sizes meet in the feature space only
+        channels = max(real.images.shape[1], fake.images.shape[1])
+        first, second = (to_unit_range(side.images).expand(-1, channels, -1, -1) for side in (real, fake))
+        spaces["input"] = first, second
+    figures: dict[str, float] = {}
+    for space, (first, second) in spaces.items():
+        reading = entanglement(first, second)
+        figures |= {
+            f"entanglement_{space}": reading.score,
+            f"entanglement_{space}_real_anchors": reading.real_anchors,
+            f"entanglement_{space}_fake_anchors": reading.fake_anchors,
+        }
+    return figures

@@ -1,0 +1,80 @@
+"""The built-in trainer of features: a small classifier of a data set, trained once and kept beside the data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from snngan.data import Dataset, error_line, to_unit_range
+from snngan.evaluation.features import SmallClassifier, SmallFeatures
+from snngan.evaluation.sources import digest_of
+from snngan.seeds import seed_for
+from snngan.training.checkpoint import write_atomically
+
+EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
+Notify = Callable[[str], None]
+
+
+def trained_features(
+    dataset: Dataset, folder: Path, device: torch.device | str = "cpu", notify: Notify = lambda line: None
+) -> SmallFeatures:
+    """Return the features of a small classifier of ``dataset``, from ``folder`` or trained and kept there.
+
+    3 epochs of Adam over the training half, at seed 0: always the same features on one machine.
+
+    Raises:
+        ValueError: the data set has no labels, only one class, images too small, or the file there is no such network.
+    """
+    labels = dataset.train_labels
+    if labels is None or dataset.is_points or min(dataset.image_shape[1:]) < 4:
+        raise ValueError(
+            f"{dataset.name}: features are trained on pictures with labels, of 4 pixels a side or more; "
+            "use --features inception or pixels"
+        )
+    path = folder / f"{dataset.name.replace('/', '-')}-{dataset.digest()[:12]}.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(SEED, "features"))
+        network = SmallClassifier(dataset.image_shape, int(labels.max()) + 1)
+    if path.exists():
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # a file of another kind fails in many ways
+            raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
+        network.to(device)
+    else:
+        _train(network, dataset, torch.device(device))
+        buffer = io.BytesIO()
+        torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
+        write_atomically(path, buffer.getbuffer())
+        notify(f"features: a small classifier of {dataset.name} -> {path}")
+    if dataset.test_labels is not None:
+        notify(f"its accuracy on held-out images: {accuracy(network, dataset.test_images, dataset.test_labels):.1%}")
+    return SmallFeatures(dataset.name, network, dataset.image_shape, digest_of(network.state_dict().values()))
+
+
+def _train(network: SmallClassifier, dataset: Dataset, device: torch.device) -> None:
+    assert dataset.train_labels is not None
+    network.to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    order = torch.Generator().manual_seed(seed_for(SEED, "feature batches"))
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(dataset.train_images), generator=order).split(BATCH):  # type: ignore[no-untyped-call]
+            logits = network(to_unit_range(dataset.train_images[rows]).to(device))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, dataset.train_labels[rows].to(device)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
+    """Return the share of ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,)."""
+    device, right = next(network.parameters()).device, 0
+    network.eval()
+    for rows in torch.arange(len(images)).split(500):  # type: ignore[no-untyped-call]
+        right += int((network(to_unit_range(images[rows]).to(device)).argmax(1).cpu() == labels[rows]).sum())
+    return right / len(images)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from snngan.data import Dataset, to_unit_range
+from snngan.evaluation.features import Inception, Pixels, Program
+from snngan.evaluation.small import trained_features
+
+
+@pytest.mark.slow
+def test_inception_is_that_of_pytorch_fid(inception_weights: Path) -> None:
+    from pytorch_fid.inception import InceptionV3
+
+    extractor = Inception(inception_weights)
+    images = torch.randint(256, (3, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = extractor(images)
+    assert isinstance(extractor.network, InceptionV3)
+    with torch.no_grad():
+        assert_close(found, extractor.network(images / 255)[0].flatten(1))
+    assert found.shape == (3, 2048)
+    grey = images[:, :1]
+    assert_close(extractor(grey), extractor(grey.repeat(1, 3, 1, 1)))
+    assert len(extractor.digest) == 64
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no Inception weights at .*: fetch https://.*\.pth .*--train-features NAME$"):
+        Inception(tmp_path / "none.pth")
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pt2"])
+def test_what_is_no_network_is_refused_and_nothing_runs(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"bad{suffix}"
+    for content in (b"", b"no network", pickle.dumps(Payload())):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"holds no weights|is no network"):
+            Inception(path) if suffix == ".pth" else Program(path)
+    torch.save(Payload(), path)
+    with pytest.raises(ValueError, match=r"holds no weights|is no network"):
+        Inception(path) if suffix == ".pth" else Program(path)
+    assert not Path("ran").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
+    with pytest.raises(ValueError, match="no weights of pytorch-fid's InceptionV3"):
+        Inception(tmp_path / "linear.pth")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("form", ["script", "export"])
+def test_a_network_of_the_users_own(form: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
+    images = torch.randint(256, (5, 1, 6, 6), dtype=torch.uint8)
+    path = tmp_path / ("net.pt" if form == "script" else "net.pt2")
+    if form == "script":
+        torch.jit.trace(network, torch.zeros(1, 1, 6, 6)).save(str(path))  # type: ignore[no-untyped-call]
+    else:
+        batch = torch.export.Dim("batch")
+        torch.export.save(torch.export.export(network, (torch.zeros(2, 1, 6, 6),), dynamic_shapes=({0: batch},)), path)
+    extractor = Program(path)
+    assert_close(extractor(images), network(to_unit_range(images)).flatten(1).detach())
+    with pytest.raises(ValueError, match=r"net.* does not take images \(5, 3, 6, 6\)"):
+        extractor(images.repeat(1, 3, 1, 1))
+
+
+def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Path) -> None:
+    lines: list[str] = []
+    state = torch.get_rng_state()
+    first = trained_features(digits, tmp_path, notify=lines.append)
+    assert torch.equal(torch.get_rng_state(), state)
+    again = trained_features(digits, tmp_path, notify=lines.append)
+    assert [line.startswith("features: a small classifier of digits") for line in lines] == [True, False, False]
+    assert lines[1] == lines[2]
+    assert float(lines[1].split()[-1].rstrip("%")) > 80
+    assert first.digest == again.digest
+    found: list[Tensor] = [extractor(digits.test_images[:9]) for extractor in (first, again)]
+    assert_close(*found, rtol=0, atol=0)
+    assert found[0].shape == (9, 128)
+    with pytest.raises(ValueError, match=r"takes images \(1, 8, 8\), not \(3, 8, 8\): use --features inception"):
+        first(digits.test_images[:2].repeat(1, 3, 1, 1))
+    next(tmp_path.glob("*.pt")).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="holds no such classifier"):
+        trained_features(digits, tmp_path)
+
+
+def test_points_have_no_picture_features() -> None:
+    points = torch.zeros(4, 1, 1, 2)
+    assert Pixels()(points).shape == (4, 2)
+    with pytest.raises(ValueError, match="pictures with labels"):
+        trained_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy
+import torch
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch import Tensor
+from torch.testing import assert_close
+
+from snngan.evaluation.frechet import Moments, frechet_distance
+
+
+def moments(points: Tensor, chunk: int = 7) -> Moments:
+    result = Moments(points.shape[1])
+    for part in points.split(chunk):  # type: ignore[no-untyped-call]
+        result.update(part)
+    return result
+
+
+def cloud(count: int, dims: int, seed: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dims, generator=rng) @ torch.randn(dims, dims, generator=rng) + seed
+
+
+def test_moments_that_come_in_parts_are_those_of_the_whole() -> None:
+    points = cloud(100, 5, 1) + 1000
+    for chunk in (1, 7, 100):
+        found = moments(points, chunk)
+        assert found.count == 100
+        assert_close(found.mean, points.double().mean(0))
+        assert_close(found.covariance, points.double().T.cov())
+
+
+def test_diagonal_gaussians_have_the_closed_form() -> None:
+    """Of commuting covariances: |mean - mean'|^2 + sum of (std - std')^2."""
+    first, second = Moments(3), Moments(3)
+    deviations = torch.tensor([1.0, 2.0, 0.0]).double(), torch.tensor([3.0, 0.5, 1.0]).double()
+    for side, deviation, mean in zip((first, second), deviations, (0.0, 2.0), strict=True):
+        side.count, side.mean, side.scatter = 11, torch.full((3,), mean).double(), deviation.square().diag() * 10
+    expected = 12 + (deviations[0] - deviations[1]).square().sum().item()
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.skipif(
+    tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18), reason="pytorch-fid's distance breaks on this SciPy"
+)
+@pytest.mark.parametrize("dims", [2, 20, 64])
+def test_it_is_that_of_pytorch_fid(dims: int) -> None:
+    sides = cloud(300, dims, 1), cloud(200, dims, 2)
+    statistics: list[np.ndarray] = []
+    for side in sides:
+        statistics += [side.double().mean(0).numpy(), np.cov(side.double().numpy(), rowvar=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = calculate_frechet_distance(*statistics)
+    assert frechet_distance(*map(moments, sides)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_fewer_points_than_dimensions_give_a_real_distance_and_none_from_themselves() -> None:
+    points = cloud(10, 40, 3)
+    assert frechet_distance(moments(points), moments(points)) < 1e-9 * points.square().sum().item()
+    # Both clouds lie in one plane, where the distance must be the same.
+    flat = torch.zeros(2, 30, 40)
+    flat[:, :, :2] = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(0))
+    turn, _ = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(1)).double())
+    thin = frechet_distance(*(moments(side[:, :2]) for side in flat))
+    wide = frechet_distance(*(moments(side.double() @ turn) for side in flat))
+    assert wide == pytest.approx(thin, rel=1e-6)
+
+
+def test_one_point_a_side_has_the_distance_of_the_points() -> None:
+    first, second = torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0]])
+    assert frechet_distance(moments(first), moments(second)) == 25
+
+
+def test_features_of_two_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 and 3 dimensions"):
+        frechet_distance(Moments(2), Moments(3))
