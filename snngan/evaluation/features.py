@@ -82,8 +82,9 @@ class Program:
             if path.suffix == ".pt2":
                 self.network = torch.export.load(path).module().to(self.device)
             else:
-                warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # deprecated, and yet in use
-                self.network = torch.jit.load(path, map_location=self.device).eval()  # type: ignore[no-untyped-call]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, and yet it is in use
+                    self.network = torch.jit.load(path, map_location=self.device).eval()  # type: ignore[no-untyped-call]
         except Exception as error:  # a file of another kind fails in many ways
             raise ValueError(
                 f"{path} is no network saved by torch.export.save (.pt2) or torch.jit.save: {error_line(error)[:200]}"
