@@ -118,6 +118,7 @@ class TrainConfig:
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
     track_every: int = option(100, "steps between entanglement readings", low=1, group="Run")
+    evaluate_every: int = option(1000, "steps between other figures (precision, FID, ...); 0: none", low=0, group="Run")
     dry_run: bool = option(False, "say what would be done, and stop", group="Run")
 
     def __post_init__(self) -> None:
@@ -162,3 +163,4 @@ class Plan:
     checkpoint_every: int
     sample_every: int
     track_every: int
+    evaluate_every: int = 0

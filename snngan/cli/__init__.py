@@ -18,8 +18,11 @@ COMMANDS = {
     "resume": "go on with an interrupted run",
     "sample": "draw images from a run",
     "evaluate": "say how good a run's samples are: FID, KID, precision, recall, entanglement",
+    "entangle": "say how entangled two sets of images are, and whether they can be told apart",
     "interpolate": "draw a plane through a run's noise space",
+    "experiment": "list and run the figures and tables of the sources",
     "data": "list and prepare data sets",
+    "report": "write one HTML page of runs side by side",
     "board": "show runs in TensorBoard",
     "doctor": "say what is installed, found and missing",
 }

@@ -64,8 +64,10 @@ def evaluate(
     result = measure.evaluate(
         fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
     )
+    if (Path(run) / "config.json").exists():
+        result.keep(Path(run))
     if as_json:
-        click.echo(result.to_json())
+        click.echo(result.to_json(indent=2))
         return
     protocol = result.protocol
     click.echo(f"{protocol['num_fake']} images of {fake.name} against {protocol['num_real']} of {real.name}")

@@ -14,8 +14,9 @@ import click
 import torch
 
 from snngan.data import Dataset
+from snngan.data.datasets import data_folder
 from snngan.training.checkpoint import SaveError, checkpoint_paths
-from snngan.training.gan import Outcome, train_gan
+from snngan.training.gan import Measure, Outcome, train_gan
 from snngan.training.runlog import RunFolder
 
 LINE_EVERY_SECONDS = 10
@@ -40,7 +41,10 @@ def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, start: Ma
     with run.locked(), caught_signals() as caught:
         progress = Progress(run.plan.optimization.steps, run.plan.optimization.batch_size)
         try:
-            outcome = train_gan(run, dataset, device, start=start, should_stop=lambda: bool(caught), report=progress)
+            outcome = train_gan(
+                run, dataset, device, start=start, measure=figures_of(run, dataset, device),
+                should_stop=lambda: bool(caught), report=progress,
+            )  # fmt: skip
         except SaveError as error:
             if not checkpoint_paths(run.checkpoints):
                 raise
@@ -52,6 +56,15 @@ def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, start: Ma
         click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
         sys.exit(128 + caught[0])
     say_result(run, outcome)
+
+
+def figures_of(run: RunFolder, dataset: Dataset, device: torch.device) -> Measure:
+    """Return what takes the run's figures beside entanglement while it trains."""
+    if not run.plan.evaluate_every:
+        return lambda step, players: {}
+    from snngan.evaluation.watch import Watch
+
+    return Watch(run.plan, dataset, data_folder(run.plan.data_dir) / "features", device)
 
 
 @contextmanager
@@ -114,9 +127,11 @@ def duration(seconds: float) -> str:
 
 def say_result(run: RunFolder, outcome: Outcome) -> None:
     """Print what a finished run reached and wrote, and the next commands."""
-    share = outcome.tracking_seconds / outcome.seconds if outcome.seconds else 0.0
+    spent = (outcome.tracking_seconds, outcome.measuring_seconds)
+    tracking, measuring = (seconds / outcome.seconds if outcome.seconds else 0.0 for seconds in spent)
     click.echo(
-        f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {share:.1%} of it entanglement readings"
+        f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it entanglement "
+        f"readings, {measuring:.1%} other figures"
     )
     if "entanglement/input_score" in outcome.scalars:
         click.echo(

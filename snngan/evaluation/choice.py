@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from snngan.data import to_unit_range
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.features import INCEPTION_FILE, Extractor, Inception, Pixels, Program
 from snngan.evaluation.small import trained_features
+from snngan.evaluation.sources import digest_of
+from snngan.training.checkpoint import load_newest
+from snngan.training.players import build_players, load_part
 from snngan.training.runlog import RunFolder
 
 Notify = Callable[[str], None]
@@ -60,3 +65,35 @@ def real_side(run: str, against: str | None, data_dir: str | None, image_size: i
     plan = RunFolder.open(Path(run)).plan
     size = plan.image_shape[1] if plan.dataset.startswith("folder:") else plan.image_size
     return {"text": plan.dataset, "data_dir": data_dir or plan.data_dir, "image_size": image_size or size}
+
+
+class Projection:
+    """The space that a run's discriminator has learned."""
+
+    resize = "none"
+
+    def __init__(self, run: RunFolder, device: torch.device, notify: Notify) -> None:
+        players = build_players(run.plan, device)
+        if players.discriminator is None or (players.objective.discriminator_dim or 0) < 2:
+            raise ValueError(f"{run.path}: {run.plan.objective} learns no space; use --space pixel or features")
+        load_part("discriminator", players.discriminator, load_newest(run.checkpoints, notify)["players"])
+        self.players = players
+        self.name = f"learned space of run {run.path.name}"
+        self.digest = digest_of(players.discriminator.state_dict().values())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        points = self.players.project(to_unit_range(images).to(next(self.players.generator.parameters()).device))
+        assert points is not None
+        return points.cpu()
+
+
+def projection_of(texts: Iterable[str], device: torch.device, notify: Notify) -> Extractor:
+    """Return the learned space of the first of ``texts`` that is a run.
+
+    Raises:
+        ValueError: none is, or it learns no space.
+    """
+    for text in texts:
+        if (Path(text) / "config.json").exists():
+            return Projection(RunFolder.open(Path(text)), device, notify)
+    raise ValueError("--space projection wants a run among the two, whose discriminator projects")

@@ -29,6 +29,11 @@ class Extractor(Protocol):
         """Return features (n, D) float32, on the CPU, of images (n, C, H, W) as they are kept in a data set."""
 
 
+def features_of(extractor: Extractor, images: Tensor) -> Tensor:
+    """Return the features (N, D) of images (N, C, H, W), taken a few hundred at a time."""
+    return torch.cat([extractor(chunk) for chunk in torch.split(images, 500)])
+
+
 class Pixels:
     """The images themselves, in [-1, 1]."""
 

@@ -19,7 +19,7 @@ from snngan.evaluation.features import Extractor
 from snngan.evaluation.frechet import Moments, frechet_distance
 from snngan.evaluation.kernel import kernel_distance
 from snngan.evaluation.neighbours import neighbour_figures
-from snngan.evaluation.sources import ImageSource
+from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.losses.snnl import entanglement
 from snngan.training.checkpoint import write_atomically
 from snngan.version import __version__
@@ -32,6 +32,8 @@ METRICS = {
     "entanglement": "soft nearest neighbour score of the images and of the features; 1 is ideal",
 }
 NEIGHBOURS = 5
+EVALUATIONS = "evaluations.jsonl"
+"""What ``snngan evaluate`` appends to in a run's folder."""
 Notify = Callable[[str], None]
 
 
@@ -43,11 +45,20 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> str:
+    def to_json(self, indent: int | None = None) -> str:
         """Return all of it as one JSON object; a figure that is not finite is null."""
         figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
         content = {"figures": figures, "intervals": self.intervals, "protocol": self.protocol}
-        return json.dumps(content, indent=2)
+        return json.dumps(content, indent=indent)
+
+    def keep(self, run: Path) -> None:
+        """Append it to ``evaluations.jsonl`` in a run's folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with open(run / EVALUATIONS, "a", encoding="utf-8") as file:
+            file.write(self.to_json() + "\n")
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,11 @@ def evaluate(
     for side, number in zip((fake, real), counts, strict=True):
         if number < 2:
             raise ValueError(f"{side.name} holds {number} image{'s' * (number != 1)}: figures take 2 or more")
+    if len({extractor(side.first(2)).shape[1] for side in (fake, real)}) > 1:
+        raise ValueError(
+            f"{fake.name} has images {fake.shape}, {real.name} {real.shape}, which do not meet in {extractor.name}: "
+            "give --image-size, or --features inception"
+        )
     made = see(fake, extractor, counts[0], points)
     kept = _see_cached(real, extractor, counts[1], points, cache)
     dims = made.features.shape[1]
@@ -169,8 +185,7 @@ def _see_cached(source: ImageSource, extractor: Extractor, count: int, points: i
 def _entanglement(real: Seen, fake: Seen) -> dict[str, float]:
     spaces = {"features": (real.features, fake.features)}
     if real.images.shape[2:] == fake.images.shape[2:]:  # images of two sizes meet in the feature space only
-        channels = max(real.images.shape[1], fake.images.shape[1])
-        first, second = (to_unit_range(side.images).expand(-1, channels, -1, -1) for side in (real, fake))
+        first, second = same_channels(to_unit_range(real.images), to_unit_range(fake.images))
         spaces["input"] = first, second
     figures: dict[str, float] = {}
     for space, (first, second) in spaces.items():

@@ -30,21 +30,14 @@ def trained_features(
     Raises:
         ValueError: the data set has no labels, only one class, images too small, or the file there is no such network.
     """
-    labels = dataset.train_labels
-    if labels is None or dataset.is_points or min(dataset.image_shape[1:]) < 4:
+    if dataset.train_labels is None or dataset.is_points or min(dataset.image_shape[1:]) < 4:
         raise ValueError(
             f"{dataset.name}: features are trained on pictures with labels, of 4 pixels a side or more; "
             "use --features inception or pixels"
         )
-    path = folder / f"{dataset.name.replace('/', '-')}-{dataset.digest()[:12]}.pt"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(SEED, "features"))
-        network = SmallClassifier(dataset.image_shape, int(labels.max()) + 1)
+    path, network = _path(dataset, folder), _blank(dataset)
     if path.exists():
-        try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # a file of another kind fails in many ways
-            raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
+        _load(network, path)
         network.to(device)
     else:
         _train(network, dataset, torch.device(device))
@@ -55,6 +48,40 @@ def trained_features(
     if dataset.test_labels is not None:
         notify(f"its accuracy on held-out images: {accuracy(network, dataset.test_images, dataset.test_labels):.1%}")
     return SmallFeatures(dataset.name, network, dataset.image_shape, digest_of(network.state_dict().values()))
+
+
+def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> SmallFeatures | None:
+    """Return the features that :func:`trained_features` has kept in ``folder``, or None where it has not.
+
+    Raises:
+        ValueError: the file there is no such network.
+    """
+    path = _path(dataset, folder)
+    if dataset.train_labels is None or not path.exists():
+        return None
+    network = _blank(dataset)
+    _load(network, path)
+    network.to(device)
+    return SmallFeatures(dataset.name, network, dataset.image_shape, digest_of(network.state_dict().values()))
+
+
+def _path(dataset: Dataset, folder: Path) -> Path:
+    return folder / f"{dataset.name.replace('/', '-')}-{dataset.digest()[:12]}.pt"
+
+
+def _blank(dataset: Dataset) -> SmallClassifier:
+    """Return the classifier of ``dataset`` before it is trained, always the same."""
+    assert dataset.train_labels is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(SEED, "features"))
+        return SmallClassifier(dataset.image_shape, int(dataset.train_labels.max()) + 1)
+
+
+def _load(network: SmallClassifier, path: Path) -> None:
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a file of another kind fails in many ways
+        raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
 
 
 def _train(network: SmallClassifier, dataset: Dataset, device: torch.device) -> None:

@@ -155,6 +155,12 @@ def _as_rgb(
     return picture.repeat(3, 0) if len(picture) == 1 else picture
 
 
+def same_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two sets of images (N, C, H, W), the grey one of them repeated over three channels."""
+    channels = max(first.shape[1], second.shape[1])
+    return first.expand(-1, channels, -1, -1), second.expand(-1, channels, -1, -1)
+
+
 def digest_of(tensors: Iterable[Tensor], more: str = "") -> str:
     """Return a fingerprint of ``tensors`` in this order, and of ``more``."""
     state = hashlib.blake2b(more.encode(), digest_size=16)

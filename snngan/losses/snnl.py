@@ -192,6 +192,12 @@ def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean")
         >>> entanglement(cloud[:32], cloud[32:]).score > 0.9
         True
     """
+    return entanglement_of(real, fake, distance)[0]
+
+
+@torch.no_grad()
+def entanglement_of(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean") -> tuple[Entanglement, Tensor]:
+    """Return what :func:`entanglement` does, and each point's log-odds (N + M,) of picking the other side."""
     if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(
             "entanglement takes two sets of at least 2 points of one shape, "
@@ -201,14 +207,16 @@ def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean")
         raise ValueError("entanglement takes finite points: some of these are NaN or infinite")
     pairs = real_fake_pairs(real, fake, distance)
     inverse = optimal_inverse_temperature(pairs)
-    losses = F.softplus(log_odds(pairs, inverse.reshape(1))).squeeze(0)
+    odds = log_odds(pairs, inverse.reshape(1)).squeeze(0)
+    losses = F.softplus(odds)
     value = losses.mean()
     same, other = (pairs.members - 1).double(), (len(losses) - pairs.members).double()
     at_infinity = F.softplus(other.log() - same.log()).mean()
-    return Entanglement(
+    reading = Entanglement(
         score=float((value / at_infinity).clamp(max=1)) if inverse > 0 else 1.0,
         value=float(value),
         temperature=float(1 / inverse),
         real_anchors=float(losses[: len(real)].mean()),
         fake_anchors=float(losses[len(real) :].mean()),
     )
+    return reading, odds

@@ -27,6 +27,8 @@ TILE = 1024
 """Points along a side of a tile: 4 MiB of float32, which stays in a processor's cache."""
 CUDA_TILE = 4096
 """The same on a GPU, which smaller products do not fill."""
+PART_ROWS = 256
+"""Rows of a tile taken at a time where it is read many times over: they stay in a processor's nearest cache."""
 SMALLEST_PART = 256
 """Points from which half a block on the diagonal is a tile of its own."""
 LOWEST = {torch.float32: -87.0, torch.float64: -708.0}
@@ -363,11 +365,11 @@ class TiledNeighbours:
         self._active = self.layout.anchors & self.layout.has_other
         self._nearest = augmented.new_full((2, len(augmented)), -torch.inf)  # of the class, of the others; negative
         farthest = augmented.new_zeros(())
-        for anchors, kind, mask, negative in self._sides():
+        for anchors, over, kind, mask, negative in self._sides():
             farthest = torch.minimum(farthest, negative.amin())
             part = negative if mask is None else negative.where(mask, -torch.inf)
             nearest = self._nearest[kind, anchors]
-            torch.maximum(nearest, part.amax(1).clamp_max(0), out=nearest)
+            torch.maximum(nearest, part.amax(over).clamp_max(0), out=nearest)
         self.nearest_same, self.nearest_other = (-self._nearest[:, self._active]).double()
         self._nearest.masked_fill_(self._nearest == -torch.inf, 0.0)
         self.num_same = (self.layout.members[self._active] - 1).double()
@@ -380,25 +382,26 @@ class TiledNeighbours:
         augmented = self._tiles.augmented
         sums = augmented.new_zeros((len(inverses), 4, len(augmented)), dtype=torch.float64)
         lowest = self._tiles.lowest / 2  # lost beside the nearest neighbour's 1
-        height = CUDA_TILE if augmented.is_cuda else COLD_ROWS  # so that a processor's cache holds all
-        for anchors, kind, mask, negative in self._sides():
-            for start in range(anchors.start, anchors.stop, height):
-                at = slice(start, min(start + height, anchors.stop))
-                inside = slice(at.start - anchors.start, at.stop - anchors.start)
-                excess = (negative[inside] - self._nearest[kind, at, None]).clamp_max_(0)
+        height = CUDA_TILE if augmented.is_cuda else PART_ROWS
+        for anchors, over, kind, mask, negative in self._sides():
+            for start in range(0, len(negative), height):
+                rows = slice(start, min(start + height, len(negative)))
+                at = slice(anchors.start + rows.start, anchors.start + rows.stop) if over else anchors
+                excess = (negative[rows] - self._nearest[kind, at].unsqueeze(over)).clamp_max_(0)
                 weights = torch.empty_like(excess)
                 for number, inverse in enumerate(inverses):
                     torch.mul(excess, inverse, out=weights).clamp_min_(lowest).exp_()
                     if mask is not None:
-                        weights.mul_(mask[inside])
-                    sums[number, kind, at] += weights.sum(1)
-                    sums[number, 2 + kind, at] -= weights.mul_(excess).sum(1)
+                        weights.mul_(mask[rows])
+                    sums[number, kind, at] += weights.sum(over)
+                    sums[number, 2 + kind, at] -= weights.mul_(excess).sum(over)
         return sums[:, :, self._active]
 
-    def _sides(self) -> Iterator[tuple[slice, int, Tensor | None, Tensor]]:
-        """Yield the negative distances (n, m) of n anchors from some neighbours of one kind; the next overwrites them.
+    def _sides(self) -> Iterator[tuple[slice, int, int, Tensor | None, Tensor]]:
+        """Yield anchors and their negative distances from some neighbours of one kind; the next overwrites the last.
 
-        The kind is 0 for the same class and 1 for others; a mask (n, m) says which are of it, where not all are.
+        Neighbours lie along dimension ``over`` of the tile. The kind is 0 for the same class and 1 for others; a mask
+        says which pairs are of it, where not all are.
         """
         for number, rows in enumerate(self.layout.blocks):
             left, at = self._tiles.left(rows), slice(rows.start, rows.stop)
@@ -408,9 +411,9 @@ class TiledNeighbours:
                 if rows == columns:
                     alike = self._tiles.alike(rows)
                     if rows.label is None:
-                        yield at, 1, ~alike, negative
-                    yield at, 0, alike.fill_diagonal_(False), negative
+                        yield at, 1, 1, ~alike, negative
+                    yield at, 1, 0, alike.fill_diagonal_(False), negative
                     continue
                 kind = 0 if rows.label is not None and rows.label == columns.label else 1
-                yield at, kind, None, negative
-                yield slice(columns.start, columns.stop), kind, None, negative.T
+                yield at, 1, kind, None, negative
+                yield slice(columns.start, columns.stop), 0, kind, None, negative

@@ -23,6 +23,7 @@ from snngan.training.players import Players, build_players
 from snngan.training.runlog import RunFolder
 
 Report = Callable[[int, dict[str, float]], None]
+Measure = Callable[[int, Players], dict[str, float]]
 TRACKED, TRACKED_SMALL = 256, 128
 """Held-out images, and synthetic ones, in each entanglement reading; the second number for images of fewer than 100
 values, whose steps are so short that more would cost over 3 % of the time."""
@@ -49,6 +50,8 @@ class Outcome:
     seconds: float
     tracking_seconds: float
     """How much of ``seconds`` went into entanglement readings."""
+    measuring_seconds: float
+    """How much went into the other figures."""
 
 
 def train_gan(
@@ -57,6 +60,7 @@ def train_gan(
     device: torch.device,
     *,
     start: Mapping[str, Any] | None = None,
+    measure: Measure = lambda step, players: {},
     should_stop: Callable[[], bool] = lambda: False,
     report: Report = lambda step, scalars: None,
 ) -> Outcome:
@@ -67,6 +71,8 @@ def train_gan(
         dataset: what the plan was made for.
         device: where the networks and the data are.
         start: the checkpoint to go on from (``load_newest``); on a CPU the result is bit-equal to an unbroken run's.
+        measure: called every ``evaluate_every`` steps and at the last one; what it returns is logged by TensorBoard
+            tag. It must not draw from torch's global generator.
         should_stop: asked after each step; if true, the run saves and returns.
         report: called after each step with the latest scalars by TensorBoard tag.
 
@@ -95,7 +101,7 @@ def train_gan(
         run.log(0, scalars)
         run.log_samples(0, gauge.samples(), gauge.real[:SHOWN])
     generator, discriminator, objective = players.generator, players.discriminator, players.objective
-    started, tracking_seconds, stopping = time.monotonic(), 0.0, False
+    started, tracking_seconds, measuring_seconds, stopping = time.monotonic(), 0.0, 0.0, False
 
     while step < options.steps and not stopping:
         step += 1
@@ -136,15 +142,20 @@ def train_gan(
         stopping, last = should_stop(), step == options.steps
         showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         reading = step % plan.track_every == 0 or last
-        if step % watch.check_every == 0 or reading or showing or saving:
+        measuring = plan.evaluate_every > 0 and (step % plan.evaluate_every == 0 or last)
+        if step % watch.check_every == 0 or reading or measuring or showing or saving:
             scalars = scalars | watch.check()
-        if reading or showing or saving:
+        if reading or measuring or showing or saving:
             check_weights(step, players)
         if reading:
             before = time.monotonic()
             scalars = scalars | gauge.read()
             tracking_seconds += time.monotonic() - before
             run.log(step, scalars)
+        if measuring:
+            before = time.monotonic()
+            run.log(step, measure(step, players))
+            measuring_seconds += time.monotonic() - before
         if showing:
             run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
         if saving:
@@ -152,7 +163,9 @@ def train_gan(
             save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise, device))
         report(step, scalars)
 
-    return Outcome(step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds)
+    return Outcome(
+        step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds, measuring_seconds
+    )
 
 
 def draw_latents(players: Players, count: int, noise: torch.Generator, device: torch.device) -> Tensor:

@@ -51,6 +51,7 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
         checkpoint_every=config.checkpoint_every,
         sample_every=config.sample_every,
         track_every=config.track_every,
+        evaluate_every=config.evaluate_every,
     )
     check_batch_size(plan.optimization.batch_size, len(dataset.train_images))
     if len(dataset.test_images) < 2:

@@ -48,3 +48,16 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of 4 steps on the 8x8 digits."""
+    from snngan.cli import main
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    options = "--arch mlp --set width=16 --batch-size 16 --device cpu --track-every 2 --sample-every 2 --steps 4"
+    with pytest.raises(SystemExit) as left:
+        main([*f"train --dataset digits --objective snnl-projected {options}".split(), "--run-dir", str(path)])
+    assert left.value.code == 0
+    return path

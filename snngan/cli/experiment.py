@@ -1,0 +1,60 @@
+"""``snngan experiment``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from snngan.cli.options import NamedGroup, data_dir_option, device_option
+
+
+@click.group(cls=NamedGroup)
+def experiment() -> None:
+    """List and run the figures and tables of the sources."""
+
+
+@experiment.command("list")
+def list_experiments() -> None:
+    """List the experiments and what each shows."""
+    from snngan.experiments import EXPERIMENTS
+
+    for name in EXPERIMENTS.names():
+        kind = EXPERIMENTS[name]
+        click.echo(f"{name:20} {kind.summary} ({kind.source})")
+
+
+@experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")
+@click.argument("name")
+@click.option("--preset", default="smoke", show_default=True, type=click.Choice(["smoke", "cpu", "paper"]), help="size")
+@click.option("--dataset", metavar="NAME", help="the data set, if not the preset's")
+@click.option("--out", type=click.Path(path_type=Path), help="its folder [experiments/NAME-PRESET]")
+@data_dir_option
+@device_option
+@click.option("--dry-run", is_flag=True, help="say what would be run, and stop")
+def run(
+    name: str, preset: str, dataset: str | None, out: Path | None, data_dir: str | None, device: str, dry_run: bool
+) -> None:
+    """Run experiment NAME: figures, numbers.json and result.md in its folder.
+
+    Started again, it goes on with the runs that lie there. smoke takes seconds, cpu minutes to hours on two cores,
+    paper wants a GPU.
+    """
+    from snngan.cli.running import notify
+    from snngan.data.datasets import data_folder
+    from snngan.experiments import EXPERIMENTS, Setting
+    from snngan.experiments.running import run_experiment
+    from snngan.training.device import choose_device
+
+    chosen = EXPERIMENTS[name].presets[preset]
+    folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
+    words = ["snngan", "experiment", "run", name, "--preset", preset] + (["--dataset", dataset] if dataset else [])
+    if dry_run:
+        click.echo(f"{chosen}\nfolder     {folder}\ndry run: nothing was written")
+        return
+    setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify, dataset)
+    finding = run_experiment(name, preset, setting, shlex.join(words))
+    for line in finding.text:
+        click.echo(line)
+    click.echo(f"figures, numbers.json, result.md -> {folder}")

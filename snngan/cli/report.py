@@ -1,0 +1,25 @@
+"""``snngan report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example:  snngan report runs/* --out report.html")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path), help="the page")
+@click.option("--force", is_flag=True, help="write over an older page")
+def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
+    """Write one HTML page of RUNS side by side: options, curves, samples through time, figures with their protocol.
+
+    The page needs no other file. Figures are those that `snngan evaluate` has left in the runs' folders.
+    """
+    from snngan.evaluation.report import write_report
+    from snngan.training.runlog import RunFolder
+
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists already: choose another --out, or --force")
+    write_report([RunFolder.open(path) for path in runs], out)
+    click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)} -> {out}")

@@ -1,0 +1,137 @@
+"""Two sets of images side by side: what is compared, what is written, what is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from snngan.data import to_unit_range
+from snngan.data.pictures import picture, save_png
+from snngan.evaluation.features import Extractor, features_of
+from snngan.evaluation.figures import save_curve
+from snngan.evaluation.sources import ImageSource, same_channels
+from snngan.evaluation.twosample import TwoSample, compare
+from snngan.training.checkpoint import write_atomically
+from snngan.version import __version__
+
+SHOWN = 64
+"""Images in each grid."""
+OF_TWO_RUNS = 5000
+"""Images of each side where neither has a number of its own."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison with the images it was made of; ``content`` is all of it in words and numbers, ready for JSON."""
+
+    result: TwoSample
+    real: Tensor
+    fake: Tensor
+    content: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write ``curve.png``, ``least-covered.png``, ``furthest-off.png`` and ``result.json`` into a new folder.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        folder.mkdir(parents=True)
+        save_curve(self.result, folder / "curve.png")
+        odds = self.result.odds.split([len(self.real), len(self.fake)])  # type: ignore[no-untyped-call]
+        for name, side, of_side in zip(("least-covered", "furthest-off"), (self.real, self.fake), odds, strict=True):
+            places = of_side.argsort()[:SHOWN]
+            save_png(picture(to_unit_range(side[places]), behind=to_unit_range(side)), folder / f"{name}.png")
+        write_atomically(folder / "result.json", (json.dumps(self.content, indent=2) + "\n").encode())
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a reader wants to know."""
+        content = self.content
+        low, high = content["score_interval"]
+        yield f"{content['num_real']} images of {content['real']}, {content['num_fake']} of {content['fake']}"
+        yield f"space: {content['extractor']}"
+        yield f"entanglement score   {content['score']:.4f}   95 %: {low:.4f} to {high:.4f}   (1: not to be told apart)"
+        yield (
+            f"  corrected          {content['corrected']:.4f}   (permuted labels, {content['num_subset'][0]} and "
+            f"{content['num_subset'][1]} points: {content['null_score']:.4f})"
+        )
+        yield (
+            f"p-value              {content['p_value']:.3g}   ({'' if content['p_value'] < 0.05 else 'not '}"
+            "told apart by neighbourhoods at the 5 % level)"
+        )
+        yield f"real anchors         {content['real_anchors']:.4f}   (low: B seldom comes near them)"
+        yield f"synthetic anchors    {content['fake_anchors']:.4f}   (low: off A, or close to one another)"
+        if content["temperature"] is not None:
+            share = content["temperature"] / content["mean_distance"]
+            yield f"at T = {content['temperature']:.4g}, {share:.2g} of the mean squared distance"
+            if share > HOT:
+                yield "  that is hot: the sides differ in where they lie as a whole, hardly in their neighbourhoods"
+        else:
+            yield "at T = infinity: no temperature tells the sides apart"
+        for name, value in content["real_anchors_by_class"].items():
+            yield f"  real anchors of class {name}: {value:.4f}"
+
+
+HOT = 0.5
+"""Temperatures above this share of the mean squared distance weigh nearly all pairs alike."""
+
+
+def compare_sources(
+    real: ImageSource, fake: ImageSource, extractor: Extractor, *, count: int | None = None, seed: int = 0
+) -> Comparison:
+    """Return the comparison of two sets of images in the space of ``extractor``.
+
+    Args:
+        real: the first set, A.
+        fake: the second, B.
+        extractor: the space.
+        count: images of each side, or as many as there are; default: all, of a generator as many as of the other side.
+        seed: of permutations and resamples.
+
+    Raises:
+        ValueError: images of two sizes in a space that takes them as they are, fewer than 4 images, or images that the
+            extractor does not take.
+    """
+    numbers = _counts(real, fake, count)
+    images = [side.first(number) for side, number in zip((real, fake), numbers, strict=True)]
+    points = [features_of(extractor, side) for side in same_channels(images[0], images[1])]
+    if points[0].shape[1] != points[1].shape[1]:
+        raise ValueError(
+            f"{real.name} has images {real.shape}, {fake.name} {fake.shape}: give --image-size, or --space features"
+        )
+    result = compare(points[0], points[1], seed=seed)
+    reading = dataclasses.asdict(result.entanglement)
+    content = {
+        "real": real.name, "fake": fake.name, "num_real": len(points[0]), "num_fake": len(points[1]),
+        "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
+        "extractor_digest": extractor.digest, "resize": extractor.resize, "seed": seed, "snngan": __version__,
+        **reading, "temperature": reading["temperature"] if math.isfinite(reading["temperature"]) else None,
+        "mean_distance": result.mean_distance, "score_interval": [result.low, result.high],
+        "corrected": result.corrected, "null_score": result.null_score, "p_value": result.p_value,
+        "num_subset": list(result.num_subset), "real_anchors_by_class": {},
+    }  # fmt: skip
+    if real.labels is not None:
+        losses, labels = F.softplus(result.odds[: len(points[0])]), real.labels[: len(points[0])]
+        content["real_anchors_by_class"] = {
+            int(label): float(losses[labels == label].mean()) for label in torch.unique(labels)
+        }
+    return Comparison(result, images[0], images[1], content)
+
+
+def _counts(real: ImageSource, fake: ImageSource, count: int | None) -> tuple[int, int]:
+    known = [side.count for side in (real, fake) if side.count is not None]
+    numbers = [side.count or (known[0] if known else OF_TWO_RUNS) for side in (real, fake)]
+    if count is not None:
+        numbers = [count if side.count is None else min(count, side.count) for side in (real, fake)]
+    for side, number in zip((real, fake), numbers, strict=True):
+        if number < 4:
+            raise ValueError(f"{side.name} holds {number} image{'s' * (number != 1)}: a comparison takes 4 or more")
+    return numbers[0], numbers[1]

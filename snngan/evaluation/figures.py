@@ -1,0 +1,100 @@
+"""Figures of results, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snngan.evaluation.twosample import TwoSample
+
+
+def save_curve(result: TwoSample, path: Path) -> None:
+    """Draw the loss against the temperature: both sides' anchors, and the band of permuted labels.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure, (axes,) = _figure()
+    curve, (num_real, num_fake) = result.curve, result.num_subset
+    axes.fill_between(curve.temperatures, curve.low, curve.high, color="0.85", label="95 % of permuted labels")
+    axes.plot(curve.temperatures, (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake), "k",
+              label="all anchors")  # fmt: skip
+    axes.plot(curve.temperatures, curve.real, color="tab:blue", label="real anchors")
+    axes.plot(curve.temperatures, curve.fake, color="tab:red", label="synthetic anchors")
+    if math.isfinite(result.entanglement.temperature):
+        axes.axvline(result.entanglement.temperature, color="0.5", linestyle=":", label="optimal T of all points")
+    axes.set_xscale("log")
+    axes.set_xlabel("temperature (squared distance)")
+    axes.set_ylabel("soft nearest neighbour loss (nats)")
+    axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} points")
+    axes.legend()
+    _save(figure, path)
+
+
+def curves_of_groups(
+    groups: Mapping[str, Sequence[Mapping[str, tuple[list[int], list[float]]]]], tags: Sequence[str], path: Path
+) -> Path:
+    """Draw, a panel a tag, the mean over the logs of each group with the band between lowest and highest.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure, panels = _figure(len(tags))
+    for axes, tag in zip(panels, tags, strict=True):
+        for place, (name, logs) in enumerate(groups.items()):
+            steps = logs[0][tag][0]
+            values = torch.tensor([log[tag][1] for log in logs])
+            axes.plot(steps, values.mean(0), f"C{place % 10}", label=name)
+            axes.fill_between(steps, values.amin(0), values.amax(0), color=f"C{place % 10}", alpha=0.15, linewidth=0)
+        axes.set_xlabel("generator step")
+        axes.set_ylabel(tag)
+        if tag.endswith("fid"):
+            axes.set_yscale("log")
+    panels[0].legend(fontsize=8)
+    return _save(figure, path)
+
+
+def embedded_stages(real: Tensor, made: Mapping[str, Sequence[Tensor]], stages: Sequence[int], path: Path) -> Path:
+    """Draw t-SNE of ``real`` images (N, C, H, W) with the samples of each name (rows) at each stage (columns).
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from sklearn.manifold import TSNE
+
+    figure, panels = _figure(len(stages), len(made), size=2.2)
+    for row, (name, samples) in enumerate(made.items()):
+        for column, (step, images) in enumerate(zip(stages, samples, strict=True)):
+            axes = panels[row * len(stages) + column]
+            points = torch.cat([real.flatten(1), images.flatten(1)])
+            perplexity = min(30.0, len(points) / 4)
+            plane = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points.numpy())
+            axes.scatter(*plane[: len(real)].T, s=2, color="tab:blue", linewidths=0)
+            axes.scatter(*plane[len(real) :].T, s=2, color="tab:red", linewidths=0)
+            axes.set_title(f"{name}, step {step}", fontsize=7)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    figure.suptitle("t-SNE of real (blue) and synthetic (red) images", fontsize=9)
+    return _save(figure, path)
+
+
+def _figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any, list[Any]]:
+    """Return a figure and its panels, row by row; ``size`` in inches makes them square."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, height = (size, size) if size else (7.0 if columns == 1 else 5.0, 4.5)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    return path

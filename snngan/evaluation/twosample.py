@@ -1,0 +1,184 @@
+"""Are two sets of points alike? Entanglement as a metric, with an interval, and as a permutation test.
+
+The score is taken over all points. What needs many passes over the pairs, the test, the interval and the correction for
+the number of points, is taken on the first few thousand of each side, from one distance matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snngan.evaluation.neighbours import squared_distance_rows
+from snngan.losses.snnl import Entanglement, entanglement_of
+from snngan.seeds import seed_for
+
+PERMUTATIONS, RESAMPLES = 999, 200
+SUBSET = 2000
+"""Points of each side in the test and the interval."""
+OCTAVES, PER_OCTAVE = 8, 2
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of the subset against the temperature."""
+
+    temperatures: Tensor
+    """(K,), in units of squared distance, rising."""
+    real: Tensor
+    """(K,) mean loss of the real anchors."""
+    fake: Tensor
+    """(K,) mean loss of the synthetic ones."""
+    low: Tensor
+    """(K,) 2.5 % point of the loss of all anchors under permuted labels."""
+    high: Tensor
+    """(K,) 97.5 % point."""
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """What :func:`compare` finds."""
+
+    entanglement: Entanglement
+    """Of all points."""
+    low: float
+    """Lower end of the score's 95 % interval: 1.96 bootstrap standard errors of the subset's, scaled to all points."""
+    high: float
+    p_value: float
+    """Share of permutations, and the data itself, in which the sides are as far apart as in the data, or farther."""
+    null_score: float
+    """Mean score of permuted labels: that of two sets of one distribution, of the subset's size."""
+    corrected: float
+    """The score over that of permuted labels, at most 1: what is left when the number of points is accounted for."""
+    num_subset: tuple[int, int]
+    mean_distance: float
+    """Mean squared distance of the subset's pairs."""
+    curve: Curve
+    odds: Tensor
+    """(N + M,) log-odds of picking the other side at the optimal temperature; low: away from the other side."""
+
+
+@torch.no_grad()
+def compare(real: Tensor, fake: Tensor, *, seed: int = 0, subset: int = SUBSET) -> TwoSample:
+    """Return how entangled ``real`` (N, ...) and ``fake`` (M, ...) points are, and whether they could be of one kind.
+
+    Args:
+        real: one set of points.
+        fake: the other.
+        seed: of permutations and resamples.
+        subset: points of each side in test, interval and correction, the first ones.
+
+    Raises:
+        ValueError: fewer than 4 points on a side, shapes that differ, or points that are not finite.
+    """
+    if min(len(real), len(fake)) < 4:
+        raise ValueError(f"a comparison takes two sets of at least 4 points, not of {len(real)} and {len(fake)}")
+    reading, odds = entanglement_of(real, fake)
+    first, second = real[:subset].flatten(1), fake[:subset].flatten(1)
+    test = PermutationTest(first, second, seed)
+    spread = test.bootstrap_scores(RESAMPLES).std().item() * math.sqrt(len(first) / len(real))
+    return TwoSample(
+        entanglement=reading,
+        low=max(0.0, reading.score - 1.96 * spread),
+        high=min(1.0, reading.score + 1.96 * spread),
+        p_value=test.p_value,
+        null_score=test.null_score,
+        corrected=min(1.0, reading.score / test.null_score),
+        num_subset=(len(first), len(second)),
+        mean_distance=test.mean_distance,
+        curve=test.curve,
+        odds=odds,
+    )
+
+
+class PermutationTest:
+    """The loss at many temperatures under the true and under permuted labels, from one distance matrix.
+
+    The statistic is the lowest loss over the temperatures, each standardised over all labellings: a labelling that
+    separates the points better than others at some T is extreme. Under the null the true labelling is as any other, so
+    the p-value is uniform.
+
+    Attributes:
+        p_value: of the true labelling among ``PERMUTATIONS`` others.
+        null_score: mean entanglement score of the others.
+        curve: the loss against T.
+    """
+
+    def __init__(self, real: Tensor, fake: Tensor, seed: int) -> None:
+        points = torch.cat([real, fake]).double()
+        points -= points.mean(0)
+        self.count, self.num_real = len(points), len(real)
+        self._distances = torch.cat([rows for _, rows in squared_distance_rows(points, points)])
+        self._distances.fill_diagonal_(math.inf)
+        self._nearest = self._distances.amin(1, keepdim=True)
+        mean = self._distances.fill_diagonal_(0).sum() / (self.count * (self.count - 1))
+        self.mean_distance = float(mean)
+        self._distances.fill_diagonal_(math.inf)
+        steps = torch.arange(OCTAVES * PER_OCTAVE + 1, dtype=torch.float64)
+        self.temperatures = mean * 2 ** (steps / PER_OCTAVE - OCTAVES)
+        if not mean > 0:
+            self.temperatures.fill_(1.0)
+        self._generator = torch.Generator().manual_seed(seed_for(seed, "permutations"))
+        is_fake = torch.arange(self.count) >= self.num_real
+        labellings = [is_fake] + [
+            is_fake[torch.randperm(self.count, generator=self._generator)] for _ in range(PERMUTATIONS)
+        ]
+        losses, real_losses, fake_losses = self._losses(torch.stack(labellings, 1))
+        chance = self._chance()
+        lowest = torch.minimum(losses.amin(0), torch.tensor(chance))
+        self.null_score = float(lowest[1:].mean() / chance)
+        spread = losses.std(1, keepdim=True)
+        extremes = ((losses - losses.mean(1, keepdim=True)) / spread.clamp_min(1e-300)).amin(0)
+        # Equal labellings differ by rounding only.
+        self.p_value = float((extremes <= extremes[0] + 1e-9).double().mean())
+        bounds = losses[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
+        self.curve = Curve(self.temperatures, real_losses, fake_losses, *bounds)
+
+    def _weights(self, temperature: Tensor) -> Tensor:
+        """Return exp(-(d - nearest) / T) (S, S) in float32, 0 from a point to itself; no exponent is below -80."""
+        exponents = (self._nearest - self._distances).div_(temperature).float()
+        return exponents.clamp_min_(-80).exp_().fill_diagonal_(0)
+
+    def _losses(self, is_fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean loss (K, P) at each temperature of P labellings (S, P), and of the first one by side (K,)."""
+        fake = is_fake.float()
+        losses, real_side, fake_side = [], [], []
+        for temperature in self.temperatures:
+            weights = self._weights(temperature)
+            to_fake, to_real = weights @ fake, weights @ (1 - fake)
+            own = torch.where(is_fake, to_fake, to_real)
+            each = ((to_fake + to_real).log() - own.clamp_min(1e-37).log()).double()
+            losses.append(each.mean(0))
+            real_side.append(each[~is_fake[:, 0], 0].mean())
+            fake_side.append(each[is_fake[:, 0], 0].mean())
+        return torch.stack(losses), torch.stack(real_side), torch.stack(fake_side)
+
+    def _chance(self) -> float:
+        """Return the loss at T = infinity."""
+        sizes = (self.num_real, self.count - self.num_real)
+        return sum(size * math.log((self.count - 1) / (size - 1)) for size in sizes) / self.count
+
+    def bootstrap_scores(self, resamples: int) -> Tensor:
+        """Return the score (B,) of points drawn anew, with replacement, from each side; a point is no own neighbour."""
+        sizes = (self.num_real, self.count - self.num_real)
+        draws = [
+            torch.stack([torch.randint(size, (size,), generator=self._generator).bincount(minlength=size)
+                         for _ in range(resamples)], 1) for size in sizes
+        ]  # fmt: skip
+        weight = torch.cat(draws).float()
+        is_fake = (torch.arange(self.count) >= self.num_real)[:, None]
+        lowest, at_infinity = None, None
+        for temperature in [None, *self.temperatures]:
+            kernel = self._weights(temperature) if temperature is not None else 1 - torch.eye(self.count)
+            to_fake, to_real = kernel @ (weight * is_fake), kernel @ (weight * ~is_fake)
+            own = torch.where(is_fake, to_fake, to_real)
+            each = (to_fake + to_real).clamp_min(1e-37).log() - own.clamp_min(1e-37).log()
+            loss = (each * weight).sum(0).double() / self.count
+            at_infinity = loss if at_infinity is None else at_infinity
+            lowest = loss if lowest is None else torch.minimum(lowest, loss)
+        assert lowest is not None
+        assert at_infinity is not None
+        return lowest / at_infinity

@@ -1,0 +1,56 @@
+"""Every figure and table of the sources as one command; one file each, and the core never imports them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from snngan.registry import Registry
+
+PRESETS = ("smoke", "cpu", "paper")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where an experiment runs and what it is given."""
+
+    folder: Path
+    """Its own: figures, and whatever it wants to go on from when it is started again."""
+    data_dir: str | None
+    device: torch.device
+    notify: Callable[[str], None]
+    dataset: str | None = None
+    """The data set, if not the preset's."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment found."""
+
+    numbers: dict[str, Any]
+    """For ``numbers.json``."""
+    text: list[str]
+    """Lines of Markdown for ``result.md``."""
+    figures: list[Path] = field(default_factory=list)
+
+
+class Experiment(Protocol):
+    """A frozen dataclass whose fields say how large it is run."""
+
+    source: ClassVar[str]
+    """The figure or table."""
+    summary: ClassVar[str]
+    """What it shows, in one line."""
+    presets: ClassVar[Mapping[str, Experiment]]
+    """By name: ``smoke`` (seconds, for tests), ``cpu`` (the committed results), ``paper`` (its own settings)."""
+
+    def run(self, setting: Setting) -> Finding:
+        """Run it, or go on with what is in the setting's folder."""
+        raise NotImplementedError
+
+
+EXPERIMENTS: Registry[type[Experiment]] = Registry("experiment", "snngan.experiments")

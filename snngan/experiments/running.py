@@ -1,0 +1,105 @@
+"""What experiments share: trained GANs that survive a restart, intervals, and the folder of a result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snngan.config import TrainConfig
+from snngan.data import Dataset
+from snngan.data.datasets import data_folder
+from snngan.evaluation.watch import Watch
+from snngan.experiments import EXPERIMENTS, Finding, Setting
+from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
+from snngan.training.gan import train_gan
+from snngan.training.plan import make_plan
+from snngan.training.players import Players
+from snngan.training.runlog import RunFolder, environment
+
+
+def run_experiment(name: str, preset: str, setting: Setting, command: str) -> Finding:
+    """Run an experiment and write ``numbers.json`` and ``result.md`` into its folder.
+
+    Raises:
+        ValueError: an unknown name or preset, or data that are not here.
+    """
+    kind = EXPERIMENTS[name]
+    experiment = kind.presets[preset]
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    finding = experiment.run(setting)
+    settings = dataclasses.asdict(experiment)  # type: ignore[call-overload]
+    head = {"experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": settings}
+    content = head | {"environment": environment(setting.device), "numbers": finding.numbers}
+    write_atomically(setting.folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
+    where = content["environment"]
+    lines = [
+        f"# {name}", "", f"{kind.summary} ({kind.source}).", "", f"    {command}", "",
+        f"snngan {where['snngan']} at {where['commit'] or 'no commit'}, torch {where['torch']}, {where['device']}; "
+        + ", ".join(f"{key} {value}" for key, value in settings.items()),
+        "", *finding.text, "", *(f"![{path.stem}]({path.name})" for path in finding.figures),
+    ]  # fmt: skip
+    write_atomically(setting.folder / "result.md", ("\n".join(lines) + "\n").encode())
+    return finding
+
+
+def trained(
+    config: TrainConfig, dataset: Dataset, path: Path, setting: Setting, stages: Sequence[int] = ()
+) -> RunFolder:
+    """Return the finished run of ``config`` in ``path``: as it lies there, gone on with, or trained now.
+
+    Samples (500, C, H, W) of each step of ``stages`` are left in its folder, see :func:`samples_at`.
+    """
+    if path.exists():
+        run = RunFolder.open(path)
+        start = load_newest(run.checkpoints) if checkpoint_paths(run.checkpoints) else None
+    else:
+        run, start = RunFolder.create(path, make_plan(config, dataset), setting.device), None
+    steps = run.plan.optimization.steps
+    if start is not None and start["step"] >= steps:
+        return run
+    setting.notify(f"{path.name}: {steps} steps" + (f" from step {start['step']}" if start else ""))
+    folder = data_folder(run.plan.data_dir) / "features"
+    watch = Watch(run.plan, dataset, folder, setting.device)
+    latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
+
+    def measure(step: int, players: Players) -> dict[str, float]:
+        if step in stages:
+            samples = players.sample(latents[:, : players.latent_dim].to(setting.device)).cpu()
+            torch.save(samples, path / f"stage-{step:08d}.pt")
+        return watch(step, players)
+
+    train_gan(run, dataset, setting.device, start=start, measure=measure)
+    return run
+
+
+def samples_at(run: RunFolder, step: int) -> Tensor:
+    """Return the samples (500, C, H, W) that :func:`trained` left of a stage."""
+    samples: Tensor = torch.load(run.path / f"stage-{step:08d}.pt", weights_only=True)
+    return samples
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean and Student's 95 % interval over seeds; the interval is None for a single one."""
+    from scipy.stats import t
+
+    count = len(values)
+    mean = sum(values) / count
+    if count < 2:
+        return {"mean": mean, "interval": None, "values": list(values)}
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
+    return {"mean": mean, "interval": [mean - half, mean + half], "values": list(values)}
+
+
+def shown(statistic: dict[str, Any], digits: int = 3) -> str:
+    """Return a statistic of :func:`mean_interval` as ``mean (low to high)``."""
+    mean, interval = statistic["mean"], statistic["interval"]
+    bounds = f" ({interval[0]:.{digits}g} to {interval[1]:.{digits}g})" if interval else ""
+    return f"{mean:.{digits}g}{bounds}"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.testing import assert_close
+
+from snngan import soft_nearest_neighbor_loss
+from snngan.evaluation import twosample
+from snngan.evaluation.twosample import PermutationTest, compare
+
+
+def clouds(count: int, other: int, shift: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, generator=rng), torch.randn(other, 3, generator=rng) + shift
+
+
+@pytest.fixture(autouse=True)
+def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twosample, "PERMUTATIONS", 99)
+    monkeypatch.setattr(twosample, "RESAMPLES", 50)
+
+
+def test_the_curve_is_the_loss() -> None:
+    real, fake = clouds(30, 20, 0.5)
+    curve = PermutationTest(real, fake, seed=0).curve
+    labels = torch.arange(50) >= 30
+    for place in (8, 12, 16):  # at colder ones an anchor's loss may be above the 80 at which it is cut
+        losses = soft_nearest_neighbor_loss(
+            torch.cat([real, fake]), labels.long(), float(curve.temperatures[place]), reduction="none"
+        )
+        assert_close(curve.real[place], losses[:30].mean().double(), rtol=1e-4, atol=1e-4)
+        assert_close(curve.fake[place], losses[30:].mean().double(), rtol=1e-4, atol=1e-4)
+    assert curve.temperatures[-1] / curve.temperatures[0] == 2**8
+    assert (curve.low < curve.high).all()
+
+
+def test_two_samples_of_one_distribution_have_a_uniform_p_value() -> None:
+    values = [PermutationTest(*clouds(25, 25, seed=seed), seed=seed).p_value for seed in range(120)]
+    assert stats.kstest(values, "uniform").pvalue > 0.01
+    assert min(values) >= 0.01  # the data themselves are among the labellings
+
+
+def test_sides_that_lie_apart_are_told_apart() -> None:
+    result = compare(*clouds(60, 40, 3.0))
+    assert result.p_value == 0.01
+    assert result.entanglement.score < 0.2
+    assert result.null_score > 0.9
+    assert result.low <= result.entanglement.score <= result.high < 0.5
+    assert result.odds.shape == (100,)
+
+
+def test_the_score_is_corrected_for_the_number_of_points() -> None:
+    for count in (20, 200):
+        result = compare(*clouds(count, count, seed=3))
+        assert 0.97 <= result.corrected <= 1
+
+
+def test_the_interval_holds_the_score_of_fresh_points() -> None:
+    """About 19 in 20 intervals hold the mean score of many samples."""
+    results = [compare(*clouds(60, 60, 1.5, seed=seed)) for seed in range(40)]
+    mean = sum(result.entanglement.score for result in results) / len(results)
+    held = sum(result.low <= mean <= result.high for result in results)
+    assert held >= 34
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    first, again, other = (compare(*clouds(30, 30, 0.7), seed=seed) for seed in (1, 1, 2))
+    assert (first.p_value, first.low) == (again.p_value, again.low)
+    assert (first.p_value, first.low) != (other.p_value, other.low)
+
+
+def test_points_that_all_coincide_cannot_be_told_apart() -> None:
+    result = compare(torch.ones(10, 2), torch.ones(8, 2))
+    assert (result.p_value, result.entanglement.score, result.corrected) == (1, 1, 1)
+
+
+def test_too_few_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 4 points, not of 3 and 9"):
+        compare(torch.zeros(3, 2), torch.zeros(9, 2))

@@ -1,0 +1,71 @@
+"""Each experiment's smoke preset runs in seconds, leaves what it says, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from snngan.cli import main
+from snngan.experiments import EXPERIMENTS, PRESETS, Setting
+from snngan.experiments.running import mean_interval, run_experiment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS.names())
+def test_smoke(name: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lines.append)
+    finding = run_experiment(name, "smoke", setting, "the command")
+    content = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert content["experiment"] == name
+    assert content["numbers"] == json.loads(json.dumps(finding.numbers))
+    text = (tmp_path / "out" / "result.md").read_text()
+    assert "the command" in text
+    assert "nan" not in text.lower()
+    assert finding.figures
+    for path in finding.figures:
+        assert f"({path.name})" in text
+        with Image.open(path) as image:
+            assert min(image.size) >= 100
+    trained = len(lines)
+    again = run_experiment(name, "smoke", setting, "the command")
+    assert again.numbers == finding.numbers
+    assert len(lines) - trained <= 1  # only the features' accuracy is said again
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS.names())
+def test_every_preset_is_there_with_its_source(name: str) -> None:
+    kind = EXPERIMENTS[name]
+    assert tuple(kind.presets) == PRESETS
+    assert kind.source
+    assert kind.summary
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        ("experiment list", 0, "gan-entanglement"),
+        ("experiment run pixel-generator --dry-run", 0, "dry run: nothing was written"),
+        ("experiment run pixle-generator", 2, "unknown experiment 'pixle-generator'; did you mean 'pixel-generator'"),
+        ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
+    ],
+)
+def test_the_command(command: str, status: int, words: str, capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(command.split())
+    assert left.value.code == status
+    assert words in "".join(capsys.readouterr())
+    assert not list(tmp_path.iterdir())
+
+
+def test_intervals_are_students() -> None:
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert found["mean"] == 2
+    assert found["interval"] == pytest.approx([2 - 2.48414, 2 + 2.48414], abs=1e-4)
+    assert mean_interval([5.0])["interval"] is None
