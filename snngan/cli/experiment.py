@@ -10,19 +10,22 @@ import click
 from snngan.cli.options import NamedGroup, data_dir_option, device_option
 
 
-@click.group(cls=NamedGroup)
+@click.group(cls=NamedGroup, epilog="Example:  snngan experiment run pixel-generator")
 def experiment() -> None:
     """List and run the figures and tables of the sources."""
 
 
-@experiment.command("list")
-def list_experiments() -> None:
-    """List the experiments and what each shows."""
+@experiment.command("list", epilog="Example:  snngan experiment list figure")
+@click.argument("word", default="")
+def list_experiments(word: str) -> None:
+    """List the experiments and what each shows, or only those whose line has WORD in it."""
     from snngan.experiments import EXPERIMENTS
 
     for name in EXPERIMENTS.names():
         kind = EXPERIMENTS[name]
-        click.echo(f"{name:20} {kind.summary} ({kind.source})")
+        line = f"{name:20} {kind.summary} ({kind.source})"
+        if word in line:
+            click.echo(line)
 
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")

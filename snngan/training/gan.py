@@ -147,15 +147,17 @@ def train_gan(
             scalars = scalars | watch.check()
         if reading or measuring or showing or saving:
             check_weights(step, players)
+        figures: dict[str, float] = {}
+        if measuring:
+            before = time.monotonic()
+            figures = measure(step, players)
+            measuring_seconds += time.monotonic() - before
         if reading:
             before = time.monotonic()
             scalars = scalars | gauge.read()
             tracking_seconds += time.monotonic() - before
-            run.log(step, scalars)
-        if measuring:
-            before = time.monotonic()
-            run.log(step, measure(step, players))
-            measuring_seconds += time.monotonic() - before
+        if reading or figures:
+            run.log(step, (scalars if reading else {}) | figures)
         if showing:
             run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
         if saving:

@@ -77,7 +77,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         address = f"http://localhost:{port}"
         wait_for(lambda: read_json(f"{address}/data/runs") == ["projected"])
-        wait_for(lambda: len(read_json(f"{address}/data/plugin/scalars/tags")["projected"]) == 8)
+        wait_for(lambda: len(read_json(f"{address}/data/plugin/scalars/tags")["projected"]) == 13)
         yield address
         assert process.poll() is None
     finally:
