@@ -12,12 +12,10 @@ import torch
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset, to_unit_range
-from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.figures import curves_of_groups, embedded_stages
 from snngan.evaluation.report import read_metrics
-from snngan.evaluation.small import trained_features
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.running import mean_interval, samples_at, shown, trained
+from snngan.experiments.running import Log, mean_interval, samples_at, shown, trained, with_features
 from snngan.training.runlog import RunFolder
 
 ALL = ("gan", "minimax", "wgan", "wgan-gp", "lsgan", "hinge", "mmd", "snnl-pixel", "snnl-projected")
@@ -42,10 +40,9 @@ class GanEntanglement(Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        dataset = load_dataset(setting.dataset or self.dataset, data_dir=setting.data_dir, notify=setting.notify)
-        trained_features(dataset, data_folder(setting.data_dir) / "features", setting.device, setting.notify)
+        dataset = with_features(setting.dataset or self.dataset, setting)
         stages = [step for step in (self.every, self.steps // 4 // self.every * self.every, self.steps) if step]
-        logs: dict[str, list[dict[str, tuple[list[int], list[float]]]]] = {}
+        logs: dict[str, list[Log]] = {}
         last: dict[str, RunFolder] = {}
         for seed in self.seeds:
             for objective in self.objectives:
@@ -84,7 +81,7 @@ GanEntanglement.presets = MappingProxyType(
 )
 
 
-def _statistics(logs: Sequence[Mapping[str, tuple[list[int], list[float]]]]) -> dict[str, Any]:
+def _statistics(logs: Sequence[Log]) -> dict[str, Any]:
     """Return mean and interval over seeds, at the last step and by step."""
     found: dict[str, Any] = {}
     for tag in ("features/fid", "features/precision", "features/recall", "entanglement/input_score",
@@ -94,7 +91,7 @@ def _statistics(logs: Sequence[Mapping[str, tuple[list[int], list[float]]]]) -> 
     return found
 
 
-def _correlation(logs: Mapping[str, Sequence[Mapping[str, tuple[list[int], list[float]]]]]) -> dict[str, Any]:
+def _correlation(logs: Mapping[str, Sequence[Log]]) -> dict[str, Any]:
     """Return Spearman's rank correlation of entanglement score and FID: within runs, and over last steps."""
     within: dict[str, list[float]] = {}
     ends: list[tuple[float, float]] = []

@@ -10,17 +10,11 @@ from typing import Any, ClassVar
 import torch
 
 from snngan.config import TrainConfig
-from snngan.data.datasets import data_folder, load_dataset
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.report import read_metrics
-from snngan.evaluation.small import trained_features
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.running import mean_interval, shown, trained
+from snngan.experiments.running import last_figures, table_of_figures, trained, with_features
 from snngan.training.sampling import draw, load_generator, plane, sample_images
-
-FIGURES = {"FID": "features/fid", "entanglement score": "entanglement/input_score", "precision": "features/precision",
-           "recall": "features/recall", "real anchors": "entanglement/real_anchors",
-           "synthetic anchors": "entanglement/fake_anchors"}  # fmt: skip
 
 
 @EXPERIMENTS.register("pixel-generator")
@@ -41,8 +35,7 @@ class PixelGenerator(Experiment):
 
     def run(self, setting: Setting) -> Finding:
         name = setting.dataset or self.dataset
-        dataset = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify)
-        trained_features(dataset, data_folder(setting.data_dir) / "features", setting.device, setting.notify)
+        dataset = with_features(name, setting)
         numbers: dict[str, Any] = {}
         figures = []
         for form in self.forms:
@@ -61,8 +54,8 @@ class PixelGenerator(Experiment):
                     for kind, noise in latents.items():
                         figures.append(setting.folder / f"{form}-{kind}.png")
                         save_png(picture(sample_images(generator, torch.as_tensor(noise))), figures[-1])
-            numbers[form] = {title: mean_interval([log[tag][1][-1] for log in logs]) for title, tag in FIGURES.items()}
-        return Finding(numbers, _text(numbers), figures)
+            numbers[form] = last_figures(logs)
+        return Finding(numbers, table_of_figures("form", numbers), figures)
 
 
 PixelGenerator.presets = MappingProxyType(
@@ -79,14 +72,3 @@ PixelGenerator.presets = MappingProxyType(
         ),
     }
 )  # fmt: skip
-
-
-def _text(numbers: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "Mean over seeds at the last step (Student's 95 % interval); FID, precision and recall in the features of a "
-        "small classifier, 1000 held-out images against 1000 samples. Chance for the anchors: 0.693.", "",
-        f"| form | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|",
-    ]  # fmt: skip
-    for form, found in numbers.items():
-        lines.append(f"| {form} | {' | '.join(shown(found[title]) for title in FIGURES)} |")
-    return lines

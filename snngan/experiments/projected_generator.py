@@ -8,13 +8,10 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from snngan.config import TrainConfig
-from snngan.data.datasets import data_folder, load_dataset
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.report import read_metrics
-from snngan.evaluation.small import trained_features
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pixel_generator import FIGURES
-from snngan.experiments.running import mean_interval, samples_at, shown, trained
+from snngan.experiments.running import last_figures, samples_at, table_of_figures, trained, with_features
 
 
 @EXPERIMENTS.register("projected-generator")
@@ -35,20 +32,17 @@ class ProjectedGenerator(Experiment):
 
     def run(self, setting: Setting) -> Finding:
         name = setting.dataset or self.dataset
-        dataset = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify)
-        trained_features(dataset, data_folder(setting.data_dir) / "features", setting.device, setting.notify)
+        dataset = with_features(name, setting)
         numbers: dict[str, Any] = {}
         figures = []
-        games = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms}
-        games["gan"] = "gan", ("discriminator_learning_rate=0.0002",)
+        games = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
         for title, (objective, settings) in games.items():
             logs = []
             for seed in self.seeds:
                 config = TrainConfig(
                     dataset=name, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
-                    learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings[:1], *self.options)
-                    if objective != "gan" else (*settings, *self.options), evaluate_every=min(self.stages),
-                    sample_every=self.steps, checkpoint_every=self.steps,
+                    learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings, *self.options),
+                    evaluate_every=min(self.stages), sample_every=self.steps, checkpoint_every=self.steps,
                 )  # fmt: skip
                 path = setting.folder / "runs" / f"{title}-seed{seed}"
                 run = trained(config, dataset, path, setting, self.stages)
@@ -56,8 +50,8 @@ class ProjectedGenerator(Experiment):
                 for step in self.stages if seed == self.seeds[0] else ():
                     figures.append(setting.folder / f"{title}-{step:06d}.png")
                     save_png(picture(samples_at(run, step)[:64]), figures[-1])
-            numbers[title] = {name: mean_interval([log[tag][1][-1] for log in logs]) for name, tag in FIGURES.items()}
-        return Finding(numbers, _text(numbers), figures)
+            numbers[title] = last_figures(logs)
+        return Finding(numbers, table_of_figures("game, all at the same rates", numbers), figures)
 
 
 ProjectedGenerator.presets = MappingProxyType(
@@ -74,14 +68,3 @@ ProjectedGenerator.presets = MappingProxyType(
         ),
     }
 )  # fmt: skip
-
-
-def _text(numbers: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "Mean over seeds at the last step (Student's 95 % interval); FID, precision and recall in the features of a "
-        "small classifier, 1000 held-out images against 1000 samples. Same trunk, rates and steps.", "",
-        f"| game | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|",
-    ]  # fmt: skip
-    for title, found in numbers.items():
-        lines.append(f"| {title} | {' | '.join(shown(found[name]) for name in FIGURES)} |")
-    return lines

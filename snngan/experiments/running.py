@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset
-from snngan.data.datasets import data_folder
+from snngan.data.datasets import data_folder, load_dataset
+from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import Watch
 from snngan.experiments import EXPERIMENTS, Finding, Setting
 from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
@@ -22,6 +23,18 @@ from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan
 from snngan.training.players import Players
 from snngan.training.runlog import RunFolder, environment
+
+Log = Mapping[str, tuple[list[int], list[float]]]
+"""Steps and values of each tag of one run."""
+FIGURES = {
+    "FID": "features/fid",
+    "entanglement score": "entanglement/input_score",
+    "precision": "features/precision",
+    "recall": "features/recall",
+    "real anchors": "entanglement/real_anchors",
+    "synthetic anchors": "entanglement/fake_anchors",
+}
+"""What tables say of runs, and the tags."""
 
 
 def run_experiment(name: str, preset: str, setting: Setting, command: str) -> Finding:
@@ -47,6 +60,13 @@ def run_experiment(name: str, preset: str, setting: Setting, command: str) -> Fi
     ]  # fmt: skip
     write_atomically(setting.folder / "result.md", ("\n".join(lines) + "\n").encode())
     return finding
+
+
+def with_features(name: str, setting: Setting) -> Dataset:
+    """Return the data set ``name``, its small classifier trained: figures while training are in its features then."""
+    dataset = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify)
+    trained_features(dataset, data_folder(setting.data_dir) / "features", setting.device, setting.notify)
+    return dataset
 
 
 def trained(
@@ -103,3 +123,20 @@ def shown(statistic: dict[str, Any], digits: int = 3) -> str:
     mean, interval = statistic["mean"], statistic["interval"]
     bounds = f" ({interval[0]:.{digits}g} to {interval[1]:.{digits}g})" if interval else ""
     return f"{mean:.{digits}g}{bounds}"
+
+
+def last_figures(logs: Sequence[Log]) -> dict[str, Any]:
+    """Return mean and interval over the logs of each of ``FIGURES`` at the last step."""
+    return {title: mean_interval([log[tag][1][-1] for log in logs]) for title, tag in FIGURES.items()}
+
+
+def table_of_figures(what: str, numbers: Mapping[str, Any]) -> list[str]:
+    """Return the Markdown table of :func:`last_figures` by name."""
+    lines = [
+        "Mean over seeds at the last step (Student's 95 % interval); FID, precision and recall in the features of a "
+        "small classifier, 1000 held-out images against 1000 samples; the rest in pixel space, anchors' chance 0.693.",
+        "", f"| {what} | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|",
+    ]  # fmt: skip
+    for name, found in numbers.items():
+        lines.append(f"| {name} | {' | '.join(shown(found[title]) for title in FIGURES)} |")
+    return lines
