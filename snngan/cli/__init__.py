@@ -49,9 +49,11 @@ class Commands(NamedGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Run a command; a user's mistake ends with one line on standard error and exit status 2."""
         options["standalone_mode"] = False
-        # Torch's threads wait for one another by spinning, unless told otherwise before it is imported; where another
-        # process wants the same cores, a spinning step was seen to take 2 to 15 times as long.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Torch's threads wait for one another by spinning, and where another process wants the same cores, a step was
+        # seen to take 2 to 15 times as long. Threads that sleep at once make a step 1.6 times as long on a machine of
+        # one's own, and a loss over tiles, many short pieces of work, 2.5 times. So they spin a little, then sleep.
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         try:
             sys.exit(super().main(args, *rest, **options) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
