@@ -42,7 +42,7 @@ def evaluate(
     from snngan.data.datasets import data_folder
     from snngan.evaluation import measure
     from snngan.evaluation.choice import choose_extractor, real_side
-    from snngan.evaluation.sources import open_source
+    from snngan.evaluation.sources import is_run, open_source
     from snngan.registry import unknown_name
     from snngan.training.device import choose_device
 
@@ -64,7 +64,7 @@ def evaluate(
     result = measure.evaluate(
         fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
     )
-    if (Path(run) / "config.json").exists():
+    if is_run(run):
         result.keep(Path(run))
     if as_json:
         click.echo(result.to_json(indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +48,10 @@ class Dataset:
 
     def digest(self) -> str:
         """Return a fingerprint of the images of both halves: equal for equal images in equal order."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         state = hashlib.blake2b(digest_size=16)
         for images in (self.train_images, self.test_images):
             state.update(f"{images.dtype} {tuple(images.shape)}".encode())

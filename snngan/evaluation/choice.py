@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from snngan.data import to_unit_range
-from snngan.data.datasets import load_dataset
+from snngan.data.datasets import Notify, load_dataset
 from snngan.evaluation.features import INCEPTION_FILE, Extractor, Inception, Pixels, Program
 from snngan.evaluation.small import trained_features
-from snngan.evaluation.sources import digest_of
+from snngan.evaluation.sources import digest_of, is_run
 from snngan.training.checkpoint import load_newest
 from snngan.training.players import build_players, load_part
 from snngan.training.runlog import RunFolder
-
-Notify = Callable[[str], None]
 
 
 def choose_extractor(
@@ -60,7 +58,7 @@ def real_side(run: str, against: str | None, data_dir: str | None, image_size: i
     """
     if against is not None:
         return {"text": against, "data_dir": data_dir, "image_size": image_size}
-    if not (Path(run) / "config.json").exists():
+    if not is_run(run):
         raise ValueError(f"{run} is no run folder, so say what it is held against: --against SET")
     plan = RunFolder.open(Path(run)).plan
     size = plan.image_shape[1] if plan.dataset.startswith("folder:") else plan.image_size
@@ -94,6 +92,6 @@ def projection_of(texts: Iterable[str], device: torch.device, notify: Notify) ->
         ValueError: none is, or it learns no space.
     """
     for text in texts:
-        if (Path(text) / "config.json").exists():
+        if is_run(text):
             return Projection(RunFolder.open(Path(text)), device, notify)
     raise ValueError("--space projection wants a run among the two, whose discriminator projects")

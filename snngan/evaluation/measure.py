@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from snngan.data import error_line, to_unit_range
+from snngan.data.datasets import Notify
 from snngan.evaluation.features import Extractor
 from snngan.evaluation.frechet import Moments, frechet_distance
 from snngan.evaluation.kernel import kernel_distance
@@ -34,7 +35,6 @@ METRICS = {
 NEIGHBOURS = 5
 EVALUATIONS = "evaluations.jsonl"
 """What ``snngan evaluate`` appends to in a run's folder."""
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.data import Dataset, error_line, to_unit_range
+from snngan.data.datasets import Notify
 from snngan.evaluation.features import SmallClassifier, SmallFeatures
 from snngan.evaluation.sources import digest_of
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import write_atomically
 
 EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
-Notify = Callable[[str], None]
 
 
 def trained_features(
@@ -35,19 +34,19 @@ def trained_features(
             f"{dataset.name}: features are trained on pictures with labels, of 4 pixels a side or more; "
             "use --features inception or pixels"
         )
-    path, network = _path(dataset, folder), _blank(dataset)
-    if path.exists():
-        _load(network, path)
-        network.to(device)
-    else:
+    features = kept_features(dataset, folder, device)
+    if features is None:
+        path, network = _path(dataset, folder), _blank(dataset)
         _train(network, dataset, torch.device(device))
         buffer = io.BytesIO()
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
         write_atomically(path, buffer.getbuffer())
         notify(f"features: a small classifier of {dataset.name} -> {path}")
+        features = _features(dataset, network)
     if dataset.test_labels is not None:
-        notify(f"its accuracy on held-out images: {accuracy(network, dataset.test_images, dataset.test_labels):.1%}")
-    return SmallFeatures(dataset.name, network, dataset.image_shape, digest_of(network.state_dict().values()))
+        right = accuracy(features.network, dataset.test_images, dataset.test_labels)
+        notify(f"its accuracy on held-out images: {right:.1%}")
+    return features
 
 
 def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> SmallFeatures | None:
@@ -56,12 +55,17 @@ def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "
     Raises:
         ValueError: the file there is no such network.
     """
-    path = _path(dataset, folder)
-    if dataset.train_labels is None or not path.exists():
+    if dataset.train_labels is None or not (path := _path(dataset, folder)).exists():
         return None
     network = _blank(dataset)
-    _load(network, path)
-    network.to(device)
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a file of another kind fails in many ways
+        raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
+    return _features(dataset, network.to(device))
+
+
+def _features(dataset: Dataset, network: SmallClassifier) -> SmallFeatures:
     return SmallFeatures(dataset.name, network, dataset.image_shape, digest_of(network.state_dict().values()))
 
 
@@ -75,13 +79,6 @@ def _blank(dataset: Dataset) -> SmallClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(SEED, "features"))
         return SmallClassifier(dataset.image_shape, int(dataset.train_labels.max()) + 1)
-
-
-def _load(network: SmallClassifier, path: Path) -> None:
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # a file of another kind fails in many ways
-        raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
 
 
 def _train(network: SmallClassifier, dataset: Dataset, device: torch.device) -> None:

@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from snngan.data import to_uint8
-from snngan.data.datasets import load_dataset
+from snngan.data.datasets import Notify, load_dataset
 from snngan.data.folder import folder_labels, image_paths, read_picture
 from snngan.data.npz import read_images
 from snngan.training.runlog import RunFolder
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
-
-SPLITS = ("test", "train")
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def open_source(
     """
     kind, colon, place = text.partition(":")
     path = Path(place if colon and kind in ("folder", "npz") else text).expanduser()
-    if not colon and (path / "config.json").exists():
+    if not colon and is_run(path):
         return _run_source(path, seed, torch.device(device), notify)
     if kind == "folder" or (not colon and path.is_dir()):
         return _folder_source(path, image_size)
@@ -153,6 +150,11 @@ def _as_rgb(
     picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return picture.repeat(3, 0) if len(picture) == 1 else picture
+
+
+def is_run(path: str | Path) -> bool:
+    """Return whether ``path`` is a run's folder."""
+    return (Path(path) / "config.json").exists()
 
 
 def same_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
