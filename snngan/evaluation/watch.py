@@ -14,6 +14,7 @@ from snngan.evaluation.kernel import unbiased_squared_mmd
 from snngan.evaluation.measure import NEIGHBOURS
 from snngan.evaluation.neighbours import neighbour_figures
 from snngan.evaluation.small import kept_features
+from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.players import Players
 
@@ -56,4 +57,5 @@ class Watch:
             made = Moments(fake.shape[1])
             made.update(fake)
             figures |= {"fid": frechet_distance(self.moments, made), "kid": unbiased_squared_mmd(self.real, fake)}
+            figures["entanglement_score"] = entanglement(self.real, fake).score
         return {f"{'pixels' if self.is_pixels else 'features'}/{name}": value for name, value in figures.items()}

@@ -15,9 +15,24 @@ from snngan.data import Dataset, to_unit_range
 from snngan.evaluation.figures import curves_of_groups, embedded_stages
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.running import Log, mean_interval, samples_at, shown, trained, with_features
+from snngan.experiments.running import (
+    FIGURES,
+    Log,
+    last_figures,
+    mean_interval,
+    samples_at,
+    table_of_figures,
+    trained,
+    with_features,
+)
 from snngan.training.runlog import RunFolder
 
+CORRELATIONS = {
+    "rank correlation in pixels": "entanglement/input_score",
+    "rank correlation in features": "features/entanglement_score",
+}
+FOLLOWS = -0.7
+"""The rank correlation from which on the score is said to follow FID."""
 ALL = ("gan", "minimax", "wgan", "wgan-gp", "lsgan", "hinge", "mmd", "snnl-pixel", "snnl-projected")
 
 
@@ -49,12 +64,16 @@ class GanEntanglement(Experiment):
                 path = setting.folder / "runs" / f"{objective}-seed{seed}"
                 last[objective] = trained(self._config(objective, seed, setting), dataset, path, setting, stages)
                 logs.setdefault(objective, []).append(read_metrics(last[objective]))
-        numbers = {objective: _statistics(of_seeds) for objective, of_seeds in logs.items()}
-        correlation = _correlation(logs)
-        tags = ("entanglement/input_score", "features/fid")
-        figures = [curves_of_groups(logs, tags, setting.folder / "curves.png")]
+        numbers = {
+            objective: last_figures(of_seeds) | _by_step(of_seeds) | _correlations(of_seeds)
+            for objective, of_seeds in sorted(logs.items(), key=lambda item: _last_fid(item[1]))
+        }
+        figures = [curves_of_groups(logs, (*CORRELATIONS.values(), "features/fid"), setting.folder / "curves.png")]
         figures.append(self._stages(dataset, last, stages, setting.folder / "stages.png"))
-        return Finding({"objectives": numbers, "correlation": correlation}, _text(numbers, correlation), figures)
+        among = {title: _rank_correlation([_ends(log, tag) for of_seeds in logs.values() for log in of_seeds])
+                 for title, tag in CORRELATIONS.items()}  # fmt: skip
+        text = [*table_of_figures("objective", numbers, [*CORRELATIONS]), "", *_statement(numbers, among)]
+        return Finding({"objectives": numbers, "correlation_of_last_steps": among}, text, figures)
 
     def _config(self, objective: str, seed: int, setting: Setting) -> TrainConfig:
         return TrainConfig(
@@ -81,30 +100,37 @@ GanEntanglement.presets = MappingProxyType(
 )
 
 
-def _statistics(logs: Sequence[Log]) -> dict[str, Any]:
-    """Return mean and interval over seeds, at the last step and by step."""
+def _by_step(logs: Sequence[Log]) -> dict[str, Any]:
+    """Return each figure by step: ``{"by_step": {title: {"steps": [...], "values": [of each seed [...]]}}}``."""
+    return {
+        "by_step": {
+            title: {"steps": logs[0][tag][0], "values": [log[tag][1] for log in logs]} for title, tag in FIGURES.items()
+        }
+    }
+
+
+def _correlations(logs: Sequence[Log]) -> dict[str, Any]:
+    """Return mean and interval over the runs of Spearman's correlation of score and FID over the steps of a run."""
     found: dict[str, Any] = {}
-    for tag in ("features/fid", "features/precision", "features/recall", "entanglement/input_score",
-                "entanglement/real_anchors", "entanglement/fake_anchors"):  # fmt: skip
-        found[tag] = mean_interval([log[tag][1][-1] for log in logs])
-        found[tag]["by_step"] = {"steps": logs[0][tag][0], "values": [log[tag][1] for log in logs]}
+    for title, tag in CORRELATIONS.items():
+        values = [_rank_correlation(_pairs(log, tag)) for log in logs]
+        known = [value for value in values if value is not None]
+        found[title] = mean_interval(known) if known else None
     return found
 
 
-def _correlation(logs: Mapping[str, Sequence[Log]]) -> dict[str, Any]:
-    """Return Spearman's rank correlation of entanglement score and FID: within runs, and over last steps."""
-    within: dict[str, list[float]] = {}
-    ends: list[tuple[float, float]] = []
-    for objective, of_seeds in logs.items():
-        for log in of_seeds:
-            score = dict(zip(*log["entanglement/input_score"], strict=True))
-            pairs = [(score[step], fid) for step, fid in zip(*log["features/fid"], strict=True) if step in score]
-            correlation = _rank_correlation(pairs)
-            if correlation is not None:
-                within.setdefault(objective, []).append(correlation)
-            ends.append(pairs[-1])
-    means = {name: mean_interval(values) for name, values in within.items()}
-    return {"within_runs": means, "last_steps": _rank_correlation(ends)}
+def _pairs(log: Log, tag: str) -> list[tuple[float, float]]:
+    """Return score and FID of every step that has both."""
+    score = dict(zip(*log[tag], strict=True))
+    return [(score[step], fid) for step, fid in zip(*log["features/fid"], strict=True) if step in score]
+
+
+def _ends(log: Log, tag: str) -> tuple[float, float]:
+    return _pairs(log, tag)[-1]
+
+
+def _last_fid(logs: Sequence[Log]) -> float:
+    return sum(log["features/fid"][1][-1] for log in logs) / len(logs)
 
 
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -115,20 +141,18 @@ def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return float(spearmanr(first, second).statistic) if min(len({*first}), len({*second})) > 2 else None
 
 
-def _text(numbers: Mapping[str, Any], correlation: Mapping[str, Any]) -> list[str]:
-    names = ("features/fid", "entanglement/input_score", "features/precision", "features/recall")
-    lines = [
-        "Mean over seeds at the last step (Student's 95 % interval). FID, precision and recall in the features of a "
-        "small classifier, 1000 held-out images against 1000 samples; the score in pixel space. Rank correlation: "
-        "Spearman's, of score and FID over the steps of a run (-1: entanglement rises as FID falls).",
-        "",
-        "| objective | FID | entanglement score | precision | recall | rank correlation |",
-        "|---|---|---|---|---|---|",
-    ]
-    for objective, found in sorted(numbers.items(), key=lambda item: float(item[1]["features/fid"]["mean"])):
-        within = correlation["within_runs"].get(objective)
-        cells = [shown(found[name]) for name in names] + [shown(within, 2) if within else ""]
-        lines.append(f"| {objective} | {' | '.join(cells)} |")
-    if correlation["last_steps"] is not None:
-        lines += ["", f"Over the last steps of all runs the rank correlation is {correlation['last_steps']:.2f}."]
+def _statement(numbers: Mapping[str, Any], among: Mapping[str, float | None]) -> list[str]:
+    """Say whether entanglement follows FID, in words that the figures decide."""
+    lines = ["Does entanglement follow FID? (Spearman's rank correlation; -1: the score rises whenever FID falls.)", ""]
+    for title, between in among.items():
+        within = [found[title] for found in numbers.values() if found[title]]
+        values = [value for statistic in within for value in statistic["values"]]
+        if not values or between is None:
+            continue
+        followed = sum(value <= FOLLOWS for value in values)
+        verdict = "follows" if between <= FOLLOWS else "does not follow"
+        lines.append(
+            f"- {title.capitalize()}: through a run the score follows FID ({FOLLOWS} or lower) in {followed} of "
+            f"{len(values)} runs; from run to run, at the last step, it {verdict} it ({between:.2f})."
+        )
     return lines

@@ -28,7 +28,8 @@ Log = Mapping[str, tuple[list[int], list[float]]]
 """Steps and values of each tag of one run."""
 FIGURES = {
     "FID": "features/fid",
-    "entanglement score": "entanglement/input_score",
+    "score in features": "features/entanglement_score",
+    "score in pixels": "entanglement/input_score",
     "precision": "features/precision",
     "recall": "features/recall",
     "real anchors": "entanglement/real_anchors",
@@ -130,13 +131,16 @@ def last_figures(logs: Sequence[Log]) -> dict[str, Any]:
     return {title: mean_interval([log[tag][1][-1] for log in logs]) for title, tag in FIGURES.items()}
 
 
-def table_of_figures(what: str, numbers: Mapping[str, Any]) -> list[str]:
-    """Return the Markdown table of :func:`last_figures` by name."""
+def table_of_figures(what: str, numbers: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
+    """Return the Markdown table of :func:`last_figures` by name, with ``more`` columns of the like."""
+    columns = [*FIGURES, *more]
     lines = [
-        "Mean over seeds at the last step (Student's 95 % interval); FID, precision and recall in the features of a "
-        "small classifier, 1000 held-out images against 1000 samples; the rest in pixel space, anchors' chance 0.693.",
-        "", f"| {what} | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|",
+        "Mean over seeds at the last step (Student's 95 % interval). FID, precision, recall and the first score in the "
+        "features of a small classifier, 1000 held-out images against 1000 samples. Score: entanglement of real and "
+        "synthetic, 1 is ideal; anchors: their loss in pixel space, chance 0.693.",
+        "", f"| {what} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
     ]  # fmt: skip
     for name, found in numbers.items():
-        lines.append(f"| {name} | {' | '.join(shown(found[title]) for title in FIGURES)} |")
+        cells = [shown(found[column]) if found.get(column) else "" for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
