@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -41,7 +42,7 @@ def evaluate(
     from snngan.cli.running import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation import measure
-    from snngan.evaluation.choice import choose_extractor, real_side
+    from snngan.evaluation.choice import choose_extractor, training_set
     from snngan.evaluation.sources import is_run, open_source
     from snngan.registry import unknown_name
     from snngan.training.device import choose_device
@@ -56,11 +57,12 @@ def evaluate(
     extractor = choose_extractor(features, inception_weights, train_features, data_dir, folder, where, notify)
     if run is None:
         return
-    fake = open_source(
-        run, split=split, data_dir=data_dir, image_size=image_size, seed=seed, device=where, notify=notify
-    )
-    side = real_side(run, against, data_dir, image_size)
-    real = open_source(**side, split=split, seed=seed, device=where, notify=notify)
+    opened = partial(open_source, split=split, image_size=image_size, seed=seed, device=where, notify=notify)
+    fake = opened(run, data_dir=data_dir)
+    if against is None:
+        against, data_dir, size = training_set(run, data_dir)
+        opened = partial(opened, image_size=image_size or size)
+    real = opened(against, data_dir=data_dir)
     result = measure.evaluate(
         fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
     )
@@ -72,7 +74,8 @@ def evaluate(
     protocol = result.protocol
     click.echo(f"{protocol['num_fake']} images of {fake.name} against {protocol['num_real']} of {real.name}")
     click.echo(
-        f"features: {extractor.name}, {extractor.digest[:12]}, {protocol['features']}-D; resize: {extractor.resize}"
+        f"features: {extractor.name}, {extractor.digest[:12]}, {protocol['features']}-D; resize: {extractor.resize}; "
+        f"seed {protocol['seed']}"
     )
     click.echo(f"all but fid over the first {protocol['num_points']} of each")
     for name, value in result.figures.items():

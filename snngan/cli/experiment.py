@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import NamedGroup, data_dir_option, device_option
+from snngan.experiments import PRESETS
 
 
 @click.group(cls=NamedGroup, epilog="Example:  snngan experiment run pixel-generator")
@@ -30,7 +31,7 @@ def list_experiments(word: str) -> None:
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")
 @click.argument("name")
-@click.option("--preset", default="smoke", show_default=True, type=click.Choice(["smoke", "cpu", "paper"]), help="size")
+@click.option("--preset", default="smoke", show_default=True, type=click.Choice(PRESETS), help="size")
 @click.option("--dataset", metavar="NAME", help="the data set, if not the preset's")
 @click.option("--out", type=click.Path(path_type=Path), help="its folder [experiments/NAME-PRESET]")
 @data_dir_option

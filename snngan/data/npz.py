@@ -47,8 +47,8 @@ def read_npz(name: str, path: Path) -> Dataset:
     return Dataset(name, images, labels, test_images, test_labels)
 
 
-def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
-    """Return images and labels of the file ``path``: all of ``images``, or of one half where there are two.
+def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | None]:
+    """Return images and labels of the file ``path``: all of ``images``, or of one half where there are two, and which.
 
     Raises:
         ValueError: as :func:`read_npz`.
@@ -57,7 +57,8 @@ def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None]:
     keys = [key for key in ("images", f"{split}_images", "train_images") if key in arrays]
     if not keys:
         raise ValueError(f"{path} has neither images nor {split}_images; it holds: {', '.join(arrays) or 'nothing'}")
-    return _half(path, arrays, keys[0])
+    half = keys[0].removesuffix("_images") if keys[0] != "images" else None
+    return *_half(path, arrays, keys[0]), half
 
 
 def write_npz(dataset: Dataset, path: Path) -> None:

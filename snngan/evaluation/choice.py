@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,19 +49,17 @@ def choose_extractor(
     )
 
 
-def real_side(run: str, against: str | None, data_dir: str | None, image_size: int | None) -> dict[str, Any]:
-    """Return what to open as the real images: ``against``, or the data set that a run was trained on.
+def training_set(run: str, data_dir: str | None) -> tuple[str, str | None, int | None]:
+    """Return the data set that a run was trained on, where it is kept, and the size its images were shrunk to.
 
     Raises:
-        ValueError: ``run`` is no run, and nothing is said.
+        ValueError: ``run`` is no run.
     """
-    if against is not None:
-        return {"text": against, "data_dir": data_dir, "image_size": image_size}
     if not is_run(run):
         raise ValueError(f"{run} is no run folder, so say what it is held against: --against SET")
     plan = RunFolder.open(Path(run)).plan
     size = plan.image_shape[1] if plan.dataset.startswith("folder:") else plan.image_size
-    return {"text": plan.dataset, "data_dir": data_dir or plan.data_dir, "image_size": image_size or size}
+    return plan.dataset, data_dir or plan.data_dir, size
 
 
 class Projection:

@@ -112,7 +112,8 @@ def compare_sources(
     content = {
         "real": real.name, "fake": fake.name, "num_real": len(points[0]), "num_fake": len(points[1]),
         "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
-        "extractor_digest": extractor.digest, "resize": extractor.resize, "seed": seed, "snngan": __version__,
+        "extractor_digest": extractor.digest, "resize": extractor.resize,
+        "split": real.split or fake.split, "seed": seed, "snngan": __version__,
         **reading, "temperature": reading["temperature"] if math.isfinite(reading["temperature"]) else None,
         "mean_distance": result.mean_distance, "score_interval": [result.low, result.high],
         "corrected": result.corrected, "null_score": result.null_score, "p_value": result.p_value,

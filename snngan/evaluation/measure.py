@@ -137,6 +137,7 @@ def evaluate(
         figures |= _entanglement(kept, made)
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
+        "split": real.split or fake.split, "seed": real.seed if fake.seed is None else fake.seed,
         "num_fake": counts[0], "num_real": counts[1], "num_points": min(points, *counts), "neighbours": NEIGHBOURS,
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims, "resize": extractor.resize,
         "snngan": __version__, "torch": torch.__version__,

@@ -30,6 +30,8 @@ class ImageSource:
         digest: equal for equal images.
         labels: (count,) int64, or None.
         read: returns the images of some places as uint8, or float32 points of the plane, (n, C, H, W).
+        split: the half of a data set or npz file, "train" or "test".
+        seed: of a generator's noise.
     """
 
     name: str
@@ -38,6 +40,8 @@ class ImageSource:
     digest: str
     labels: Tensor | None
     read: Callable[[range], Tensor]
+    split: str | None = None
+    seed: int | None = None
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` images, ``CHUNK`` at a time."""
@@ -84,8 +88,8 @@ def open_source(
     if kind == "folder" or (not colon and path.is_dir()):
         return _folder_source(path, image_size)
     if kind == "npz" or (not colon and path.suffix == ".npz"):
-        images, labels = read_images(path, split)
-        return _array_source(path.name, images, labels)
+        images, labels, half = read_images(path, split)
+        return _array_source(path.name, half, images, labels)
     try:
         dataset = load_dataset(text, data_dir=data_dir, image_size=image_size, notify=notify)
     except ValueError as error:
@@ -93,16 +97,16 @@ def open_source(
             raise ValueError(f"{text} is no run folder, folder of images or npz file") from error
         raise
     images = getattr(dataset, f"{split}_images")
-    return _array_source(f"{text} {split}", images, getattr(dataset, f"{split}_labels"))
+    return _array_source(f"{text} {split}", split, images, getattr(dataset, f"{split}_labels"))
 
 
-def _array_source(name: str, images: Tensor, labels: Tensor | None) -> ImageSource:
+def _array_source(name: str, split: str | None, images: Tensor, labels: Tensor | None) -> ImageSource:
     order = _order(len(images))
     images, labels = images[order], None if labels is None else labels[order]
     channels, height, width = images.shape[1:]
     shape = channels, height, width
     return ImageSource(
-        name, len(images), shape, digest_of([images]), labels, lambda places: images[places.start : places.stop]
+        name, len(images), shape, digest_of([images]), labels, lambda places: images[places.start : places.stop], split
     )
 
 
@@ -115,7 +119,7 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
         return images if run.plan.is_points else to_uint8(images)
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")
-    return ImageSource(f"run {path.name}", None, run.plan.image_shape, digest, None, read)
+    return ImageSource(f"run {path.name}", None, run.plan.image_shape, digest, None, read, seed=seed)
 
 
 def _folder_source(folder: Path, image_size: int | None) -> ImageSource:

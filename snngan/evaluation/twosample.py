@@ -111,15 +111,16 @@ class PermutationTest:
         points = torch.cat([real, fake]).double()
         points -= points.mean(0)
         self.count, self.num_real = len(points), len(real)
-        self._distances = torch.cat([rows for _, rows in squared_distance_rows(points, points)])
-        self._distances.fill_diagonal_(math.inf)
-        self._nearest = self._distances.amin(1, keepdim=True)
-        mean = self._distances.fill_diagonal_(0).sum() / (self.count * (self.count - 1))
-        self.mean_distance = float(mean)
-        self._distances.fill_diagonal_(math.inf)
+        self._lead = torch.empty(self.count, self.count)  # of the nearest neighbour: its distance less that of each
+        total = 0.0
+        for rows, distances in squared_distance_rows(points, points):
+            total += float(distances.sum() - distances[:, rows].trace())
+            distances[:, rows].fill_diagonal_(math.inf)
+            self._lead[rows] = distances.amin(1, keepdim=True) - distances
+        self.mean_distance = total / (self.count * (self.count - 1))
         steps = torch.arange(OCTAVES * PER_OCTAVE + 1, dtype=torch.float64)
-        self.temperatures = mean * 2 ** (steps / PER_OCTAVE - OCTAVES)
-        if not mean > 0:
+        self.temperatures = self.mean_distance * 2 ** (steps / PER_OCTAVE - OCTAVES)
+        if not self.mean_distance > 0:
             self.temperatures.fill_(1.0)
         self._generator = torch.Generator().manual_seed(seed_for(seed, "permutations"))
         is_fake = torch.arange(self.count) >= self.num_real
@@ -138,9 +139,8 @@ class PermutationTest:
         self.curve = Curve(self.temperatures, real_losses, fake_losses, *bounds)
 
     def _weights(self, temperature: Tensor) -> Tensor:
-        """Return exp(-(d - nearest) / T) (S, S) in float32, 0 from a point to itself; no exponent is below -80."""
-        exponents = (self._nearest - self._distances).div_(temperature).float()
-        return exponents.clamp_min_(-80).exp_().fill_diagonal_(0)
+        """Return exp(-(d - nearest) / T) (S, S), 0 from a point to itself; no exponent is below -80."""
+        return (self._lead / temperature).clamp_min_(-80).exp_().fill_diagonal_(0)
 
     def _losses(self, is_fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean loss (K, P) at each temperature of P labellings (S, P), and of the first one by side (K,)."""
@@ -172,7 +172,7 @@ class PermutationTest:
         is_fake = (torch.arange(self.count) >= self.num_real)[:, None]
         lowest, at_infinity = None, None
         for temperature in [None, *self.temperatures]:
-            kernel = self._weights(temperature) if temperature is not None else 1 - torch.eye(self.count)
+            kernel = self._weights(torch.tensor(math.inf) if temperature is None else temperature)
             to_fake, to_real = kernel @ (weight * is_fake), kernel @ (weight * ~is_fake)
             own = torch.where(is_fake, to_fake, to_real)
             each = (to_fake + to_real).clamp_min(1e-37).log() - own.clamp_min(1e-37).log()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from snngan.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
 
 PRESETS = ("smoke", "cpu", "paper")
 

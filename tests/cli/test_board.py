@@ -66,7 +66,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = f"--steps {STEPS} --batch-size 64 --track-every 20 --sample-every 60 --checkpoint-every 150 --device cpu"
     game = "--dataset digits --objective snnl-projected --arch mlp --set width=128 --learning-rate 0.002"
     with pytest.raises(SystemExit) as left:
-        main(f"train {game} {options} --run-dir {runs}/projected".split())
+        main(f"train {game} {options} --run-dir {runs}/projected --data-dir {runs.parent}/data".split())
     assert left.value.code == 0
     with socket.socket() as free:
         free.bind(("localhost", 0))

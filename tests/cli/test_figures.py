@@ -37,6 +37,7 @@ def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     assert f"{content['figures']['fid']:.4g}" in said.out
     protocol = content["protocol"]
     assert (protocol["num_fake"], protocol["num_real"], protocol["num_points"]) == (40, 24, 24)
+    assert (protocol["split"], protocol["seed"]) == ("test", 0)
     assert protocol["extractor"] == "small classifier of digits"
     assert len(protocol["extractor_digest"]) == 32
 
