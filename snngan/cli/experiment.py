@@ -47,18 +47,17 @@ def run(
     """
     from snngan.cli.running import notify
     from snngan.data.datasets import data_folder
-    from snngan.experiments import EXPERIMENTS, Setting
-    from snngan.experiments.running import run_experiment
+    from snngan.experiments import Setting
+    from snngan.experiments.running import run_experiment, sized
     from snngan.training.device import choose_device
 
-    chosen = EXPERIMENTS[name].presets[preset]
     folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
     words = ["snngan", "experiment", "run", name, "--preset", preset] + (["--dataset", dataset] if dataset else [])
     if dry_run:
-        click.echo(f"{chosen}\nfolder     {folder}\ndry run: nothing was written")
+        click.echo(f"{sized(name, preset, dataset)}\nfolder     {folder}\ndry run: nothing was written")
         return
-    setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify, dataset)
-    finding = run_experiment(name, preset, setting, shlex.join(words))
+    setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify)
+    finding = run_experiment(name, preset, setting, shlex.join(words), dataset)
     for line in finding.text:
         click.echo(line)
     click.echo(f"figures, numbers.json, result.md -> {folder}")

@@ -24,8 +24,6 @@ class Setting:
     data_dir: str | None
     device: torch.device
     notify: Callable[[str], None]
-    dataset: str | None = None
-    """The data set, if not the preset's."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class GanEntanglement(Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        dataset = with_features(setting.dataset or self.dataset, setting)
+        dataset = with_features(self.dataset, setting)
         stages = [step for step in (self.every, self.steps // 4 // self.every * self.every, self.steps) if step]
         logs: dict[str, list[Log]] = {}
         last: dict[str, RunFolder] = {}
@@ -65,19 +65,19 @@ class GanEntanglement(Experiment):
                 last[objective] = trained(self._config(objective, seed, setting), dataset, path, setting, stages)
                 logs.setdefault(objective, []).append(read_metrics(last[objective]))
         numbers = {
-            objective: last_figures(of_seeds) | _by_step(of_seeds) | _correlations(of_seeds)
+            objective: last_figures(of_seeds) | _by_step(of_seeds) | rank_correlations(of_seeds)
             for objective, of_seeds in sorted(logs.items(), key=lambda item: _last_fid(item[1]))
         }
         figures = [curves_of_groups(logs, (*CORRELATIONS.values(), "features/fid"), setting.folder / "curves.png")]
         figures.append(self._stages(dataset, last, stages, setting.folder / "stages.png"))
         among = {title: _rank_correlation([_ends(log, tag) for of_seeds in logs.values() for log in of_seeds])
                  for title, tag in CORRELATIONS.items()}  # fmt: skip
-        text = [*table_of_figures("objective", numbers, [*CORRELATIONS]), "", *_statement(numbers, among)]
+        text = [*table_of_figures("objective", numbers, [*CORRELATIONS]), "", *statement(numbers, among)]
         return Finding({"objectives": numbers, "correlation_of_last_steps": among}, text, figures)
 
     def _config(self, objective: str, seed: int, setting: Setting) -> TrainConfig:
         return TrainConfig(
-            dataset=setting.dataset or self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed,
+            dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed,
             steps=self.steps, set=() if objective == "snnl-pixel" else self.options, evaluate_every=self.every,
             track_every=max(1, self.every // 2), sample_every=self.steps, checkpoint_every=self.steps,
         )  # fmt: skip
@@ -109,7 +109,7 @@ def _by_step(logs: Sequence[Log]) -> dict[str, Any]:
     }
 
 
-def _correlations(logs: Sequence[Log]) -> dict[str, Any]:
+def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
     """Return mean and interval over the runs of Spearman's correlation of score and FID over the steps of a run."""
     found: dict[str, Any] = {}
     for title, tag in CORRELATIONS.items():
@@ -141,7 +141,7 @@ def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return float(spearmanr(first, second).statistic) if min(len({*first}), len({*second})) > 2 else None
 
 
-def _statement(numbers: Mapping[str, Any], among: Mapping[str, float | None]) -> list[str]:
+def statement(numbers: Mapping[str, Any], among: Mapping[str, float | None]) -> list[str]:
     """Say whether entanglement follows FID, in words that the figures decide."""
     lines = ["Does entanglement follow FID? (Spearman's rank correlation; -1: the score rises whenever FID falls.)", ""]
     for title, between in among.items():

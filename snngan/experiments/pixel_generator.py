@@ -34,17 +34,16 @@ class PixelGenerator(Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        name = setting.dataset or self.dataset
-        dataset = with_features(name, setting)
+        dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
         for form in self.forms:
             logs = []
             for seed in self.seeds:
                 config = TrainConfig(
-                    dataset=name, data_dir=setting.data_dir, objective="snnl-pixel", seed=seed, steps=self.steps,
-                    batch_size=self.batch_size, set=(f"form={form}", *self.options), evaluate_every=self.steps,
-                    sample_every=self.steps, checkpoint_every=self.steps,
+                    dataset=self.dataset, data_dir=setting.data_dir, objective="snnl-pixel", seed=seed,
+                    steps=self.steps, batch_size=self.batch_size, set=(f"form={form}", *self.options),
+                    evaluate_every=self.steps, sample_every=self.steps, checkpoint_every=self.steps,
                 )  # fmt: skip
                 run = trained(config, dataset, setting.folder / "runs" / f"{form}-seed{seed}", setting)
                 logs.append(read_metrics(run))

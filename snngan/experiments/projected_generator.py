@@ -31,8 +31,7 @@ class ProjectedGenerator(Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        name = setting.dataset or self.dataset
-        dataset = with_features(name, setting)
+        dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
         games = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
@@ -40,7 +39,7 @@ class ProjectedGenerator(Experiment):
             logs = []
             for seed in self.seeds:
                 config = TrainConfig(
-                    dataset=name, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
+                    dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
                     learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings, *self.options),
                     evaluate_every=min(self.stages), sample_every=self.steps, checkpoint_every=self.steps,
                 )  # fmt: skip

@@ -17,7 +17,7 @@ from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import Watch
-from snngan.experiments import EXPERIMENTS, Finding, Setting
+from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
 from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan
@@ -38,14 +38,27 @@ FIGURES = {
 """What tables say of runs, and the tags."""
 
 
-def run_experiment(name: str, preset: str, setting: Setting, command: str) -> Finding:
+def sized(name: str, preset: str, dataset: str | None = None) -> Experiment:
+    """Return the experiment ``name`` at the size of ``preset``, on ``dataset`` if given.
+
+    Raises:
+        ValueError: an unknown name, or an experiment that makes its own data.
+    """
+    experiment = EXPERIMENTS[name].presets[preset]
+    if dataset is None:
+        return experiment
+    if not hasattr(experiment, "dataset"):
+        raise ValueError(f"{name} makes its own data and takes no --dataset")
+    return dataclasses.replace(experiment, dataset=dataset)  # type: ignore[type-var]
+
+
+def run_experiment(name: str, preset: str, setting: Setting, command: str, dataset: str | None = None) -> Finding:
     """Run an experiment and write ``numbers.json`` and ``result.md`` into its folder.
 
     Raises:
-        ValueError: an unknown name or preset, or data that are not here.
+        ValueError: as :func:`sized`, or data that are not here.
     """
-    kind = EXPERIMENTS[name]
-    experiment = kind.presets[preset]
+    kind, experiment = EXPERIMENTS[name], sized(name, preset, dataset)
     setting.folder.mkdir(parents=True, exist_ok=True)
     finding = experiment.run(setting)
     settings = dataclasses.asdict(experiment)  # type: ignore[call-overload]

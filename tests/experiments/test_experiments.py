@@ -12,6 +12,7 @@ from PIL import Image
 
 from snngan.cli import main
 from snngan.experiments import EXPERIMENTS, PRESETS, Setting
+from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
 from snngan.experiments.running import mean_interval, run_experiment
 
 
@@ -52,6 +53,7 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         ("experiment list", 0, "gan-entanglement"),
         ("experiment run pixel-generator --dry-run", 0, "dry run: nothing was written"),
         ("experiment run pixle-generator", 2, "unknown experiment 'pixle-generator'; did you mean 'pixel-generator'"),
+        ("experiment run pixel-generator --dataset kmnist --dry-run", 0, "dataset='kmnist'"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
     ],
 )
@@ -69,3 +71,25 @@ def test_intervals_are_students() -> None:
     assert found["mean"] == 2
     assert found["interval"] == pytest.approx([2 - 2.48414, 2 + 2.48414], abs=1e-4)
     assert mean_interval([5.0])["interval"] is None
+
+
+def log(scores: list[float], fids: list[float]) -> dict[str, tuple[list[int], list[float]]]:
+    """Return a log with both scores read at twice as many steps as FID."""
+    twice = [value for score in scores for value in (0.5, score)]
+    steps = list(range(1, len(twice) + 1))
+    return dict.fromkeys(CORRELATIONS.values(), (steps, twice)) | {"features/fid": (steps[1::2], fids)}
+
+
+def test_whether_entanglement_follows_fid_is_said_from_the_readings_that_both_have() -> None:
+    rising, falling, flat = [0.1, 0.2, 0.3, 0.4], [40.0, 30.0, 20.0, 10.0], [0.0, 0.0, 0.0, 0.0]
+    for scores, correlation in ((rising, -1), (rising[::-1], 1), (flat, None)):
+        found = rank_correlations([log(scores, falling), log(scores, falling)])
+        for title in CORRELATIONS:
+            assert found[title] is None if correlation is None else found[title]["values"] == [correlation] * 2
+    numbers = {"gan": rank_correlations([log(rising, falling), log(rising[::-1], falling)])}
+    lines = statement(numbers, dict.fromkeys(CORRELATIONS, -0.9))
+    assert (
+        "follows FID (-0.7 or lower) in 1 of 2 runs; from run to run, at the last step, it follows it (-0.90)"
+        in (lines[2])
+    )
+    assert "does not follow it (0.10)" in statement(numbers, dict.fromkeys(CORRELATIONS, 0.1))[2]
