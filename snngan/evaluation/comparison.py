@@ -60,8 +60,8 @@ class Comparison:
         yield f"space: {content['extractor']}"
         yield f"entanglement score   {content['score']:.4f}   95 %: {low:.4f} to {high:.4f}   (1: not to be told apart)"
         yield (
-            f"  corrected          {content['corrected']:.4f}   (permuted labels, {content['num_subset'][0]} and "
-            f"{content['num_subset'][1]} points: {content['null_score']:.4f})"
+            f"  corrected          {content['corrected']:.4f}   (the first {content['num_subset'][0]} and "
+            f"{content['num_subset'][1]}, over {content['null_score']:.4f} with permuted labels)"
         )
         yield (
             f"p-value              {content['p_value']:.3g}   ({'' if content['p_value'] < 0.05 else 'not '}"
@@ -73,9 +73,9 @@ class Comparison:
             share = content["temperature"] / content["mean_distance"]
             yield f"at T = {content['temperature']:.4g}, {share:.2g} of the mean squared distance"
             if share > HOT:
-                yield "  that is hot: the sides differ in where they lie as a whole, hardly in their neighbourhoods"
+                yield "  that is hot: nearly all pairs weigh alike, and the score says little; see both anchors"
         else:
-            yield "at T = infinity: no temperature tells the sides apart"
+            yield "at T = infinity: at no temperature is the mean loss of both sides lower; see both anchors"
         for name, value in content["real_anchors_by_class"].items():
             yield f"  real anchors of class {name}: {value:.4f}"
 

@@ -45,14 +45,15 @@ class TwoSample:
     entanglement: Entanglement
     """Of all points."""
     low: float
-    """Lower end of the score's 95 % interval: 1.96 bootstrap standard errors of the subset's, scaled to all points."""
+    """Lower end of the score's 95 % interval: 1.96 bootstrap standard errors of the subset's, scaled to the number of
+    points of the side that has fewer more than the subset."""
     high: float
     p_value: float
     """Share of permutations, and the data itself, in which the sides are as far apart as in the data, or farther."""
     null_score: float
-    """Mean score of permuted labels: that of two sets of one distribution, of the subset's size."""
+    """Mean score of the subset under permuted labels: that of two sets of one distribution, of its size."""
     corrected: float
-    """The score over that of permuted labels, at most 1: what is left when the number of points is accounted for."""
+    """The subset's score over that of permuted labels, at most 1: a score that a small set alone does not lower."""
     num_subset: tuple[int, int]
     mean_distance: float
     """Mean squared distance of the subset's pairs."""
@@ -79,14 +80,15 @@ def compare(real: Tensor, fake: Tensor, *, seed: int = 0, subset: int = SUBSET) 
     reading, odds = entanglement_of(real, fake)
     first, second = real[:subset].flatten(1), fake[:subset].flatten(1)
     test = PermutationTest(first, second, seed)
-    spread = test.bootstrap_scores(RESAMPLES).std().item() * math.sqrt(len(first) / len(real))
+    shrunk = max(len(first) / len(real), len(second) / len(fake))
+    spread = test.bootstrap_scores(RESAMPLES).std().item() * math.sqrt(shrunk)
     return TwoSample(
         entanglement=reading,
         low=max(0.0, reading.score - 1.96 * spread),
         high=min(1.0, reading.score + 1.96 * spread),
         p_value=test.p_value,
         null_score=test.null_score,
-        corrected=min(1.0, reading.score / test.null_score),
+        corrected=min(1.0, test.score / test.null_score),
         num_subset=(len(first), len(second)),
         mean_distance=test.mean_distance,
         curve=test.curve,
@@ -97,12 +99,15 @@ def compare(real: Tensor, fake: Tensor, *, seed: int = 0, subset: int = SUBSET) 
 class PermutationTest:
     """The loss at many temperatures under the true and under permuted labels, from one distance matrix.
 
-    The statistic is the lowest loss over the temperatures, each standardised over all labellings: a labelling that
-    separates the points better than others at some T is extreme. Under the null the true labelling is as any other, so
-    the p-value is uniform.
+    The statistic is the lowest of the losses of all, of the real and of the synthetic anchors over the temperatures,
+    each standardised over all labellings: a labelling in which the points of one side keep to themselves more than in
+    others, at some T, is extreme. The two sides count by themselves too, because a set that crowds within the other
+    lowers the loss of its own anchors as much as it raises that of the others. Under the null the true labelling is as
+    any other, so the p-value is uniform.
 
     Attributes:
         p_value: of the true labelling among ``PERMUTATIONS`` others.
+        score: the entanglement score of the true labelling, at the lowest of these temperatures.
         null_score: mean entanglement score of the others.
         curve: the loss against T.
     """
@@ -127,34 +132,34 @@ class PermutationTest:
         labellings = [is_fake] + [
             is_fake[torch.randperm(self.count, generator=self._generator)] for _ in range(PERMUTATIONS)
         ]
-        losses, real_losses, fake_losses = self._losses(torch.stack(labellings, 1))
-        chance = self._chance()
-        lowest = torch.minimum(losses.amin(0), torch.tensor(chance))
-        self.null_score = float(lowest[1:].mean() / chance)
-        spread = losses.std(1, keepdim=True)
-        extremes = ((losses - losses.mean(1, keepdim=True)) / spread.clamp_min(1e-300)).amin(0)
+        losses = self._losses(torch.stack(labellings, 1))
+        everyone, chance = losses[0], self._chance()
+        lowest = torch.minimum(everyone.amin(0), torch.tensor(chance)) / chance
+        self.score, self.null_score = float(lowest[0]), float(lowest[1:].mean())
+        spread = losses.std(2, keepdim=True)
+        extremes = ((losses - losses.mean(2, keepdim=True)) / spread.clamp_min(1e-300)).amin((0, 1))
         # Equal labellings differ by rounding only.
         self.p_value = float((extremes <= extremes[0] + 1e-9).double().mean())
-        bounds = losses[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
-        self.curve = Curve(self.temperatures, real_losses, fake_losses, *bounds)
+        bounds = everyone[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
+        self.curve = Curve(self.temperatures, losses[1, :, 0], losses[2, :, 0], *bounds)
 
     def _weights(self, temperature: Tensor) -> Tensor:
         """Return exp(-(d - nearest) / T) (S, S), 0 from a point to itself; no exponent is below -80."""
         return (self._lead / temperature).clamp_min_(-80).exp_().fill_diagonal_(0)
 
-    def _losses(self, is_fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean loss (K, P) at each temperature of P labellings (S, P), and of the first one by side (K,)."""
+    def _losses(self, is_fake: Tensor) -> Tensor:
+        """Return the mean losses (3, K, P) of P labellings (S, P) at each T: of all, real, synthetic anchors."""
         fake = is_fake.float()
-        losses, real_side, fake_side = [], [], []
+        losses = []
         for temperature in self.temperatures:
             weights = self._weights(temperature)
             to_fake, to_real = weights @ fake, weights @ (1 - fake)
             own = torch.where(is_fake, to_fake, to_real)
             each = ((to_fake + to_real).log() - own.clamp_min(1e-37).log()).double()
-            losses.append(each.mean(0))
-            real_side.append(each[~is_fake[:, 0], 0].mean())
-            fake_side.append(each[is_fake[:, 0], 0].mean())
-        return torch.stack(losses), torch.stack(real_side), torch.stack(fake_side)
+            total, of_fake = each.sum(0), each.mul_(is_fake).sum(0)
+            num_fake = self.count - self.num_real
+            losses.append(torch.stack([total / self.count, (total - of_fake) / self.num_real, of_fake / num_fake]))
+        return torch.stack(losses, 1)
 
     def _chance(self) -> float:
         """Return the loss at T = infinity."""

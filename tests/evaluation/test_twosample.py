@@ -51,18 +51,35 @@ def test_sides_that_lie_apart_are_told_apart() -> None:
     assert result.odds.shape == (100,)
 
 
-def test_the_score_is_corrected_for_the_number_of_points() -> None:
-    for count in (20, 200):
-        result = compare(*clouds(count, count, seed=3))
-        assert 0.97 <= result.corrected <= 1
+def test_a_few_points_lower_the_score_and_not_the_corrected_one() -> None:
+    results = [compare(*clouds(5, 5, seed=seed)) for seed in range(60)]
+    raw, corrected = (
+        sum(values) / len(results)
+        for values in ([each.entanglement.score for each in results], [each.corrected for each in results])
+    )
+    assert raw < 0.95
+    assert raw + 0.01 < corrected <= 1
+    result = compare(*clouds(60, 40, 1.5))
+    assert result.corrected == pytest.approx(result.entanglement.score / result.null_score, rel=0.03)
 
 
-def test_the_interval_holds_the_score_of_fresh_points() -> None:
+@pytest.mark.parametrize(("count", "other"), [(60, 60), (240, 60), (60, 240), (160, 160)])
+def test_the_interval_holds_the_score_of_fresh_points(count: int, other: int) -> None:
     """About 19 in 20 intervals hold the mean score of many samples."""
-    results = [compare(*clouds(60, 60, 1.5, seed=seed)) for seed in range(40)]
+    results = [compare(*clouds(count, other, 1.5, seed=seed), subset=60) for seed in range(40)]
     mean = sum(result.entanglement.score for result in results) / len(results)
     held = sum(result.low <= mean <= result.high for result in results)
-    assert held >= 34
+    assert held >= 33
+
+
+def test_a_side_that_crowds_within_the_other_is_told_apart() -> None:
+    """What its own anchors' loss falls by, that of the others rises by, so that their mean says nothing."""
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(100, 100, generator=rng), 0.9 * torch.randn(100, 100, generator=rng)
+    result = compare(real, fake)
+    assert result.entanglement.score > 0.999
+    assert result.p_value <= 0.02
+    assert compare(fake, real).p_value <= 0.02
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
