@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -42,34 +43,33 @@ def entangle(
     from snngan.cli.running import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation.choice import choose_extractor, projection_of
-    from snngan.evaluation.comparison import compare_sources
+    from snngan.evaluation.comparison import check_new_folder, compare_sources
     from snngan.evaluation.features import Pixels
     from snngan.evaluation.sources import open_source
     from snngan.training.device import choose_device
 
-    if out is not None and out.exists():
-        raise ValueError(f"{out} exists already: choose another --out")
+    if out is not None:
+        check_new_folder(out)
     if space != "features" and (features or inception_weights or train_features):
         raise ValueError(f"--features, --inception-weights and --train-features want --space features, not {space}")
     where = choose_device(device)
-    real, fake = (
-        open_source(text, split=split, data_dir=data_dir, image_size=image_size, seed=seed, device=where, notify=notify)
-        for text in (first, second)
-    )
+    opened = partial(open_source, split=split, data_dir=data_dir, image_size=image_size, device=where, notify=notify)
+    real, fake = opened(first, seed=seed + 1), opened(second, seed=seed)  # of two runs each has a noise of its own
     if space == "features":
         folder = data_folder(data_dir) / "features"
-        extractor = choose_extractor(features, inception_weights, train_features, data_dir, folder, where, notify)
+        extractor = choose_extractor(
+            features, inception_weights, train_features, data_dir, image_size, folder, where, notify
+        )
     else:
         extractor = Pixels() if space == "pixel" else projection_of((first, second), where, notify)
     comparison = compare_sources(real, fake, extractor, count=count, seed=seed)
-    if out is not None:
-        comparison.write(out)
     if as_json:
         click.echo(json.dumps(comparison.content, indent=2))
-        return
-    for line in comparison.lines():
-        click.echo(line)
-    if out is not None:
-        click.echo(f"curve, grids and numbers -> {out}")
     else:
-        click.echo(f"next:\n  snngan entangle {first} {second} --out compared   # the curve, and two grids of images")
+        for line in comparison.lines():
+            click.echo(line)
+    if out is not None:
+        comparison.write(out)
+        click.echo(f"curve, grids and numbers -> {out}", err=as_json)
+    elif not as_json:
+        click.echo("the curve and two grids of images: the same with --out FOLDER")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -42,44 +43,47 @@ def evaluate(
     from snngan.cli.running import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation import measure
-    from snngan.evaluation.choice import choose_extractor, training_set
+    from snngan.evaluation.choice import choose_extractor, open_training_set
     from snngan.evaluation.sources import is_run, open_source
     from snngan.registry import unknown_name
     from snngan.training.device import choose_device
+    from snngan.training.runlog import RunFolder
 
-    chosen = tuple(metrics.split(",")) if metrics else tuple(measure.METRICS)
+    chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else tuple(measure.METRICS)
     for name in chosen:
         if name not in measure.METRICS:
             raise unknown_name("metric", name, measure.METRICS)
-    where, folder = choose_device(device), data_folder(data_dir) / "features"
-    if run is None and not train_features:
-        raise ValueError("name what to evaluate, a run folder say, or what to train features on: --train-features NAME")
-    extractor = choose_extractor(features, inception_weights, train_features, data_dir, folder, where, notify)
+    where = choose_device(device)
+    size = image_size
+    if run is not None and is_run(run):
+        plan = RunFolder.open(Path(run)).plan
+        data_dir, size = data_dir or plan.data_dir, image_size or plan.image_size
+    folder = data_folder(data_dir) / "features"
+    opened = partial(
+        open_source, split=split, data_dir=data_dir, image_size=image_size, device=where, notify=notify
+    )  # fmt: skip
     if run is None:
+        if not train_features:
+            raise ValueError("name what to evaluate, a run folder say, or what to train features on: --train-features")
+        choose_extractor(features, inception_weights, train_features, data_dir, image_size, folder, where, notify)
         return
-    opened = partial(open_source, split=split, image_size=image_size, seed=seed, device=where, notify=notify)
-    fake = opened(run, data_dir=data_dir)
+    fake = opened(run, seed=seed)
     if against is None:
-        against, data_dir, size = training_set(run, data_dir)
-        opened = partial(opened, image_size=image_size or size)
-    real = opened(against, data_dir=data_dir)
+        real = open_training_set(run, split=split, data_dir=data_dir, image_size=image_size, notify=notify)
+    else:
+        real = opened(against, seed=seed + 1)  # of two runs each has a noise of its own
+    extractor = choose_extractor(
+        features, inception_weights, train_features, data_dir, size, folder, where, notify
+    )  # fmt: skip
     result = measure.evaluate(
         fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
     )
-    if is_run(run):
-        result.keep(Path(run))
     if as_json:
         click.echo(result.to_json(indent=2))
-        return
-    protocol = result.protocol
-    click.echo(f"{protocol['num_fake']} images of {fake.name} against {protocol['num_real']} of {real.name}")
-    click.echo(
-        f"features: {extractor.name}, {extractor.digest[:12]}, {protocol['features']}-D; resize: {extractor.resize}; "
-        f"seed {protocol['seed']}"
-    )
-    click.echo(f"all but fid over the first {protocol['num_points']} of each")
-    for name, value in result.figures.items():
-        bounds = result.intervals.get(name)
-        interval = f"   95 %: {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
-        click.echo(f"  {name:34} {value:10.4g}{interval}")
-    click.echo(f"next:\n  snngan sample {run} --count 100 --out grid.png")
+    else:
+        for line in result.lines():
+            click.echo(line)
+    if is_run(run):
+        result.keep(Path(run))
+        if not as_json:
+            click.echo(f"next:\n  snngan sample {shlex.quote(run)} --count 100 --out grid.png")

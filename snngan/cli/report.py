@@ -19,7 +19,7 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     from snngan.evaluation.report import write_report
     from snngan.training.runlog import RunFolder
 
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists already: choose another --out, or --force")
+    if out.exists() and not (force and out.is_file()):
+        raise ValueError(f"{out} exists already: choose another --out{', or --force' * out.is_file()}")
     write_report([RunFolder.open(path) for path in runs], out)
     click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)} -> {out}")

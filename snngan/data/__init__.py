@@ -50,6 +50,13 @@ class Dataset:
         """Return a fingerprint of the images of both halves: equal for equal images in equal order."""
         return self._digest
 
+    def labelled_digest(self) -> str:
+        """Return a fingerprint of the images and labels of both halves."""
+        state = hashlib.blake2b(self._digest.encode(), digest_size=16)
+        for labels in (self.train_labels, self.test_labels):
+            state.update(b"none" if labels is None else labels.contiguous().numpy().data)
+        return state.hexdigest()
+
     @cached_property
     def _digest(self) -> str:
         state = hashlib.blake2b(digest_size=16)

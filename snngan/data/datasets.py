@@ -117,26 +117,28 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
 
 
 def _shrink(dataset: Dataset, size: int) -> Dataset:
-    _, height, width = dataset.image_shape
-    if dataset.is_points:
-        raise ValueError(f"{dataset.name} holds points, not pictures; leave out --image-size")
-    if min(height, width) < size:
-        raise ValueError(
-            f"{dataset.name}: images are {width}x{height}, smaller than --image-size {size};"
-            f" use {min(height, width)} or less"
-        )
-    if height == width == size:
+    if dataset.image_shape[1:] == (size, size) and not dataset.is_points:
         return dataset
     return replace(
         dataset,
-        train_images=_resize(dataset.train_images, size),
-        test_images=_resize(dataset.test_images, size),
+        train_images=shrink_images(dataset.name, dataset.train_images, size),
+        test_images=shrink_images(dataset.name, dataset.test_images, size),
     )
 
 
-def _resize(images: Tensor, size: int) -> Tensor:
-    """Return (N, C, H, W) uint8 images, their middle square shrunk to (N, C, size, size) with antialiasing."""
+def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
+    """Return (N, C, H, W) uint8 images, their middle square shrunk to (N, C, size, size) with antialiasing.
+
+    Raises:
+        ValueError: they are smaller than that, or points; the message names the set ``name``.
+    """
     height, width = images.shape[2:]
+    if images.is_floating_point():
+        raise ValueError(f"{name} holds points, not pictures; leave out --image-size")
+    if min(height, width) < size:
+        raise ValueError(
+            f"{name}: images are {width}x{height}, smaller than --image-size {size}; use {min(height, width)} or less"
+        )
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     squares = images[:, :, top : top + side, left : left + side]

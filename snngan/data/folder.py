@@ -92,6 +92,21 @@ def read_picture(path: Path, size: int | None = None) -> NDArray[np.uint8]:
         raise ValueError(f"{path} cannot be read: {error}; mend or remove it") from error
 
 
+def is_grey(path: Path) -> bool:
+    """Return whether a picture is one that :func:`read_picture` gives as grey, from its header alone."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return (image.mode in ("1", "L", "I") or image.mode.startswith("I;16")) and (
+                    "transparency" not in image.info
+                )
+    except Exception:  # the decoders raise errors of many kinds on a damaged file; reading it will say which
+        return False
+
+
 def _image_paths(folder: Path) -> Iterator[Path]:
     """Yield the image files below ``folder``, through links too, but through each folder only once."""
 

@@ -12,15 +12,16 @@ from snngan.data import to_unit_range
 from snngan.data.datasets import Notify, load_dataset
 from snngan.evaluation.features import INCEPTION_FILE, Extractor, Inception, Pixels, Program
 from snngan.evaluation.small import trained_features
-from snngan.evaluation.sources import digest_of, is_run
+from snngan.evaluation.sources import ImageSource, dataset_source, digest_of, is_run
 from snngan.training.checkpoint import load_newest
+from snngan.training.plan import check_same_data
 from snngan.training.players import build_players, load_part
 from snngan.training.runlog import RunFolder
 
 
 def choose_extractor(
     features: str | None, inception_weights: Path | None, train_features: str | None, data_dir: str | None,
-    folder: Path, device: torch.device, notify: Notify,
+    image_size: int | None, folder: Path, device: torch.device, notify: Notify,
 ) -> Extractor:  # fmt: skip
     """Return the extractor that the options mean; trained ones are kept in ``folder``.
 
@@ -35,7 +36,7 @@ def choose_extractor(
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} name two feature spaces: give one")
     if train_features:
-        dataset = load_dataset(train_features, data_dir=data_dir, notify=notify)
+        dataset = load_dataset(train_features, data_dir=data_dir, image_size=image_size, notify=notify)
         return trained_features(dataset, folder, device, notify)
     if features == "pixels":
         return Pixels()
@@ -49,17 +50,24 @@ def choose_extractor(
     )
 
 
-def training_set(run: str, data_dir: str | None) -> tuple[str, str | None, int | None]:
-    """Return the data set that a run was trained on, where it is kept, and the size its images were shrunk to.
+def open_training_set(
+    run: str, *, split: str, data_dir: str | None, image_size: int | None, notify: Notify
+) -> ImageSource:
+    """Return a half of the data set that a run was trained on, at the size it was trained at unless told otherwise.
 
     Raises:
-        ValueError: ``run`` is no run.
+        ValueError: ``run`` is no run, or its data set is not here or has changed.
     """
     if not is_run(run):
         raise ValueError(f"{run} is no run folder, so say what it is held against: --against SET")
     plan = RunFolder.open(Path(run)).plan
-    size = plan.image_shape[1] if plan.dataset.startswith("folder:") else plan.image_size
-    return plan.dataset, data_dir or plan.data_dir, size
+    dataset = load_dataset(
+        plan.dataset, data_dir=data_dir or plan.data_dir, image_size=image_size or plan.image_size,
+        skip_broken=plan.skip_broken, notify=notify,
+    )  # fmt: skip
+    if image_size in (None, plan.image_size):
+        check_same_data(plan, dataset)
+    return dataset_source(dataset, split)
 
 
 class Projection:
@@ -72,11 +80,13 @@ class Projection:
         if players.discriminator is None or (players.objective.discriminator_dim or 0) < 2:
             raise ValueError(f"{run.path}: {run.plan.objective} learns no space; use --space pixel or features")
         load_part("discriminator", players.discriminator, load_newest(run.checkpoints, notify)["players"])
-        self.players = players
+        self.players, self.image_shape = players, run.plan.image_shape
         self.name = f"learned space of run {run.path.name}"
         self.digest = digest_of(players.discriminator.state_dict().values())
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(f"the {self.name} takes images {self.image_shape}, not {tuple(images.shape[1:])}")
         points = self.players.project(to_unit_range(images).to(next(self.players.generator.parameters()).device))
         assert points is not None
         return points.cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,9 @@ def compare_sources(
             extractor does not take.
     """
     numbers = _counts(real, fake, count)
+    real, fake = same_channels(real, fake)
     images = [side.first(number) for side, number in zip((real, fake), numbers, strict=True)]
-    points = [features_of(extractor, side) for side in same_channels(images[0], images[1])]
+    points = [features_of(extractor, side) for side in images]
     if points[0].shape[1] != points[1].shape[1]:
         raise ValueError(
             f"{real.name} has images {real.shape}, {fake.name} {fake.shape}: give --image-size, or --space features"
@@ -113,7 +115,8 @@ def compare_sources(
         "real": real.name, "fake": fake.name, "num_real": len(points[0]), "num_fake": len(points[1]),
         "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
         "extractor_digest": extractor.digest, "resize": extractor.resize,
-        "split": real.split or fake.split, "seed": seed, "snngan": __version__,
+        "split": real.split or fake.split, "seed": seed, "real_seed": real.seed, "fake_seed": fake.seed,
+        "snngan": __version__,
         **reading, "temperature": reading["temperature"] if math.isfinite(reading["temperature"]) else None,
         "mean_distance": result.mean_distance, "score_interval": [result.low, result.high],
         "corrected": result.corrected, "null_score": result.null_score, "p_value": result.p_value,
@@ -127,9 +130,20 @@ def compare_sources(
     return Comparison(result, images[0], images[1], content)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise ``ValueError`` if there is something at ``folder``, or it cannot be made."""
+    if folder.exists():
+        raise ValueError(f"{folder} exists already: choose another --out")
+    nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"{folder} cannot be made: {nearest} is no folder that may be written to")
+
+
 def _counts(real: ImageSource, fake: ImageSource, count: int | None) -> tuple[int, int]:
     known = [side.count for side in (real, fake) if side.count is not None]
-    numbers = [side.count or (known[0] if known else OF_TWO_RUNS) for side in (real, fake)]
+    if not known:
+        known = [OF_TWO_RUNS]
+    numbers = [known[0] if side.count is None else side.count for side in (real, fake)]
     if count is not None:
         numbers = [count if side.count is None else min(count, side.count) for side in (real, fake)]
     for side, number in zip((real, fake), numbers, strict=True):

@@ -98,12 +98,18 @@ class Program:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         try:
-            features: Tensor = self.network(to_unit_range(images).to(self.device))
+            features = self.network(to_unit_range(images).to(self.device))
         except Exception as error:
             raise ValueError(
                 f"{self.name} does not take images {tuple(images.shape)}: {error_line(error)[:200]}"
             ) from error
-        return features.flatten(1).float().cpu()
+        if not isinstance(features, Tensor) or features.dim() < 2 or len(features) != len(images):
+            form = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"{self.name} must return features ({len(images)}, D), not {form}")
+        features = features.flatten(1).float().cpu()
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"{self.name} returns features that are not finite")
+        return features
 
 
 class SmallClassifier(nn.Module):

@@ -47,8 +47,9 @@ def curves_of_groups(
     figure, panels = _figure(len(tags))
     for axes, tag in zip(panels, tags, strict=True):
         for place, (name, logs) in enumerate(groups.items()):
-            steps = logs[0][tag][0]
-            values = torch.tensor([log[tag][1] for log in logs])
+            by_step = [dict(zip(*log[tag], strict=True)) for log in logs]
+            steps = sorted(set.intersection(*(set(each) for each in by_step)))  # a figure that is not finite is none
+            values = torch.tensor([[each[step] for step in steps] for each in by_step])
             axes.plot(steps, values.mean(0), f"C{place % 10}", label=name)
             axes.fill_between(steps, values.amin(0), values.amax(0), color=f"C{place % 10}", alpha=0.15, linewidth=0)
         axes.set_xlabel("generator step")

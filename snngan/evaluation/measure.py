@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from snngan.evaluation.kernel import kernel_distance
 from snngan.evaluation.neighbours import neighbour_figures
 from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.losses.snnl import entanglement
-from snngan.training.checkpoint import write_atomically
+from snngan.training.checkpoint import SaveError, write_atomically
 from snngan.version import __version__
 
 METRICS = {
@@ -51,19 +51,37 @@ class Evaluation:
         content = {"figures": figures, "intervals": self.intervals, "protocol": self.protocol}
         return json.dumps(content, indent=indent)
 
+    def lines(self) -> Iterator[str]:
+        """Yield what a reader wants to know."""
+        protocol = self.protocol
+        seed = "" if protocol["seed"] is None else f"; seed {protocol['seed']}"
+        counts = protocol["num_fake"], protocol["num_real"]
+        yield f"{counts[0]} images of {protocol['fake']} against {counts[1]} of {protocol['real']}"
+        yield (
+            f"features: {protocol['extractor']}, {protocol['extractor_digest'][:12]}, {protocol['features']}-D; "
+            f"resize: {protocol['resize']}{seed}"
+        )
+        yield f"all but fid over the first {protocol['num_points']} of each"
+        for name, value in self.figures.items():
+            bounds = self.intervals.get(name)
+            interval = f"   95 %: {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
+            yield f"  {name:34} {value:10.4g}{interval}"
+
     def keep(self, run: Path) -> None:
         """Append it to ``evaluations.jsonl`` in a run's folder.
 
         Raises:
             OSError: it cannot be written.
         """
-        with open(run / EVALUATIONS, "a", encoding="utf-8") as file:
-            file.write(self.to_json() + "\n")
+        with open(run / EVALUATIONS, "ab+") as file:
+            file.seek(max(0, file.seek(0, 2) - 1))
+            cut_off = file.read() not in (b"", b"\n")  # a line that was never finished
+            file.write(f"{chr(10) * cut_off}{self.to_json()}\n".encode())
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of a set of images: moments of all features, and the first few images and features."""
+    """What is kept of a set of images: moments of all features, the first few features, and their images if wanted."""
 
     moments: Moments
     features: Tensor
@@ -83,7 +101,8 @@ def evaluate(
 ) -> Evaluation:
     """Return the figures of ``fake`` images beside ``real`` ones.
 
-    Images go by a few at a time: memory grows with ``points`` and the features' dimensions, not with ``count``.
+    Images go by a few at a time: memory grows with ``points``, of which features are kept, and for the
+    entanglement of the input images too, and with the features' dimensions; not with ``count``.
 
     Args:
         fake: what is judged.
@@ -102,13 +121,16 @@ def evaluate(
     for side, number in zip((fake, real), counts, strict=True):
         if number < 2:
             raise ValueError(f"{side.name} holds {number} image{'s' * (number != 1)}: figures take 2 or more")
+    fake, real = same_channels(fake, real)
+    points = min(points, *counts)
     if len({extractor(side.first(2)).shape[1] for side in (fake, real)}) > 1:
         raise ValueError(
             f"{fake.name} has images {fake.shape}, {real.name} {real.shape}, which do not meet in {extractor.name}: "
             "give --image-size, or --features inception"
         )
-    made = see(fake, extractor, counts[0], points)
-    kept = _see_cached(real, extractor, counts[1], points, cache)
+    num_images = points if "entanglement" in metrics else 0
+    made = see(fake, extractor, counts[0], points, num_images)
+    kept = _see_cached(real, extractor, counts[1], points, num_images, cache, notify)
     dims = made.features.shape[1]
     if "fid" in metrics and min(counts) <= dims:
         notify(
@@ -137,15 +159,16 @@ def evaluate(
         figures |= _entanglement(kept, made)
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
-        "split": real.split or fake.split, "seed": real.seed if fake.seed is None else fake.seed,
-        "num_fake": counts[0], "num_real": counts[1], "num_points": min(points, *counts), "neighbours": NEIGHBOURS,
+        "split": real.split or fake.split, "seed": fake.seed, "real_seed": real.seed,
+        "image_shape": list(real.shape),
+        "num_fake": counts[0], "num_real": counts[1], "num_points": points, "neighbours": NEIGHBOURS,
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims, "resize": extractor.resize,
         "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
     return Evaluation(figures, intervals, protocol)
 
 
-def see(source: ImageSource, extractor: Extractor, count: int, points: int) -> Seen:
+def see(source: ImageSource, extractor: Extractor, count: int, points: int, num_images: int = 0) -> Seen:
     """Return what is kept of the first ``count`` images of ``source``."""
     moments: Moments | None = None
     features, images, seen = [], [], 0
@@ -155,16 +178,19 @@ def see(source: ImageSource, extractor: Extractor, count: int, points: int) -> S
         moments.update(found)
         if seen < points:
             features.append(found[: points - seen])
-            images.append(chunk[: points - seen])
+        images.append(chunk[: max(0, num_images - seen)])
         seen += len(chunk)
     assert moments is not None
     return Seen(moments, torch.cat(features), torch.cat(images))
 
 
-def _see_cached(source: ImageSource, extractor: Extractor, count: int, points: int, cache: Path | None) -> Seen:
+def _see_cached(
+    source: ImageSource, extractor: Extractor, count: int, points: int, num_images: int, cache: Path | None,
+    notify: Notify,
+) -> Seen:  # fmt: skip
     """Return what :func:`see` does; features and moments are kept in ``cache`` under all that they depend on."""
     if cache is None:
-        return see(source, extractor, count, points)
+        return see(source, extractor, count, points, num_images)
     key = json.dumps([source.digest, extractor.digest, extractor.resize, count, points, __version__])
     path = cache / f"seen-{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
     if path.exists():
@@ -172,22 +198,24 @@ def _see_cached(source: ImageSource, extractor: Extractor, count: int, points: i
             state = torch.load(path, weights_only=True)
             moments = Moments(len(state["mean"]))
             moments.count, moments.mean, moments.scatter = int(state["count"]), state["mean"], state["scatter"]
-            return Seen(moments, state["features"], source.first(min(points, count)))
+            return Seen(moments, state["features"], source.first(num_images) if num_images else Tensor())
         except Exception as error:  # a damaged file fails in many ways
             raise ValueError(f"{path} is damaged ({error_line(error)[:100]}): delete it") from error
-    found = see(source, extractor, count, points)
+    found = see(source, extractor, count, points, num_images)
     buffer = io.BytesIO()
     state = {"count": found.moments.count, "mean": found.moments.mean, "scatter": found.moments.scatter}
     torch.save(state | {"features": found.features}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    try:
+        write_atomically(path, buffer.getbuffer())
+    except SaveError as error:
+        notify(f"{error}; going on without")
     return found
 
 
 def _entanglement(real: Seen, fake: Seen) -> dict[str, float]:
     spaces = {"features": (real.features, fake.features)}
-    if real.images.shape[2:] == fake.images.shape[2:]:  # images of two sizes meet in the feature space only
-        first, second = same_channels(to_unit_range(real.images), to_unit_range(fake.images))
-        spaces["input"] = first, second
+    if real.images.shape[1:] == fake.images.shape[1:]:  # images of two sizes meet in the feature space only
+        spaces["input"] = to_unit_range(real.images), to_unit_range(fake.images)
     figures: dict[str, float] = {}
     for space, (first, second) in spaces.items():
         reading = entanglement(first, second)

@@ -45,7 +45,7 @@ def write_report(runs: Sequence[RunFolder], path: Path) -> None:
     Raises:
         SaveError: the file cannot be written.
     """
-    names = [run.path.name for run in runs]
+    names = distinct_names([run.path for run in runs])
     title = ", ".join(names)
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -60,6 +60,17 @@ def write_report(runs: Sequence[RunFolder], path: Path) -> None:
         f"<title>{escape(title)}</title><style>{STYLE}</style>\n" + "\n".join(body) + "\n</html>\n"
     )
     write_atomically(path, page.encode())
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last part of each path, with as many of those before it as it takes to tell the paths apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return [name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
+            for place, name in enumerate(names)]  # fmt: skip
 
 
 def _options(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
@@ -103,11 +114,11 @@ def read_metrics(run: RunFolder) -> dict[str, tuple[list[int], list[float]]]:
     """Return the steps and values of each tag in the run's ``metrics.jsonl``; unfinished lines are passed over."""
     found: dict[str, tuple[list[int], list[float]]] = {}
     file = run.path / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
             values = json.loads(line)
             step = int(values.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue
         for tag, value in values.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
@@ -183,15 +194,18 @@ def _number(evaluation: dict[str, Any], figure: str) -> str:
 
 
 def read_evaluations(run: RunFolder) -> list[dict[str, Any]]:
-    """Return what ``snngan evaluate`` has left in the run's folder, oldest first."""
+    """Return what ``snngan evaluate`` has left in the run's folder, oldest first; damaged lines are passed over."""
     file, found = run.path / EVALUATIONS, []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
             content = json.loads(line)
-        except ValueError:
+            content["figures"].items(), content["protocol"].items()
+            content["intervals"] = {
+                name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if isinstance(content, dict) and {"figures", "protocol"} <= content.keys():
-            found.append(content)
+        found.append(content)
     return found
 
 

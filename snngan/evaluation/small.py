@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from snngan.data.datasets import Notify
 from snngan.evaluation.features import SmallClassifier, SmallFeatures
 from snngan.evaluation.sources import digest_of
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import write_atomically
+from snngan.training.checkpoint import SaveError, write_atomically
 
 EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
 
@@ -40,8 +41,11 @@ def trained_features(
         _train(network, dataset, torch.device(device))
         buffer = io.BytesIO()
         torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
-        write_atomically(path, buffer.getbuffer())
-        notify(f"features: a small classifier of {dataset.name} -> {path}")
+        try:
+            write_atomically(path, buffer.getbuffer())
+            notify(f"features: a small classifier of {dataset.name} -> {path}")
+        except SaveError as error:
+            notify(f"{error}; going on without")
         features = _features(dataset, network)
     if dataset.test_labels is not None:
         right = accuracy(features.network, dataset.test_images, dataset.test_labels)
@@ -70,7 +74,8 @@ def _features(dataset: Dataset, network: SmallClassifier) -> SmallFeatures:
 
 
 def _path(dataset: Dataset, folder: Path) -> Path:
-    return folder / f"{dataset.name.replace('/', '-')}-{dataset.digest()[:12]}.pt"
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
+    return folder / f"{name}-{dataset.labelled_digest()[:12]}.pt"
 
 
 def _blank(dataset: Dataset) -> SmallClassifier:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snngan.data import to_uint8
-from snngan.data.datasets import Notify, load_dataset
-from snngan.data.folder import folder_labels, image_paths, read_picture
+from snngan.data import DATASETS, Dataset, to_uint8
+from snngan.data.datasets import Notify, load_dataset, shrink_images
+from snngan.data.folder import folder_labels, image_paths, is_grey, read_picture
 from snngan.data.npz import read_images
 from snngan.training.runlog import RunFolder
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
@@ -64,7 +64,7 @@ def open_source(
     device: torch.device | str = "cpu",
     notify: Notify = lambda line: None,
 ) -> ImageSource:
-    """Return the images meant by ``text``: a run folder, a folder of images, an npz file or a data set's name.
+    """Return the images meant by ``text``: a data set's name, a run folder, a folder of images or an npz file.
 
     ``folder:PATH`` and ``npz:PATH`` are taken at their word. The order of files and data sets is a random one, drawn
     once and for all, so that the first thousand images are a fair sample of all.
@@ -73,7 +73,7 @@ def open_source(
         text: what the user says.
         split: which half of a data set, or of an npz file that has halves.
         data_dir: where data sets are kept.
-        image_size: height and width in pixels to shrink and centre-crop a folder's images or a data set to.
+        image_size: height and width in pixels to shrink and centre-crop to, but for a run's images.
         seed: of the noise that a run's generator starts from.
         device: where a run's generator is put.
         notify: called with each line worth telling the user.
@@ -82,22 +82,32 @@ def open_source(
         ValueError: there is no such thing, or it cannot be read.
     """
     kind, colon, place = text.partition(":")
-    path = Path(place if colon and kind in ("folder", "npz") else text).expanduser()
-    if not colon and is_run(path):
+    told = bool(colon) and kind in ("folder", "npz")
+    path = Path(place if told else text).expanduser()
+    known = text in DATASETS.names()
+    if told and not place:
+        raise ValueError(f"{text} needs a path after the colon: {kind}:PATH")
+    if not known and not told and is_run(path):
         return _run_source(path, seed, torch.device(device), notify)
-    if kind == "folder" or (not colon and path.is_dir()):
+    if not known and (kind == "folder" if told else path.is_dir()):
         return _folder_source(path, image_size)
-    if kind == "npz" or (not colon and path.suffix == ".npz"):
+    if not known and (kind == "npz" if told else path.suffix == ".npz"):
         images, labels, half = read_images(path, split)
+        if image_size is not None:
+            images = shrink_images(path.name, images, image_size)
         return _array_source(path.name, half, images, labels)
     try:
-        dataset = load_dataset(text, data_dir=data_dir, image_size=image_size, notify=notify)
+        return dataset_source(load_dataset(text, data_dir=data_dir, image_size=image_size, notify=notify), split)
     except ValueError as error:
         if "/" in text:
             raise ValueError(f"{text} is no run folder, folder of images or npz file") from error
         raise
-    images = getattr(dataset, f"{split}_images")
-    return _array_source(f"{text} {split}", split, images, getattr(dataset, f"{split}_labels"))
+
+
+def dataset_source(dataset: Dataset, split: str) -> ImageSource:
+    """Return the ``train`` or ``test`` half of a data set."""
+    images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+    return _array_source(f"{dataset.name} {split}", split, images, labels)
 
 
 def _array_source(name: str, split: str | None, images: Tensor, labels: Tensor | None) -> ImageSource:
@@ -128,32 +138,27 @@ def _folder_source(folder: Path, image_size: int | None) -> ImageSource:
     order = _order(len(paths))
     paths = [paths[place] for place in order.tolist()]
     first = read_picture(paths[0], image_size)
+    channels = 1 if all(is_grey(each) for each in paths) else 3
     state = hashlib.blake2b(f"{image_size}".encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
         state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode())
 
     def read(places: range) -> Tensor:
-        pictures = [_as_rgb(read_picture(paths[place], image_size)) for place in places]
+        pictures = [read_picture(paths[place], image_size) for place in places]
         for place, picture in zip(places, pictures, strict=True):
             if picture.shape[1:] != first.shape[1:]:
                 raise ValueError(
                     f"{paths[place]} is {picture.shape[2]}x{picture.shape[1]}, {paths[0].name} "
                     f"{first.shape[2]}x{first.shape[1]}: give --image-size to shrink and crop all to one size"
                 )
-        return torch.from_numpy(np.stack(pictures))
+        return torch.from_numpy(np.stack([each.repeat(channels // len(each), 0) for each in pictures]))
 
     _, height, width = first.shape
     return ImageSource(
-        f"folder {folder.name}", len(paths), (3, height, width), state.hexdigest(),
+        f"folder {folder.name}", len(paths), (channels, height, width), state.hexdigest(),
         None if labels is None else labels[order], read,
     )  # fmt: skip
-
-
-def _as_rgb(
-    picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return picture.repeat(3, 0) if len(picture) == 1 else picture
 
 
 def is_run(path: str | Path) -> bool:
@@ -161,10 +166,17 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "config.json").exists()
 
 
-def same_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two sets of images (N, C, H, W), the grey one of them repeated over three channels."""
-    channels = max(first.shape[1], second.shape[1])
-    return first.expand(-1, channels, -1, -1), second.expand(-1, channels, -1, -1)
+def same_channels(first: ImageSource, second: ImageSource) -> tuple[ImageSource, ImageSource]:
+    """Return two sets of images, the grey one of a grey and a coloured one repeated over three channels."""
+    channels = max(first.shape[0], second.shape[0])
+
+    def widened(source: ImageSource) -> ImageSource:
+        if source.shape[0] != 1 or channels == 1:
+            return source
+        shape = channels, *source.shape[1:]
+        return replace(source, shape=shape, read=lambda places: source.read(places).expand(-1, channels, -1, -1))
+
+    return widened(first), widened(second)
 
 
 def digest_of(tensors: Iterable[Tensor], more: str = "") -> str:

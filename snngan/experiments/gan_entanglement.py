@@ -25,6 +25,7 @@ from snngan.experiments.running import (
     trained,
     with_features,
 )
+from snngan.training.gan import DivergedError
 from snngan.training.runlog import RunFolder
 
 CORRELATIONS = {
@@ -59,11 +60,16 @@ class GanEntanglement(Experiment):
         stages = [step for step in (self.every, self.steps // 4 // self.every * self.every, self.steps) if step]
         logs: dict[str, list[Log]] = {}
         last: dict[str, RunFolder] = {}
+        diverged: list[str] = []
         for seed in self.seeds:
             for objective in self.objectives:
                 path = setting.folder / "runs" / f"{objective}-seed{seed}"
-                last[objective] = trained(self._config(objective, seed, setting), dataset, path, setting, stages)
-                logs.setdefault(objective, []).append(read_metrics(last[objective]))
+                try:
+                    last[objective] = trained(self._config(objective, seed, setting), dataset, path, setting, stages)
+                    logs.setdefault(objective, []).append(read_metrics(last[objective]))
+                except DivergedError as error:
+                    diverged.append(f"{path.name}: {error}")
+                    setting.notify(diverged[-1])
         numbers = {
             objective: last_figures(of_seeds) | _by_step(of_seeds) | rank_correlations(of_seeds)
             for objective, of_seeds in sorted(logs.items(), key=lambda item: _last_fid(item[1]))
@@ -73,13 +79,15 @@ class GanEntanglement(Experiment):
         among = {title: _rank_correlation([_ends(log, tag) for of_seeds in logs.values() for log in of_seeds])
                  for title, tag in CORRELATIONS.items()}  # fmt: skip
         text = [*table_of_figures("objective", numbers, [*CORRELATIONS]), "", *statement(numbers, among)]
-        return Finding({"objectives": numbers, "correlation_of_last_steps": among}, text, figures)
+        text += [f"- Diverged and left out: {line}" for line in diverged]
+        found = {"objectives": numbers, "correlation_of_last_steps": among, "diverged": diverged}
+        return Finding(found, text, figures)
 
     def _config(self, objective: str, seed: int, setting: Setting) -> TrainConfig:
         return TrainConfig(
             dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed,
             steps=self.steps, set=() if objective == "snnl-pixel" else self.options, evaluate_every=self.every,
-            track_every=max(1, self.every // 2), sample_every=self.steps, checkpoint_every=self.steps,
+            track_every=max(1, self.every // 2), sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
         )  # fmt: skip
 
     def _stages(self, dataset: Dataset, runs: Mapping[str, RunFolder], stages: Sequence[int], path: Path) -> Path:
@@ -101,12 +109,8 @@ GanEntanglement.presets = MappingProxyType(
 
 
 def _by_step(logs: Sequence[Log]) -> dict[str, Any]:
-    """Return each figure by step: ``{"by_step": {title: {"steps": [...], "values": [of each seed [...]]}}}``."""
-    return {
-        "by_step": {
-            title: {"steps": logs[0][tag][0], "values": [log[tag][1] for log in logs]} for title, tag in FIGURES.items()
-        }
-    }
+    """Return each figure of each seed by step: ``{"by_step": {title: [{step: value}]}}``."""
+    return {"by_step": {title: [dict(zip(*log[tag], strict=True)) for log in logs] for title, tag in FIGURES.items()}}
 
 
 def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class PixelGenerator(Experiment):
                 config = TrainConfig(
                     dataset=self.dataset, data_dir=setting.data_dir, objective="snnl-pixel", seed=seed,
                     steps=self.steps, batch_size=self.batch_size, set=(f"form={form}", *self.options),
-                    evaluate_every=self.steps, sample_every=self.steps, checkpoint_every=self.steps,
+                    evaluate_every=self.steps, sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
                 )  # fmt: skip
                 run = trained(config, dataset, setting.folder / "runs" / f"{form}-seed{seed}", setting)
                 logs.append(read_metrics(run))

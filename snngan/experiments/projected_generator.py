@@ -41,7 +41,7 @@ class ProjectedGenerator(Experiment):
                 config = TrainConfig(
                     dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
                     learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings, *self.options),
-                    evaluate_every=min(self.stages), sample_every=self.steps, checkpoint_every=self.steps,
+                    evaluate_every=min(self.stages), sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
                 )  # fmt: skip
                 path = setting.folder / "runs" / f"{title}-seed{seed}"
                 run = trained(config, dataset, path, setting, self.stages)

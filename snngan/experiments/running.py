@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from snngan.config import TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.small import trained_features
-from snngan.evaluation.watch import Watch
+from snngan.evaluation.watch import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
 from snngan.training.gan import train_gan
@@ -89,12 +90,22 @@ def trained(
     """Return the finished run of ``config`` in ``path``: as it lies there, gone on with, or trained now.
 
     Samples (500, C, H, W) of each step of ``stages`` are left in its folder, see :func:`samples_at`.
+
+    Raises:
+        ValueError: the run that lies there is another.
+        DivergedError: a loss or a weight is not finite.
     """
+    plan = make_plan(config, dataset)
+    if path.exists() and not checkpoint_paths(path / "checkpoints"):
+        shutil.rmtree(path)  # stopped before there was anything to go on with
     if path.exists():
         run = RunFolder.open(path)
-        start = load_newest(run.checkpoints) if checkpoint_paths(run.checkpoints) else None
+        start = load_newest(run.checkpoints, setting.notify)
+        known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
+        if known != plan:
+            raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
     else:
-        run, start = RunFolder.create(path, make_plan(config, dataset), setting.device), None
+        run, start = RunFolder.create(path, plan, setting.device), None
     steps = run.plan.optimization.steps
     if start is not None and start["step"] >= steps:
         return run
@@ -109,7 +120,8 @@ def trained(
             torch.save(samples, path / f"stage-{step:08d}.pt")
         return watch(step, players)
 
-    train_gan(run, dataset, setting.device, start=start, measure=measure)
+    with run.locked():
+        train_gan(run, dataset, setting.device, start=start, measure=measure)
     return run
 
 
@@ -149,8 +161,8 @@ def table_of_figures(what: str, numbers: Mapping[str, Any], more: Sequence[str] 
     columns = [*FIGURES, *more]
     lines = [
         "Mean over seeds at the last step (Student's 95 % interval). FID, precision, recall and the first score in the "
-        "features of a small classifier, 1000 held-out images against 1000 samples. Score: entanglement of real and "
-        "synthetic, 1 is ideal; anchors: their loss in pixel space, chance 0.693.",
+        f"features of a small classifier, held-out images against as many samples, at most {COUNT}. Score: "
+        "entanglement of real and synthetic, 1 is ideal; anchors: their loss in pixel space, chance 0.693.",
         "", f"| {what} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
     ]  # fmt: skip
     for name, found in numbers.items():

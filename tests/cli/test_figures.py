@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from snngan.data.datasets import load_dataset
 from snngan.evaluation import twosample
+from snngan.training.checkpoint import SaveError
 
 Cli = Callable[..., Any]
 
@@ -27,7 +29,7 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     said = cli(f"evaluate {run} --train-features digits --count 40 --points 30 --device cpu")
-    assert "24 of npz" in said.out or "24 of few.npz" in said.out
+    assert "40 images of run run against 24 of npz:" in said.out
     for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy", "entanglement_input", "entanglement_features"):
         assert f"  {name} " in said.out
     assert "fid: 24 images do not span 128 features" in said.err
@@ -37,6 +39,7 @@ def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     assert f"{content['figures']['fid']:.4g}" in said.out
     protocol = content["protocol"]
     assert (protocol["num_fake"], protocol["num_real"], protocol["num_points"]) == (40, 24, 24)
+    assert Path(run, "evaluations.jsonl").read_text().count("\n") == 2
     assert (protocol["split"], protocol["seed"]) == ("test", 0)
     assert protocol["extractor"] == "small classifier of digits"
     assert len(protocol["extractor_digest"]) == 32
@@ -135,3 +138,93 @@ def test_constant_images_have_figures(cli: Cli) -> None:
     assert figures["precision"] == 0
     assert figures["entanglement_input_fake_anchors"] < 0.1
     assert "nan" not in cli("entangle digits grey.npz --count 20").out
+
+
+def train(cli: Cli, dataset: str, name: str, *more: str) -> str:
+    tiny = "--objective snnl-pixel --arch mlp --set width=16 --batch-size 16 --steps 2 --device cpu"
+    cli([*f"train --dataset {dataset} {tiny} --run-dir {name}".split(), *more])
+    return name
+
+
+def test_a_run_is_held_against_what_it_was_not_trained_on(cli: Cli, refused: Cli) -> None:
+    """Of a file or folder without halves a tenth was held out, and that is what counts; it must be the same still."""
+    images = load_dataset("digits").train_images[:100].numpy()
+    np.savez("all.npz", images=images)
+    run = train(cli, "npz:all.npz", "small", "--image-size", "6")
+    protocol = json.loads(cli(f"evaluate {run} --features pixels --json").out)["protocol"]
+    assert (protocol["num_real"], protocol["split"], protocol["image_shape"]) == (10, "test", [1, 6, 6])
+    Path("folder").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image[0]).save(f"folder/{number}.png")
+    run = train(cli, "folder:folder", "grey", "--image-size", "8")
+    assert json.loads(cli(f"evaluate {run} --features pixels --json").out)["protocol"]["num_real"] == 10
+    np.savez("all.npz", images=images[::-1])
+    refused("evaluate small --features pixels", "are not the ones the run was started with")
+
+
+def test_two_runs_have_a_noise_each(cli: Cli, tmp_path: Path) -> None:
+    run = train(cli, "digits", "one")
+    content = json.loads(cli(f"evaluate {run} --against {run} --features pixels --count 60 --json").out)
+    assert (content["protocol"]["seed"], content["protocol"]["real_seed"]) == (0, 1)
+    assert content["figures"]["1nn_accuracy"] > 0.2  # each image would have its twin
+    compared = json.loads(cli(f"entangle {run} {run} --count 60 --json").out)
+    assert (compared["real_seed"], compared["fake_seed"]) == (1, 0)
+    assert compared["p_value"] < 1
+
+
+def test_features_are_looked_for_where_the_run_s_data_were(cli: Cli) -> None:
+    run = train(cli, "digits", "one", "--data-dir", "elsewhere")
+    said = cli(f"evaluate {run} --train-features digits --metrics fid")
+    assert "features: a small classifier of digits -> elsewhere/features" in said.err.replace(f"{Path.cwd()}/", "")
+
+
+def test_a_data_set_is_meant_by_its_name_though_a_folder_has_it(cli: Cli, refused: Cli) -> None:
+    Path("digits").mkdir()
+    assert "of digits test" in cli("entangle digits digits --count 20").out
+    refused("entangle digits folder:", "folder: needs a path after the colon")
+
+
+def test_what_cannot_be_kept_is_shown_all_the_same(cli: Cli, refused: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise SaveError(f"{path} could not be written: No space left on device")
+
+    monkeypatch.setattr("snngan.evaluation.measure.write_atomically", full)
+    monkeypatch.setattr("snngan.evaluation.small.write_atomically", full)
+    said = cli("evaluate digits --against digits --train-features digits --metrics fid")
+    assert "  fid " in said.out
+    assert said.err.count("No space left on device; going on without") == 2
+    Path("file").write_text("")
+    refused("entangle digits digits --out file/out", "file/out cannot be made: ")
+
+
+class Odd(torch.nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.kind == "flat":
+            return images.flatten()
+        return images.flatten(1) / torch.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("flat", r"must return features \(2, D\), not \(128,\)"), ("nan", "that are not finite")]
+)
+def test_networks_of_the_user_s_that_are_no_extractors(refused: Cli, kind: str, message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(Odd(kind), torch.rand(2, 1, 8, 8)).save("odd.pt")  # type: ignore[no-untyped-call]
+    refused("evaluate digits --against digits --features odd.pt", message)
+
+
+def test_projection_wants_images_of_the_run_s_shape(cli: Cli, refused: Cli, run: Path) -> None:
+    np.savez("large.npz", images=np.zeros((9, 1, 9, 9), np.uint8))
+    refused(f"entangle large.npz {run} --space projection", r"the learned space of run run takes images \(1, 8, 8\)")
+    np.savez("none.npz", images=np.zeros((0, 1, 8, 8), np.uint8))
+    refused("entangle digits none.npz", "none.npz")
+
+
+def test_a_page_replaces_no_folder_or_device(refused: Cli, run: Path) -> None:
+    Path("place").mkdir()
+    refused(f"report {run} --out place --force", "place exists already: choose another --out$")

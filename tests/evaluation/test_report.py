@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snngan.evaluation.measure import EVALUATIONS, Evaluation
-from snngan.evaluation.report import read_evaluations, read_metrics, write_report
+from snngan.evaluation.report import distinct_names, read_evaluations, read_metrics, write_report
 from snngan.training.runlog import RunFolder
 
 
@@ -22,7 +22,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.places += [value for name, value in attrs if name in ("src", "href") and value]
+        self.places += [value for name, value in attrs if name.endswith(("src", "href")) and value]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -61,7 +61,29 @@ def test_unfinished_lines_are_passed_over(runs: list[RunFolder]) -> None:
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 99, "loss/generator": null}\n[1]\n{"step": 100, "loss/gen')
     assert read_metrics(run) == before
-    (run.path / EVALUATIONS).write_text(
-        '{"figures": {}}\n[]\n{"fig' + "\n" + json.dumps({"figures": {}, "protocol": {}})
+    sound = {"figures": {"fid": 1.0}, "intervals": {}, "protocol": {}}
+    damaged = [
+        '{"figures": {}}', "[]", '{"fig', '{"figures": [1], "intervals": {}, "protocol": {}}', "\xff",
+        '{"figures": {}, "intervals": {"kid": [1]}, "protocol": {}}',
+        '{"figures": {}, "intervals": {}, "protocol": []}',
+    ]  # fmt: skip
+    (run.path / EVALUATIONS).write_bytes(
+        "\n".join([*damaged, json.dumps(sound), '{"figures": {"fid"']).encode("latin-1")
     )
-    assert read_evaluations(run) == [{"figures": {}, "protocol": {}}]
+    assert read_evaluations(run) == [sound]
+    Evaluation({"fid": 2.0}).keep(run.path)
+    assert [each["figures"]["fid"] for each in read_evaluations(run)] == [1, 2]
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.write(b'\n{"step": 1e999, "loss/generator": 1}\n\xff\n')
+    assert read_metrics(run) == before
+
+
+def test_runs_of_one_name_are_told_apart(runs: list[RunFolder], tmp_path: Path) -> None:
+    paths = [Path("/a/x/run"), Path("/a/y/run"), Path("/a/y/other")]
+    assert distinct_names(paths) == ["x/run", "y/run", "y/other"]
+    assert distinct_names([paths[0], paths[0]]) == ["run (1)", "run (2)"]
+    twin = RunFolder.open(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")))
+    write_report([runs[0], twin], tmp_path / "page.html")
+    text = Page((tmp_path / "page.html").read_text()).text
+    assert f"{tmp_path.name}/plain" in text
+    assert "twin/plain" in text

@@ -13,7 +13,9 @@ from PIL import Image
 from snngan.cli import main
 from snngan.experiments import EXPERIMENTS, PRESETS, Setting
 from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
-from snngan.experiments.running import mean_interval, run_experiment
+from snngan.experiments.running import mean_interval, run_experiment, trained
+from snngan.training.checkpoint import save_checkpoint
+from snngan.training.gan import DivergedError
 
 
 @pytest.mark.slow
@@ -93,3 +95,49 @@ def test_whether_entanglement_follows_fid_is_said_from_the_readings_that_both_ha
         in (lines[2])
     )
     assert "does not follow it (0.10)" in statement(numbers, dict.fromkeys(CORRELATIONS, 0.1))[2]
+
+
+def smoke(folder: Path, name: str = "pixel-generator", dataset: str | None = None) -> Any:
+    setting = Setting(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
+    return run_experiment(name, "smoke", setting, "the command", dataset)
+
+
+@pytest.mark.parametrize("checkpoints", [0, 3])
+def test_an_interrupted_experiment_comes_to_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: int
+) -> None:
+    """Interrupted within a run, before or after its first checkpoints."""
+    unbroken = smoke(tmp_path / "unbroken")
+    saved = 0
+
+    def stop(*arguments: Any) -> Any:
+        nonlocal saved
+        if saved == checkpoints:
+            raise KeyboardInterrupt
+        saved += 1
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr("snngan.training.gan.save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        smoke(tmp_path / "broken")
+    monkeypatch.undo()
+    assert smoke(tmp_path / "broken").numbers == unbroken.numbers
+
+
+def test_another_experiment_s_runs_are_refused(tmp_path: Path) -> None:
+    smoke(tmp_path / "out")
+    with pytest.raises(ValueError, match="holds another run than this experiment's"):
+        smoke(tmp_path / "out", dataset="mnist-5k")
+
+
+def test_a_run_that_diverges_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(config: Any, dataset: Any, path: Path, *rest: Any) -> Any:
+        if path.name == "gan-seed1":
+            raise DivergedError("step 3: the generator's loss is nan")
+        return trained(config, dataset, path, *rest)
+
+    monkeypatch.setattr("snngan.experiments.gan_entanglement.trained", diverge)
+    finding = smoke(tmp_path / "out", "gan-entanglement")
+    assert finding.numbers["diverged"] == ["gan-seed1: step 3: the generator's loss is nan"]
+    assert len(finding.numbers["objectives"]["gan"]["FID"]["values"]) == 1
+    assert "Diverged and left out: gan-seed1" in "\n".join(finding.text)
