@@ -152,13 +152,14 @@ def shown(statistic: dict[str, Any], digits: int = 3) -> str:
 
 
 def last_figures(logs: Sequence[Log]) -> dict[str, Any]:
-    """Return mean and interval over the logs of each of ``FIGURES`` at the last step."""
-    return {title: mean_interval([log[tag][1][-1] for log in logs]) for title, tag in FIGURES.items()}
+    """Return mean and interval over the logs of each of ``FIGURES`` at the last step, if all logs have it."""
+    known = {title: tag for title, tag in FIGURES.items() if all(tag in log for log in logs)}
+    return {title: mean_interval([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
 
 
 def table_of_figures(what: str, numbers: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
     """Return the Markdown table of :func:`last_figures` by name, with ``more`` columns of the like."""
-    columns = [*FIGURES, *more]
+    columns = [each for each in (*FIGURES, *more) if any(found.get(each) for found in numbers.values())]
     lines = [
         "Mean over seeds at the last step (Student's 95 % interval). FID, precision, recall and the first score in the "
         f"features of a small classifier, held-out images against as many samples, at most {COUNT}. Score: "
