@@ -70,14 +70,16 @@ class GanEntanglement(Experiment):
                 except DivergedError as error:
                     diverged.append(f"{path.name}: {error}")
                     setting.notify(diverged[-1])
+        every = [log for of_seeds in logs.values() for log in of_seeds]
         numbers = {
             objective: last_figures(of_seeds) | _by_step(of_seeds) | rank_correlations(of_seeds)
             for objective, of_seeds in sorted(logs.items(), key=lambda item: _last_fid(item[1]))
         }
-        figures = [curves_of_groups(logs, (*CORRELATIONS.values(), "features/fid"), setting.folder / "curves.png")]
+        drawn = [tag for tag in (*CORRELATIONS.values(), "features/fid") if all(tag in log for log in every)]
+        figures = [curves_of_groups(logs, drawn, setting.folder / "curves.png")]
         figures.append(self._stages(dataset, last, stages, setting.folder / "stages.png"))
-        among = {title: _rank_correlation([_ends(log, tag) for of_seeds in logs.values() for log in of_seeds])
-                 for title, tag in CORRELATIONS.items()}  # fmt: skip
+        among = {title: _rank_correlation([_pairs(log, tag)[-1] for log in every])
+                 for title, tag in CORRELATIONS.items() if tag in drawn}  # fmt: skip
         text = [*table_of_figures("objective", numbers, [*CORRELATIONS]), "", *statement(numbers, among)]
         text += [f"- Diverged and left out: {line}" for line in diverged]
         found = {"objectives": numbers, "correlation_of_last_steps": among, "diverged": diverged}
@@ -110,14 +112,18 @@ GanEntanglement.presets = MappingProxyType(
 
 def _by_step(logs: Sequence[Log]) -> dict[str, Any]:
     """Return each figure of each seed by step: ``{"by_step": {title: [{step: value}]}}``."""
-    return {"by_step": {title: [dict(zip(*log[tag], strict=True)) for log in logs] for title, tag in FIGURES.items()}}
+    return {
+        "by_step": {
+            title: [dict(zip(*log[tag], strict=True)) for log in logs if tag in log] for title, tag in FIGURES.items()
+        }
+    }
 
 
 def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
     """Return mean and interval over the runs of Spearman's correlation of score and FID over the steps of a run."""
     found: dict[str, Any] = {}
     for title, tag in CORRELATIONS.items():
-        values = [_rank_correlation(_pairs(log, tag)) for log in logs]
+        values = [_rank_correlation(_pairs(log, tag)) for log in logs if tag in log]
         known = [value for value in values if value is not None]
         found[title] = mean_interval(known) if known else None
     return found
@@ -127,10 +133,6 @@ def _pairs(log: Log, tag: str) -> list[tuple[float, float]]:
     """Return score and FID of every step that has both."""
     score = dict(zip(*log[tag], strict=True))
     return [(score[step], fid) for step, fid in zip(*log["features/fid"], strict=True) if step in score]
-
-
-def _ends(log: Log, tag: str) -> tuple[float, float]:
-    return _pairs(log, tag)[-1]
 
 
 def _last_fid(logs: Sequence[Log]) -> float:
