@@ -63,7 +63,7 @@ PixelGenerator.presets = MappingProxyType(
             dataset="digits", forms=("chance-capped",), seeds=(0,), steps=6, batch_size=32, options=("width=16",)
         ),
         "cpu": PixelGenerator(
-            dataset="mnist", forms=("chance-capped", "literal"), seeds=(0, 1, 2), steps=4000, batch_size=256
+            dataset="mnist", forms=("chance-capped", "literal"), seeds=(0, 1, 2), steps=2000, batch_size=256
         ),
         "paper": PixelGenerator(
             dataset="mnist", forms=("chance-capped", "log-odds", "literal"), seeds=(0, 1, 2), steps=20000,

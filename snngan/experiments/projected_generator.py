@@ -59,7 +59,7 @@ ProjectedGenerator.presets = MappingProxyType(
             dataset="digits", forms=("log-odds",), seeds=(0,), steps=6, stages=(3, 6), options=("width=16",)
         ),
         "cpu": ProjectedGenerator(
-            dataset="mnist", forms=("log-odds", "literal"), seeds=(0, 1, 2), steps=2000, stages=(100, 500, 1000, 2000)
+            dataset="mnist", forms=("log-odds", "literal"), seeds=(0, 1, 2), steps=1500, stages=(100, 500, 1000, 1500)
         ),
         "paper": ProjectedGenerator(
             dataset="mnist", forms=("log-odds", "literal"), seeds=(0, 1, 2), steps=20000,
