@@ -12,6 +12,7 @@ from snngan.version import __version__
 
 if TYPE_CHECKING:
     from snngan.data.datasets import load_dataset
+    from snngan.losses.entangled import EntangledLoss
     from snngan.losses.snnl import Entanglement, SoftNearestNeighborLoss, entanglement, soft_nearest_neighbor_loss
     from snngan.losses.temperature import (
         AnnealedTemperature,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from snngan.training.sampling import load_generator
 
 _HOME = {
+    "EntangledLoss": "snngan.losses.entangled",
     "soft_nearest_neighbor_loss": "snngan.losses.snnl",
     "SoftNearestNeighborLoss": "snngan.losses.snnl",
     "entanglement": "snngan.losses.snnl",
@@ -38,6 +40,7 @@ _HOME = {
 
 __all__ = [
     "AnnealedTemperature",
+    "EntangledLoss",
     "Entanglement",
     "FixedTemperature",
     "LearnedTemperature",

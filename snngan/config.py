@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from snngan.registry import unknown_name
 
@@ -164,3 +164,102 @@ class Plan:
     sample_every: int
     track_every: int
     evaluate_every: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.optimization.steps
+
+    @property
+    def title(self) -> str:
+        """What its folder is named after, beside the data set."""
+        return self.objective
+
+    def with_steps(self, steps: int) -> Plan:
+        """Return the plan of a run of as many steps."""
+        return dataclasses.replace(self, optimization=dataclasses.replace(self.optimization, steps=steps))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyConfig:
+    """What the user says of a classifier's training."""
+
+    dataset: str = option("mnist-5k", "name, folder:PATH or npz:PATH", group="Data", metavar="NAME")
+    data_dir: str | None = option(None, "where data sets are kept [$SNNGAN_DATA or data]", group="Data", metavar="DIR")
+    image_size: int | None = option(None, "shrink and crop to this many pixels", low=2, high=4096, group="Data")
+    download: bool = option(False, "fetch the data set if it is not here", group="Data")
+    skip_broken: bool = option(False, "leave out broken images of a folder", group="Data")
+
+    arch: str = option("cnn", "or cnn-small, feedforward, resnet15/18/34", group="Network", metavar="NAME")
+    set: tuple[str, ...] = option((), "an option of the network; 'help' lists", group="Network", metavar="NAME=VALUE")
+
+    alpha: float = option(-0.003, "of the layers' loss; below 0 entangles", group="Loss")
+    alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", group="Loss")
+    layers: str = option("*", "names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
+    temperature: str = option("optimal", "such as 0.1, learned:1, absolute:50", group="Loss", metavar="RULE")
+    distance: str = option(
+        "sqeuclidean", "sqeuclidean or cosine", choices=("sqeuclidean", "cosine"), group="Loss", metavar="NAME"
+    )
+
+    steps: int = option(5000, "optimiser steps", low=1, group="Optimisation")
+    batch_size: int = option(256, "images a step", low=2, group="Optimisation")
+    optimizer: str = option(
+        "adam", "adam, or sgd with momentum", choices=("adam", "sgd"), group="Optimisation", metavar="NAME"
+    )
+    learning_rate: float = option(1e-3, "at the start", low=0, high=10, group="Optimisation")
+    learning_rate_final: float | None = option(
+        None, "at the end, in equal ratios [the same]", low=0, high=10, group="Optimisation"
+    )
+
+    seed: int = option(0, "of weights and order", low=0, group="Run")
+    seeds: str | None = option(None, "several, 0:4 or 0,3,5: a network each", group="Run", metavar="SEEDS")
+    ensemble: str = option(
+        "auto", "auto, vectorised or in-turn", choices=("auto", "vectorised", "in-turn"), group="Run", metavar="HOW"
+    )
+    device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
+    precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
+    run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
+    checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
+    track_every: int = option(500, "steps between readings", low=1, group="Run")
+    dry_run: bool = option(False, "say what would be done, and stop", group="Run")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyPlan:
+    """What a classifier's run does, every default filled in."""
+
+    dataset: str
+    data_dir: str | None
+    image_size: int | None
+    skip_broken: bool
+    data_digest: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    arch: str
+    arch_options: Mapping[str, Any]
+    layers: tuple[str, ...]
+    alpha: float
+    alpha_final: float
+    temperature: str
+    distance: Literal["sqeuclidean", "cosine"]
+    steps: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    learning_rate_final: float
+    seeds: tuple[int, ...]
+    ensemble: str
+    precision: str
+    checkpoint_every: int
+    track_every: int
+
+    @property
+    def title(self) -> str:
+        """What its folder is named after, beside the data set."""
+        return self.arch
+
+    def with_steps(self, steps: int) -> ClassifyPlan:
+        """Return the plan of a run of as many steps."""
+        return dataclasses.replace(self, steps=steps)

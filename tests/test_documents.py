@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SHELL = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in SHELL if line.startswith("snngan ")]
-PYTHON = "".join(re.findall(r"```python\n(.*?)```", README, re.S)[:2])
+PYTHON = "".join(re.findall(r"```python\n(.*?)```", README, re.S)[:3])
 
 
 def test_the_page_of_commands_is_the_help() -> None:
@@ -54,6 +54,8 @@ def test_the_readme_commands_run(arguments: list[str], home: Path, monkeypatch: 
     if arguments[0] == "train":
         if any(word.startswith("folder:") or word == "--download" for word in arguments):
             pytest.skip("wants data of the user's or the network; the same options are tested on small files")
+        arguments = [*arguments, "--dry-run"]
+    if arguments[:2] == ["classify", "train"]:
         arguments = [*arguments, "--dry-run"]
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -15,7 +15,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "seeds", "version"},
+    {"registry", "config", "seeds", "version", "intervals"},
     {"losses"},
     {"data", "models"},
     {"objectives"},

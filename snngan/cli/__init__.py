@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "say how good samples are: FID, KID, precision, entanglement",
     "entangle": "say whether two sets of images can be told apart",
     "interpolate": "draw a plane through a run's noise space",
+    "classify": "train and evaluate classifiers with entangled layers",
     "experiment": "list and run the figures and tables of the sources",
     "data": "list and prepare data sets",
     "report": "write one HTML page of runs side by side",
@@ -87,7 +88,7 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
     import torch
 
     from snngan.training.checkpoint import SaveError
-    from snngan.training.gan import DivergedError
+    from snngan.training.loop import DivergedError
 
     if isinstance(error, DivergedError):
         fail(str(error), 1)

@@ -33,13 +33,15 @@ def list_experiments(word: str) -> None:
 @click.argument("name")
 @click.option("--preset", default="smoke", show_default=True, type=click.Choice(PRESETS), help="size")
 @click.option("--dataset", metavar="NAME", help="the data set, if not the preset's")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="a setting that --dry-run shows, changed")
 @click.option("--out", type=click.Path(path_type=Path), help="its folder [experiments/NAME-PRESET]")
 @data_dir_option
 @device_option
 @click.option("--dry-run", is_flag=True, help="say what would be run, and stop")
 def run(
-    name: str, preset: str, dataset: str | None, out: Path | None, data_dir: str | None, device: str, dry_run: bool
-) -> None:
+    name: str, preset: str, dataset: str | None, settings: tuple[str, ...], out: Path | None, data_dir: str | None,
+    device: str, dry_run: bool,
+) -> None:  # fmt: skip
     """Run experiment NAME: figures, numbers.json and result.md in its folder.
 
     Started again, it goes on with the runs that lie there. smoke takes seconds, cpu minutes to hours on two cores,
@@ -51,13 +53,15 @@ def run(
     from snngan.experiments.running import run_experiment, sized
     from snngan.training.device import choose_device
 
+    settings = (*((f"dataset={dataset}",) if dataset else ()), *settings)
     folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
-    words = ["snngan", "experiment", "run", name, "--preset", preset] + (["--dataset", dataset] if dataset else [])
+    words = ["snngan", "experiment", "run", name, "--preset", preset]
+    words += [word for each in settings for word in ("--set", each)]
     if dry_run:
-        click.echo(f"{sized(name, preset, dataset)}\nfolder     {folder}\ndry run: nothing was written")
+        click.echo(f"{sized(name, preset, settings)}\nfolder     {folder}\ndry run: nothing was written")
         return
     setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify)
-    finding = run_experiment(name, preset, setting, shlex.join(words), dataset)
+    finding = run_experiment(name, preset, setting, shlex.join(words), settings)
     for line in finding.text:
         click.echo(line)
     click.echo(f"figures, numbers.json, result.md -> {folder}")

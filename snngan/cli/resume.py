@@ -18,16 +18,16 @@ from snngan.cli.options import data_dir_option, device_option, run_argument
 @click.option("--dry-run", is_flag=True, help="say where it would go on, and stop")
 def resume(run: Path, dataset: str | None, steps: int | None, data_dir: str | None, device: str, dry_run: bool) -> None:
     """Go on with RUN from its newest sound checkpoint; on a CPU the result is bit-equal to an unbroken run's."""
-    from snngan.cli.running import notify, run_to_end
+    from snngan.cli.running import notify, run_classifier, run_gan
     from snngan.data.datasets import load_dataset
     from snngan.training.checkpoint import load_newest
     from snngan.training.device import choose_device
-    from snngan.training.runlog import RunFolder
+    from snngan.training.runlog import RunFolder, open_folder
 
     chosen = choose_device(device)
-    folder = RunFolder.open(run)
-    start = load_newest(folder.checkpoints, notify)
-    plan, at, last = folder.plan, start["step"], steps or folder.plan.optimization.steps
+    folder = open_folder(run)
+    start = load_newest(folder.checkpoints, notify, holds="players" if isinstance(folder, RunFolder) else "members")
+    plan, at, last = folder.plan, start["step"], steps or folder.plan.steps
     if at >= last:
         click.echo(f"{run} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
         return
@@ -43,4 +43,7 @@ def resume(run: Path, dataset: str | None, steps: int | None, data_dir: str | No
     )
     if steps is not None:
         folder.set_steps(steps)
-    run_to_end(folder, data, chosen, start)
+    if isinstance(folder, RunFolder):
+        run_gan(folder, data, chosen, start)
+    else:
+        run_classifier(folder, data, chosen, start)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder
+from snngan.intervals import mean_interval
 from snngan.training.checkpoint import SaveError, checkpoint_paths
-from snngan.training.gan import Measure, Outcome, train_gan
-from snngan.training.runlog import RunFolder
+from snngan.training.classifier import train_classifier
+from snngan.training.gan import Measure, train_gan
+from snngan.training.loop import Outcome
+from snngan.training.runlog import ClassifierFolder, RunFolder
 
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
@@ -25,6 +29,9 @@ SHOWN_SCALARS = (
     ("loss G", "loss/generator"),
     ("loss D", "loss/discriminator"),
     ("entanglement", "entanglement/input_score"),
+    ("loss", "loss/classifier"),
+    ("cross-entropy", "loss/cross_entropy"),
+    ("accuracy", "accuracy/test"),
 )
 
 
@@ -33,18 +40,31 @@ def notify(line: str) -> None:
     click.echo(line, err=True)
 
 
-def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
-    """Train from ``start``, if any, then say what was written and what to type next.
+def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
+    """Train a generator from ``start``, if any, then say what was written and what to type next."""
+    measure = figures_of(run, dataset, device)
+    size = run.plan.optimization.batch_size
+    say_result(run, to_the_end(run, size, partial(train_gan, run, dataset, device, start=start, measure=measure)))
+
+
+def run_classifier(
+    run: ClassifierFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None
+) -> None:
+    """Train a classifier from ``start``, if any, then say what came of it and what to type next."""
+    size = run.plan.batch_size * len(run.plan.seeds)
+    outcome = to_the_end(run, size, partial(train_classifier, run, dataset, device, start=start))
+    say_classifier_result(run, outcome)
+
+
+def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callable[..., Outcome]) -> Outcome:
+    """Return the outcome of ``train(should_stop=..., report=...)``, with a progress line, if it comes to its end.
 
     It exits with 130 or 143 if a signal ended the run.
     """
     with run.locked(), caught_signals() as caught:
-        progress = Progress(run.plan.optimization.steps, run.plan.optimization.batch_size)
+        progress = Progress(run.plan.steps, batch_size)
         try:
-            outcome = train_gan(
-                run, dataset, device, start=start, measure=figures_of(run, dataset, device),
-                should_stop=lambda: bool(caught), report=progress,
-            )  # fmt: skip
+            outcome = train(should_stop=lambda: bool(caught), report=progress)
         except SaveError as error:
             if not checkpoint_paths(run.checkpoints):
                 raise
@@ -55,7 +75,7 @@ def run_to_end(run: RunFolder, dataset: Dataset, device: torch.device, start: Ma
         name = signal.Signals(caught[0]).name
         click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
         sys.exit(128 + caught[0])
-    say_result(run, outcome)
+    return outcome
 
 
 def figures_of(run: RunFolder, dataset: Dataset, device: torch.device) -> Measure:
@@ -145,4 +165,29 @@ def say_result(run: RunFolder, outcome: Outcome) -> None:
     click.echo("next:")
     click.echo(f"  snngan sample {run.quoted} --count 100 --out grid.png")
     click.echo(f"  snngan interpolate {run.quoted} --out plane.png")
+    click.echo(f"  snngan board {run.quoted}")
+
+
+def say_classifier_result(run: ClassifierFolder, outcome: Outcome) -> None:
+    """Print what a finished classifier's run reached and wrote, and the next commands."""
+    scalars, plan = outcome.scalars, run.plan
+    tracking = outcome.tracking_seconds / outcome.seconds if outcome.seconds else 0.0
+    click.echo(f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it readings")
+    for half, words in (("train", "training images"), ("test", "held-out images")):
+        click.echo(
+            f"{words:16} accuracy {scalars[f'accuracy/{half}']:.2%}, cross-entropy "
+            f"{scalars[f'cross_entropy/{half}']:.4g}, calibration error {scalars[f'calibration_error/{half}']:.4f}"
+        )
+    if len(plan.seeds) > 1:
+        values = [scalars[f"seed-{seed}/accuracy/test"] for seed in plan.seeds]
+        _, low, high = mean_interval(values)
+        click.echo(
+            f"over {len(values)} seeds     best {max(values):.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}"
+        )
+    for layer in plan.layers:
+        click.echo(f"  entanglement of {layer}: {scalars[f'entanglement/test/{layer}']:.4f}")
+    click.echo(f"metrics      {run.path / 'metrics.jsonl'}")
+    click.echo(f"checkpoints  {run.checkpoints}")
+    click.echo("next:")
+    click.echo(f"  snngan classify evaluate {run.quoted}")
     click.echo(f"  snngan board {run.quoted}")

@@ -19,7 +19,7 @@ from snngan.config import TrainConfig
 def train(**values: Any) -> None:
     """Train a generator. With no option: SNNL in pixel space on 5000 embedded MNIST digits."""
     config = TrainConfig(**values)
-    from snngan.cli.running import notify, run_to_end
+    from snngan.cli.running import notify, run_gan
     from snngan.data.datasets import is_here, load_dataset
     from snngan.training.device import choose_device
     from snngan.training.plan import check_config, describe_plan, describe_settings, make_plan
@@ -53,4 +53,4 @@ def train(**values: Any) -> None:
         return
     run = RunFolder.create(given, plan, device) if given else RunFolder.create_next(plan, device)
     click.echo(f"run        {run.path}")
-    run_to_end(run, dataset, device)
+    run_gan(run, dataset, device)

@@ -46,6 +46,12 @@ class Dataset:
         """Whether these are points of the plane, not pictures."""
         return self.train_images.is_floating_point()
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels count, from 0 on; 0 where there are none."""
+        known = [labels for labels in (self.train_labels, self.test_labels) if labels is not None and len(labels)]
+        return max((int(labels.max()) + 1 for labels in known), default=0)
+
     def digest(self) -> str:
         """Return a fingerprint of the images of both halves: equal for equal images in equal order."""
         return self._digest

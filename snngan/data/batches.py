@@ -21,14 +21,18 @@ class Batches:
         batch_size: images a batch, 2 to N.
         seed: of the order.
         device: where the batches are wanted.
+        labels: (N,) int64, if they are wanted too.
 
     Raises:
         ValueError: the batch size is out of range.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, images: Tensor, batch_size: int, *, seed: int, device: torch.device, labels: Tensor | None = None
+    ) -> None:
         check_batch_size(batch_size, len(images))
         self._images = images.to(device) if _fits(images, device) else images
+        self._labels = None if labels is None else labels.to(self._images.device)
         self._batch_size = batch_size
         self._device = device
         self._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
@@ -36,11 +40,20 @@ class Batches:
 
     def next(self) -> Tensor:
         """Return the next batch, (batch_size, C, H, W) float32 in [-1, 1]."""
+        return to_unit_range(self._images[self._next_rows()].to(self._device))
+
+    def next_labelled(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch and its labels, (batch_size,) int64."""
+        assert self._labels is not None
+        rows = self._next_rows()
+        return to_unit_range(self._images[rows].to(self._device)), self._labels[rows].to(self._device)
+
+    def _next_rows(self) -> Tensor:
         if self._position + self._batch_size > len(self._images):
             self._start_epoch()
         rows = self._order[self._position : self._position + self._batch_size]
         self._position += self._batch_size
-        return to_unit_range(self._images[rows].to(self._device))
+        return rows
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return what the rest of the stream follows from: the generator at the epoch's start, and the position."""

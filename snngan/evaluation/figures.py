@@ -52,11 +52,45 @@ def curves_of_groups(
             values = torch.tensor([[each[step] for step in steps] for each in by_step])
             axes.plot(steps, values.mean(0), f"C{place % 10}", label=name)
             axes.fill_between(steps, values.amin(0), values.amax(0), color=f"C{place % 10}", alpha=0.15, linewidth=0)
-        axes.set_xlabel("generator step")
+        axes.set_xlabel("step")
         axes.set_ylabel(tag)
         if tag.endswith("fid"):
             axes.set_yscale("log")
     panels[0].legend(fontsize=8)
+    return _save(figure, path)
+
+
+def curves_of_tags(
+    logs: Sequence[Mapping[str, tuple[list[int], list[float]]]], tags: Mapping[str, str], label: str, path: Path
+) -> Path:
+    """Draw, in one panel, the mean over the logs of each of ``tags`` (by its name) with the band of all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure, (axes,) = _figure()
+    for place, (name, tag) in enumerate(tags.items()):
+        values = torch.tensor([log[tag][1] for log in logs])
+        axes.plot(logs[0][tag][0], values.mean(0), f"C{place % 10}", label=name)
+        axes.fill_between(logs[0][tag][0], values.amin(0), values.amax(0), color=f"C{place % 10}", alpha=0.15, lw=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def scatter(across: Sequence[float], up: Sequence[float], labels: tuple[str, str], path: Path) -> Path:
+    """Draw points, the later ones darker, with a line at 0.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure, (axes,) = _figure()
+    dots = axes.scatter(across, up, c=range(len(across)), cmap="viridis_r", s=18)
+    axes.axvline(0, color="0.7", linewidth=0.8)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    figure.colorbar(dots, ax=axes, label="trial")
     return _save(figure, path)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from snngan.evaluation.measure import EVALUATIONS
 from snngan.training.checkpoint import write_atomically
-from snngan.training.runlog import RunFolder
+from snngan.training.runlog import ClassifierFolder, RunFolder
 from snngan.version import __version__
 
 GRIDS = 6
@@ -110,7 +110,7 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     yield "</div>"
 
 
-def read_metrics(run: RunFolder) -> dict[str, tuple[list[int], list[float]]]:
+def read_metrics(run: RunFolder | ClassifierFolder) -> dict[str, tuple[list[int], list[float]]]:
     """Return the steps and values of each tag in the run's ``metrics.jsonl``; unfinished lines are passed over."""
     found: dict[str, tuple[list[int], list[float]]] = {}
     file = run.path / "metrics.jsonl"

@@ -12,6 +12,7 @@ import torch
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset, to_unit_range
+from snngan.evaluation.classifier import summary
 from snngan.evaluation.figures import curves_of_groups, embedded_stages
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
@@ -19,13 +20,12 @@ from snngan.experiments.running import (
     FIGURES,
     Log,
     last_figures,
-    mean_interval,
     samples_at,
     table_of_figures,
     trained,
     with_features,
 )
-from snngan.training.gan import DivergedError
+from snngan.training.loop import DivergedError
 from snngan.training.runlog import RunFolder
 
 CORRELATIONS = {
@@ -125,7 +125,7 @@ def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
     for title, tag in CORRELATIONS.items():
         values = [_rank_correlation(_pairs(log, tag)) for log in logs if tag in log]
         known = [value for value in values if value is not None]
-        found[title] = mean_interval(known) if known else None
+        found[title] = summary(known) if known else None
     return found
 
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from snngan.config import TrainConfig
+from snngan.config import ClassifyConfig, TrainConfig, field_type, parse_value
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
+from snngan.evaluation.classifier import summary
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
+from snngan.registry import unknown_name
 from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
+from snngan.training.classifier import train_classifier
+from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan
 from snngan.training.players import Players
-from snngan.training.runlog import RunFolder, environment
+from snngan.training.runlog import ClassifierFolder, RunFolder, environment
+
+F = TypeVar("F", RunFolder, ClassifierFolder)
 
 Log = Mapping[str, tuple[list[int], list[float]]]
 """Steps and values of each tag of one run."""
@@ -39,38 +44,45 @@ FIGURES = {
 """What tables say of runs, and the tags."""
 
 
-def sized(name: str, preset: str, dataset: str | None = None) -> Experiment:
-    """Return the experiment ``name`` at the size of ``preset``, on ``dataset`` if given.
+def sized(name: str, preset: str, settings: Sequence[str] = ()) -> Experiment:
+    """Return the experiment ``name`` at the size of ``preset``, with ``settings`` such as ``dataset=mnist`` changed.
 
     Raises:
-        ValueError: an unknown name, or an experiment that makes its own data.
+        ValueError: an unknown experiment or setting, or a value that does not read.
     """
-    experiment = EXPERIMENTS[name].presets[preset]
-    if dataset is None:
-        return experiment
-    if not hasattr(experiment, "dataset"):
-        raise ValueError(f"{name} makes its own data and takes no --dataset")
-    return dataclasses.replace(experiment, dataset=dataset)  # type: ignore[type-var]
+    experiment: Any = EXPERIMENTS[name].presets[preset]
+    kind = type(experiment)
+    plain = [each.name for each in dataclasses.fields(kind) if field_type(kind, each.name) is not tuple]
+    changed = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, not {setting!r}; {name} has {', '.join(plain)}")
+        if key not in plain:
+            raise unknown_name(f"setting of {name}", key, plain)
+        changed[key] = parse_value(kind, key, text)
+    sized_so: Experiment = dataclasses.replace(experiment, **changed)
+    return sized_so
 
 
-def run_experiment(name: str, preset: str, setting: Setting, command: str, dataset: str | None = None) -> Finding:
+def run_experiment(name: str, preset: str, setting: Setting, command: str, settings: Sequence[str] = ()) -> Finding:
     """Run an experiment and write ``numbers.json`` and ``result.md`` into its folder.
 
     Raises:
         ValueError: as :func:`sized`, or data that are not here.
     """
-    kind, experiment = EXPERIMENTS[name], sized(name, preset, dataset)
+    kind, experiment = EXPERIMENTS[name], sized(name, preset, settings)
     setting.folder.mkdir(parents=True, exist_ok=True)
     finding = experiment.run(setting)
-    settings = dataclasses.asdict(experiment)  # type: ignore[call-overload]
-    head = {"experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": settings}
+    chosen = dataclasses.asdict(experiment)  # type: ignore[call-overload]
+    head = {"experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": chosen}
     content = head | {"environment": environment(setting.device), "numbers": finding.numbers}
     write_atomically(setting.folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
     where = content["environment"]
     lines = [
         f"# {name}", "", f"{kind.summary} ({kind.source}).", "", f"    {command}", "",
         f"snngan {where['snngan']} at {where['commit'] or 'no commit'}, torch {where['torch']}, {where['device']}; "
-        + ", ".join(f"{key} {value}" for key, value in settings.items()),
+        + ", ".join(f"{key} {value}" for key, value in chosen.items()),
         "", *finding.text, "", *(f"![{path.stem}]({path.name})" for path in finding.figures),
     ]  # fmt: skip
     write_atomically(setting.folder / "result.md", ("\n".join(lines) + "\n").encode())
@@ -95,21 +107,9 @@ def trained(
         ValueError: the run that lies there is another.
         DivergedError: a loss or a weight is not finite.
     """
-    plan = make_plan(config, dataset)
-    if path.exists() and not checkpoint_paths(path / "checkpoints"):
-        shutil.rmtree(path)  # stopped before there was anything to go on with
-    if path.exists():
-        run = RunFolder.open(path)
-        start = load_newest(run.checkpoints, setting.notify)
-        known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
-        if known != plan:
-            raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
-    else:
-        run, start = RunFolder.create(path, plan, setting.device), None
-    steps = run.plan.optimization.steps
-    if start is not None and start["step"] >= steps:
+    run, start = begun(RunFolder, path, make_plan(config, dataset), setting)
+    if start is not None and start["step"] >= run.plan.steps:
         return run
-    setting.notify(f"{path.name}: {steps} steps" + (f" from step {start['step']}" if start else ""))
     folder = data_folder(run.plan.data_dir) / "features"
     watch = Watch(run.plan, dataset, folder, setting.device)
     latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
@@ -125,27 +125,49 @@ def trained(
     return run
 
 
+def trained_classifier(config: ClassifyConfig, dataset: Dataset, path: Path, setting: Setting) -> ClassifierFolder:
+    """Return the finished classifier's run of ``config`` in ``path``, as :func:`trained` does.
+
+    Raises:
+        ValueError: the run that lies there is another.
+        DivergedError: a loss or a weight is not finite.
+    """
+    run, start = begun(ClassifierFolder, path, make_classify_plan(config, dataset), setting)
+    if start is None or start["step"] < run.plan.steps:
+        with run.locked():
+            train_classifier(run, dataset, setting.device, start=start)
+    return run
+
+
+def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> tuple[F, dict[str, Any] | None]:
+    """Return the run of ``plan`` in ``path``, made now if there is none to go on with, and its newest checkpoint.
+
+    Raises:
+        ValueError: the run that lies there is another.
+    """
+    if path.exists() and not checkpoint_paths(path / "checkpoints"):
+        shutil.rmtree(path)  # stopped before there was anything to go on with
+    if not path.exists():
+        setting.notify(f"{path.name}: {plan.steps} steps")
+        return kind.create(path, plan, setting.device), None
+    run = kind.open(path)
+    known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
+    if known != plan:
+        raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
+    start = load_newest(run.checkpoints, setting.notify, holds="players" if kind is RunFolder else "members")
+    if start["step"] < plan.steps:
+        setting.notify(f"{path.name}: {plan.steps} steps from step {start['step']}")
+    return run, start
+
+
 def samples_at(run: RunFolder, step: int) -> Tensor:
     """Return the samples (500, C, H, W) that :func:`trained` left of a stage."""
     samples: Tensor = torch.load(run.path / f"stage-{step:08d}.pt", weights_only=True)
     return samples
 
 
-def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean and Student's 95 % interval over seeds; the interval is None for a single one."""
-    from scipy.stats import t
-
-    count = len(values)
-    mean = sum(values) / count
-    if count < 2:
-        return {"mean": mean, "interval": None, "values": list(values)}
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
-    return {"mean": mean, "interval": [mean - half, mean + half], "values": list(values)}
-
-
 def shown(statistic: dict[str, Any], digits: int = 3) -> str:
-    """Return a statistic of :func:`mean_interval` as ``mean (low to high)``."""
+    """Return a statistic of :func:`summary` as ``mean (low to high)``."""
     mean, interval = statistic["mean"], statistic["interval"]
     bounds = f" ({interval[0]:.{digits}g} to {interval[1]:.{digits}g})" if interval else ""
     return f"{mean:.{digits}g}{bounds}"
@@ -154,7 +176,7 @@ def shown(statistic: dict[str, Any], digits: int = 3) -> str:
 def last_figures(logs: Sequence[Log]) -> dict[str, Any]:
     """Return mean and interval over the logs of each of ``FIGURES`` at the last step, if all logs have it."""
     known = {title: tag for title, tag in FIGURES.items() if all(tag in log for log in logs)}
-    return {title: mean_interval([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
+    return {title: summary([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
 
 
 def table_of_figures(what: str, numbers: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:

@@ -27,3 +27,17 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: Registry[type[Architecture]] = Registry("architecture", "snngan.models")
+
+
+class Classifier(Protocol):
+    """A network that maps images to logits, built from a set of options."""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Names or patterns of its hidden layers, in order: those whose entanglement is of interest."""
+
+    def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
+        """Return a module that maps images (N, *image_shape) to logits (N, num_classes)."""
+
+
+CLASSIFIERS: Registry[type[Classifier]] = Registry("classifier", "snngan.models")

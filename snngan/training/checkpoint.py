@@ -79,7 +79,9 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def load_newest(
+    folder: Path, notify: Callable[[str], None] = lambda line: None, holds: str = "players"
+) -> dict[str, Any]:
     """Return the newest sound checkpoint in ``folder``, its tensors on the CPU.
 
     A damaged file is passed over with a line to ``notify``; one that holds pickled code is refused outright.
@@ -102,7 +104,7 @@ def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None)
         if damage is not None:
             notify(f"{path} is damaged ({damage}): {next_one}")
             continue
-        return _unpack(path, content)
+        return _unpack(path, content, holds)
     if paths:
         raise CheckpointError(f"no checkpoint in {folder} is sound: all {len(paths)} are damaged")
     raise CheckpointError(f"no checkpoint in {folder}: the run stopped before it saved one; train again")
@@ -119,7 +121,7 @@ def _damage(path: Path, content: bytes) -> str | None:
     return None if recorded[:1] == [hashlib.sha256(content).hexdigest()] else "its checksum does not match"
 
 
-def _unpack(path: Path, content: bytes) -> dict[str, Any]:
+def _unpack(path: Path, content: bytes, holds: str) -> dict[str, Any]:
     """Return what an undamaged checkpoint holds; it was not ours to begin with if that fails."""
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -127,8 +129,8 @@ def _unpack(path: Path, content: bytes) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is undamaged, but not a checkpoint that this version reads ({type(error).__name__})"
         ) from error
-    if not isinstance(state, dict) or "step" not in state or "players" not in state:
-        raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and players")
+    if not isinstance(state, dict) or "step" not in state or holds not in state:
+        raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and {holds}")
     return state
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
@@ -18,11 +16,18 @@ from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.device import allow_tf32
+from snngan.training.loop import (
+    LossWatch,
+    Outcome,
+    Report,
+    check_weights,
+    random_state,
+    restore_random_state,
+)
 from snngan.training.plan import check_same_data
 from snngan.training.players import Players, build_players
 from snngan.training.runlog import RunFolder
 
-Report = Callable[[int, dict[str, float]], None]
 Measure = Callable[[int, Players], dict[str, float]]
 TRACKED, TRACKED_SMALL = 256, 128
 """Held-out images, and synthetic ones, in each entanglement reading; the second number for images of fewer than 100
@@ -31,27 +36,6 @@ PROJECTED = 128
 """How many of them are read in the learned space too, where each costs a pass through the discriminator."""
 SHOWN = 100
 """Images in a sample grid."""
-DIVERGED_REMEDY = "the checkpoints before it are kept. Try a lower --learning-rate"
-
-
-class DivergedError(RuntimeError):
-    """A loss or a weight that is not finite: the message names step, loss and network."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training run ended."""
-
-    step: int
-    finished: bool
-    """False: it was asked to stop, and saved first."""
-    scalars: dict[str, float]
-    """The last reading, by TensorBoard tag."""
-    seconds: float
-    tracking_seconds: float
-    """How much of ``seconds`` went into entanglement readings."""
-    measuring_seconds: float
-    """How much went into the other figures."""
 
 
 def train_gan(
@@ -146,7 +130,7 @@ def train_gan(
         if step % watch.check_every == 0 or reading or measuring or showing or saving:
             scalars = scalars | watch.check()
         if reading or measuring or showing or saving:
-            check_weights(step, players)
+            check_weights(step, networks_of(players))
         figures: dict[str, float] = {}
         if measuring:
             before = time.monotonic()
@@ -175,40 +159,10 @@ def draw_latents(players: Players, count: int, noise: torch.Generator, device: t
     return torch.randn(count, players.latent_dim, generator=noise).to(device, non_blocking=True)
 
 
-class LossWatch:
-    """Keeps the losses of the last steps on the device and reads them only now and then: reading waits for a GPU."""
-
-    def __init__(self, check_every: int) -> None:
-        self.check_every = check_every
-        self._unread: list[tuple[int, str, Tensor]] = []
-
-    def note(self, step: int, network: str, loss: Tensor) -> None:
-        """Remember the loss () of one network at one step."""
-        self._unread.append((step, network, loss.detach()))
-
-    def check(self) -> dict[str, float]:
-        """Return the newest loss of each network by tag.
-
-        Raises:
-            DivergedError: one of the losses since the last check is not finite.
-        """
-        values = {}
-        for step, network, loss in self._unread:
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DivergedError(f"step {step}: the {network}'s loss is {value}; {DIVERGED_REMEDY}")
-            values[f"loss/{network}"] = value
-        self._unread.clear()
-        return values
-
-
-def check_weights(step: int, players: Players) -> None:
-    """Raise ``DivergedError`` if a network holds NaN or infinity: a finite loss can have a gradient that is not."""
-    for name, network in (("generator", players.generator), ("discriminator", players.discriminator)):
-        if network is not None and not all(bool(part.isfinite().all()) for part in network.state_dict().values()):
-            raise DivergedError(
-                f"step {step}: the {name}'s weights are not finite, though its loss was; {DIVERGED_REMEDY}"
-            )
+def networks_of(players: Players) -> dict[str, nn.Module]:
+    """Return the networks whose weights must stay finite, by name."""
+    named = {"generator": players.generator, "discriminator": players.discriminator}
+    return {name: network for name, network in named.items() if network is not None}
 
 
 class Gauge:
@@ -263,8 +217,7 @@ def snapshot(
         "players": players.state_dict(),
         "batches": batches.state_dict(),
         "noise": noise.get_state(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        **random_state(device),
     }
 
 
@@ -279,7 +232,5 @@ def restore(
     players.load_state_dict(state["players"])
     batches.load_state_dict(state["batches"])
     noise.set_state(state["noise"])
-    torch.set_rng_state(state["torch_rng"])
-    if state["cuda_rng"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda_rng"], device)
+    restore_random_state(state, device)
     return int(state["step"])

@@ -171,18 +171,24 @@ def describe_settings(objective: str, arch: str | None) -> str:
     """Return a table of every ``--set`` option of an objective and an architecture: name, default and help."""
     kind = OBJECTIVES[objective]
     arch = arch or kind.recommended.get("arch", "dcgan")
-    lines = []
+    lines: list[str] = []
     owners: list[tuple[str, Any]] = [(objective, kind), (arch, ARCHITECTURES[arch]), ("training", Optimization)]
     for title, owner in owners:
-        lines.append(f"{title}:")
-        for field in dataclasses.fields(owner):
-            if field.name in option_names(owner):
-                value, meta = kind.recommended.get(field.name, field.default), field.metadata
-                limits = "|".join(meta["choices"]) if meta["choices"] else ""
-                if meta["low"] is not None:
-                    limits = range_text(meta)
-                lines.append(f"  {field.name}={value}  {meta['help']}" + (f" {limits}" if limits else ""))
+        lines += describe_options(title, owner, kind.recommended)
     return "\n".join(lines)
+
+
+def describe_options(title: str, owner: Any, recommended: Mapping[str, Any]) -> list[str]:
+    """Return a line for each option of the dataclass ``owner``: name, default, help and range."""
+    lines = [f"{title}:"]
+    for field in dataclasses.fields(owner):
+        if field.name in option_names(owner):
+            value, meta = recommended.get(field.name, field.default), field.metadata
+            limits = "|".join(meta["choices"]) if meta["choices"] else ""
+            if meta["low"] is not None:
+                limits = range_text(meta)
+            lines.append(f"  {field.name}={value}  {meta['help']}" + (f" {limits}" if limits else ""))
+    return lines
 
 
 def _default_architecture(kind: type[Objective], image_shape: ImageShape) -> str:

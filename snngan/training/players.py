@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snngan.config import Optimization, Plan
+from snngan.config import Plan
 from snngan.objectives import Objective
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
+from snngan.training.optimizers import make_optimizer
 from snngan.training.plan import build_architecture, build_objective
 
 
@@ -115,14 +114,17 @@ def build_players(plan: Plan, device: torch.device) -> Players:
     discriminator_optimizer = None
     if discriminator is not None:
         rate = options.discriminator_learning_rate
-        discriminator_optimizer = _optimizer(discriminator, options, options.learning_rate if rate is None else rate)
+        rate = options.learning_rate if rate is None else rate
+        discriminator_optimizer = make_optimizer(options.optimizer, discriminator.parameters(), rate, options.betas)
     return Players(
         objective=objective,
         latent_dim=architecture.latent_dim,
         generator=generator,
         averaged=averaged,
         discriminator=discriminator,
-        generator_optimizer=_optimizer(generator, options, options.learning_rate),
+        generator_optimizer=make_optimizer(
+            options.optimizer, generator.parameters(), options.learning_rate, options.betas
+        ),
         discriminator_optimizer=discriminator_optimizer,
     )
 
@@ -130,37 +132,3 @@ def build_players(plan: Plan, device: torch.device) -> Players:
 def _as_float32(network: nn.Module, images: tuple[Tensor], output: Tensor) -> Tensor:
     """Return what a network put out as float32, so that losses keep their digits where the network runs in bf16."""
     return output.float()
-
-
-def _optimizer(network: nn.Module, options: Optimization, learning_rate: float) -> torch.optim.Optimizer:
-    _spare_the_compiler()
-    if options.optimizer == "rmsprop":
-        return _RMSprop(network.parameters(), lr=learning_rate)
-    return _Adam(network.parameters(), lr=learning_rate, betas=options.betas, fused=True)
-
-
-def _spare_the_compiler() -> None:
-    """Keep torch's optimisers from importing its compiler, 150 MB and 3 seconds, only to tell it to leave them alone.
-
-    They do so at the first call of each method, and in each step. Here methods get the mark that the compiler would
-    leave, and ``step`` is the undecorated one, without gradient as the decoration has it. Where the compiler is loaded
-    already, or torch marks methods otherwise, this changes nothing.
-    """
-    if "torch._dynamo" in sys.modules:
-        return
-    for method in vars(torch.optim.Optimizer).values():
-        wrapped = getattr(method, "__wrapped__", None)
-        if wrapped is not None and not hasattr(wrapped, "__dynamo_disable"):
-            wrapped.__dynamo_disable = wrapped
-
-
-class _Adam(torch.optim.Adam):
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        return inspect.unwrap(torch.optim.Adam.step)(self, closure)
-
-
-class _RMSprop(torch.optim.RMSprop):
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)

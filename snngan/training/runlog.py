@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from snngan.config import Plan
+from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
 from snngan.training.checkpoint import SaveError, write_atomically
+from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.events import EventFile, write_projection
 from snngan.training.plan import build_architecture, plan_from_json
 from snngan.version import __version__
 
+P = TypeVar("P", Plan, ClassifyPlan)
 
-def next_run_dir(plan: Plan, parent: Path = Path("runs")) -> Path:
-    """Return ``parent``/NNNN-DATASET-OBJECTIVE with the next free number."""
+
+def next_run_dir(plan: Plan | ClassifyPlan, parent: Path = Path("runs")) -> Path:
+    """Return ``parent``/NNNN-DATASET-TITLE with the next free number."""
     numbers = [int(path.name[:4]) for path in parent.glob("[0-9][0-9][0-9][0-9]-*")]
     name = re.sub(r"[^A-Za-z0-9.]+", "-", plan.dataset.rpartition("/")[2]).strip("-.")[-40:] or "data"
-    return parent / f"{max(numbers, default=0) + 1:04d}-{name}-{plan.objective}"
+    return parent / f"{max(numbers, default=0) + 1:04d}-{name}-{plan.title}"
 
 
-class RunFolder:
-    """One run's folder: ``config.json``, ``metrics.jsonl``, ``samples/``, ``checkpoints/`` and TensorBoard events."""
+class Folder(ABC, Generic[P]):
+    """One run's folder: ``config.json``, ``metrics.jsonl``, ``checkpoints/`` and TensorBoard events."""
 
-    def __init__(self, path: Path, plan: Plan) -> None:
-        self.path, self.plan = path, plan
+    kind: ClassVar[str]
+    """What is trained, as it stands in ``config.json`` and in messages."""
+
+    def __init__(self, path: Path, plan: P) -> None:
+        self.path = path
+        self.plan: P = plan
         self._resumed_at = 0
 
+    @staticmethod
+    @abstractmethod
+    def read_plan(values: Mapping[str, Any]) -> P:
+        """Return the plan of this kind that was written as ``values``; raises ``ValueError``."""
+
     @classmethod
-    def create(cls, path: Path, plan: Plan, device: torch.device) -> RunFolder:
+    def create(cls, path: Path, plan: P, device: torch.device) -> Self:
         """Make the folder, which must not exist, and write ``config.json`` into it.
 
         Raises:
@@ -53,7 +66,7 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
         run = cls(path, plan)
-        content = {"plan": dataclasses.asdict(plan), "environment": environment(device)}
+        content = {"kind": cls.kind, "plan": asdict(plan), "environment": environment(device)}
         try:
             write_atomically(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
         except SaveError:
@@ -76,7 +89,7 @@ class RunFolder:
             raise ValueError(f"the run folder {path} cannot be made: {nearest} is a file")
 
     @classmethod
-    def create_next(cls, plan: Plan, device: torch.device) -> RunFolder:
+    def create_next(cls, plan: P, device: torch.device) -> Self:
         """Make the folder :func:`next_run_dir` names; runs that start at the same moment get one each.
 
         Raises:
@@ -91,7 +104,7 @@ class RunFolder:
                     raise
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path) -> Self:
         """Return the run in the folder ``path``.
 
         Raises:
@@ -101,17 +114,19 @@ class RunFolder:
             raise ValueError(f"no run folder {path}: give the folder that snngan train named, such as runs/0001-...")
         file = path / "config.json"
         try:
-            plan = json.loads(file.read_text(encoding="utf-8"))["plan"]
+            content = json.loads(file.read_text(encoding="utf-8"))
+            kind, plan = content.get("kind", "generator"), content["plan"]
         except FileNotFoundError as error:
             raise ValueError(f"{path} is no run folder: it has no config.json") from error
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise ValueError(f"{file} is not a run's configuration: {error}") from error
-        return cls(path, plan_from_json(plan))
+        if kind != cls.kind:
+            raise ValueError(f"{path} is the run of a {kind}; this takes a {cls.kind}'s")
+        return cls(path, cls.read_plan(plan))
 
     def set_steps(self, steps: int) -> None:
         """Let the run go on to ``steps``; :meth:`rewind`, called once it can, writes that down."""
-        optimization = dataclasses.replace(self.plan.optimization, steps=steps)
-        self.plan = dataclasses.replace(self.plan, optimization=optimization)
+        self.plan = self.plan.with_steps(steps)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -132,11 +147,6 @@ class RunFolder:
             os.close(handle)
 
     @property
-    def latent_dim(self) -> int:
-        """Length of the generator's input vector."""
-        return build_architecture(self.plan).latent_dim
-
-    @property
     def quoted(self) -> str:
         """The folder's path as a shell takes it."""
         return shlex.quote(str(self.path))
@@ -145,14 +155,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
     def rewind(self, step: int) -> None:
         """Forget what was logged after ``step``, so that a resumed run logs it once, and write down its plan."""
         file = self.path / "config.json"
-        content = json.loads(file.read_text(encoding="utf-8")) | {"plan": dataclasses.asdict(self.plan)}
+        content = json.loads(file.read_text(encoding="utf-8")) | {"plan": asdict(self.plan)}
         write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
         file = self.path / "metrics.jsonl"
         if file.exists():
@@ -167,6 +173,29 @@ class RunFolder:
             file.write(json.dumps({"step": step, **values}) + "\n")
         with _writing(self._events.path):
             self._events.add_scalars(step, scalars)
+
+    @cached_property
+    def _events(self) -> EventFile:
+        return EventFile(self.path, self._resumed_at)
+
+
+class RunFolder(Folder[Plan]):
+    """The run of a generator: it has ``samples/`` too."""
+
+    kind = "generator"
+
+    @staticmethod
+    def read_plan(values: Mapping[str, Any]) -> Plan:
+        return plan_from_json(values)
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of the generator's input vector."""
+        return build_architecture(self.plan).latent_dim
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
 
     def log_samples(self, step: int, fake: Tensor, real: Tensor) -> Path:
         """Write the pictures of ``fake`` and, beside them in TensorBoard, of ``real`` (N, C, H, W) in [-1, 1]."""
@@ -183,9 +212,28 @@ class RunFolder:
         """Show ``points`` (N, D) with their ``images`` (N, C, H, W) in [-1, 1] and ``names`` in the projector."""
         write_projection(self.path, step, points, images, names)
 
-    @cached_property
-    def _events(self) -> EventFile:
-        return EventFile(self.path, self._resumed_at)
+
+class ClassifierFolder(Folder[ClassifyPlan]):
+    """The run of a classifier, or of several of one kind."""
+
+    kind = "classifier"
+
+    @staticmethod
+    def read_plan(values: Mapping[str, Any]) -> ClassifyPlan:
+        return classify_plan_from_json(values)
+
+
+def open_folder(path: Path) -> RunFolder | ClassifierFolder:
+    """Return the run in the folder ``path``, whatever its kind.
+
+    Raises:
+        ValueError: as :meth:`Folder.open`.
+    """
+    try:
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        kind = None  # RunFolder.open says what is wrong
+    return ClassifierFolder.open(path) if kind == ClassifierFolder.kind else RunFolder.open(path)
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from snngan.cli import main
+from snngan.evaluation.classifier import summary
 from snngan.experiments import EXPERIMENTS, PRESETS, Setting
 from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
-from snngan.experiments.running import mean_interval, run_experiment, trained
+from snngan.experiments.running import run_experiment, trained
 from snngan.training.checkpoint import save_checkpoint
-from snngan.training.gan import DivergedError
+from snngan.training.loop import DivergedError
 
 
 @pytest.mark.slow
@@ -56,6 +57,18 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         ("experiment run pixel-generator --dry-run", 0, "dry run: nothing was written"),
         ("experiment run pixle-generator", 2, "unknown experiment 'pixle-generator'; did you mean 'pixel-generator'"),
         ("experiment run pixel-generator --dataset kmnist --dry-run", 0, "dataset='kmnist'"),
+        (
+            "experiment run alpha-search --set workers=3 --set storage=x:// --dry-run",
+            0,
+            "workers=3, seed=0",
+        ),
+        (
+            "experiment run alpha-search --set worker=3",
+            2,
+            "unknown setting of alpha-search 'worker'; did",
+        ),
+        ("experiment run alpha-search --set workers=many", 2, "workers takes a whole number, not 'many'"),
+        ("experiment run alpha-search --set workers", 2, "--set takes NAME=VALUE, not 'workers'; alpha-search has"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
     ],
 )
@@ -69,10 +82,10 @@ def test_the_command(command: str, status: int, words: str, capsys: Any, tmp_pat
 
 
 def test_intervals_are_students() -> None:
-    found = mean_interval([1.0, 2.0, 3.0])
-    assert found["mean"] == 2
+    found = summary([1.0, 2.0, 3.0])
+    assert (found["mean"], found["best"]) == (2, 3)
     assert found["interval"] == pytest.approx([2 - 2.48414, 2 + 2.48414], abs=1e-4)
-    assert mean_interval([5.0])["interval"] is None
+    assert summary([5.0])["interval"] is None
 
 
 def log(scores: list[float], fids: list[float]) -> dict[str, tuple[list[int], list[float]]]:
@@ -99,7 +112,7 @@ def test_whether_entanglement_follows_fid_is_said_from_the_readings_that_both_ha
 
 def smoke(folder: Path, name: str = "pixel-generator", dataset: str | None = None) -> Any:
     setting = Setting(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
-    return run_experiment(name, "smoke", setting, "the command", dataset)
+    return run_experiment(name, "smoke", setting, "the command", [f"dataset={dataset}"] if dataset else [])
 
 
 @pytest.mark.parametrize("checkpoints", [0, 3])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference.states import differences
 from reference.stopping import stop_after
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -19,7 +20,8 @@ from snngan.config import Plan
 from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES, NonSaturating, PixelEntanglement
 from snngan.training.checkpoint import CheckpointError, load_newest
-from snngan.training.gan import DivergedError, Gauge, LossWatch, check_weights, train_gan
+from snngan.training.gan import Gauge, networks_of, train_gan
+from snngan.training.loop import DivergedError, LossWatch, check_weights
 from snngan.training.players import build_players
 from snngan.training.runlog import RunFolder
 
@@ -35,18 +37,6 @@ GAMES = [(name, ()) for name in OBJECTIVES.names()] + [
 ON_GAMES = pytest.mark.parametrize(
     ("objective", "settings"), GAMES, ids=[" ".join((name, *settings)) for name, settings in GAMES]
 )
-
-
-def differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Return where two states differ in any bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        missing = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
-        return missing + [line for key in a.keys() & b.keys() for line in differences(a[key], b[key], f"{path}/{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in differences(x, y, f"{path}/{i}")]
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
-    return [] if type(a) is type(b) and a == b else [path]
 
 
 def state_of(run: RunFolder) -> dict[str, Any]:
@@ -191,11 +181,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
 def test_weights_that_are_not_finite_are_named(plan_of: Callable[..., Plan], name: str) -> None:
     players = build_players(plan_of(objective="gan"), CPU)
-    check_weights(3, players)
+    check_weights(3, networks_of(players))
     with torch.no_grad():
         list(getattr(players, name).parameters())[-1][0] = math.inf
     with pytest.raises(DivergedError, match=f"step 3: the {name}'s weights"):
-        check_weights(3, players)
+        check_weights(3, networks_of(players))
 
 
 def test_the_watch_remembers_until_it_is_asked() -> None:

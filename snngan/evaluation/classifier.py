@@ -1,0 +1,77 @@
+"""The figures of trained classifiers on a labelled data set, and how they were taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from snngan.data.datasets import Notify, load_dataset
+from snngan.intervals import mean_interval
+from snngan.training.checkpoint import load_newest
+from snngan.training.classifier import READ, figures_of, layers_of, logits_of
+from snngan.training.members import build_members
+from snngan.training.runlog import ClassifierFolder
+from snngan.version import __version__
+
+
+def evaluate_classifier(
+    run: ClassifierFolder,
+    *,
+    against: str | None = None,
+    split: str = "test",
+    data_dir: str | None = None,
+    device: torch.device,
+    notify: Notify = lambda line: None,
+) -> dict[str, Any]:
+    """Return ``figures`` (mean, best, interval and values over the run's seeds, by name) and their ``protocol``.
+
+    Args:
+        run: of one seed or several.
+        against: a labelled data set, ``folder:PATH`` or ``npz:PATH``; default: the run's own.
+        split: which half of it, "train" or "test".
+        data_dir: where data sets are kept; default: where the run found its own.
+        device: where the networks are put.
+        notify: called with each line worth telling the user.
+
+    Raises:
+        ValueError: no sound checkpoint, or data without labels or of another shape.
+    """
+    plan = run.plan
+    state = load_newest(run.checkpoints, notify, holds="members")
+    dataset = load_dataset(
+        against or plan.dataset, data_dir=data_dir or plan.data_dir, image_size=plan.image_size,
+        skip_broken=plan.skip_broken, notify=notify,
+    )  # fmt: skip
+    images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+    if labels is None:
+        raise ValueError(f"{dataset.name} has no labels to judge by")
+    if dataset.image_shape != plan.image_shape or int(labels.max()) >= plan.num_classes:
+        raise ValueError(
+            f"{run.path} classifies images {plan.image_shape} into {plan.num_classes} classes; {dataset.name} has "
+            f"images {dataset.image_shape} of {dataset.num_classes}"
+        )
+    members = build_members(plan, device)
+    members.load_state_dict(state["members"])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    images, labels = images[order], labels[order]
+    values = figures_of(logits_of(members, images, device), labels)
+    layers = layers_of(members, images, labels, device)
+    values |= {f"entanglement/{layer}": value for layer, value in layers.items()}
+    protocol = {
+        "dataset": dataset.name, "data_digest": dataset.labelled_digest(), "split": split, "num_images": len(images),
+        "num_entanglement": min(READ, len(images)), "arch": plan.arch, "alpha": plan.alpha, "seeds": list(plan.seeds),
+        "step": state["step"], "snngan": __version__, "torch": torch.__version__,
+    }  # fmt: skip
+    figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
+               for name, each in values.items()}  # fmt: skip
+    return {"figures": figures, "protocol": protocol}
+
+
+def summary(values: Sequence[float], best: Any = max) -> dict[str, Any]:
+    """Return mean, best and Student's 95 % interval of ``values``, one a seed; no interval (None) for a single one."""
+    mean, low, high = mean_interval(values)
+    interval = None if math.isnan(low) else [low, high]
+    return {"mean": mean, "best": best(values), "interval": interval, "values": list(values)}

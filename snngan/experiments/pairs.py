@@ -1,0 +1,74 @@
+"""Baseline and entangled classifiers at equal budget: the same seeds, weights at the start and order of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from snngan.config import ClassifyConfig
+from snngan.data.datasets import load_dataset
+from snngan.evaluation.classifier import summary
+from snngan.evaluation.report import read_metrics
+from snngan.experiments import Setting
+from snngan.experiments.running import Log, shown, trained_classifier
+from snngan.training.runlog import ClassifierFolder
+
+
+def fitting_network(dataset: str, setting: Setting) -> str:
+    """Return the paper's network for a data set: cnn for grey images, resnet15 for coloured ones."""
+    channels = load_dataset(dataset, data_dir=setting.data_dir, notify=setting.notify).image_shape[0]
+    return "cnn" if channels == 1 else "resnet15"
+
+
+def trained_pair(config: Mapping[str, Any], alpha: float, seeds: int, setting: Setting) -> dict[str, list[Log]]:
+    """Return the logs, one a seed, of ``baseline`` (alpha 0) and ``entangled`` runs that are alike in all else."""
+    dataset = load_dataset(config["dataset"], data_dir=setting.data_dir, notify=setting.notify)
+    logs = {}
+    for name, weight in (("baseline", 0.0), ("entangled", alpha)):
+        chosen = ClassifyConfig(**{**config, "alpha": weight, "seeds": f"0:{seeds}", "data_dir": setting.data_dir})
+        logs[name] = logs_of_seeds(trained_classifier(chosen, dataset, setting.folder / "runs" / name, setting))
+    return logs
+
+
+def logs_of_seeds(run: ClassifierFolder) -> list[Log]:
+    """Return the metrics of each seed of a run under the tags of a single one."""
+    log, seeds = read_metrics(run), run.plan.seeds
+    if len(seeds) == 1:
+        return [log]
+    return [
+        {tag.removeprefix(f"seed-{seed}/"): values for tag, values in log.items() if tag.startswith(f"seed-{seed}/")}
+        for seed in seeds
+    ]
+
+
+def compared(
+    logs: Mapping[str, Sequence[Log]], take: Callable[[Log], float], best: Callable[..., float] = max
+) -> dict[str, Any]:
+    """Return statistics of what ``take`` finds in both sides' logs, of the difference seed by seed, and a p-value.
+
+    The p-value is that of a paired t-test; None for a single seed, and where all differences are equal.
+    """
+    from scipy.stats import ttest_rel
+
+    baseline, entangled = ([take(log) for log in logs[side]] for side in ("baseline", "entangled"))
+    differences = [after - before for before, after in zip(baseline, entangled, strict=True)]
+    tested = len({*differences}) > 1
+    return {
+        "baseline": summary(baseline, best),
+        "entangled": summary(entangled, best),
+        "difference": summary(differences, best),
+        "p_value": float(ttest_rel(entangled, baseline).pvalue) if tested else None,
+    }
+
+
+def table_of_pairs(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list[str]:
+    """Return the Markdown table of :func:`compared` by name."""
+    lines = [
+        "| | baseline: mean, best | entangled: mean, best | difference | p |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        sides = [f"{shown(row[side], digits)}, {row[side]['best']:.{digits}g}" for side in ("baseline", "entangled")]
+        p_value = "" if row["p_value"] is None else f"{row['p_value']:.2g}"
+        lines.append(f"| {name} | {sides[0]} | {sides[1]} | {shown(row['difference'], digits)} | {p_value} |")
+    return lines

@@ -1,0 +1,223 @@
+"""Cross-entropy with the entanglement of hidden layers, for any network: eq. 3 of Frosst et al. 2019.
+
+A layer's value is taken while the one forward pass that gives the logits goes by, before a later module can write over
+the layer's output in place.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snngan.losses.pairs import Backend, Distance
+from snngan.losses.snnl import SoftNearestNeighborLoss
+from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
+
+See = Callable[[str, Tensor], None]
+NO_NONLINEARITY = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
+"""What torch keeps among the activations, and no hidden layer ends with."""
+
+
+def hidden_layers(model: nn.Module, layers: str | Sequence[str] = "*") -> dict[str, nn.Module]:
+    """Return the modules of ``model`` that ``layers`` means, by name.
+
+    Args:
+        model: any network.
+        layers: names of modules, as in ``model.named_modules()``, or patterns with ``*``, ``?`` and ``[]``. ``"*"`` by
+            itself means every nonlinearity, or, where no module is one, every module with a weight of its own.
+
+    Raises:
+        ValueError: a pattern that no module matches.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    if layers == "*":
+        chosen = {name: module for name, module in modules.items() if _is_nonlinearity(module)}
+        return chosen or {
+            name: module for name, module in modules.items()
+            if any(weight.dim() > 1 for weight in module.parameters(recurse=False))
+        }  # fmt: skip
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in modules):
+            raise ValueError(f"no layer matches {pattern!r}; the model has: {', '.join(modules) or 'no modules'}")
+    return {name: module for name, module in modules.items() if any(fnmatchcase(name, each) for each in patterns)}
+
+
+def _is_nonlinearity(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.__module__ == nn.ReLU.__module__ and not issubclass(kind, NO_NONLINEARITY)
+
+
+@contextmanager
+def watched(modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
+    """Call ``see`` with the name and output of each module whenever it is run; further runs are ``NAME#2``, ..."""
+    runs = dict.fromkeys(modules, 0)
+
+    def hook(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, given: Any, output: Any) -> None:
+            runs[name] += 1
+            label = name if runs[name] == 1 else f"{name}#{runs[name]}"
+            if not isinstance(output, Tensor):
+                raise ValueError(f"layer {label} puts out a {type(output).__name__}, not one tensor: leave it out")
+            see(label, output)
+
+        return note
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class LayerLosses(nn.Module):
+    """A :class:`SoftNearestNeighborLoss` for each layer, each with a temperature of its own; made when first needed."""
+
+    def __init__(self, temperature: TemperatureLike, distance: Distance, backend: Backend = "auto") -> None:
+        super().__init__()
+        self.options = {"distance": distance, "backend": backend}
+        self.first = (as_temperature(temperature),)  # in a tuple: it is a pattern, and no part of the module
+        self.each = nn.ModuleDict()
+        self.new_loss()  # refuses wrong options at once
+        self.register_load_state_dict_pre_hook(_make_layers)  # type: ignore[no-untyped-call]
+
+    def new_loss(self) -> SoftNearestNeighborLoss:
+        temperature: Temperature = copy.deepcopy(self.first[0])
+        return SoftNearestNeighborLoss(temperature, **self.options)  # type: ignore[arg-type]
+
+    def of(self, layer: str) -> SoftNearestNeighborLoss:
+        """Return the loss of one layer."""
+        key = layer.replace(".", "/")
+        if key not in self.each:
+            self.each[key] = self.new_loss().train(self.training)
+        loss = self.each[key]
+        assert isinstance(loss, SoftNearestNeighborLoss)
+        return loss
+
+    def forward(self, layer: str, output: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss () of a layer's output (N, ...) with integer ``labels`` (N,).
+
+        Raises:
+            ValueError: the output has not a row for each label.
+        """
+        if output.dim() < 2 or len(output) != len(labels) or not output.is_floating_point():
+            raise ValueError(
+                f"layer {layer} puts out {str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}, not a point "
+                f"for each of the {len(labels)} labels: leave it out"
+            )
+        value: Tensor = self.of(layer)(output, labels)
+        return value
+
+
+def _make_layers(losses: LayerLosses, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    """Make the layers' losses whose state is about to be loaded."""
+    for key in state:
+        if key.startswith(f"{prefix}each."):
+            losses.of(key.removeprefix(f"{prefix}each.").partition(".")[0])
+
+
+class EntangledLoss(nn.Module):
+    r"""Cross-entropy of a classifier's logits plus ``alpha`` times the soft nearest neighbour loss of hidden layers.
+
+    .. math:: L = \mathrm{CE}(\text{logits}, y) + \alpha \sum_l l'(\text{layer}_l, y)
+
+    Calling it runs the model, once. The model itself is unchanged and not part of this module: train its parameters
+    with any optimiser, use it without this loss as ever. A layer whose output is the logits is left out.
+
+    After each call ``logits``, ``cross_entropy`` and ``entanglement`` (a tensor a layer) hold what was found, without
+    gradient. With ``alpha = 0`` there is nothing to add, ``entanglement`` stays empty and no time is spent on it.
+
+    Args:
+        model: maps inputs (N, ...) to logits (N, C).
+        layers: names of the model's modules or patterns such as ``"layer?"``; see :func:`hidden_layers`. A module that
+            is run several times in a pass counts each time, as ``NAME``, ``NAME#2``, ...
+        alpha: weight of the sum; negative entangles (the paper's regulariser), positive disentangles. It may be set
+            anew at any time.
+        temperature: as for :class:`SoftNearestNeighborLoss`; each layer has its own, and those that learn or anneal do
+            so while the model is in training mode.
+        distance: ``"sqeuclidean"``, or ``"cosine"``, which suits wide layers.
+        backend: as for :class:`SoftNearestNeighborLoss`.
+
+    Raises:
+        ValueError: no layer is of that name, or an option is unknown.
+
+    Source:
+        Frosst et al. 2019, eq. 3.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> criterion = EntangledLoss(model, alpha=-1.0)
+        >>> loss = criterion(torch.randn(16, 4), torch.arange(16) % 3)
+        >>> loss.backward()
+        >>> list(criterion.entanglement), criterion.logits.shape
+        (['1'], torch.Size([16, 3]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str | Sequence[str] = "*",
+        alpha: float = -10.0,
+        temperature: TemperatureLike = "optimal",
+        distance: Distance = "sqeuclidean",
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: its parameters are its own
+        self.layers = hidden_layers(model, layers)
+        self.alpha = alpha
+        self.losses = LayerLosses(temperature, distance, backend)
+        self.logits = self.cross_entropy = torch.tensor(0.0)
+        self.entanglement: dict[str, Tensor] = {}
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self._model[0]
+
+    def forward(self, inputs: Any, labels: Tensor) -> Tensor:
+        """Return the loss () of the model's logits for ``inputs`` with integer ``labels`` (N,)."""
+        self.losses.train(self.model.training)
+        logits, values = self._run(inputs, labels, enabled=self.alpha != 0)
+        cross_entropy = F.cross_entropy(logits, labels)
+        self.logits, self.cross_entropy = logits.detach(), cross_entropy.detach()
+        self.entanglement = {name: value.detach() for name, value in values.items()}
+        if not values:
+            return cross_entropy
+        return cross_entropy + self.alpha * torch.stack(list(values.values())).sum()
+
+    @torch.no_grad()
+    def read(self, inputs: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits (N, C) and each layer's loss (), whatever alpha; no temperature moves."""
+        self.losses.eval()
+        return self._run(inputs, labels, enabled=True)
+
+    def _run(self, inputs: Any, labels: Tensor, *, enabled: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        values: dict[str, Tensor] = {}
+        outputs: dict[str, weakref.ref[Tensor]] = {}
+
+        def see(name: str, output: Tensor) -> None:
+            outputs[name] = weakref.ref(output)
+            values[name] = self.losses(name, output, labels)
+
+        with watched(self.layers if enabled else {}, see):
+            logits = self.model(inputs)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+            form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model must return logits ({len(labels)}, C), not {form}")
+        values = {name: value for name, value in values.items() if outputs[name]() is not logits}
+        if enabled and not values:
+            raise ValueError(f"no hidden layer was run: {', '.join(self.layers) or 'the model has none'}")
+        return logits, values
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, layers={list(self.layers)}"

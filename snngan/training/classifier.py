@@ -1,0 +1,220 @@
+"""The training loop of classifiers: cross-entropy + alpha * entanglement of hidden layers, for any number of seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from snngan.config import ClassifyPlan
+from snngan.data import Dataset, to_unit_range
+from snngan.data.batches import Batches
+from snngan.seeds import seed_for
+from snngan.training.checkpoint import save_checkpoint
+from snngan.training.device import allow_tf32
+from snngan.training.loop import LossWatch, Outcome, Report, check_weights, random_state, restore_random_state
+from snngan.training.members import Members, build_members
+from snngan.training.runlog import ClassifierFolder
+
+CHUNK = 500
+"""Images in each pass of a reading."""
+READ = 256
+"""Images of each half whose entanglement is read."""
+JUDGED = 2000
+"""Training images whose accuracy is read; of the held-out ones it is all."""
+BINS = 15
+"""Bins of the calibration error, of equal width."""
+
+
+def train_classifier(
+    run: ClassifierFolder,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    start: Mapping[str, Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Report = lambda step, scalars: None,
+) -> Outcome:
+    """Train the networks of ``run.plan`` on ``dataset`` and leave checkpoints and metrics in the run's folder.
+
+    Args:
+        run: a new folder, or one to go on with.
+        dataset: what the plan was made for, with labels.
+        device: where the networks and the data are.
+        start: the checkpoint to go on from; on a CPU the result is bit-equal to an unbroken run's.
+        should_stop: asked after each step; if true, the run saves and returns.
+        report: called after each step with the latest scalars by TensorBoard tag.
+
+    Raises:
+        DivergedError: a loss or a weight is not finite.
+        CheckpointError: ``start`` is of other networks.
+        ValueError: it is of other data.
+        SaveError: a file could not be written.
+    """
+    plan = run.plan
+    members = build_members(plan, device)
+    batches = [
+        Batches(dataset.train_images, plan.batch_size, seed=seed, device=device, labels=dataset.train_labels)
+        for seed in plan.seeds
+    ]
+    gauge = Gauge(members, dataset, plan, device)
+    watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+    allow_tf32(plan.precision == "tf32")
+    step, scalars = 0, {}
+    torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
+    if start is not None:
+        check_same_labelled_data(plan, dataset)
+        step = restore(start, members, batches, device)
+        run.rewind(step)
+    else:
+        scalars = gauge.read()
+        run.log(0, scalars)
+    started, tracking_seconds, stopping = time.monotonic(), 0.0, False
+
+    while step < plan.steps and not stopping:
+        step += 1
+        images, labels = (
+            torch.stack(halves) for halves in zip(*(each.next_labelled() for each in batches), strict=True)
+        )
+        alpha = along(plan.alpha, plan.alpha_final, step, plan.steps)
+        for group in members.optimizer.param_groups:
+            group["lr"] = falling(plan.learning_rate, plan.learning_rate_final, step, plan.steps)
+        with autocast:
+            losses, cross_entropies = members.losses(images, labels, alpha)
+        members.optimizer.zero_grad()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        members.optimizer.step()
+        watch.note(step, "classifier", losses.mean())
+        watch.note(step, "cross_entropy", cross_entropies.mean())
+        del images, labels, losses
+
+        stopping, last = should_stop(), step == plan.steps
+        reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
+        if step % watch.check_every == 0 or reading or saving:
+            scalars = scalars | watch.check()
+        if reading or saving:
+            named = zip(plan.seeds, members.networks(), strict=True)
+            check_weights(step, {f"network of seed {seed}": network for seed, network in named})
+        if reading:
+            before = time.monotonic()
+            scalars = scalars | gauge.read()
+            tracking_seconds += time.monotonic() - before
+            run.log(step, scalars)
+        if saving:
+            save_checkpoint(run.checkpoints, step, snapshot(step, members, batches, device))
+        report(step, scalars)
+
+    return Outcome(step, step == plan.steps, scalars, time.monotonic() - started, tracking_seconds, 0.0)
+
+
+def along(first: float, last: float, step: int, steps: int) -> float:
+    """Return the value at ``step`` (1 to ``steps``) on the way from ``first`` to ``last`` in equal steps."""
+    return first + (last - first) * (step - 1) / max(1, steps - 1)
+
+
+def falling(first: float, last: float, step: int, steps: int) -> float:
+    """Return the value at ``step`` (1 to ``steps``) on the way from ``first`` to ``last`` in equal ratios."""
+    if first == last or not (first > 0 and last > 0):
+        return along(first, last, step, steps)
+    return first * float((last / first) ** ((step - 1) / max(1, steps - 1)))
+
+
+class Gauge:
+    """Reads accuracy, cross-entropy, calibration error and the entanglement of every layer, in evaluation mode.
+
+    Tags end in ``train`` or ``test``; with several seeds each has its own, after ``seed-N/``, beside the mean.
+    """
+
+    def __init__(self, members: Members, dataset: Dataset, plan: ClassifyPlan, device: torch.device) -> None:
+        assert dataset.train_labels is not None
+        assert dataset.test_labels is not None
+        self.members, self.plan, self.device = members, plan, device
+        order = torch.Generator().manual_seed(seed_for(plan.seeds[0], "gauge"))
+        rows = torch.randperm(len(dataset.train_images), generator=order)[:JUDGED]
+        held_out = torch.randperm(len(dataset.test_images), generator=order)
+        self.halves = {
+            "train": (dataset.train_images[rows], dataset.train_labels[rows]),
+            "test": (dataset.test_images[held_out], dataset.test_labels[held_out]),
+        }
+
+    def read(self) -> dict[str, float]:
+        """Return the scalars by tag."""
+        each: dict[str, Tensor] = {}
+        for half, (images, labels) in self.halves.items():
+            logits = logits_of(self.members, images, self.device)
+            for name, value in figures_of(logits, labels).items():
+                each[f"{name}/{half}"] = value
+            for layer, value in layers_of(self.members, images, labels, self.device).items():
+                each[f"entanglement/{half}/{layer}"] = value
+        scalars = {tag: float(values.double().mean()) for tag, values in each.items()}
+        if len(self.plan.seeds) > 1:
+            for number, seed in enumerate(self.plan.seeds):
+                scalars |= {f"seed-{seed}/{tag}": float(values[number]) for tag, values in each.items()}
+        return scalars
+
+
+def logits_of(members: Members, images: Tensor, device: torch.device) -> Tensor:
+    """Return the logits (E, N, K), on the CPU, of images (N, C, H, W) as they are kept in a data set."""
+    chunks = [members.logits(to_unit_range(chunk.to(device))).float().cpu() for chunk in torch.split(images, CHUNK)]
+    return torch.cat(chunks, 1)
+
+
+def layers_of(members: Members, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Return the entanglement (E,), on the CPU, of each layer for the first ``READ`` images (N, C, H, W)."""
+    some = to_unit_range(images[:READ].to(device))
+    return {layer: value.cpu() for layer, value in members.read(some, labels[:READ].to(device))[1].items()}
+
+
+def figures_of(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return accuracy, cross-entropy and calibration error, (E,) each, of logits (E, N, K) for labels (N,)."""
+    right = logits.argmax(2) == labels
+    return {
+        "accuracy": right.double().mean(1),
+        "cross_entropy": torch.stack([F.cross_entropy(own, labels) for own in logits]),
+        "calibration_error": torch.stack([calibration_error(own, labels) for own in logits]),
+    }
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the expected calibration error () of logits (N, K): how far confidence and accuracy lie apart, by bin.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3, with 15 bins.
+    """
+    confidence, guess = logits.softmax(1).max(1)
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    gap = (guess == labels).double() - confidence.double()
+    return torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, gap).abs().sum() / len(labels)
+
+
+def check_same_labelled_data(plan: ClassifyPlan, dataset: Dataset) -> None:
+    """Raise ``ValueError`` unless ``dataset`` is what the plan was made for, labels and all."""
+    if dataset.labelled_digest() != plan.data_digest:
+        raise ValueError(
+            f"{dataset.name}: these {len(dataset.train_images)} training images {dataset.image_shape} and their labels "
+            "are not the ones the run was started with; resume with the same data (--dataset or --data-dir say where "
+            "it is now)"
+        )
+
+
+def snapshot(step: int, members: Members, batches: Sequence[Batches], device: torch.device) -> dict[str, Any]:
+    """Return everything that the rest of the run follows from."""
+    order = [each.state_dict() for each in batches]
+    return {"step": step, "members": members.state_dict(), "batches": order, **random_state(device)}
+
+
+def restore(state: Mapping[str, Any], members: Members, batches: Sequence[Batches], device: torch.device) -> int:
+    """Bring everything to where :func:`snapshot` stood and return its step.
+
+    Raises:
+        CheckpointError: the state is of other networks.
+    """
+    members.load_state_dict(state["members"])
+    for each, kept in zip(batches, state["batches"], strict=True):
+        each.load_state_dict(kept)
+    restore_random_state(state, device)
+    return int(state["step"])

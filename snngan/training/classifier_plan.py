@@ -1,0 +1,137 @@
+"""From what the user says of a classifier's training to a complete plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from snngan.config import ClassifyConfig, ClassifyPlan
+from snngan.data import Dataset
+from snngan.data.batches import check_batch_size
+from snngan.data.datasets import absolute_name, data_folder
+from snngan.losses.entangled import hidden_layers
+from snngan.losses.temperature import parse_temperature
+from snngan.models import CLASSIFIERS, Classifier
+from snngan.training.plan import option_values, parse_settings
+
+
+def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan:
+    """Return the plan of a classifier's run of ``config`` on ``dataset``.
+
+    Raises:
+        ValueError: a name, an option or a value is unknown or out of range, or the data have no labels or do not fit.
+    """
+    classifier = check_classify_config(config)
+    check_labels(dataset)
+    layers = classifier.hidden if config.layers == "*" else tuple(part.strip() for part in config.layers.split(","))
+    with torch.random.fork_rng(devices=[]):
+        network = classifier.network(dataset.image_shape, dataset.num_classes)
+    named = hidden_layers(network, layers)
+    check_batch_size(config.batch_size, len(dataset.train_images))
+    rate, alpha = config.learning_rate, config.alpha
+    return ClassifyPlan(
+        dataset=absolute_name(config.dataset),
+        data_dir=str(data_folder(config.data_dir).absolute()),
+        image_size=config.image_size,
+        skip_broken=config.skip_broken,
+        data_digest=dataset.labelled_digest(),
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+        arch=config.arch,
+        arch_options=option_values(classifier),
+        layers=tuple(named),
+        alpha=alpha,
+        alpha_final=alpha if config.alpha_final is None else config.alpha_final,
+        temperature=config.temperature,
+        distance="cosine" if config.distance == "cosine" else "sqeuclidean",
+        steps=config.steps,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        learning_rate=rate,
+        learning_rate_final=rate if config.learning_rate_final is None else config.learning_rate_final,
+        seeds=parse_seeds(config.seeds or str(config.seed)),
+        ensemble=config.ensemble,
+        precision=config.precision,
+        checkpoint_every=config.checkpoint_every,
+        track_every=config.track_every,
+    )
+
+
+def check_classify_config(config: ClassifyConfig) -> Classifier:
+    """Return the architecture, or raise ``ValueError`` for what is wrong on any data set: asked before one is read."""
+    kind = CLASSIFIERS[config.arch]
+    parse_temperature(config.temperature)
+    parse_seeds(config.seeds or str(config.seed))
+    return kind(**parse_settings(config.set, (kind,)))
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raise ``ValueError`` unless both halves of ``dataset`` are pictures or points with labels of two classes."""
+    labels = dataset.train_labels
+    if labels is None or dataset.test_labels is None:
+        raise ValueError(
+            f"{dataset.name} has no labels, and a classifier learns from them; a folder of class folders has"
+        )
+    if int(labels.min()) < 0 or int(labels.min()) == int(labels.max()):
+        raise ValueError(f"{dataset.name}: a classifier takes labels from 0 on, of 2 classes or more")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds written as ``0:4`` (0 to 3), ``0,3,5`` or ``7``.
+
+    Raises:
+        ValueError: the text is none of these forms, or names a seed twice or none.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        seeds = tuple(range(int(first), int(last))) if colon else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds takes 0:4 (that is 0 to 3), 0,3,5 or 7, none twice, not {text!r}")
+    return seeds
+
+
+def classify_plan_from_json(values: Mapping[str, Any]) -> ClassifyPlan:
+    """Return the plan that ``dataclasses.asdict`` turned into ``values``.
+
+    Raises:
+        ValueError: a field is missing, unknown or out of range.
+    """
+    try:
+        shape = tuple(int(size) for size in values["image_shape"])
+        fields = {**values, "image_shape": shape, "layers": tuple(values["layers"]), "seeds": tuple(values["seeds"])}
+        plan = ClassifyPlan(**fields)
+        build_classifier(plan)
+        return plan
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the run's plan is not one that this version reads: {error}") from error
+
+
+def build_classifier(plan: ClassifyPlan) -> Classifier:
+    """Return the plan's architecture with its options."""
+    return CLASSIFIERS[plan.arch](**plan.arch_options)
+
+
+def describe_classify_plan(plan: ClassifyPlan, dataset: Dataset, device: torch.device) -> list[str]:
+    """Return what a run will do, a line each for data, network, loss and training."""
+    size = "x".join(map(str, plan.image_shape))
+    options = ", ".join(f"{name}={value}" for name, value in plan.arch_options.items())
+    loss = "cross-entropy"
+    if plan.alpha or plan.alpha_final:
+        alpha = f"{plan.alpha:g}" if plan.alpha == plan.alpha_final else f"({plan.alpha:g} to {plan.alpha_final:g})"
+        loss += f" + {alpha} * entanglement of {', '.join(plan.layers)} ({plan.distance}, T {plan.temperature})"
+    rate = f"{plan.learning_rate:g}"
+    if plan.learning_rate_final != plan.learning_rate:
+        rate += f" to {plan.learning_rate_final:g}"
+    seeds = ", ".join(map(str, plan.seeds))
+    return [
+        f"data       {plan.dataset}: {len(dataset.train_images)} images {size} of {plan.num_classes} classes, "
+        f"{len(dataset.test_images)} held out",
+        f"network    {plan.arch}" + (f" ({options})" if options else ""),
+        f"loss       {loss}",
+        f"training   {plan.steps} steps of {plan.batch_size}, {plan.optimizer}, learning rate {rate}, "
+        f"seed{'s' * (len(plan.seeds) > 1)} {seeds}, {plan.precision} on {device}",
+    ]

@@ -1,0 +1,205 @@
+"""Several networks of one kind, trained side by side: one after the other, or as one vectorised network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from snngan.config import ClassifyPlan
+from snngan.losses.entangled import EntangledLoss, LayerLosses, hidden_layers, watched
+from snngan.losses.temperature import parse_temperature
+from snngan.seeds import seed_for
+from snngan.training.checkpoint import CheckpointError
+from snngan.training.classifier_plan import build_classifier
+from snngan.training.optimizers import make_optimizer
+from snngan.training.players import load_part
+
+
+class Members(Protocol):
+    """E networks, each with its own weights, data order and temperatures, that do not see one another."""
+
+    optimizer: torch.optim.Optimizer
+
+    def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        """Return each network's loss (E,) and, of it, the cross-entropy (E,); images (E, B, C, H, W), labels (E, B)."""
+
+    def read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (E, N, K) and the entanglement of each layer (E,) at its optimal T; images (N, C, H, W)."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits (E, N, K) of images (N, C, H, W)."""
+
+    def networks(self) -> list[nn.Module]:
+        """Return the networks, those of a vectorised ensemble as copies."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of networks, temperatures and optimiser."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the state that :meth:`state_dict` gave; raises ``CheckpointError`` where that was of others."""
+
+
+def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
+    """Return the fresh network of one seed; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "weights"))
+        return build_classifier(plan).network(plan.image_shape, plan.num_classes)
+
+
+def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
+    """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on a GPU."""
+    vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
+    return Vectorised(plan, device) if vectorised and len(plan.seeds) > 1 else InTurn(plan, device)
+
+
+def _reader(plan: ClassifyPlan) -> LayerLosses:
+    return LayerLosses("optimal", plan.distance).eval()
+
+
+class InTurn:
+    """One network after the other."""
+
+    def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
+        self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+        self.criteria = [
+            EntangledLoss(network, plan.layers, plan.alpha, parse_temperature(plan.temperature), plan.distance)
+            for network in self._networks
+        ]
+        self.readers = [
+            EntangledLoss(network, plan.layers, 1.0, "optimal", plan.distance) for network in self._networks
+        ]
+        weights = [weight for network in self._networks for weight in network.parameters()]
+        self.optimizer = make_optimizer(plan.optimizer, weights, plan.learning_rate)
+
+    def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        totals, parts = [], []
+        for criterion, own_images, own_labels in zip(self.criteria, images, labels, strict=True):
+            criterion.alpha = alpha
+            totals.append(criterion(own_images, own_labels))
+            parts.append(criterion.cross_entropy)
+        return torch.stack(totals), torch.stack(parts)
+
+    def read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        found = []
+        for reader in self.readers:
+            reader.model.eval()
+            found.append(reader.read(images, labels))
+            reader.model.train()
+        logits = torch.stack([each for each, _ in found])
+        return logits, {name: torch.stack([values[name] for _, values in found]) for name in found[0][1]}
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        logits = []
+        for network in self._networks:
+            logits.append(network.eval()(images))
+            network.train()
+        return torch.stack(logits)
+
+    def networks(self) -> list[nn.Module]:
+        return self._networks
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "networks": [network.state_dict() for network in self._networks],
+            "temperatures": [criterion.losses.state_dict() for criterion in self.criteria],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _check_count(state, len(self._networks))
+        for number, (network, criterion) in enumerate(zip(self._networks, self.criteria, strict=True)):
+            load_part("network", network, {"network": state["networks"][number]})
+            load_part("temperatures", criterion.losses, {"temperatures": state["temperatures"][number]})
+        load_part("optimizer", self.optimizer, dict(state))
+
+
+class Vectorised:
+    """All networks as one, by ``torch.func``: each weight is a tensor (E, ...), and every product takes all at once."""
+
+    def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
+        self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+        weights, self.buffers = stack_module_state(self._networks)
+        self.weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        self.pattern = copy.deepcopy(self._networks[0])
+        self.modules = hidden_layers(self.pattern, plan.layers)
+        self.criteria = [LayerLosses(parse_temperature(plan.temperature), plan.distance) for _ in plan.seeds]
+        self.reader = _reader(plan)
+        self.optimizer = make_optimizer(plan.optimizer, self.weights.values(), plan.learning_rate)
+
+    def _run(self, images: Tensor, *, each: bool, keep: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (E, N, K) and, to keep, the layers' outputs (E, N, ...); ``each``: images of its own."""
+
+        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> Any:
+            outputs: dict[str, Tensor] = {}
+            with watched(self.modules if keep else {}, lambda name, output: outputs.update({name: output})):
+                logits = functional_call(self.pattern, (weights, buffers), (own,))
+            return logits, outputs
+
+        found = vmap(one, (0, 0, 0 if each else None), randomness="different")(self.weights, self.buffers, images)
+        logits: Tensor = found[0]
+        outputs: dict[str, Tensor] = found[1]
+        return logits, outputs
+
+    def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        logits, outputs = self._run(images, each=True, keep=alpha != 0)
+        cross_entropy = torch.stack([F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
+        if not outputs:
+            return cross_entropy, cross_entropy.detach()
+        sums = [
+            torch.stack([losses(name, output[member], labels[member]) for name, output in outputs.items()]).sum()
+            for member, losses in enumerate(self.criteria)
+        ]
+        return cross_entropy + alpha * torch.stack(sums), cross_entropy.detach()
+
+    @torch.no_grad()
+    def read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self.pattern.eval()
+        logits, outputs = self._run(images, each=False, keep=True)
+        self.pattern.train()
+        return logits, {
+            name: torch.stack([self.reader(name, own, labels) for own in output]) for name, output in outputs.items()
+        }
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        self.pattern.eval()
+        logits, _ = self._run(images, each=False, keep=False)
+        self.pattern.train()
+        return logits
+
+    def networks(self) -> list[nn.Module]:
+        with torch.no_grad():
+            for number, network in enumerate(self._networks):
+                network.load_state_dict({name: part[number] for name, part in (self.weights | self.buffers).items()})
+        return self._networks
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "networks": [network.state_dict() for network in self.networks()],
+            "temperatures": [losses.state_dict() for losses in self.criteria],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _check_count(state, len(self._networks))
+        for number, (network, losses) in enumerate(zip(self._networks, self.criteria, strict=True)):
+            load_part("network", network, {"network": state["networks"][number]})
+            load_part("temperatures", losses, {"temperatures": state["temperatures"][number]})
+        weights, buffers = stack_module_state(self._networks)
+        with torch.no_grad():
+            for kept, new in ((self.weights, weights), (self.buffers, buffers)):
+                for name, part in kept.items():
+                    part.copy_(new[name])
+        load_part("optimizer", self.optimizer, dict(state))
+
+
+def _check_count(state: Mapping[str, Any], count: int) -> None:
+    if len(state.get("networks", ())) != count or len(state.get("temperatures", ())) != count:
+        raise CheckpointError(f"the checkpoint does not fit the run's config.json: it is not of {count} networks")

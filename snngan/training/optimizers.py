@@ -1,0 +1,58 @@
+"""torch's optimisers, without the compiler that they import for nothing."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Tensor], learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
+    """Return Adam with ``betas``, RMSprop, or gradient descent with Nesterov's momentum of 0.9."""
+    _spare_the_compiler()
+    if name == "rmsprop":
+        return _RMSprop(parameters, lr=learning_rate)
+    if name == "sgd":
+        return _SGD(parameters, lr=learning_rate, momentum=0.9, nesterov=True)
+    return _Adam(parameters, lr=learning_rate, betas=betas, fused=True)
+
+
+def _spare_the_compiler() -> None:
+    """Keep torch's optimisers from importing its compiler, 150 MB and 3 seconds, only to tell it to leave them alone.
+
+    They do so at the first call of each method, and in each step. Here methods get the mark that the compiler would
+    leave, and ``step`` is the undecorated one, without gradient as the decoration has it. Where the compiler is loaded
+    already, or torch marks methods otherwise, this changes nothing.
+    """
+    if "torch._dynamo" in sys.modules:
+        return
+    for method in vars(torch.optim.Optimizer).values():
+        wrapped = getattr(method, "__wrapped__", None)
+        if wrapped is not None and not hasattr(wrapped, "__dynamo_disable"):
+            wrapped.__dynamo_disable = wrapped
+
+
+class _Adam(torch.optim.Adam):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return inspect.unwrap(torch.optim.Adam.step)(self, closure)
+
+
+class _RMSprop(torch.optim.RMSprop):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)
+
+
+class _SGD(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return inspect.unwrap(torch.optim.SGD.step)(self, closure)

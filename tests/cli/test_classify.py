@@ -1,0 +1,135 @@
+"""``snngan classify``."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snngan.training.classifier import Gauge
+
+Cli = Callable[..., Any]
+TINY = "--dataset digits --arch feedforward --set widths=16-8 --batch-size 64 --track-every 2 --device cpu"
+RUN = Path("run")
+
+
+@pytest.fixture
+def trained(cli: Cli) -> str:
+    """Return what was said of a run of 4 steps of two seeds."""
+    said: str = cli(f"classify train {TINY} --steps 4 --checkpoint-every 2 --seeds 0:2 --alpha -0.1 --run-dir run").out
+    return said
+
+
+def test_what_is_said(trained: str, cli: Cli) -> None:
+    for words in (
+        "data       digits: 1618 images 1x8x8 of 10 classes, 179 held out",
+        "network    feedforward (widths=16-8)",
+        "loss       cross-entropy + -0.1 * entanglement of fc1, fc2 (sqeuclidean, T optimal)",
+        "training   4 steps of 64, adam, learning rate 0.001, seeds 0, 1, fp32 on cpu",
+        "run        run",
+        "trained 4 steps",
+        "over 2 seeds     best",
+        "entanglement of fc2:",
+        "snngan classify evaluate run",
+    ):
+        assert words in trained
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4]
+    tags = {"accuracy/test", "cross_entropy/train", "calibration_error/test", "entanglement/train/fc1",
+            "loss/classifier", "loss/cross_entropy", "seed-1/accuracy/test"}  # fmt: skip
+    assert tags <= lines[-1].keys()
+    assert list(RUN.glob("events.*"))
+
+
+def test_evaluated_it_says_what_the_run_said(trained: str, cli: Cli) -> None:
+    content = json.loads(cli("classify evaluate run --json").out)
+    last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    for name in ("accuracy", "cross_entropy", "calibration_error"):
+        assert content["figures"][name]["mean"] == pytest.approx(last[f"{name}/test"])
+        assert content["figures"][name]["values"] == pytest.approx([last[f"seed-{n}/{name}/test"] for n in (0, 1)])
+    assert content["figures"]["accuracy"]["best"] == max(content["figures"]["accuracy"]["values"])
+    assert content["figures"]["cross_entropy"]["best"] == min(content["figures"]["cross_entropy"]["values"])
+    assert content["protocol"]["num_images"] == 179
+    said = cli("classify evaluate run --split train").out
+    assert "1618 images of digits train, step 4" in said
+    assert re.search(r"accuracy +0\.\d+   95 %: .* best 0\.\d+", said)
+
+
+def test_a_single_seed_has_no_interval(cli: Cli) -> None:
+    said = cli(f"classify train {TINY} --steps 1 --alpha 0 --seed 3 --run-dir run").out
+    assert "loss       cross-entropy\n" in said
+    assert "seed 3," in said
+    assert "over" not in said
+    assert "95 %" not in cli("classify evaluate run").out
+
+
+def test_nothing_is_written_by_a_dry_run(cli: Cli) -> None:
+    said = cli(f"classify train {TINY} --dry-run").out
+    assert "run        runs/0001-digits-feedforward" in said
+    assert not list(Path().iterdir())
+    assert "widths=500-500-2000" in cli("classify train --arch feedforward --set help").out
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_it_saves_and_goes_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    command = f"classify train {TINY} --steps 6 --seeds 0:2 --run-dir {{}}"
+    cli(command.format("unbroken"))
+    calls, sound = 0, Gauge.read
+
+    def read(self: Gauge) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # at step 2
+            signal.raise_signal(number)
+        return sound(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gauge, "read", read)
+        said = cli(command.format("run"), status)
+    assert re.search(r"saved at step [23]; go on with: snngan resume run", said.out)
+    assert "resuming run at step" in cli("resume run").out
+    resumed, unbroken = (
+        [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()]
+        for name in ("run", "unbroken")
+    )
+    assert resumed == unbroken
+    assert "run is finished at step 6; to train longer: snngan resume run --steps 12" in cli("resume run").out
+    assert "trained 8 steps" in cli("resume run --steps 8").out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("classify tran", "did you mean 'train'"),
+        ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'"),
+        ("classify train --dataset digits --layers conv9", "no layer matches 'conv9'"),
+        ("classify train --dataset digits --seeds 3:1", "--seeds takes 0:4"),
+        ("classify train --dataset digits --temperature hot", "temperature takes a multiple"),
+        ("classify train --dataset digits --distance manhattan", "'manhattan' is not one of"),
+        ("classify train --dataset digits --batch-size 5000", "larger than the 1618 training images"),
+        ("classify train --run-dir run", "run exists already"),
+        ("classify evaluate nowhere", "no run folder nowhere"),
+        ("classify evaluate run --against gaussians", r"classifies images \(1, 8, 8\) into 10 classes; gaussians has"),
+        ("sample run --out grid.png", "run is the run of a classifier; this takes a generator's"),
+        ("report run --out page.html", "run is the run of a classifier; this takes a generator's"),
+    ],
+)
+def test_mistakes(trained: str, refused: Cli, command: str, message: str) -> None:
+    refused(command, message)
+
+
+def test_a_generator_s_run_is_no_classifier_s(refused: Cli, run: Path) -> None:
+    refused(f"classify evaluate {run}", "run is the run of a generator; this takes a classifier's")
+
+
+def test_images_without_labels(refused: Cli) -> None:
+    np.savez("plain.npz", train_images=np.zeros((40, 1, 8, 8), np.uint8), test_images=np.zeros((9, 1, 8, 8), np.uint8))
+    refused("classify train --dataset npz:plain.npz", "npz:plain.npz has no labels, and a classifier learns from them")

@@ -1,0 +1,230 @@
+"""EntangledLoss: the layer values of one forward pass, on any network, unchanged by what later modules do in place."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snngan import EntangledLoss, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
+from snngan.losses.entangled import hidden_layers
+from snngan.losses.temperature import AnnealedTemperature
+
+LABELS = torch.arange(24) % 3
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def perceptron(*, inplace: bool = False) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace), nn.Linear(8, 8), nn.LeakyReLU(0.1, inplace), nn.Linear(8, 3)
+    )
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_values_are_those_of_a_pass_by_hand(inplace: bool) -> None:
+    model, inputs = perceptron(inplace=inplace), torch.randn(24, 6)
+    criterion = EntangledLoss(model, layers=["0", "1", "2", "3"], alpha=-0.5)
+    loss = criterion(inputs, LABELS)
+    by_hand: dict[str, Tensor] = {}
+    hidden = inputs
+    for name, layer in enumerate([model[0], F.relu, model[2], lambda maps: F.leaky_relu(maps, 0.1)]):
+        hidden = layer(hidden)
+        by_hand[str(name)] = soft_nearest_neighbor_loss(hidden, LABELS, "optimal")
+    logits = model[4](hidden)
+    assert list(criterion.entanglement) == list(by_hand)
+    for name, value in by_hand.items():
+        torch.testing.assert_close(criterion.entanglement[name], value.detach(), rtol=1e-5, atol=1e-6)
+    expected = F.cross_entropy(logits, LABELS) - 0.5 * torch.stack(list(by_hand.values())).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(criterion.logits, logits.detach())
+    torch.testing.assert_close(criterion.cross_entropy, F.cross_entropy(logits, LABELS).detach())
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_torchvisions_resnet18_as_by_hand() -> None:
+    models = pytest.importorskip("torchvision.models")
+    model = models.resnet18(num_classes=3).train()
+    images = torch.randn(24, 3, 32, 32)
+    criterion = EntangledLoss(model, layers=["relu", "layer?.?"], alpha=0.3)
+    twin = copy.deepcopy(model)
+    criterion(images, LABELS)
+    hidden = F.relu(twin.bn1(twin.conv1(images)))
+    by_hand = {"relu": hidden}
+    hidden = twin.maxpool(hidden)
+    for stage in range(1, 5):
+        for number, block in enumerate(getattr(twin, f"layer{stage}")):
+            shortcut = hidden if block.downsample is None else block.downsample(hidden)
+            inner = F.relu(block.bn1(block.conv1(hidden)))
+            hidden = F.relu(block.bn2(block.conv2(inner)) + shortcut)
+            by_hand[f"layer{stage}.{number}"] = hidden
+    assert list(criterion.entanglement) == list(by_hand)
+    for name, hidden in by_hand.items():
+        expected = soft_nearest_neighbor_loss(hidden.detach(), LABELS, "optimal")
+        torch.testing.assert_close(criterion.entanglement[name], expected, rtol=1e-4, atol=1e-5)
+    assert len(EntangledLoss(model).layers) == 9  # the stem's nonlinearity, and one a block, run twice
+    every = EntangledLoss(model)
+    every(images, LABELS)
+    assert list(every.entanglement)[:3] == ["relu", "layer1.0.relu", "layer1.0.relu#2"]
+    assert len(every.entanglement) == 17
+
+
+def test_the_model_is_unchanged_and_its_own() -> None:
+    model, inputs = perceptron(), torch.randn(24, 6)
+    before = copy.deepcopy(model.state_dict())
+    criterion = EntangledLoss(model, temperature="learned")
+    assert not list(criterion.parameters())
+    criterion(inputs, LABELS).backward()
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert not any(module._forward_hooks for module in model.modules())
+    runs = 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+
+    model.register_forward_hook(count)
+    criterion(inputs, LABELS)
+    assert runs == 1
+
+
+def test_nothing_is_left_behind_by_an_error() -> None:
+    model = perceptron()
+    with pytest.raises(RuntimeError):
+        EntangledLoss(model)(torch.randn(24, 5), LABELS)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_alpha_0_is_cross_entropy() -> None:
+    model, inputs = perceptron(), torch.randn(24, 6)
+    criterion = EntangledLoss(model, alpha=0.0)
+    loss = criterion(inputs, LABELS)
+    torch.testing.assert_close(loss, F.cross_entropy(model(inputs), LABELS))
+    assert not criterion.entanglement
+    logits, values = criterion.read(inputs, LABELS)
+    assert list(values) == ["1", "3"]
+    assert logits.shape == (24, 3)
+    criterion.alpha = 2.0
+    total = sum(values.values())
+    torch.testing.assert_close(criterion(inputs, LABELS), loss + 2 * total, rtol=1e-5, atol=1e-6)
+
+
+def test_alpha_below_0_entangles_and_above_0_parts() -> None:
+    inputs = torch.randn(24, 6) + 2 * F.one_hot(LABELS, 6)
+    ends = {}
+    for alpha in (-1.0, 1.0):
+        torch.manual_seed(1)
+        model = perceptron()
+        criterion = EntangledLoss(model, alpha=alpha)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(100):
+            optimizer.zero_grad()
+            criterion(inputs, LABELS).backward()
+            optimizer.step()
+        ends[alpha] = float(sum(criterion.entanglement.values()))
+    assert ends[-1.0] > 1.7  # chance is 2 * log(23 / 7) = 2.4
+    assert ends[1.0] < 0.5
+
+
+def test_each_layer_has_a_temperature_that_moves_in_training_only_and_is_kept() -> None:
+    model, inputs = perceptron(), torch.randn(24, 6)
+    criterion = EntangledLoss(model, temperature="learned")
+    criterion(inputs, LABELS)
+    first = copy.deepcopy(criterion.state_dict())
+    assert len(first) == 2
+    criterion.read(inputs, LABELS)
+    model.eval()
+    criterion(inputs, LABELS)
+    assert all(torch.equal(value, first[name]) for name, value in criterion.state_dict().items())
+    model.train()
+    criterion(inputs, LABELS)
+    assert not any(torch.equal(value, first[name]) for name, value in criterion.state_dict().items())
+    again = EntangledLoss(model, temperature="learned")
+    again.load_state_dict(criterion.state_dict())
+    model.eval()
+    torch.testing.assert_close(again(inputs, LABELS), criterion(inputs, LABELS))
+    annealed = EntangledLoss(model.train(), temperature=AnnealedTemperature(1.0))
+    annealed(inputs, LABELS)
+    assert [int(value) for value in annealed.state_dict().values()] == [1, 1]
+
+
+def test_which_layers() -> None:
+    model = nn.Sequential(
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU()), nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), nn.Linear(4, 3)
+    )
+    assert list(hidden_layers(model)) == ["0.1"]
+    assert list(hidden_layers(model, "0")) == ["0"]
+    assert list(hidden_layers(model, ["?.0", "0.1"])) == ["0.0", "0.1", "1.0"]
+    without = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+    criterion = EntangledLoss(without)
+    criterion(torch.randn(24, 6), LABELS)
+    assert list(criterion.entanglement) == ["0"]  # not the logits' own
+
+
+class Odd(nn.Module):
+    """Has layers whose outputs are no points of the batch, and a choice of what to return."""
+
+    def __init__(self, returns: str = "logits") -> None:
+        super().__init__()
+        self.pair, self.mean, self.last, self.returns = Pair(), Mean(), nn.Linear(6, 3), returns
+
+    def forward(self, inputs: Tensor) -> object:
+        self.pair(inputs)
+        self.mean(inputs)
+        logits = self.last(inputs)
+        return {"logits": logits, "tuple": (logits,), "flat": logits.flatten()}[self.returns]
+
+
+class Pair(nn.Module):
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs, inputs
+
+
+class Mean(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "message"),
+    [
+        (perceptron(), "fc", r"no layer matches 'fc'; the model has: 0, 1, 2, 3, 4"),
+        (perceptron(), ["0", "x*"], r"no layer matches 'x\*'"),
+        (perceptron(), "4", r"no hidden layer was run: 4"),
+        (nn.Flatten(), "*", r"no hidden layer was run: the model has none"),
+        (Odd(), "pair", r"layer pair puts out a tuple, not one tensor: leave it out"),
+        (Odd(), "mean", r"layer mean puts out float32 \(6,\), not a point for each of the 24 labels: leave it out"),
+        (Odd("tuple"), "last", r"the model must return logits \(24, C\), not tuple"),
+        (Odd("flat"), "last", r"the model must return logits \(24, C\), not \(72,\)"),
+    ],
+)
+def test_what_cannot_be_used_is_said(model: nn.Module, layers: str | list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EntangledLoss(model, layers)(torch.randn(24, 6), LABELS)
+
+
+def test_wrong_options_are_refused_at_once() -> None:
+    for wrong in ({"temperature": -1.0}, {"distance": "manhattan"}, {"backend": "slow"}):
+        with pytest.raises(ValueError, match=r"temperature|distance|backend"):
+            EntangledLoss(perceptron(), **wrong)  # type: ignore[arg-type]
+
+
+def test_bf16_activations_keep_their_digits() -> None:
+    model, inputs = perceptron(), torch.randn(24, 6)
+    criterion = EntangledLoss(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        criterion(inputs, LABELS).backward()
+        hidden = model[1](model[0](inputs))
+    assert hidden.dtype == torch.bfloat16
+    expected = SoftNearestNeighborLoss("optimal")(hidden.float(), LABELS)
+    torch.testing.assert_close(criterion.entanglement["1"].float(), expected.detach())

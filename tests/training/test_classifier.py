@@ -1,0 +1,267 @@
+"""The classifiers' loop: seeds side by side, resumed runs, what is read, and what cannot go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference.states import differences
+from reference.stopping import stop_after
+from torch.nn import functional as F
+
+from snngan.config import ClassifyConfig
+from snngan.data import Dataset
+from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.models import CLASSIFIERS
+from snngan.training.checkpoint import CheckpointError, load_newest
+from snngan.training.classifier import along, calibration_error, falling, train_classifier
+from snngan.training.classifier_plan import make_classify_plan, parse_seeds
+from snngan.training.loop import DivergedError
+from snngan.training.members import InTurn, Vectorised, build_members, build_network
+from snngan.training.runlog import ClassifierFolder, RunFolder, open_folder
+
+CPU = torch.device("cpu")
+SMALL = {"cnn": "width=4", "cnn-small": "width=4", "feedforward": "widths=16-8", "resnet15": "width=2"}
+"""An option that keeps a network tiny; torchvision's have none."""
+Make = Callable[..., ClassifierFolder]
+
+
+@pytest.fixture
+def labelled() -> Dataset:
+    """Return 96 + 48 images of 8x8 of three classes, each with a bright row of its own."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(144) % 3
+    images = torch.randint(0, 128, (144, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    images[torch.arange(144), 0, labels + 2] += 100
+    return Dataset("rows", images[:96], labels[:96], images[96:], labels[96:])
+
+
+@pytest.fixture
+def make(tmp_path: Path, labelled: Dataset) -> Make:
+    def new(name: str, **options: Any) -> ClassifierFolder:
+        tiny: dict[str, Any] = {
+            "dataset": labelled.name, "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.1, "steps": 6,
+            "batch_size": 24, "checkpoint_every": 2, "track_every": 1,
+        }  # fmt: skip
+        plan = make_classify_plan(ClassifyConfig(**tiny | options), labelled)
+        return ClassifierFolder.create(tmp_path / name, plan, CPU)
+
+    return new
+
+
+def state_of(run: ClassifierFolder) -> dict[str, Any]:
+    return load_newest(run.checkpoints, pytest.fail, holds="members")
+
+
+def metrics(run: ClassifierFolder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+RUNS = {
+    "one": {"seed": 3, "temperature": "learned:1"},
+    "in-turn": {"seeds": "0:3", "ensemble": "in-turn", "temperature": "annealed:1"},
+    "vectorised": {"seeds": "0:3", "ensemble": "vectorised", "temperature": "learned:1"},
+    "batch-norm": {"seeds": "0,4", "ensemble": "vectorised", "arch": "resnet15", "set": ("width=2",)},
+    "falling": {"learning_rate": 0.1, "learning_rate_final": 0.001, "optimizer": "sgd", "alpha_final": 1.0},
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labelled: Dataset, kind: str) -> None:
+    """Stopped at step 3, then killed after step 5 with its last checkpoint at 4; an epoch is 4 batches."""
+    unbroken = make("unbroken", **RUNS[kind])
+    assert train_classifier(unbroken, labelled, CPU).finished
+    broken = make("broken", **RUNS[kind])
+    outcome = train_classifier(broken, labelled, CPU, should_stop=stop_after(3))
+    assert (outcome.step, outcome.finished) == (3, False)
+    torch.manual_seed(99)
+    again = ClassifierFolder.open(broken.path)
+    train_classifier(again, labelled, CPU, start=state_of(broken), should_stop=stop_after(2))
+    (broken.checkpoints / "step-00000005.pt").unlink()
+    outcome = train_classifier(ClassifierFolder.open(broken.path), labelled, CPU, start=state_of(broken))
+    assert (outcome.step, outcome.finished) == (6, True)
+    assert differences(state_of(unbroken), state_of(broken)) == []
+    assert metrics(broken) == metrics(unbroken)
+    assert [line["step"] for line in metrics(broken)] == list(range(7))
+
+
+@pytest.mark.parametrize("alpha", [-0.3, 0.0])
+@pytest.mark.parametrize("arch", SMALL)
+def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str, alpha: float) -> None:
+    options = {"arch": arch, "set": (SMALL[arch],), "alpha": alpha, "steps": 3, "temperature": "learned:1"}
+    ensemble = make("ensemble", seeds="1,5", ensemble="vectorised", **options)
+    train_classifier(ensemble, labelled, CPU)
+    for number, seed in enumerate((1, 5)):
+        single = make(f"single-{seed}", seed=seed, **options)
+        train_classifier(single, labelled, CPU)
+        together = state_of(ensemble)["members"]["networks"][number]
+        for name, weight in state_of(single)["members"]["networks"][0].items():
+            torch.testing.assert_close(
+                together[name], weight, rtol=2e-3, atol=2e-4, msg=lambda text, at=name: f"{at}: {text}"
+            )
+        for tag, value in metrics(single)[-1].items():
+            if tag.startswith(("accuracy", "cross_entropy")):
+                assert metrics(ensemble)[-1][f"seed-{seed}/{tag}"] == pytest.approx(value, abs=2e-3)
+
+
+def test_the_members_of_an_ensemble_differ(make: Make, labelled: Dataset) -> None:
+    run = make("run", seeds="0:2", ensemble="vectorised")
+    train_classifier(run, labelled, CPU)
+    first, second = state_of(run)["members"]["networks"]
+    assert differences(first, second)
+    last = metrics(run)[-1]
+    assert last["cross_entropy/test"] == pytest.approx(
+        (last["seed-0/cross_entropy/test"] + last["seed-1/cross_entropy/test"]) / 2
+    )
+
+
+@pytest.mark.parametrize("arch", CLASSIFIERS.names())
+def test_every_classifier_trains_and_its_hidden_layers_are_read(make: Make, labelled: Dataset, arch: str) -> None:
+    run = make("run", arch=arch, set=(SMALL[arch],) if arch in SMALL else (), steps=1)
+    train_classifier(run, labelled, CPU)
+    fresh = build_members(run.plan, CPU).state_dict()["networks"][0]
+    trained = state_of(run)["members"]["networks"][0]
+    weights = [name for name, _ in build_network(run.plan, 0).named_parameters()]
+    unmoved = [name for name in weights if torch.equal(fresh[name], trained[name])]
+    assert not unmoved
+    last = metrics(run)[-1]
+    for half in ("train", "test"):
+        assert all(0 <= last[f"entanglement/{half}/{layer}"] < 3 for layer in run.plan.layers)
+        assert {f"accuracy/{half}", f"cross_entropy/{half}", f"calibration_error/{half}"} <= last.keys()
+
+
+def test_it_learns_and_the_readings_are_right(make: Make, labelled: Dataset) -> None:
+    run = make("run", steps=150, track_every=150, learning_rate=0.01, checkpoint_every=150)
+    outcome = train_classifier(run, labelled, CPU)
+    assert outcome.scalars["accuracy/test"] > 0.95
+    network = build_members(run.plan, CPU)
+    network.load_state_dict(state_of(run)["members"])
+    (net,) = network.networks()
+    images = labelled.test_images.float() / 127.5 - 1
+    assert labelled.test_labels is not None
+    with torch.no_grad():
+        hidden = net.eval()[1](net[0](images))
+        logits = net(images)
+    value = soft_nearest_neighbor_loss(hidden, labelled.test_labels, "optimal")
+    assert outcome.scalars["entanglement/test/fc1"] == pytest.approx(float(value), rel=1e-4)
+    assert outcome.scalars["cross_entropy/test"] == pytest.approx(float(F.cross_entropy(logits, labelled.test_labels)))
+    right = (logits.argmax(1) == labelled.test_labels).double().mean()
+    assert outcome.scalars["accuracy/test"] == pytest.approx(float(right))
+
+
+def test_alpha_and_learning_rate_on_their_way() -> None:
+    assert [along(-2.0, 2.0, step, 5) for step in (1, 2, 3, 4, 5)] == [-2, -1, 0, 1, 2]
+    assert [falling(0.4, 0.004, step, 3) for step in (1, 2, 3)] == pytest.approx([0.4, 0.04, 0.004])
+    assert falling(0.4, 0.0, 3, 3) == 0
+    assert along(1.0, 5.0, 1, 1) == falling(1.0, 5.0, 1, 1) == 1
+
+
+def test_calibration_error() -> None:
+    sure = torch.tensor([[9.0, -9.0]] * 4)
+    assert float(calibration_error(sure, torch.tensor([0, 0, 0, 0]))) == pytest.approx(0, abs=1e-6)
+    assert float(calibration_error(sure, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5, abs=1e-6)
+    # 0.6 and 0.8 sure, in two bins: |1 - 0.6| / 2 + |0 - 0.8| / 2
+    mixed = torch.tensor([[0.6, 0.4], [0.8, 0.2]]).log()
+    assert float(calibration_error(mixed, torch.tensor([0, 1]))) == pytest.approx(0.6, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [InTurn, Vectorised])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    calls, sound = 0, kind.losses
+
+    def losses(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        totals, parts = sound(*arguments)
+        return totals * (math.nan if calls == 5 else 1), parts
+
+    monkeypatch.setattr(kind, "losses", losses)
+    run = make("run", seeds="0:2", ensemble="in-turn" if kind is InTurn else "vectorised")
+    with pytest.raises(DivergedError, match="step 5: the classifier's loss is nan; the checkpoints before it are kept"):
+        train_classifier(run, labelled, CPU)
+    assert state_of(run)["step"] == 4
+
+
+def test_weights_that_are_not_finite_end_the_run(
+    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make("run", seeds="0:2", ensemble="vectorised", learning_rate=1.0)
+    monkeypatch.setattr("snngan.training.classifier.falling", lambda *_: math.inf)
+    with pytest.raises(DivergedError, match="step 1: the network of seed 0's weights are not finite"):
+        train_classifier(run, labelled, CPU)
+
+
+def test_other_data_and_other_networks_are_refused(make: Make, labelled: Dataset) -> None:
+    run = make("run")
+    train_classifier(run, labelled, CPU)
+    assert labelled.train_labels is not None
+    relabelled = dataclasses.replace(labelled, train_labels=labelled.train_labels.flip(0))
+    with pytest.raises(ValueError, match="and their labels are not the ones the run was started with"):
+        train_classifier(run, relabelled, CPU, start=state_of(run))
+    with pytest.raises(CheckpointError, match="it is not of 2 networks"):
+        train_classifier(make("two", seeds="0:2"), labelled, CPU, start=state_of(run))
+    with pytest.raises(CheckpointError, match="its network is another"):
+        train_classifier(make("wide", set=("widths=32",)), labelled, CPU, start=state_of(run))
+
+
+def test_folders_of_two_kinds(make: Make) -> None:
+    run = make("run")
+    assert isinstance(open_folder(run.path), ClassifierFolder)
+    assert ClassifierFolder.open(run.path).plan == run.plan
+    with pytest.raises(ValueError, match="is the run of a classifier; this takes a generator's"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": "cnm"}, "unknown classifier 'cnm'; did you mean 'cnn'"),
+        ({"set": ("width=3",)}, "unknown option of --set 'width'; did you mean 'widths'"),
+        ({"set": ("widths=3-x",)}, "widths takes whole numbers"),
+        ({"layers": "fc1,conv9"}, "no layer matches 'conv9'; the model has: flat, fc1"),
+        ({"temperature": "hot"}, "temperature takes a multiple"),
+        ({"seeds": "4:4"}, "--seeds takes 0:4"),
+        ({"batch_size": 97}, "larger than the 96 training images"),
+        ({"learning_rate": -1.0}, "learning_rate must lie in"),
+    ],
+)
+def test_what_a_plan_refuses(make: Make, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make("run", **options)
+
+
+def test_data_without_labels_are_refused(labelled: Dataset) -> None:
+    config = ClassifyConfig()
+    for wrong, message in (
+        (dataclasses.replace(labelled, train_labels=None), "has no labels"),
+        (dataclasses.replace(labelled, test_labels=None), "has no labels"),
+        (dataclasses.replace(labelled, train_labels=torch.zeros(96, dtype=torch.int64)), "of 2 classes or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_classify_plan(config, wrong)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("7", (7,)), ("0:4", (0, 1, 2, 3)), ("0,3,5", (0, 3, 5)), ("2:3", (2,))])
+def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "x", "3:1", "1,1", "-1", "1,-2", "0:", "1.5"])
+def test_seeds_that_do_not_read(text: str) -> None:
+    with pytest.raises(ValueError, match="--seeds takes 0:4"):
+        parse_seeds(text)
+
+
+def test_small_images_are_refused_in_words() -> None:
+    for arch, shape in (("cnn", (1, 3, 3)), ("resnet15", (1, 4, 4)), ("resnet18", (3, 7, 7))):
+        with pytest.raises(ValueError, match="feedforward"):
+            CLASSIFIERS[arch]().network(shape, 3)
+    assert math.prod(CLASSIFIERS["feedforward"]().network((1, 1, 2), 3)(torch.zeros(5, 1, 1, 2)).shape) == 15
