@@ -102,7 +102,7 @@ def embedded_stages(real: Tensor, made: Mapping[str, Sequence[Tensor]], stages: 
     """
     from sklearn.manifold import TSNE
 
-    figure, panels = _figure(len(stages), len(made), size=2.2)
+    figure, panels = _figure(len(stages), len(made), size=2.0)
     for row, (name, samples) in enumerate(made.items()):
         for column, (step, images) in enumerate(zip(stages, samples, strict=True)):
             axes = panels[row * len(stages) + column]
