@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -23,3 +24,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
     return mean, mean - half, mean + half
+
+
+def summary(values: Sequence[float], best: Any = max) -> dict[str, Any]:
+    """Return mean, best and Student's 95 % interval of ``values``, one a seed; no interval (None) for a single one."""
+    mean, low, high = mean_interval(values)
+    interval = None if math.isnan(low) else [low, high]
+    return {"mean": mean, "best": best(values), "interval": interval, "values": list(values)}

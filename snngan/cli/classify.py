@@ -24,43 +24,16 @@ def classify() -> None:
 def train(**values: Any) -> None:
     """Train a classifier, on 5000 embedded MNIST digits if not told otherwise."""
     config = ClassifyConfig(**values)
-    from snngan.cli.running import notify, run_classifier
-    from snngan.data.datasets import is_here, load_dataset
+    from snngan.cli.running import begin, run_classifier
     from snngan.models import CLASSIFIERS
     from snngan.training.classifier_plan import check_classify_config, describe_classify_plan, make_classify_plan
-    from snngan.training.device import choose_device
     from snngan.training.plan import describe_options
-    from snngan.training.runlog import ClassifierFolder, next_run_dir
+    from snngan.training.runlog import ClassifierFolder
 
     if "help" in config.set:
         click.echo("\n".join(describe_options(config.arch, CLASSIFIERS[config.arch], {})))
         return
-    if config.run_dir:
-        ClassifierFolder.check_new(Path(config.run_dir))
-    device = choose_device(config.device)
-    check_classify_config(config)
-    if config.dry_run and config.download and not is_here(config.dataset, config.data_dir):
-        raise ValueError(f"--dry-run fetches nothing; first: snngan data prepare {config.dataset} --download")
-    dataset = load_dataset(
-        config.dataset,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        download=config.download,
-        skip_broken=config.skip_broken,
-        keep=not config.dry_run,
-        notify=notify,
-    )
-    plan = make_classify_plan(config, dataset)
-    for line in describe_classify_plan(plan, dataset, device):
-        click.echo(line)
-    given = Path(config.run_dir) if config.run_dir else None
-    if config.dry_run:
-        click.echo(f"run        {given or next_run_dir(plan)}")
-        click.echo("dry run: nothing was written")
-        return
-    run = ClassifierFolder.create(given, plan, device) if given else ClassifierFolder.create_next(plan, device)
-    click.echo(f"run        {run.path}")
-    run_classifier(run, dataset, device)
+    begin(config, ClassifierFolder, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
 
 
 @classify.command(epilog="Example:  snngan classify evaluate runs/0001-mnist-cnn --json")

@@ -8,20 +8,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 import torch
 
+from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
-from snngan.data.datasets import data_folder
+from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.intervals import mean_interval
 from snngan.training.checkpoint import SaveError, checkpoint_paths
 from snngan.training.classifier import train_classifier
+from snngan.training.device import choose_device
 from snngan.training.gan import Measure, train_gan
 from snngan.training.loop import Outcome
-from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.training.runlog import ClassifierFolder, RunFolder, next_run_dir
 
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
@@ -38,6 +41,48 @@ SHOWN_SCALARS = (
 def notify(line: str) -> None:
     """Print a line that is no result on standard error."""
     click.echo(line, err=True)
+
+
+def begin(
+    config: TrainConfig | ClassifyConfig, kind: Any, check: Callable[..., Any], make: Callable[..., Any],
+    describe: Callable[..., list[str]], run_to_end: Callable[..., None],
+) -> None:  # fmt: skip
+    """Begin the run that a user's words mean: refuse what is wrong, load the data, say the plan, make the folder, go.
+
+    Args:
+        config: the user's words.
+        kind: of run folder.
+        check: refuses a config that is wrong on any data set.
+        make: the plan of a config and a data set.
+        describe: lines that say a plan, of plan, data set and device.
+        run_to_end: trains, given run, data set and device.
+    """
+    if config.run_dir:
+        kind.check_new(Path(config.run_dir))
+    device = choose_device(config.device)
+    check(config)
+    if config.dry_run and config.download and not is_here(config.dataset, config.data_dir):
+        raise ValueError(f"--dry-run fetches nothing; first: snngan data prepare {config.dataset} --download")
+    dataset = load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        download=config.download,
+        skip_broken=config.skip_broken,
+        keep=not config.dry_run,
+        notify=notify,
+    )
+    plan = make(config, dataset)
+    for line in describe(plan, dataset, device):
+        click.echo(line)
+    given = Path(config.run_dir) if config.run_dir else None
+    if config.dry_run:
+        click.echo(f"run        {given or next_run_dir(plan)}")
+        click.echo("dry run: nothing was written")
+        return
+    run = kind.create(given, plan, device) if given else kind.create_next(plan, device)
+    click.echo(f"run        {run.path}")
+    run_to_end(run, dataset, device)
 
 
 def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from snngan.data.datasets import Notify, load_dataset
-from snngan.intervals import mean_interval
+from snngan.intervals import summary
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import READ, figures_of, layers_of, logits_of
-from snngan.training.members import build_members
+from snngan.training.members import Members, build_members
 from snngan.training.runlog import ClassifierFolder
 from snngan.version import __version__
 
@@ -40,7 +38,7 @@ def evaluate_classifier(
         ValueError: no sound checkpoint, or data without labels or of another shape.
     """
     plan = run.plan
-    state = load_newest(run.checkpoints, notify, holds="members")
+    members, step = load_members(run, device, notify)
     dataset = load_dataset(
         against or plan.dataset, data_dir=data_dir or plan.data_dir, image_size=plan.image_size,
         skip_broken=plan.skip_broken, notify=notify,
@@ -53,8 +51,6 @@ def evaluate_classifier(
             f"{run.path} classifies images {plan.image_shape} into {plan.num_classes} classes; {dataset.name} has "
             f"images {dataset.image_shape} of {dataset.num_classes}"
         )
-    members = build_members(plan, device)
-    members.load_state_dict(state["members"])
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     images, labels = images[order], labels[order]
     values = figures_of(logits_of(members, images, device), labels)
@@ -63,15 +59,22 @@ def evaluate_classifier(
     protocol = {
         "dataset": dataset.name, "data_digest": dataset.labelled_digest(), "split": split, "num_images": len(images),
         "num_entanglement": min(READ, len(images)), "arch": plan.arch, "alpha": plan.alpha, "seeds": list(plan.seeds),
-        "step": state["step"], "snngan": __version__, "torch": torch.__version__,
+        "step": step, "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
     figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
                for name, each in values.items()}  # fmt: skip
     return {"figures": figures, "protocol": protocol}
 
 
-def summary(values: Sequence[float], best: Any = max) -> dict[str, Any]:
-    """Return mean, best and Student's 95 % interval of ``values``, one a seed; no interval (None) for a single one."""
-    mean, low, high = mean_interval(values)
-    interval = None if math.isnan(low) else [low, high]
-    return {"mean": mean, "best": best(values), "interval": interval, "values": list(values)}
+def load_members(
+    run: ClassifierFolder, device: torch.device, notify: Notify = lambda line: None
+) -> tuple[Members, int]:
+    """Return the networks of a run's newest sound checkpoint, and its step.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    state = load_newest(run.checkpoints, notify, holds="members")
+    members = build_members(run.plan, device)
+    members.load_state_dict(state["members"])
+    return members, int(state["step"])

@@ -14,11 +14,13 @@ import torch
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
+from snngan.evaluation.classifier import load_members
 from snngan.evaluation.figures import scatter
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import fitting_network
 from snngan.experiments.running import trained_classifier
+from snngan.training.classifier import figures_of, logits_of
 from snngan.training.classifier_plan import check_labels
 from snngan.training.loop import DivergedError
 
@@ -107,7 +109,10 @@ class AlphaSearch(Experiment):
             track_every=self.steps, checkpoint_every=self.steps, seed=trial.number,
         )  # fmt: skip
         run = trained_classifier(config, dataset, setting.folder / "runs" / f"trial-{trial.number:04d}", setting)
-        trial.set_user_attr("test_accuracy", accuracy_on(run, test, setting))
+        assert test.test_labels is not None
+        members, _ = load_members(run, setting.device)
+        logits = logits_of(members, test.test_images, setting.device)
+        trial.set_user_attr("test_accuracy", float(figures_of(logits, test.test_labels)["accuracy"]))
         return float(read_metrics(run)["accuracy/test"][1][-1])
 
 
@@ -120,7 +125,7 @@ def work(experiment: AlphaSearch, folder: Path, data_dir: str | None, device: st
     setting = Setting(folder, data_dir, torch.device(device), lambda line: None)
     whole = load_dataset(experiment.dataset, data_dir=data_dir)
     check_labels(whole)
-    arch = fitting_network(experiment.dataset, setting)
+    arch = fitting_network(whole)
     study = study_of(experiment, folder, seed=1000 * experiment.seed + number)
     search = split_for_search(whole)
     while _finished(study) < experiment.trials:
@@ -136,18 +141,6 @@ def split_for_search(dataset: Dataset) -> Dataset:
     kept, held = order[len(order) // 10 :], order[: len(order) // 10]
     images, labels = dataset.train_images, dataset.train_labels
     return Dataset(dataset.name, images[kept], labels[kept], images[held], labels[held])
-
-
-def accuracy_on(run: Any, dataset: Dataset, setting: Setting) -> float:
-    """Return the accuracy of a finished run of one seed on the test half of ``dataset``."""
-    from snngan.training.checkpoint import load_newest
-    from snngan.training.classifier import figures_of, logits_of
-    from snngan.training.members import build_members
-
-    assert dataset.test_labels is not None
-    members = build_members(run.plan, setting.device)
-    members.load_state_dict(load_newest(run.checkpoints, holds="members")["members"])
-    return float(figures_of(logits_of(members, dataset.test_images, setting.device), dataset.test_labels)["accuracy"])
 
 
 def study_of(experiment: AlphaSearch, folder: Path, seed: int | None = None) -> optuna.Study:

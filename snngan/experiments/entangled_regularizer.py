@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from snngan.evaluation.figures import curves_of_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import compared, fitting_network, table_of_pairs, trained_pair
+from snngan.experiments.pairs import Pair, compared, table_of_pairs
 
 PAPER = {
     "mnist": ((98.83, 99.23), (98.82, 99.16)),
@@ -21,36 +21,22 @@ PAPER = {
 
 @EXPERIMENTS.register("entangled-regularizer")
 @dataclass(frozen=True, kw_only=True)
-class EntangledRegularizer(Experiment):
+class EntangledRegularizer(Pair, Experiment):
     """Trains a network with cross-entropy alone and with entanglement, the same seeds and steps for both."""
-
-    dataset: str
-    alpha: float
-    seeds: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    every: int
-    options: tuple[str, ...] = ()
 
     source: ClassVar[str] = "Frosst et al. 2019, table 1"
     summary: ClassVar[str] = "Test accuracy with and without the entanglement of hidden layers as a regulariser"
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        config = {
-            "dataset": self.dataset, "arch": fitting_network(self.dataset, setting), "set": self.options,
-            "steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.learning_rate,
-            "track_every": self.every, "checkpoint_every": self.every,
-        }  # fmt: skip
-        logs = trained_pair(config, self.alpha, self.seeds, setting)
+        arch, logs = self.trained(setting)
         rows = {
             "test accuracy": compared(logs, lambda log: log["accuracy/test"][1][-1]),
             "test cross-entropy": compared(logs, lambda log: log["cross_entropy/test"][1][-1], min),
             "calibration error": compared(logs, lambda log: log["calibration_error/test"][1][-1], min),
         }
         text = [
-            f"{config['arch']}, {self.seeds} seeds, {self.steps} steps each; at the last step, mean over seeds "
+            f"{arch}, {self.seeds} seeds, {self.steps} steps each; at the last step, mean over seeds "
             "(Student's 95 % interval); the difference seed by seed, and the p-value of a paired t-test.",
             "", *table_of_pairs(rows),
         ]  # fmt: skip

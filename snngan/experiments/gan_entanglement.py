@@ -12,7 +12,6 @@ import torch
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.classifier import summary
 from snngan.evaluation.figures import curves_of_groups, embedded_stages
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
@@ -25,6 +24,7 @@ from snngan.experiments.running import (
     trained,
     with_features,
 )
+from snngan.intervals import summary
 from snngan.training.loop import DivergedError
 from snngan.training.runlog import RunFolder
 

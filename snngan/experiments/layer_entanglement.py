@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from snngan.config import ClassifyConfig
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.classifier import summary
 from snngan.evaluation.figures import curves_of_tags
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import logs_of_seeds
 from snngan.experiments.running import Log, shown, trained_classifier
+from snngan.intervals import summary
 
 
 @EXPERIMENTS.register("layer-entanglement")

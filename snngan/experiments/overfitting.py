@@ -9,35 +9,21 @@ from typing import ClassVar
 
 from snngan.evaluation.figures import curves_of_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import compared, fitting_network, table_of_pairs, trained_pair
+from snngan.experiments.pairs import Pair, compared, table_of_pairs
 from snngan.experiments.running import Log
 
 
 @EXPERIMENTS.register("overfitting")
 @dataclass(frozen=True, kw_only=True)
-class Overfitting(Experiment):
+class Overfitting(Pair, Experiment):
     """Trains far past the lowest test cross-entropy, with cross-entropy alone and with entanglement."""
-
-    dataset: str
-    alpha: float
-    seeds: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    every: int
-    options: tuple[str, ...] = ()
 
     source: ClassVar[str] = "Frosst et al. 2019, figure 8"
     summary: ClassVar[str] = "When and how far baseline and entangled classifiers overfit"
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        config = {
-            "dataset": self.dataset, "arch": fitting_network(self.dataset, setting), "set": self.options,
-            "steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.learning_rate,
-            "track_every": self.every, "checkpoint_every": self.every,
-        }  # fmt: skip
-        logs = trained_pair(config, self.alpha, self.seeds, setting)
+        arch, logs = self.trained(setting)
         rows = {
             "step of the lowest test cross-entropy": compared(logs, lowest_at),
             "lowest test cross-entropy": compared(logs, lambda log: min(log["cross_entropy/test"][1]), min),
@@ -45,7 +31,7 @@ class Overfitting(Experiment):
             "test less training cross-entropy, last step": compared(logs, gap, min),
         }
         text = [
-            f"{config['arch']}, {self.seeds} seeds, {self.steps} steps each; mean over seeds (Student's 95 % interval) "
+            f"{arch}, {self.seeds} seeds, {self.steps} steps each; mean over seeds (Student's 95 % interval) "
             "and best; the difference seed by seed, and the p-value of a paired t-test.",
             "", *table_of_pairs(rows),
         ]  # fmt: skip

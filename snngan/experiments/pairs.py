@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from snngan.config import ClassifyConfig
+from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.classifier import summary
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import Setting
 from snngan.experiments.running import Log, shown, trained_classifier
+from snngan.intervals import summary
 from snngan.training.runlog import ClassifierFolder
 
 
-def fitting_network(dataset: str, setting: Setting) -> str:
+def fitting_network(dataset: Dataset) -> str:
     """Return the paper's network for a data set: cnn for grey images, resnet15 for coloured ones."""
-    channels = load_dataset(dataset, data_dir=setting.data_dir, notify=setting.notify).image_shape[0]
-    return "cnn" if channels == 1 else "resnet15"
+    return "cnn" if dataset.image_shape[0] == 1 else "resnet15"
 
 
-def trained_pair(config: Mapping[str, Any], alpha: float, seeds: int, setting: Setting) -> dict[str, list[Log]]:
-    """Return the logs, one a seed, of ``baseline`` (alpha 0) and ``entangled`` runs that are alike in all else."""
-    dataset = load_dataset(config["dataset"], data_dir=setting.data_dir, notify=setting.notify)
-    logs = {}
-    for name, weight in (("baseline", 0.0), ("entangled", alpha)):
-        chosen = ClassifyConfig(**{**config, "alpha": weight, "seeds": f"0:{seeds}", "data_dir": setting.data_dir})
-        logs[name] = logs_of_seeds(trained_classifier(chosen, dataset, setting.folder / "runs" / name, setting))
-    return logs
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What the experiments on a baseline and an entangled classifier have in common."""
+
+    dataset: str
+    alpha: float
+    seeds: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    every: int
+    options: tuple[str, ...] = ()
+
+    def trained(self, setting: Setting) -> tuple[str, dict[str, list[Log]]]:
+        """Return the network's name, and the logs, one a seed, of ``baseline`` (alpha 0) and ``entangled`` runs."""
+        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+        arch, logs = fitting_network(dataset), {}
+        for name, alpha in (("baseline", 0.0), ("entangled", self.alpha)):
+            config = ClassifyConfig(
+                dataset=self.dataset, data_dir=setting.data_dir, arch=arch, set=self.options, alpha=alpha,
+                seeds=f"0:{self.seeds}", steps=self.steps, batch_size=self.batch_size,
+                learning_rate=self.learning_rate, track_every=self.every, checkpoint_every=self.every,
+            )  # fmt: skip
+            logs[name] = logs_of_seeds(trained_classifier(config, dataset, setting.folder / "runs" / name, setting))
+        return arch, logs
 
 
 def logs_of_seeds(run: ClassifierFolder) -> list[Log]:

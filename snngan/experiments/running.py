@@ -12,19 +12,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from snngan.config import ClassifyConfig, TrainConfig, field_type, parse_value
+from snngan.config import ClassifyConfig, TrainConfig, field_type
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
-from snngan.evaluation.classifier import summary
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.registry import unknown_name
+from snngan.intervals import summary
 from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.gan import train_gan
-from snngan.training.plan import make_plan
+from snngan.training.plan import make_plan, read_settings
 from snngan.training.players import Players
 from snngan.training.runlog import ClassifierFolder, RunFolder, environment
 
@@ -53,14 +52,8 @@ def sized(name: str, preset: str, settings: Sequence[str] = ()) -> Experiment:
     experiment: Any = EXPERIMENTS[name].presets[preset]
     kind = type(experiment)
     plain = [each.name for each in dataclasses.fields(kind) if field_type(kind, each.name) is not tuple]
-    changed = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, not {setting!r}; {name} has {', '.join(plain)}")
-        if key not in plain:
-            raise unknown_name(f"setting of {name}", key, plain)
-        changed[key] = parse_value(kind, key, text)
+    hint = f"{name} has {', '.join(plain)}"
+    changed = read_settings(settings, dict.fromkeys(plain, kind), f"setting of {name}", hint)
     sized_so: Experiment = dataclasses.replace(experiment, **changed)
     return sized_so
 

@@ -167,7 +167,7 @@ def logits_of(members: Members, images: Tensor, device: torch.device) -> Tensor:
 def layers_of(members: Members, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Return the entanglement (E,), on the CPU, of each layer for the first ``READ`` images (N, C, H, W)."""
     some = to_unit_range(images[:READ].to(device))
-    return {layer: value.cpu() for layer, value in members.read(some, labels[:READ].to(device))[1].items()}
+    return {layer: value.cpu() for layer, value in members.entanglement(some, labels[:READ].to(device)).items()}
 
 
 def figures_of(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +22,53 @@ from snngan.training.optimizers import make_optimizer
 from snngan.training.players import load_part
 
 
-class Members(Protocol):
+class Members(ABC):
     """E networks, each with its own weights, data order and temperatures, that do not see one another."""
 
     optimizer: torch.optim.Optimizer
+    temperatures: list[LayerLosses]
+    """Of each network, its layers' losses with what their temperatures have learned."""
 
+    def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
+        self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+
+    @abstractmethod
     def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
         """Return each network's loss (E,) and, of it, the cross-entropy (E,); images (E, B, C, H, W), labels (E, B)."""
 
-    def read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits (E, N, K) and the entanglement of each layer (E,) at its optimal T; images (N, C, H, W)."""
+    @abstractmethod
+    def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the entanglement of each layer (E,) at its optimal T; images (N, C, H, W)."""
 
+    @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (E, N, K) of images (N, C, H, W)."""
 
     def networks(self) -> list[nn.Module]:
         """Return the networks, those of a vectorised ensemble as copies."""
+        return self._networks
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of networks, temperatures and optimiser."""
+        return {
+            "networks": [network.state_dict() for network in self.networks()],
+            "temperatures": [losses.state_dict() for losses in self.temperatures],
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state that :meth:`state_dict` gave; raises ``CheckpointError`` where that was of others."""
+        """Take the state that :meth:`state_dict` gave.
+
+        Raises:
+            CheckpointError: that was of other networks.
+        """
+        count = len(self._networks)
+        if len(state.get("networks", ())) != count or len(state.get("temperatures", ())) != count:
+            raise CheckpointError(f"the checkpoint does not fit the run's config.json: it is not of {count} networks")
+        for number, (network, losses) in enumerate(zip(self._networks, self.temperatures, strict=True)):
+            load_part("network", network, {"network": state["networks"][number]})
+            load_part("temperatures", losses, {"temperatures": state["temperatures"][number]})
+        load_part("optimizer", self.optimizer, dict(state))
 
 
 def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
@@ -58,19 +84,16 @@ def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
     return Vectorised(plan, device) if vectorised and len(plan.seeds) > 1 else InTurn(plan, device)
 
 
-def _reader(plan: ClassifyPlan) -> LayerLosses:
-    return LayerLosses("optimal", plan.distance).eval()
-
-
-class InTurn:
+class InTurn(Members):
     """One network after the other."""
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
-        self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+        super().__init__(plan, device)
         self.criteria = [
             EntangledLoss(network, plan.layers, plan.alpha, parse_temperature(plan.temperature), plan.distance)
             for network in self._networks
         ]
+        self.temperatures = [criterion.losses for criterion in self.criteria]
         self.readers = [
             EntangledLoss(network, plan.layers, 1.0, "optimal", plan.distance) for network in self._networks
         ]
@@ -85,14 +108,13 @@ class InTurn:
             parts.append(criterion.cross_entropy)
         return torch.stack(totals), torch.stack(parts)
 
-    def read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         found = []
         for reader in self.readers:
             reader.model.eval()
-            found.append(reader.read(images, labels))
+            found.append(reader.read(images, labels)[1])
             reader.model.train()
-        logits = torch.stack([each for each, _ in found])
-        return logits, {name: torch.stack([values[name] for _, values in found]) for name in found[0][1]}
+        return {name: torch.stack([values[name] for values in found]) for name in found[0]}
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -102,35 +124,18 @@ class InTurn:
             network.train()
         return torch.stack(logits)
 
-    def networks(self) -> list[nn.Module]:
-        return self._networks
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "networks": [network.state_dict() for network in self._networks],
-            "temperatures": [criterion.losses.state_dict() for criterion in self.criteria],
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        _check_count(state, len(self._networks))
-        for number, (network, criterion) in enumerate(zip(self._networks, self.criteria, strict=True)):
-            load_part("network", network, {"network": state["networks"][number]})
-            load_part("temperatures", criterion.losses, {"temperatures": state["temperatures"][number]})
-        load_part("optimizer", self.optimizer, dict(state))
-
-
-class Vectorised:
+class Vectorised(Members):
     """All networks as one, by ``torch.func``: each weight is a tensor (E, ...), and every product takes all at once."""
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
-        self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+        super().__init__(plan, device)
         weights, self.buffers = stack_module_state(self._networks)
         self.weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         self.pattern = copy.deepcopy(self._networks[0])
         self.modules = hidden_layers(self.pattern, plan.layers)
-        self.criteria = [LayerLosses(parse_temperature(plan.temperature), plan.distance) for _ in plan.seeds]
-        self.reader = _reader(plan)
+        self.temperatures = [LayerLosses(parse_temperature(plan.temperature), plan.distance) for _ in plan.seeds]
+        self.reader = LayerLosses("optimal", plan.distance).eval()
         self.optimizer = make_optimizer(plan.optimizer, self.weights.values(), plan.learning_rate)
 
     def _run(self, images: Tensor, *, each: bool, keep: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -154,16 +159,16 @@ class Vectorised:
             return cross_entropy, cross_entropy.detach()
         sums = [
             torch.stack([losses(name, output[member], labels[member]) for name, output in outputs.items()]).sum()
-            for member, losses in enumerate(self.criteria)
+            for member, losses in enumerate(self.temperatures)
         ]
         return cross_entropy + alpha * torch.stack(sums), cross_entropy.detach()
 
     @torch.no_grad()
-    def read(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         self.pattern.eval()
-        logits, outputs = self._run(images, each=False, keep=True)
+        _, outputs = self._run(images, each=False, keep=True)
         self.pattern.train()
-        return logits, {
+        return {
             name: torch.stack([self.reader(name, own, labels) for own in output]) for name, output in outputs.items()
         }
 
@@ -180,26 +185,10 @@ class Vectorised:
                 network.load_state_dict({name: part[number] for name, part in (self.weights | self.buffers).items()})
         return self._networks
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "networks": [network.state_dict() for network in self.networks()],
-            "temperatures": [losses.state_dict() for losses in self.criteria],
-            "optimizer": self.optimizer.state_dict(),
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        _check_count(state, len(self._networks))
-        for number, (network, losses) in enumerate(zip(self._networks, self.criteria, strict=True)):
-            load_part("network", network, {"network": state["networks"][number]})
-            load_part("temperatures", losses, {"temperatures": state["temperatures"][number]})
+        super().load_state_dict(state)
         weights, buffers = stack_module_state(self._networks)
         with torch.no_grad():
             for kept, new in ((self.weights, weights), (self.buffers, buffers)):
                 for name, part in kept.items():
                     part.copy_(new[name])
-        load_part("optimizer", self.optimizer, dict(state))
-
-
-def _check_count(state: Mapping[str, Any], count: int) -> None:
-    if len(state.get("networks", ())) != count or len(state.get("temperatures", ())) != count:
-        raise CheckpointError(f"the checkpoint does not fit the run's config.json: it is not of {count} networks")

@@ -128,13 +128,23 @@ def parse_settings(settings: Iterable[str], owners: Iterable[type]) -> dict[str,
         ValueError: a text has no equals sign, a name is unknown (the nearest is named), or a value does not read.
     """
     owner_of = {name: owner for owner in owners for name in option_names(owner)}
+    return read_settings(settings, owner_of, "option of --set", "--set help lists the names")
+
+
+def read_settings(settings: Iterable[str], owner_of: Mapping[str, type], kind: str, hint: str) -> dict[str, Any]:
+    """Return the ``NAME=VALUE`` texts as values of the fields of dataclasses, ``owner_of`` by name.
+
+    Raises:
+        ValueError: a text has no equals sign, a name is unknown, or a value does not read; the message names the
+            ``kind`` of setting, or ends with the ``hint``.
+    """
     values = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, not {setting!r}; --set help lists the names")
+            raise ValueError(f"--set takes NAME=VALUE, not {setting!r}; {hint}")
         if name not in owner_of:
-            raise unknown_name("option of --set", name, owner_of)
+            raise unknown_name(kind, name, owner_of)
         values[name] = parse_value(owner_of[name], name, text)
     return values
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from snngan.cli import main
-from snngan.evaluation.classifier import summary
 from snngan.experiments import EXPERIMENTS, PRESETS, Setting
 from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
 from snngan.experiments.running import run_experiment, trained
+from snngan.intervals import summary
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.loop import DivergedError
 
