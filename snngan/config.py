@@ -53,17 +53,23 @@ def range_text(metadata: Mapping[str, Any]) -> str:
     return f"{left}, inf)" if high is None else f"{left}, {high:g}]"
 
 
-def field_type(owner: type, name: str) -> type:
-    """Return the plain type of the dataclass field ``name``: ``int | None`` counts as ``int``."""
+def field_hint(owner: type, name: str) -> Any:
+    """Return the annotation of the dataclass field ``name``: ``int | None`` counts as ``int``."""
     hint = typing.get_type_hints(owner)[name]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def field_type(owner: type, name: str) -> type:
+    """Return the plain type of the dataclass field ``name``: ``tuple[int, ...]`` counts as ``tuple``."""
+    hint = field_hint(owner, name)
     kind: type = typing.get_origin(hint) or hint
     return kind
 
 
 def parse_value(owner: type, name: str, text: str) -> Any:
-    """Return ``text`` as the type of the field ``name`` of the dataclass ``owner``.
+    """Return ``text`` as the type of the field ``name`` of the dataclass ``owner``; commas part a tuple.
 
     Raises:
         ValueError: the text does not read as that type; the message names option, type and text.
@@ -73,17 +79,27 @@ def parse_value(owner: type, name: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
         if kind is tuple:
-            first, second = (float(part) for part in text.split(","))
-            return first, second
+            item, *others = typing.get_args(field_hint(owner, name))
+            parts = tuple(item(part.strip()) for part in text.split(",") if part.strip())
+            if not parts or (others[-1] is not ... and len(parts) != 1 + len(others)):
+                raise ValueError
+            return parts
         return kind(text)
     except (ValueError, KeyError) as error:
         expected = {
             bool: "true or false",
-            tuple: "two numbers with a comma between",
+            tuple: _tuple_text(field_hint(owner, name)),
             int: "a whole number",
             float: "a number",
         }
         raise ValueError(f"{name} takes {expected.get(kind, kind.__name__)}, not {text!r}") from error
+
+
+def _tuple_text(hint: Any) -> str:
+    item, *others = typing.get_args(hint) or (None,)
+    if others and others[-1] is not ...:
+        return "two numbers with a comma between"
+    return f"{'whole numbers' if item is int else 'values'} with commas between"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -118,9 +118,6 @@ class AlphaSearch(Experiment):
 
 def work(experiment: AlphaSearch, folder: Path, data_dir: str | None, device: str, number: int) -> None:
     """Try what the study suggests until it has all its trials; one process's part."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(max(1, torch.get_num_threads() // experiment.workers))
     setting = Setting(folder, data_dir, torch.device(device), lambda line: None)
     whole = load_dataset(experiment.dataset, data_dir=data_dir)
@@ -155,6 +152,7 @@ def study_of(experiment: AlphaSearch, folder: Path, seed: int | None = None) -> 
         raise ValueError("alpha-search needs optuna: pip install 'snngan[search]'") from error
     import warnings
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = experiment.storage or f"sqlite:///{(folder / 'search.db').absolute()}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -7,27 +7,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from snngan.config import ClassifyConfig
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.figures import curves_of_tags
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import logs_of_seeds
+from snngan.experiments.pairs import Classifiers, logs_of_seeds
 from snngan.experiments.running import Log, shown, trained_classifier
 from snngan.intervals import summary
 
 
 @EXPERIMENTS.register("layer-entanglement")
 @dataclass(frozen=True, kw_only=True)
-class LayerEntanglement(Experiment):
+class LayerEntanglement(Classifiers, Experiment):
     """Grey images: cnn-small and squared distances; coloured ones: resnet15 and cosine distances, as in the paper."""
-
-    dataset: str
-    seeds: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    every: int
-    options: tuple[str, ...] = ()
 
     source: ClassVar[str] = "Frosst et al. 2019, figures 3, 15 and 16"
     summary: ClassVar[str] = "Entanglement of every hidden layer through the training of a classifier"
@@ -36,19 +27,15 @@ class LayerEntanglement(Experiment):
     def run(self, setting: Setting) -> Finding:
         dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
         grey = dataset.image_shape[0] == 1
-        config = ClassifyConfig(
-            dataset=self.dataset, data_dir=setting.data_dir, arch="cnn-small" if grey else "resnet15", set=self.options,
-            alpha=0.0, distance="sqeuclidean" if grey else "cosine", seeds=f"0:{self.seeds}", steps=self.steps,
-            batch_size=self.batch_size, learning_rate=self.learning_rate, track_every=self.every,
-            checkpoint_every=max(1, self.steps // 10),
-        )  # fmt: skip
-        run = trained_classifier(config, dataset, setting.folder / "runs" / config.arch, setting)
+        arch, distance = ("cnn-small", "sqeuclidean") if grey else ("resnet15", "cosine")
+        config = self.config(setting, arch=arch, alpha=0.0, distance=distance)
+        run = trained_classifier(config, dataset, setting.folder / "runs" / arch, setting)
         logs = logs_of_seeds(run)
         tags = {layer: f"entanglement/train/{layer}" for layer in run.plan.layers}
         numbers: dict[str, Any] = {layer: _course(logs, tag) for layer, tag in tags.items()}
         accuracy = summary([log["accuracy/test"][1][-1] for log in logs])
         text = [
-            f"{config.arch}, {config.distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
+            f"{arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
             f"{shown(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; mean over "
             "seeds (Student's 95 % interval).",
             "", "| layer | at the start | lowest | at step | at the end | end less start | end less lowest |",

@@ -1,4 +1,4 @@
-"""Baseline and entangled classifiers at equal budget: the same seeds, weights at the start and order of the data."""
+"""What experiments on classifiers share; and baseline beside entangled ones, with the same seeds and budget."""
 
 from __future__ import annotations
 
@@ -22,28 +22,41 @@ def fitting_network(dataset: Dataset) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """What the experiments on a baseline and an entangled classifier have in common."""
+class Classifiers:
+    """The size of an experiment that trains classifiers with seeds 0 to ``seeds - 1``."""
 
     dataset: str
-    alpha: float
     seeds: int
     steps: int
     batch_size: int
     learning_rate: float
     every: int
+    """Steps between readings."""
     options: tuple[str, ...] = ()
+    """Of the network, as for ``--set``."""
+
+    def config(self, setting: Setting, **chosen: Any) -> ClassifyConfig:
+        """Return the run of this size, with what else is ``chosen``."""
+        return ClassifyConfig(
+            dataset=self.dataset, data_dir=setting.data_dir, set=self.options, seeds=f"0:{self.seeds}",
+            steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, track_every=self.every,
+            checkpoint_every=max(1, self.steps // 10), **chosen,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Classifiers):
+    """What the experiments on a baseline and an entangled classifier have in common."""
+
+    alpha: float
+    temperature: str = "optimal"
 
     def trained(self, setting: Setting) -> tuple[str, dict[str, list[Log]]]:
         """Return the network's name, and the logs, one a seed, of ``baseline`` (alpha 0) and ``entangled`` runs."""
         dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
         arch, logs = fitting_network(dataset), {}
         for name, alpha in (("baseline", 0.0), ("entangled", self.alpha)):
-            config = ClassifyConfig(
-                dataset=self.dataset, data_dir=setting.data_dir, arch=arch, set=self.options, alpha=alpha,
-                seeds=f"0:{self.seeds}", steps=self.steps, batch_size=self.batch_size,
-                learning_rate=self.learning_rate, track_every=self.every, checkpoint_every=self.every,
-            )  # fmt: skip
+            config = self.config(setting, arch=arch, alpha=alpha, temperature=self.temperature)
             logs[name] = logs_of_seeds(trained_classifier(config, dataset, setting.folder / "runs" / name, setting))
         return arch, logs
 

@@ -37,6 +37,7 @@ class PixelGenerator(Experiment):
         dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
+        side, steps = (10, 12) if dataset.image_shape[0] == 1 else (8, 9)  # pictures of colour noise are large
         for form in self.forms:
             logs = []
             for seed in self.seeds:
@@ -49,7 +50,7 @@ class PixelGenerator(Experiment):
                 logs.append(read_metrics(run))
                 if seed == self.seeds[0]:
                     generator = load_generator(run.path)
-                    latents = {"samples": draw(100, run.latent_dim, 0), "plane": plane(run.latent_dim, 12, 0)}
+                    latents = {"samples": draw(side**2, run.latent_dim, 0), "plane": plane(run.latent_dim, steps, 0)}
                     for kind, noise in latents.items():
                         figures.append(setting.folder / f"{form}-{kind}.png")
                         save_png(picture(sample_images(generator, torch.as_tensor(noise))), figures[-1])

@@ -34,6 +34,7 @@ class ProjectedGenerator(Experiment):
         dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
+        shown = 64 if dataset.image_shape[0] == 1 else 36  # pictures of colour noise are large
         games = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
         for title, (objective, settings) in games.items():
             logs = []
@@ -48,7 +49,7 @@ class ProjectedGenerator(Experiment):
                 logs.append(read_metrics(run))
                 for step in self.stages if seed == self.seeds[0] else ():
                     figures.append(setting.folder / f"{title}-{step:06d}.png")
-                    save_png(picture(samples_at(run, step)[:64]), figures[-1])
+                    save_png(picture(samples_at(run, step)[:shown]), figures[-1])
             numbers[title] = last_figures(logs)
         return Finding(numbers, table_of_figures("game, all at the same rates", numbers), figures)
 

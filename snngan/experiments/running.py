@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from snngan.config import ClassifyConfig, TrainConfig, field_type
+from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.small import trained_features
@@ -51,9 +51,9 @@ def sized(name: str, preset: str, settings: Sequence[str] = ()) -> Experiment:
     """
     experiment: Any = EXPERIMENTS[name].presets[preset]
     kind = type(experiment)
-    plain = [each.name for each in dataclasses.fields(kind) if field_type(kind, each.name) is not tuple]
-    hint = f"{name} has {', '.join(plain)}"
-    changed = read_settings(settings, dict.fromkeys(plain, kind), f"setting of {name}", hint)
+    known = [each.name for each in dataclasses.fields(kind)]
+    hint = f"{name} has {', '.join(known)}"
+    changed = read_settings(settings, dict.fromkeys(known, kind), f"setting of {name}", hint)
     sized_so: Experiment = dataclasses.replace(experiment, **changed)
     return sized_so
 

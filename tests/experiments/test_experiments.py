@@ -67,6 +67,13 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
             2,
             "unknown setting of alpha-search 'worker'; did",
         ),
+        (
+            "experiment run gan-entanglement --set seeds=4,5 --set objectives=gan --set options=width=8,z=9 --dry-run",
+            0,
+            "objectives=('gan',), seeds=(4, 5), steps=8, every=4, options=('width=8', 'z=9')",
+        ),
+        ("experiment run gan-entanglement --set seeds=4,b", 2, "seeds takes whole numbers with commas between, not"),
+        ("experiment run gan-entanglement --set objectives=", 2, "objectives takes values with commas between, not ''"),
         ("experiment run alpha-search --set workers=many", 2, "workers takes a whole number, not 'many'"),
         ("experiment run alpha-search --set workers", 2, "--set takes NAME=VALUE, not 'workers'; alpha-search has"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
