@@ -59,6 +59,7 @@ EntangledRegularizer.presets = MappingProxyType(
         ),
         "cpu": EntangledRegularizer(
             dataset="mnist", alpha=-0.003, seeds=4, steps=1500, batch_size=256, learning_rate=1e-3, every=250,
+            options=("width=32", "units=128"),
         ),
         "paper": EntangledRegularizer(
             dataset="mnist", alpha=-0.003, seeds=4, steps=14000, batch_size=256, learning_rate=1e-4, every=1000,
