@@ -63,7 +63,6 @@ def train_classifier(
     ]
     gauge = Gauge(members, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
     allow_tf32(plan.precision == "tf32")
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
@@ -84,14 +83,12 @@ def train_classifier(
         alpha = along(plan.alpha, plan.alpha_final, step, plan.steps)
         for group in members.optimizer.param_groups:
             group["lr"] = falling(plan.learning_rate, plan.learning_rate_final, step, plan.steps)
-        with autocast:
-            losses, cross_entropies = members.losses(images, labels, alpha)
         members.optimizer.zero_grad()
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses, cross_entropies = members.backward(images, labels, alpha)
         members.optimizer.step()
         watch.note(step, "classifier", losses.mean())
         watch.note(step, "cross_entropy", cross_entropies.mean())
-        del images, labels, losses
+        del images, labels
 
         stopping, last = should_stop(), step == plan.steps
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping

@@ -31,10 +31,14 @@ class Members(ABC):
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
         self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
 
     @abstractmethod
-    def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-        """Return each network's loss (E,) and, of it, the cross-entropy (E,); images (E, B, C, H, W), labels (E, B)."""
+    def backward(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        """Add the gradient of each network's loss to its weights; images (E, B, C, H, W), labels (E, B).
+
+        Return, without gradient, the losses (E,) and of them the cross-entropies (E,).
+        """
 
     @abstractmethod
     def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -100,13 +104,16 @@ class InTurn(Members):
         weights = [weight for network in self._networks for weight in network.parameters()]
         self.optimizer = make_optimizer(plan.optimizer, weights, plan.learning_rate)
 
-    def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-        totals, parts = [], []
+    def backward(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        losses, cross_entropies = [], []
         for criterion, own_images, own_labels in zip(self.criteria, images, labels, strict=True):
             criterion.alpha = alpha
-            totals.append(criterion(own_images, own_labels))
-            parts.append(criterion.cross_entropy)
-        return torch.stack(totals), torch.stack(parts)
+            with self._autocast:
+                loss = criterion(own_images, own_labels)
+            loss.backward()  # at once: one network's activations at a time
+            losses.append(loss.detach())
+            cross_entropies.append(criterion.cross_entropy)
+        return torch.stack(losses), torch.stack(cross_entropies)
 
     def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         found = []
@@ -152,16 +159,19 @@ class Vectorised(Members):
         outputs: dict[str, Tensor] = found[1]
         return logits, outputs
 
-    def losses(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-        logits, outputs = self._run(images, each=True, keep=alpha != 0)
-        cross_entropy = torch.stack([F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
-        if not outputs:
-            return cross_entropy, cross_entropy.detach()
-        sums = [
-            torch.stack([losses(name, output[member], labels[member]) for name, output in outputs.items()]).sum()
-            for member, losses in enumerate(self.temperatures)
-        ]
-        return cross_entropy + alpha * torch.stack(sums), cross_entropy.detach()
+    def backward(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        with self._autocast:
+            logits, outputs = self._run(images, each=True, keep=alpha != 0)
+            cross_entropies = torch.stack([F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
+            losses = cross_entropies
+            if outputs:
+                sums = [
+                    torch.stack([loss(name, output[member], labels[member]) for name, output in outputs.items()]).sum()
+                    for member, loss in enumerate(self.temperatures)
+                ]
+                losses = cross_entropies + alpha * torch.stack(sums)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach(), cross_entropies.detach()
 
     @torch.no_grad()
     def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -175,15 +175,15 @@ def test_calibration_error() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(
     make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, kind: type
 ) -> None:
-    calls, sound = 0, kind.losses
+    calls, sound = 0, kind.backward
 
-    def losses(*arguments: Any) -> Any:
+    def backward(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        totals, parts = sound(*arguments)
-        return totals * (math.nan if calls == 5 else 1), parts
+        losses, cross_entropies = sound(*arguments)
+        return losses * (math.nan if calls == 5 else 1), cross_entropies
 
-    monkeypatch.setattr(kind, "losses", losses)
+    monkeypatch.setattr(kind, "backward", backward)
     run = make("run", seeds="0:2", ensemble="in-turn" if kind is InTurn else "vectorised")
     with pytest.raises(DivergedError, match="step 5: the classifier's loss is nan; the checkpoints before it are kept"):
         train_classifier(run, labelled, CPU)
