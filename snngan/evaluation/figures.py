@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,17 +81,23 @@ def curves_of_tags(
     return _save(figure, path)
 
 
-def scatter(across: Sequence[float], up: Sequence[float], labels: tuple[str, str], path: Path) -> Path:
-    """Draw points, the later ones darker, with a line at 0.
+def errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
+    """Draw the error of each trial against its alpha, cube roots as in the search, the later ones darker.
 
     Raises:
         OSError: the file cannot be written.
     """
     figure, (axes,) = _figure()
-    dots = axes.scatter(across, up, c=range(len(across)), cmap="viridis_r", s=18)
+    dots = axes.scatter(alphas, errors, c=range(len(alphas)), cmap="viridis_r", s=18)
     axes.axvline(0, color="0.7", linewidth=0.8)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
+    axes.set_xscale("function", functions=(np.cbrt, lambda root: root**3))
+    ticks = [largest * share for share in (-1, -1 / 8, 0, 1 / 8, 1)]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_yticks([0, 0.01, 0.03, 0.1, 0.3, 1], ["0", "1 %", "3 %", "10 %", "30 %", "100 %"])
+    axes.set_ylim(0 if min(errors) < 0.01 else 0.01, 1.1)
+    axes.set_xlabel("alpha, below 0 entangles (cube-root axis)")
+    axes.set_ylabel("test error")
     figure.colorbar(dots, ax=axes, label="trial")
     return _save(figure, path)
 

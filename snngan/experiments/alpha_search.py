@@ -15,7 +15,7 @@ from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_members
-from snngan.evaluation.figures import scatter
+from snngan.evaluation.figures import errors_by_alpha
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import fitting_network
@@ -74,10 +74,8 @@ class AlphaSearch(Experiment):
         ]  # fmt: skip
         best = max(rows, key=lambda row: float(row["validation_accuracy"]))
         numbers = {"trials": rows, "best": best, **signs(rows)}
-        figure = scatter(
-            [float(row["alpha"]) for row in rows], [float(row["test_accuracy"]) for row in rows],
-            ("alpha", "test accuracy"), setting.folder / "alpha.png",
-        )  # fmt: skip
+        alphas, errors = zip(*((float(row["alpha"]), 1 - float(row["test_accuracy"])) for row in rows), strict=True)
+        figure = errors_by_alpha(alphas, errors, self.largest_alpha, setting.folder / "alpha.png")
         return Finding(numbers, _text(self, numbers, study), [figure])
 
     def _work(self, setting: Setting) -> None:
