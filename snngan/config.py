@@ -42,7 +42,7 @@ def check_options(config: Any) -> None:
                 continue
             low = -math.inf if meta["low"] is None else meta["low"]
             high = math.inf if meta["high"] is None else meta["high"]
-            if not low <= number <= high:
+            if not low <= number <= high or math.isinf(number):
                 raise ValueError(f"{field.name} must lie in {range_text(meta)}, not {number:g}")
 
 
@@ -253,6 +253,8 @@ class ClassifyPlan:
     data_digest: str
     image_shape: tuple[int, int, int]
     num_classes: int
+    class_names: tuple[str, ...]
+    """Of the labels from 0 on; empty where the data have none."""
     arch: str
     arch_options: Mapping[str, Any]
     layers: tuple[str, ...]
@@ -261,6 +263,8 @@ class ClassifyPlan:
     temperature: str
     distance: Literal["sqeuclidean", "cosine"]
     steps: int
+    schedule_steps: int
+    """Over which learning rate and alpha change; a run that goes on for longer keeps their last values."""
     batch_size: int
     optimizer: str
     learning_rate: float

@@ -27,6 +27,7 @@ class Dataset:
         train_labels: (N,) int64, or None.
         test_images: the held-out half, in the same form.
         test_labels: its labels, or None.
+        class_names: what the labels from 0 on are called, where that is known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Dataset:
     train_labels: Tensor | None
     test_images: Tensor
     test_labels: Tensor | None
+    class_names: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> ImageShape:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,13 @@ class Batches:
         self._device = device
         self._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
         self._start_epoch()
+
+    def of_seed(self, seed: int) -> Batches:
+        """Return another stream over the same images, which are kept once."""
+        other = copy.copy(self)
+        other._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
+        other._start_epoch()
+        return other
 
     def next(self) -> Tensor:
         """Return the next batch, (batch_size, C, H, W) float32 in [-1, 1]."""

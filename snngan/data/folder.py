@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,8 @@ def read_folder(
         notify(f"left out {len(broken)} of {len(paths)} images that cannot be read, the first: {broken[0]}")
     if len(kept) < 2:
         raise ValueError(f"{folder} holds {len(kept)} readable image{'s' * (not kept)}; expected 2 or more")
-    return hold_out(name, _stack(pictures), folder_labels(folder, kept))
+    dataset = hold_out(name, _stack(pictures), folder_labels(folder, kept))
+    return replace(dataset, class_names=() if dataset.train_labels is None else folder_classes(folder, kept))
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -174,10 +176,15 @@ def _stack(pictures: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
+def folder_classes(folder: Path, paths: list[Path]) -> tuple[str, ...]:
+    """Return the names of the folders right below ``folder`` that the images lie in, in alphabetical order."""
+    return tuple(sorted({path.relative_to(folder).parts[0] for path in paths}))
+
+
 def folder_labels(folder: Path, paths: list[Path]) -> Tensor | None:
     """Return the label (N,) of each image, its subfolder's number, or None unless all lie in two or more of them."""
     parts = [path.relative_to(folder).parts for path in paths]
-    classes = sorted({each[0] for each in parts})
+    classes = folder_classes(folder, paths)
     if len(classes) < 2 or any(len(each) == 1 for each in parts):
         return None
     index = {name: number for number, name in enumerate(classes)}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from snngan.data.datasets import Notify, load_dataset
 from snngan.intervals import summary
 from snngan.training.checkpoint import load_newest
-from snngan.training.classifier import READ, figures_of, layers_of, logits_of
+from snngan.training.classifier import READ, figures_of, layers_of, logits_of, reading_order
 from snngan.training.members import Members, build_members
 from snngan.training.runlog import ClassifierFolder
 from snngan.version import __version__
@@ -43,15 +45,21 @@ def evaluate_classifier(
         against or plan.dataset, data_dir=data_dir or plan.data_dir, image_size=plan.image_size,
         skip_broken=plan.skip_broken, notify=notify,
     )  # fmt: skip
+    if against is None and dataset.labelled_digest() != plan.data_digest:
+        raise ValueError(
+            f"{dataset.name} is not what {run.path} was trained on any more; to judge it by what is there now: "
+            f"--against {dataset.name}"
+        )
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
         raise ValueError(f"{dataset.name} has no labels to judge by")
-    if dataset.image_shape != plan.image_shape or int(labels.max()) >= plan.num_classes:
+    if dataset.image_shape != plan.image_shape or (not plan.class_names and int(labels.max()) >= plan.num_classes):
         raise ValueError(
             f"{run.path} classifies images {plan.image_shape} into {plan.num_classes} classes; {dataset.name} has "
             f"images {dataset.image_shape} of {dataset.num_classes}"
         )
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    labels = renamed(labels, dataset.class_names, plan.class_names, dataset.name)
+    order = reading_order(images)
     images, labels = images[order], labels[order]
     values = figures_of(logits_of(members, images, device), labels)
     layers = layers_of(members, images, labels, device)
@@ -64,6 +72,20 @@ def evaluate_classifier(
     figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
                for name, each in values.items()}  # fmt: skip
     return {"figures": figures, "protocol": protocol}
+
+
+def renamed(labels: Tensor, names: Sequence[str], known: Sequence[str], dataset: str) -> Tensor:
+    """Return labels (N,) of classes called ``names`` as numbers of the same among ``known``; as they are if unnamed.
+
+    Raises:
+        ValueError: one of them is not known.
+    """
+    if not names or not known:
+        return labels
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise ValueError(f"{dataset} has the classes {', '.join(strange)}; the run knows {', '.join(known)}")
+    return torch.tensor([known.index(name) for name in names])[labels]
 
 
 def load_members(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from snngan.config import option
 from snngan.registry import Registry
 
 if TYPE_CHECKING:
     import torch
 
 PRESETS = ("smoke", "cpu", "paper")
+
+
+def count() -> Any:
+    """Return a field of an experiment that is 1 or more, and that every preset says."""
+    return option(MISSING, "", low=1)
 
 
 @dataclass(frozen=True)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from snngan.config import ClassifyConfig
-from snngan.data import Dataset
+from snngan.config import ClassifyConfig, option
+from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_members
 from snngan.evaluation.figures import errors_by_alpha
 from snngan.evaluation.report import read_metrics
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
+from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import fitting_network
 from snngan.experiments.running import trained_classifier
+from snngan.seeds import seed_for
 from snngan.training.classifier import figures_of, logits_of
-from snngan.training.classifier_plan import check_labels
+from snngan.training.classifier_plan import check_labels, make_classify_plan
 from snngan.training.loop import DivergedError
 
 if TYPE_CHECKING:
     import optuna
 
-STUDY = "alpha-search"
 HEARTBEAT, GRACE = 20, 60
 """Seconds between a worker's signs of life, and after how many without one its trial counts as failed."""
 
@@ -38,15 +43,16 @@ class AlphaSearch(Experiment):
     """Every worker trains one classifier at a time and asks the study, which they share, what to try next.
 
     What is maximised is the accuracy on a tenth of the training images that is held out for it; the test half is only
-    reported. Alpha is ``largest_alpha`` * u^3 for u in [-1, 1]: both signs alike, and fine near 0.
+    reported. Alpha is ``largest_alpha`` * u^3 for u in [-1, 1]: both signs alike, and fine near 0. A trial that
+    diverges counts as one that guesses. One worker repeats itself; what several try depends on how quick each is.
     """
 
     dataset: str
-    trials: int
-    steps: int
-    batch_size: int
+    trials: int = count()
+    steps: int = count()
+    batch_size: int = count()
     largest_alpha: float
-    workers: int = 1
+    workers: int = option(1, "", low=1)
     seed: int = 0
     storage: str | None = None
     """An optuna storage, such as ``postgresql://...``, for workers on many machines; default: SQLite in the folder."""
@@ -57,9 +63,13 @@ class AlphaSearch(Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        if _finished(study_of(self, setting.folder)) < self.trials:
+        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+        check_labels(dataset)
+        config = self.config(0, setting, fitting_network(dataset))
+        make_classify_plan(config, split_for_search(dataset))  # what no trial could run is refused here
+        study = self.study(setting.folder, dataset)
+        if _finished(study) < self.trials:
             self._work(setting)
-        study = study_of(self, setting.folder)
         done = [trial for trial in study.trials if trial.state.name == "COMPLETE"][: self.trials]
         if len(done) < self.trials:
             raise ValueError(
@@ -67,8 +77,7 @@ class AlphaSearch(Experiment):
             )
         rows = [
             {
-                "number": trial.number, "alpha": self._alpha(trial.params["u"]), **trial.params,
-                "validation_accuracy": trial.value, "test_accuracy": trial.user_attrs["test_accuracy"],
+                "number": trial.number, **trial.params, "validation_accuracy": trial.value, **trial.user_attrs
             }
             for trial in done
         ]  # fmt: skip
@@ -86,47 +95,112 @@ class AlphaSearch(Experiment):
             return
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=work, args=(*arguments, number)) for number in range(self.workers)]
-        for worker in workers:
-            worker.start()
-        for number, worker in enumerate(workers):
-            worker.join()
-            if worker.exitcode:
-                setting.notify(f"worker {number} ended with status {worker.exitcode}; its finished trials are kept")
+        with ended_by_sigterm():
+            try:
+                for worker in workers:
+                    worker.start()
+                for number, worker in enumerate(workers):
+                    worker.join()
+                    if worker.exitcode:
+                        line = f"worker {number} ended with status {worker.exitcode}; its finished trials are kept"
+                        setting.notify(line)
+            finally:
+                for worker in workers:
+                    if worker.pid is not None:
+                        worker.terminate()
 
-    def _alpha(self, u: float) -> float:
-        return self.largest_alpha * u**3
+    def config(self, number: int, setting: Setting, arch: str, **tried: Any) -> ClassifyConfig:
+        """Return the run of a trial that tries so."""
+        return ClassifyConfig(
+            dataset=self.dataset, data_dir=setting.data_dir, arch=arch, set=self.options, steps=self.steps,
+            batch_size=self.batch_size, track_every=self.steps, checkpoint_every=self.steps, seed=number, **tried,
+        )  # fmt: skip
 
     def objective(self, trial: optuna.Trial, dataset: Dataset, test: Dataset, arch: str, setting: Setting) -> float:
         """Return the validation accuracy of one classifier, and leave its test accuracy with the trial."""
-        alpha = self._alpha(trial.suggest_float("u", -1.0, 1.0))
+        alpha = self.largest_alpha * trial.suggest_float("u", -1.0, 1.0) ** 3
         rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
         first = trial.suggest_float("first_temperature", 0.01, 10.0, log=True)
-        config = ClassifyConfig(
-            dataset=self.dataset, data_dir=setting.data_dir, arch=arch, set=self.options, alpha=alpha,
-            temperature=f"learned:{first!r}", learning_rate=rate, steps=self.steps, batch_size=self.batch_size,
-            track_every=self.steps, checkpoint_every=self.steps, seed=trial.number,
-        )  # fmt: skip
-        run = trained_classifier(config, dataset, setting.folder / "runs" / f"trial-{trial.number:04d}", setting)
+        trial.set_user_attr("alpha", alpha)
+        config = self.config(
+            trial.number, setting, arch, alpha=alpha, temperature=f"learned:{first!r}", learning_rate=rate
+        )
+        try:
+            run = trained_classifier(config, dataset, setting.folder / "runs" / f"trial-{trial.number:04d}", setting)
+        except DivergedError:
+            trial.set_user_attr("test_accuracy", 1 / test.num_classes)
+            return 1 / test.num_classes
         assert test.test_labels is not None
         members, _ = load_members(run, setting.device)
         logits = logits_of(members, test.test_images, setting.device)
         trial.set_user_attr("test_accuracy", float(figures_of(logits, test.test_labels)["accuracy"]))
         return float(read_metrics(run)["accuracy/test"][1][-1])
 
+    def study(self, folder: Path, dataset: Dataset) -> optuna.Study:
+        """Return the study of these settings on this data, which all workers share; made if there is none yet.
+
+        Raises:
+            ValueError: optuna is not installed, the storage cannot be opened, or the folder holds another search.
+        """
+        try:
+            import optuna
+        except ImportError as error:
+            raise ValueError("alpha-search needs optuna: pip install 'snngan[search]'") from error
+        import sqlalchemy
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if "?" in str(folder.absolute()):
+            raise ValueError(f"the folder {folder} has a question mark in its path, which SQLite's URLs do not take")
+        url = self.storage or f"sqlite:///{(folder / 'search.db').absolute()}"
+        said = asdict(self) | dict.fromkeys(("trials", "workers", "storage")) | {"data": dataset.labelled_digest()}
+        name = f"alpha-search-{hashlib.blake2b(repr(said).encode(), digest_size=6).hexdigest()}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            known = optuna.get_all_study_names(storage)
+            if known and name not in known and not self.storage:
+                raise ValueError(f"{folder} holds another search than this one: give another --out, or remove it")
+            return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise ValueError(f"the storage {url} cannot be opened: {error_line(error)}") from error
+
 
 def work(experiment: AlphaSearch, folder: Path, data_dir: str | None, device: str, number: int) -> None:
     """Try what the study suggests until it has all its trials; one process's part."""
+    import optuna
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     torch.set_num_threads(max(1, torch.get_num_threads() // experiment.workers))
     setting = Setting(folder, data_dir, torch.device(device), lambda line: None)
     whole = load_dataset(experiment.dataset, data_dir=data_dir)
-    check_labels(whole)
     arch = fitting_network(whole)
-    study = study_of(experiment, folder, seed=1000 * experiment.seed + number)
+    study = experiment.study(folder, whole)
     search = split_for_search(whole)
-    while _finished(study) < experiment.trials:
-        study.optimize(
-            lambda trial: experiment.objective(trial, search, whole, arch, setting), n_trials=1, catch=(DivergedError,)
-        )
+    while _finished(study) < experiment.trials and (parent is None or parent.is_alive()):
+        tried = len(study.get_trials(deepcopy=False))
+        own = seed_for(experiment.seed, f"worker {number} after {tried} trials") % 2**32
+        seed = None if experiment.storage else own  # of several machines each draws its own
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.GPSampler(seed=seed)
+        study.optimize(lambda trial: experiment.objective(trial, search, whole, arch, setting), n_trials=1)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process by way of its ``finally`` clauses."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def split_for_search(dataset: Dataset) -> Dataset:
@@ -136,29 +210,6 @@ def split_for_search(dataset: Dataset) -> Dataset:
     kept, held = order[len(order) // 10 :], order[: len(order) // 10]
     images, labels = dataset.train_images, dataset.train_labels
     return Dataset(dataset.name, images[kept], labels[kept], images[held], labels[held])
-
-
-def study_of(experiment: AlphaSearch, folder: Path, seed: int | None = None) -> optuna.Study:
-    """Return the study that the workers share, made if there is none yet.
-
-    Raises:
-        ValueError: optuna is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ValueError("alpha-search needs optuna: pip install 'snngan[search]'") from error
-    import warnings
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = experiment.storage or f"sqlite:///{(folder / 'search.db').absolute()}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        sampler = optuna.samplers.GPSampler(seed=seed)
-        return optuna.create_study(
-            storage=storage, sampler=sampler, study_name=STUDY, direction="maximize", load_if_exists=True
-        )
 
 
 def _finished(study: optuna.Study) -> int:

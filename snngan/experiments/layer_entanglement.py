@@ -28,14 +28,14 @@ class LayerEntanglement(Classifiers, Experiment):
         dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
         grey = dataset.image_shape[0] == 1
         arch, distance = ("cnn-small", "sqeuclidean") if grey else ("resnet15", "cosine")
-        config = self.config(setting, arch=arch, alpha=0.0, distance=distance)
-        run = trained_classifier(config, dataset, setting.folder / "runs" / arch, setting)
+        config = self.config(arch, setting, alpha=0.0, distance=distance)
+        run = trained_classifier(config, dataset, setting.folder / "runs" / config.arch, setting)
         logs = logs_of_seeds(run)
         tags = {layer: f"entanglement/train/{layer}" for layer in run.plan.layers}
         numbers: dict[str, Any] = {layer: _course(logs, tag) for layer, tag in tags.items()}
         accuracy = summary([log["accuracy/test"][1][-1] for log in logs])
         text = [
-            f"{arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
+            f"{config.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
             f"{shown(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; mean over "
             "seeds (Student's 95 % interval).",
             "", "| layer | at the start | lowest | at step | at the end | end less start | end less lowest |",

@@ -10,9 +10,11 @@ from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.report import read_metrics
-from snngan.experiments import Setting
+from snngan.experiments import Setting, count
 from snngan.experiments.running import Log, shown, trained_classifier
 from snngan.intervals import summary
+from snngan.models import CLASSIFIERS
+from snngan.training.plan import option_names
 from snngan.training.runlog import ClassifierFolder
 
 
@@ -26,20 +28,28 @@ class Classifiers:
     """The size of an experiment that trains classifiers with seeds 0 to ``seeds - 1``."""
 
     dataset: str
-    seeds: int
-    steps: int
-    batch_size: int
+    seeds: int = count()
+    steps: int = count()
+    batch_size: int = count()
     learning_rate: float
-    every: int
+    every: int = count()
     """Steps between readings."""
+    arch: str | None = None
+    """Default: the paper's for the kind of images."""
+    optimizer: str = "adam"
+    learning_rate_final: float | None = None
     options: tuple[str, ...] = ()
-    """Of the network, as for ``--set``."""
+    """Of the network, as for ``--set``; left out where it has no such option."""
 
-    def config(self, setting: Setting, **chosen: Any) -> ClassifyConfig:
-        """Return the run of this size, with what else is ``chosen``."""
+    def config(self, arch: str, setting: Setting, **chosen: Any) -> ClassifyConfig:
+        """Return the run of this size of a network, ``self.arch`` before ``arch``, with what else is ``chosen``."""
+        arch = self.arch or arch
+        known = option_names(CLASSIFIERS[arch])
         return ClassifyConfig(
-            dataset=self.dataset, data_dir=setting.data_dir, set=self.options, seeds=f"0:{self.seeds}",
-            steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, track_every=self.every,
+            dataset=self.dataset, data_dir=setting.data_dir, arch=arch, seeds=f"0:{self.seeds}",
+            set=tuple(option for option in self.options if option.partition("=")[0] in known),
+            steps=self.steps, batch_size=self.batch_size, optimizer=self.optimizer, learning_rate=self.learning_rate,
+            learning_rate_final=self.learning_rate_final, track_every=self.every,
             checkpoint_every=max(1, self.steps // 10), **chosen,
         )  # fmt: skip
 
@@ -54,11 +64,11 @@ class Pair(Classifiers):
     def trained(self, setting: Setting) -> tuple[str, dict[str, list[Log]]]:
         """Return the network's name, and the logs, one a seed, of ``baseline`` (alpha 0) and ``entangled`` runs."""
         dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
-        arch, logs = fitting_network(dataset), {}
+        logs = {}
         for name, alpha in (("baseline", 0.0), ("entangled", self.alpha)):
-            config = self.config(setting, arch=arch, alpha=alpha, temperature=self.temperature)
+            config = self.config(fitting_network(dataset), setting, alpha=alpha, temperature=self.temperature)
             logs[name] = logs_of_seeds(trained_classifier(config, dataset, setting.folder / "runs" / name, setting))
-        return arch, logs
+        return config.arch, logs
 
 
 def logs_of_seeds(run: ClassifierFolder) -> list[Log]:

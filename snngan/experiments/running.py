@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.config import ClassifyConfig, TrainConfig, check_options
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.small import trained_features
@@ -55,6 +56,7 @@ def sized(name: str, preset: str, settings: Sequence[str] = ()) -> Experiment:
     hint = f"{name} has {', '.join(known)}"
     changed = read_settings(settings, dict.fromkeys(known, kind), f"setting of {name}", hint)
     sized_so: Experiment = dataclasses.replace(experiment, **changed)
+    check_options(sized_so)
     return sized_so
 
 
@@ -66,7 +68,12 @@ def run_experiment(name: str, preset: str, setting: Setting, command: str, setti
     """
     kind, experiment = EXPERIMENTS[name], sized(name, preset, settings)
     setting.folder.mkdir(parents=True, exist_ok=True)
-    finding = experiment.run(setting)
+    try:
+        finding = experiment.run(setting)
+    except ValueError:
+        with contextlib.suppress(OSError):
+            setting.folder.rmdir()  # if nothing was written into it
+        raise
     chosen = dataclasses.asdict(experiment)  # type: ignore[call-overload]
     head = {"experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": chosen}
     content = head | {"environment": environment(setting.device), "numbers": finding.numbers}
@@ -136,10 +143,11 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> tuple[F, di
     """Return the run of ``plan`` in ``path``, made now if there is none to go on with, and its newest checkpoint.
 
     Raises:
-        ValueError: the run that lies there is another.
+        ValueError: what lies there is another run, no run, or one that is being trained.
     """
     if path.exists() and not checkpoint_paths(path / "checkpoints"):
-        shutil.rmtree(path)  # stopped before there was anything to go on with
+        with kind.open(path).locked():
+            shutil.rmtree(path)  # a run that was stopped before there was anything to go on with
     if not path.exists():
         setting.notify(f"{path.name}: {plan.steps} steps")
         return kind.create(path, plan, setting.device), None

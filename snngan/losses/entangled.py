@@ -24,6 +24,10 @@ from snngan.losses.temperature import Temperature, TemperatureLike, as_temperatu
 See = Callable[[str, Tensor], None]
 NO_NONLINEARITY = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 """What torch keeps among the activations, and no hidden layer ends with."""
+NONLINEARITIES = tuple(
+    kind for kind in vars(nn.modules.activation).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind not in (nn.Module, *NO_NONLINEARITY)
+)  # fmt: skip
 
 
 def hidden_layers(model: nn.Module, layers: str | Sequence[str] = "*") -> dict[str, nn.Module]:
@@ -31,29 +35,30 @@ def hidden_layers(model: nn.Module, layers: str | Sequence[str] = "*") -> dict[s
 
     Args:
         model: any network.
-        layers: names of modules, as in ``model.named_modules()``, or patterns with ``*``, ``?`` and ``[]``. ``"*"`` by
-            itself means every nonlinearity, or, where no module is one, every module with a weight of its own.
+        layers: names of modules, as in ``model.named_modules()``, or patterns with ``*``, ``?`` and ``[]``, none of
+            which reaches over a dot: ``"layer?.*"`` are the children of ``layer1``, ``layer2``, ... ``"*"`` by itself
+            means every nonlinearity, or, where no module is one, every module with a weight of its own.
 
     Raises:
         ValueError: a pattern that no module matches.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     if layers == "*":
-        chosen = {name: module for name, module in modules.items() if _is_nonlinearity(module)}
+        chosen = {name: module for name, module in modules.items() if isinstance(module, NONLINEARITIES)}
         return chosen or {
             name: module for name, module in modules.items()
             if any(weight.dim() > 1 for weight in module.parameters(recurse=False))
         }  # fmt: skip
     patterns = [layers] if isinstance(layers, str) else list(layers)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in modules):
+        if not any(_matches(name, pattern) for name in modules):
             raise ValueError(f"no layer matches {pattern!r}; the model has: {', '.join(modules) or 'no modules'}")
-    return {name: module for name, module in modules.items() if any(fnmatchcase(name, each) for each in patterns)}
+    return {name: module for name, module in modules.items() if any(_matches(name, each) for each in patterns)}
 
 
-def _is_nonlinearity(module: nn.Module) -> bool:
-    kind = type(module)
-    return kind.__module__ == nn.ReLU.__module__ and not issubclass(kind, NO_NONLINEARITY)
+def _matches(name: str, pattern: str) -> bool:
+    names, patterns = name.split("."), pattern.split(".")
+    return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
 @contextmanager
@@ -131,7 +136,9 @@ class EntangledLoss(nn.Module):
     .. math:: L = \mathrm{CE}(\text{logits}, y) + \alpha \sum_l l'(\text{layer}_l, y)
 
     Calling it runs the model, once. The model itself is unchanged and not part of this module: train its parameters
-    with any optimiser, use it without this loss as ever. A layer whose output is the logits is left out.
+    with any optimiser, use it without this loss as ever. A layer whose output is the logits is left out. A model that
+    calls its nonlinearities as functions has no modules for them: then ``"*"`` takes layers before theirs, all but the
+    last.
 
     After each call ``logits``, ``cross_entropy`` and ``entanglement`` (a tensor a layer) hold what was found, without
     gradient. With ``alpha = 0`` there is nothing to add, ``entanglement`` stays empty and no time is spent on it.
@@ -141,7 +148,8 @@ class EntangledLoss(nn.Module):
         layers: names of the model's modules or patterns such as ``"layer?"``; see :func:`hidden_layers`. A module that
             is run several times in a pass counts each time, as ``NAME``, ``NAME#2``, ...
         alpha: weight of the sum; negative entangles (the paper's regulariser), positive disentangles. It may be set
-            anew at any time.
+            anew at any time. The default is for an absolute T far above all distances; at the optimal or a relative T
+            it undoes all learning, and -0.003 is where to start there.
         temperature: as for :class:`SoftNearestNeighborLoss`; each layer has its own, and those that learn or anneal do
             so while the model is in training mode.
         distance: ``"sqeuclidean"``, or ``"cosine"``, which suits wide layers.
@@ -174,6 +182,7 @@ class EntangledLoss(nn.Module):
         super().__init__()
         self._model = (model,)  # in a tuple: its parameters are its own
         self.layers = hidden_layers(model, layers)
+        self._by_weights = layers == "*" and not any(isinstance(each, NONLINEARITIES) for each in self.layers.values())
         self.alpha = alpha
         self.losses = LayerLosses(temperature, distance, backend)
         self.logits = self.cross_entropy = torch.tensor(0.0)
@@ -204,9 +213,10 @@ class EntangledLoss(nn.Module):
     def _run(self, inputs: Any, labels: Tensor, *, enabled: bool) -> tuple[Tensor, dict[str, Tensor]]:
         values: dict[str, Tensor] = {}
         outputs: dict[str, weakref.ref[Tensor]] = {}
+        shapes: dict[str, torch.Size] = {}
 
         def see(name: str, output: Tensor) -> None:
-            outputs[name] = weakref.ref(output)
+            outputs[name], shapes[name] = weakref.ref(output), output.shape
             values[name] = self.losses(name, output, labels)
 
         with watched(self.layers if enabled else {}, see):
@@ -214,7 +224,10 @@ class EntangledLoss(nn.Module):
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
             form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the model must return logits ({len(labels)}, C), not {form}")
-        values = {name: value for name, value in values.items() if outputs[name]() is not logits}
+        last = [name for name in values if outputs[name]() is logits]
+        if self._by_weights and not last:  # the logits before a softmax, say
+            last = [name for name in values if shapes[name] == logits.shape][-1:]
+        values = {name: value for name, value in values.items() if name not in last}
         if enabled and not values:
             raise ValueError(f"no hidden layer was run: {', '.join(self.layers) or 'the model has none'}")
         return logits, values

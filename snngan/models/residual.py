@@ -20,7 +20,7 @@ BLOCKS = (1, 2, 2, 2)
 @CLASSIFIERS.register("resnet15")
 @dataclass(frozen=True, kw_only=True)
 class ResNet15:
-    """Pre-activation ResNet (v2) of 15 convolutions: a stem and seven blocks in four stages, width doubling at each.
+    """Pre-activation ResNet (v2) of 15 convolutions, shortcuts aside: a stem and seven blocks in four widening stages.
 
     Frosst et al. 2019 name 15 layers and, in figure 16, four groups of blocks; how they are shared out is ours. Source
     of the blocks: He et al. 2016, "Identity Mappings in Deep Residual Networks".

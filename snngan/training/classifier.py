@@ -57,13 +57,11 @@ def train_classifier(
     """
     plan = run.plan
     members = build_members(plan, device)
-    batches = [
-        Batches(dataset.train_images, plan.batch_size, seed=seed, device=device, labels=dataset.train_labels)
-        for seed in plan.seeds
-    ]
+    batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
     allow_tf32(plan.precision == "tf32")
+    networks = [f"network of seed {seed}" for seed in plan.seeds]
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
     if start is not None:
@@ -80,14 +78,15 @@ def train_classifier(
         images, labels = (
             torch.stack(halves) for halves in zip(*(each.next_labelled() for each in batches), strict=True)
         )
-        alpha = along(plan.alpha, plan.alpha_final, step, plan.steps)
+        at, over = min(step, plan.schedule_steps), plan.schedule_steps
+        alpha = along(plan.alpha, plan.alpha_final, at, over)
         for group in members.optimizer.param_groups:
-            group["lr"] = falling(plan.learning_rate, plan.learning_rate_final, step, plan.steps)
+            group["lr"] = falling(plan.learning_rate, plan.learning_rate_final, at, over)
         members.optimizer.zero_grad()
         losses, cross_entropies = members.backward(images, labels, alpha)
         members.optimizer.step()
-        watch.note(step, "classifier", losses.mean())
-        watch.note(step, "cross_entropy", cross_entropies.mean())
+        watch.note(step, "classifier", losses, networks)
+        watch.note(step, "cross_entropy", cross_entropies, networks)
         del images, labels
 
         stopping, last = should_stop(), step == plan.steps
@@ -95,8 +94,7 @@ def train_classifier(
         if step % watch.check_every == 0 or reading or saving:
             scalars = scalars | watch.check()
         if reading or saving:
-            named = zip(plan.seeds, members.networks(), strict=True)
-            check_weights(step, {f"network of seed {seed}": network for seed, network in named})
+            check_weights(step, dict(zip(networks, members.networks(), strict=True)))
         if reading:
             before = time.monotonic()
             scalars = scalars | gauge.read()
@@ -131,12 +129,10 @@ class Gauge:
         assert dataset.train_labels is not None
         assert dataset.test_labels is not None
         self.members, self.plan, self.device = members, plan, device
-        order = torch.Generator().manual_seed(seed_for(plan.seeds[0], "gauge"))
-        rows = torch.randperm(len(dataset.train_images), generator=order)[:JUDGED]
-        held_out = torch.randperm(len(dataset.test_images), generator=order)
+        train, test = reading_order(dataset.train_images)[:JUDGED], reading_order(dataset.test_images)
         self.halves = {
-            "train": (dataset.train_images[rows], dataset.train_labels[rows]),
-            "test": (dataset.test_images[held_out], dataset.test_labels[held_out]),
+            "train": (dataset.train_images[train], dataset.train_labels[train]),
+            "test": (dataset.test_images[test], dataset.test_labels[test]),
         }
 
     def read(self) -> dict[str, float]:
@@ -153,6 +149,18 @@ class Gauge:
             for number, seed in enumerate(self.plan.seeds):
                 scalars |= {f"seed-{seed}/{tag}": float(values[number]) for tag, values in each.items()}
         return scalars
+
+
+def reading_order(images: Tensor) -> Tensor:
+    """Return the numbers (N,) of images in the order in which they are read, in every run: what is read is alike."""
+    return torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+
+
+def batches_of_seeds(plan: ClassifyPlan, dataset: Dataset, device: torch.device) -> list[Batches]:
+    """Return each seed's stream over the same images, which are on the device once."""
+    first, *rest = plan.seeds
+    batches = [Batches(dataset.train_images, plan.batch_size, seed=first, device=device, labels=dataset.train_labels)]
+    return batches + [batches[0].of_seed(seed) for seed in rest]
 
 
 def logits_of(members: Members, images: Tensor, device: torch.device) -> Tensor:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 
-from snngan.config import ClassifyConfig, ClassifyPlan
-from snngan.data import Dataset
+from snngan.config import ClassifyConfig, ClassifyPlan, field_type
+from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
-from snngan.losses.entangled import hidden_layers
+from snngan.losses.entangled import EntangledLoss
 from snngan.losses.temperature import parse_temperature
 from snngan.models import CLASSIFIERS, Classifier
 from snngan.training.plan import option_values, parse_settings
+
+MOST_SEEDS = 1000
 
 
 def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan:
@@ -25,10 +28,6 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
     """
     classifier = check_classify_config(config)
     check_labels(dataset)
-    layers = classifier.hidden if config.layers == "*" else tuple(part.strip() for part in config.layers.split(","))
-    with torch.random.fork_rng(devices=[]):
-        network = classifier.network(dataset.image_shape, dataset.num_classes)
-    named = hidden_layers(network, layers)
     check_batch_size(config.batch_size, len(dataset.train_images))
     rate, alpha = config.learning_rate, config.alpha
     return ClassifyPlan(
@@ -39,19 +38,21 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         data_digest=dataset.labelled_digest(),
         image_shape=dataset.image_shape,
         num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         arch=config.arch,
         arch_options=option_values(classifier),
-        layers=tuple(named),
+        layers=layers_run(classifier, config.layers, dataset),
         alpha=alpha,
         alpha_final=alpha if config.alpha_final is None else config.alpha_final,
         temperature=config.temperature,
         distance="cosine" if config.distance == "cosine" else "sqeuclidean",
         steps=config.steps,
+        schedule_steps=config.steps,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
         learning_rate=rate,
         learning_rate_final=rate if config.learning_rate_final is None else config.learning_rate_final,
-        seeds=parse_seeds(config.seeds or str(config.seed)),
+        seeds=seeds_of(config),
         ensemble=config.ensemble,
         precision=config.precision,
         checkpoint_every=config.checkpoint_every,
@@ -63,7 +64,7 @@ def check_classify_config(config: ClassifyConfig) -> Classifier:
     """Return the architecture, or raise ``ValueError`` for what is wrong on any data set: asked before one is read."""
     kind = CLASSIFIERS[config.arch]
     parse_temperature(config.temperature)
-    parse_seeds(config.seeds or str(config.seed))
+    seeds_of(config)
     return kind(**parse_settings(config.set, (kind,)))
 
 
@@ -76,6 +77,34 @@ def check_labels(dataset: Dataset) -> None:
         )
     if int(labels.min()) < 0 or int(labels.min()) == int(labels.max()):
         raise ValueError(f"{dataset.name}: a classifier takes labels from 0 on, of 2 classes or more")
+    if dataset.num_classes > len(labels):
+        raise ValueError(
+            f"{dataset.name} has labels up to {dataset.num_classes - 1} for {len(labels)} training images: number the "
+            "classes from 0 on"
+        )
+
+
+def layers_run(classifier: Classifier, layers: str, dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the layers that ``layers`` means, as one pass over two images runs them; not the logits.
+
+    Raises:
+        ValueError: there is none, one is unknown or does not put out a point an image, or the images do not fit.
+    """
+    chosen = classifier.hidden if layers == "*" else tuple(part.strip() for part in layers.split(","))
+    with torch.random.fork_rng(devices=[]):
+        network = classifier.network(dataset.image_shape, dataset.num_classes).eval()
+        images = to_unit_range(dataset.train_images[:2])
+        _, values = EntangledLoss(network, chosen).read(images, torch.arange(len(images)))
+    return tuple(values)
+
+
+def seeds_of(config: ClassifyConfig) -> tuple[int, ...]:
+    """Return the seeds that a user asks for, by ``seeds`` or by ``seed``; raises ``ValueError``."""
+    if config.seeds is None:
+        return (config.seed,)
+    if config.seed:
+        raise ValueError(f"--seed {config.seed} and --seeds {config.seeds}: give one of them")
+    return parse_seeds(config.seeds)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -86,9 +115,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     first, colon, last = text.partition(":")
     try:
-        seeds = tuple(range(int(first), int(last))) if colon else tuple(int(part) for part in text.split(","))
+        counted = range(int(first), int(last)) if colon else [int(part) for part in text.split(",")]
     except ValueError:
-        seeds = ()
+        counted = []
+    if len(counted) > MOST_SEEDS:
+        raise ValueError(f"--seeds {text}: {len(counted)} networks side by side; at most {MOST_SEEDS}")
+    seeds = tuple(counted)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"--seeds takes 0:4 (that is 0 to 3), 0,3,5 or 7, none twice, not {text!r}")
     return seeds
@@ -102,12 +134,29 @@ def classify_plan_from_json(values: Mapping[str, Any]) -> ClassifyPlan:
     """
     try:
         shape = tuple(int(size) for size in values["image_shape"])
-        fields = {**values, "image_shape": shape, "layers": tuple(values["layers"]), "seeds": tuple(values["seeds"])}
-        plan = ClassifyPlan(**fields)
-        build_classifier(plan)
+        listed = {name: tuple(values[name]) for name in ("layers", "seeds", "class_names")}
+        plan = ClassifyPlan(**{**values, **listed, "image_shape": shape})
+        _check_plan(plan)
         return plan
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the run's plan is not one that this version reads: {error}") from error
+
+
+def _check_plan(plan: ClassifyPlan) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for what no user could have asked for."""
+    options = {field.name for field in fields(ClassifyConfig)} & {field.name for field in fields(plan)}
+    said = {name: getattr(plan, name) for name in options - {"layers", "seeds"}}
+    for name, value in said.items():
+        kind = field_type(ClassifyConfig, name)
+        if value is not None and type(value) is not kind and (kind, type(value)) != (float, int):
+            raise TypeError(f"{name} is {value!r}, not a {kind.__name__}")
+    ClassifyConfig(**said)
+    parse_temperature(plan.temperature)
+    parse_seeds(",".join(map(str, plan.seeds)))
+    if not plan.layers or plan.num_classes < 2 or plan.schedule_steps < 1:
+        wrong = f"layers {plan.layers}, num_classes {plan.num_classes}, schedule_steps {plan.schedule_steps}"
+        raise ValueError(f"the run's plan has {wrong}; expected some layers, 2 classes and 1 step or more")
+    build_classifier(plan)
 
 
 def build_classifier(plan: ClassifyPlan) -> Classifier:

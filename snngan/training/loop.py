@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,24 +39,25 @@ class LossWatch:
 
     def __init__(self, check_every: int) -> None:
         self.check_every = check_every
-        self._unread: list[tuple[int, str, Tensor]] = []
+        self._unread: list[tuple[int, str, Tensor, Sequence[str]]] = []
 
-    def note(self, step: int, network: str, loss: Tensor) -> None:
-        """Remember the loss () of one network at one step."""
-        self._unread.append((step, network, loss.detach()))
+    def note(self, step: int, name: str, loss: Tensor, networks: Sequence[str] = ()) -> None:
+        """Remember a loss at one step: () of one network, or (E,) of several ``networks``; default: ``name``."""
+        self._unread.append((step, name, loss.detach(), networks or [name]))
 
     def check(self) -> dict[str, float]:
-        """Return the newest loss of each network by tag.
+        """Return the newest value of each loss by tag, the mean where several networks have it.
 
         Raises:
             DivergedError: one of the losses since the last check is not finite.
         """
         values = {}
-        for step, network, loss in self._unread:
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DivergedError(f"step {step}: the {network}'s loss is {value}; {DIVERGED_REMEDY}")
-            values[f"loss/{network}"] = value
+        for step, name, loss, networks in self._unread:
+            each = loss.reshape(-1).tolist()
+            for network, value in zip(networks, each, strict=True):
+                if not math.isfinite(value):
+                    raise DivergedError(f"step {step}: the {network}'s loss is {value}; {DIVERGED_REMEDY}")
+            values[f"loss/{name}"] = math.fsum(each) / len(each)
         self._unread.clear()
         return values
 

@@ -140,6 +140,7 @@ class Vectorised(Members):
         weights, self.buffers = stack_module_state(self._networks)
         self.weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         self.pattern = copy.deepcopy(self._networks[0])
+        self._networks = [network.cpu() for network in self._networks]  # copies, for those who ask for networks
         self.modules = hidden_layers(self.pattern, plan.layers)
         self.temperatures = [LayerLosses(parse_temperature(plan.temperature), plan.distance) for _ in plan.seeds]
         self.reader = LayerLosses("optimal", plan.distance).eval()
@@ -149,8 +150,8 @@ class Vectorised(Members):
         """Return logits (E, N, K) and, to keep, the layers' outputs (E, N, ...); ``each``: images of its own."""
 
         def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> Any:
-            outputs: dict[str, Tensor] = {}
-            with watched(self.modules if keep else {}, lambda name, output: outputs.update({name: output})):
+            outputs: dict[str, Tensor] = {}  # copies: a later module may write over its input
+            with watched(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
                 logits = functional_call(self.pattern, (weights, buffers), (own,))
             return logits, outputs
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
-
 
 def make_optimizer(
     name: str, parameters: Iterable[Tensor], learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
-    """Return Adam with ``betas``, RMSprop, or gradient descent with Nesterov's momentum of 0.9."""
+    """Return ``adam`` with ``betas``, ``rmsprop``, or ``sgd`` with Nesterov's momentum of 0.9."""
     _spare_the_compiler()
-    if name == "rmsprop":
-        return _RMSprop(parameters, lr=learning_rate)
-    if name == "sgd":
-        return _SGD(parameters, lr=learning_rate, momentum=0.9, nesterov=True)
-    return _Adam(parameters, lr=learning_rate, betas=betas, fused=True)
+    kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "adam": lambda: _Adam(parameters, lr=learning_rate, betas=betas, fused=True),
+        "rmsprop": lambda: _RMSprop(parameters, lr=learning_rate),
+        "sgd": lambda: _SGD(parameters, lr=learning_rate, momentum=0.9, nesterov=True),
+    }
+    return kinds[name]()
 
 
 def _spare_the_compiler() -> None:

@@ -198,7 +198,7 @@ def describe_options(title: str, owner: Any, recommended: Mapping[str, Any]) -> 
             if meta["low"] is not None:
                 limits = range_text(meta)
             lines.append(f"  {field.name}={value}  {meta['help']}" + (f" {limits}" if limits else ""))
-    return lines
+    return lines if len(lines) > 1 else [f"{title}: nothing to set"]
 
 
 def _default_architecture(kind: type[Objective], image_shape: ImageShape) -> str:

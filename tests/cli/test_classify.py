@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from snngan.training.classifier import Gauge
 
@@ -124,6 +125,40 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
 )
 def test_mistakes(trained: str, refused: Cli, command: str, message: str) -> None:
     refused(command, message)
+
+
+def test_data_that_changed_are_not_judged_by_unless_told(cli: Cli, refused: Cli) -> None:
+    generator = np.random.default_rng(0)
+    for size in (40, 42):
+        np.savez("own.npz", train_images=generator.integers(0, 256, (size, 1, 8, 8), np.uint8),
+                 train_labels=np.arange(size) % 2, test_images=generator.integers(0, 256, (8, 1, 8, 8), np.uint8),
+                 test_labels=np.arange(8) % 2)  # fmt: skip
+        if size == 40:
+            cli("classify train --dataset npz:own.npz --arch feedforward --set widths=8 --batch-size 8 --steps 1 "
+                "--device cpu --run-dir run")  # fmt: skip
+            assert "8 images of" in cli("classify evaluate run").out
+    refused("classify evaluate run", "is not what run was trained on any more; to judge it by what is there now")
+    assert "8 images of" in cli("classify evaluate run --against npz:own.npz").out
+
+
+def test_classes_of_folders_go_by_their_names(cli: Cli, refused: Cli) -> None:
+    def draw(folder: str, **shades: int) -> None:
+        for name, shade in shades.items():
+            Path(folder, name).mkdir(parents=True)
+            for number in range(30):
+                Image.new("L", (8, 8), shade + number % 5).save(Path(folder, name, f"{number}.png"))
+
+    draw("pets", ant=10, cat=120, dog=240)
+    draw("fewer", cat=120, dog=240)
+    draw("others", dog=240, zebra=120)
+    cli("classify train --dataset folder:pets --image-size 8 --arch feedforward --set widths=32 --batch-size 16 "
+        "--steps 200 --learning-rate 0.01 --alpha 0 --device cpu --run-dir run")  # fmt: skip
+    assert json.loads(Path("run/config.json").read_text())["plan"]["class_names"] == ["ant", "cat", "dog"]
+    for folder in ("pets", "fewer"):
+        assert (
+            "accuracy                           1.0000" in cli(f"classify evaluate run --against folder:{folder}").out
+        )
+    refused("classify evaluate run --against folder:others", "has the classes zebra; the run knows ant, cat, dog")
 
 
 def test_a_generator_s_run_is_no_classifier_s(refused: Cli, run: Path) -> None:

@@ -10,13 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import snngan
-from snngan.data import Dataset
-from snngan.experiments.alpha_search import AlphaSearch, signs, split_for_search, study_of
+from snngan.data import Dataset, to_unit_range
+from snngan.data.datasets import load_dataset
+from snngan.evaluation.classifier import load_members
+from snngan.experiments import Setting
+from snngan.experiments.alpha_search import AlphaSearch, signs, split_for_search
+from snngan.experiments.running import run_experiment
+from snngan.training.runlog import ClassifierFolder
 
 pytest.importorskip("optuna")
 
@@ -89,6 +95,52 @@ def test_test_images_are_no_part_of_the_search() -> None:
     assert search.train_labels.tolist() == search.train_images.flatten().tolist()
 
 
+def searched(folder: Path, *settings: str) -> dict[str, Any]:
+    """Return the numbers of a search of a few steps on 8x8 digits."""
+    setting = Setting(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
+    return run_experiment("alpha-search", "smoke", setting, "the command", settings).numbers
+
+
+def test_a_trial_is_judged_by_what_was_held_out_for_it_and_tells_of_the_rest(tmp_path: Path) -> None:
+    numbers = searched(tmp_path / "out", "trials=2", "steps=60")
+    whole = load_dataset("digits")
+    search = split_for_search(whole)
+    best = max(numbers["trials"], key=lambda row: row["validation_accuracy"])
+    assert numbers["best"] == best
+    for row in numbers["trials"]:
+        run = ClassifierFolder.open(tmp_path / "out" / "runs" / f"trial-{row['number']:04d}")
+        assert run.plan.alpha == row["alpha"] == pytest.approx(0.3 * row["u"] ** 3)
+        assert run.plan.learning_rate == row["learning_rate"]
+        assert run.plan.data_digest == search.labelled_digest()
+        (network,) = load_members(run, torch.device("cpu"))[0].networks()
+        for dataset, name in ((search, "validation_accuracy"), (whole, "test_accuracy")):
+            assert dataset.test_labels is not None
+            with torch.no_grad():
+                guesses = network.eval()(to_unit_range(dataset.test_images)).argmax(1)
+            assert row[name] == pytest.approx(float((guesses == dataset.test_labels).double().mean()))
+
+
+def test_a_search_goes_on_with_new_trials_and_refuses_other_settings(tmp_path: Path) -> None:
+    first = searched(tmp_path / "out", "trials=2")["trials"]
+    more = searched(tmp_path / "out", "trials=4")["trials"]
+    assert more[:2] == first
+    assert len({row["u"] for row in more}) == 4
+    assert searched(tmp_path / "again", "trials=4")["trials"][:2] == first
+    with pytest.raises(ValueError, match="holds another search than this one"):
+        searched(tmp_path / "out", "trials=2", "largest_alpha=9")
+
+
+def test_a_trial_that_diverges_counts_as_one_that_guesses(tmp_path: Path) -> None:
+    rows = searched(tmp_path / "out", "trials=2", "largest_alpha=1e300")["trials"]
+    assert [(row["validation_accuracy"], row["test_accuracy"]) for row in rows] == [(0.1, 0.1)] * 2
+
+
+@pytest.mark.parametrize("storage", ["foo", "nosuch://host/db", "sqlite:////nonexistent/x.db"])
+def test_a_storage_that_does_not_open(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(ValueError, match=r"the storage .* cannot be opened: "):
+        searched(tmp_path / "out", f"storage={storage}")
+
+
 def test_which_sign_the_search_ends_with() -> None:
     tried = [(1, 0.9), (1, 0.1), (1, 0.2), (1, 0.3), (-1, 0.8), (1, 0.4), (-1, 0.5), (-1, 0.6)]
     rows = [{"alpha": alpha, "validation_accuracy": accuracy} for alpha, accuracy in tried]
@@ -100,4 +152,4 @@ def test_without_optuna_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     experiment = AlphaSearch.presets["smoke"]
     assert isinstance(experiment, AlphaSearch)
     with pytest.raises(ValueError, match=r"alpha-search needs optuna: pip install 'snngan\[search\]'"):
-        study_of(experiment, tmp_path)
+        experiment.study(tmp_path, load_dataset("digits"))

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 
 from snngan.cli import main
 from snngan.experiments import EXPERIMENTS, PRESETS, Setting
 from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
+from snngan.experiments.pairs import compared
 from snngan.experiments.running import run_experiment, trained
 from snngan.intervals import summary
 from snngan.training.checkpoint import save_checkpoint
@@ -74,6 +76,9 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         ),
         ("experiment run gan-entanglement --set seeds=4,b", 2, "seeds takes whole numbers with commas between, not"),
         ("experiment run gan-entanglement --set objectives=", 2, "objectives takes values with commas between, not ''"),
+        ("experiment run overfitting --set seeds=0", 2, "seeds must lie in [1, inf), not 0"),
+        ("experiment run overfitting --set steps=0 --dry-run", 2, "steps must lie in [1, inf), not 0"),
+        ("experiment run alpha-search --set workers=0", 2, "workers must lie in [1, inf), not 0"),
         ("experiment run alpha-search --set workers=many", 2, "workers takes a whole number, not 'many'"),
         ("experiment run alpha-search --set workers", 2, "--set takes NAME=VALUE, not 'workers'; alpha-search has"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
@@ -142,6 +147,31 @@ def test_an_interrupted_experiment_comes_to_the_same_result(
         smoke(tmp_path / "broken")
     monkeypatch.undo()
     assert smoke(tmp_path / "broken").numbers == unbroken.numbers
+
+
+def test_what_is_no_run_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "runs" / "chance-capped-seed0"
+    path.mkdir(parents=True)
+    (path / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
+        smoke(tmp_path / "out")
+    assert (path / "notes.txt").read_text() == "precious"
+
+
+def test_a_refused_experiment_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown dataset"):
+        smoke(tmp_path / "out", dataset="nosuch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_difference_of_pairs_and_its_test() -> None:
+    """Differences 2, 3, 4, 3: mean 3, deviation sqrt(2/3), so t = 3 / sqrt(2/3/4) at 3 degrees of freedom."""
+    sides = {"baseline": [1.0, 2.0, 3.0, 10.0], "entangled": [3.0, 5.0, 7.0, 13.0]}
+    logs = {name: [{"value": ([1], [value])} for value in values] for name, values in sides.items()}
+    found = compared(logs, lambda log: log["value"][1][-1])
+    assert found["difference"]["values"] == [2, 3, 4, 3]
+    assert (found["entangled"]["best"], found["baseline"]["mean"]) == (13, 4)
+    assert found["p_value"] == pytest.approx(2 * scipy.stats.t.sf(3 / (2 / 3 / 4) ** 0.5, 3))
 
 
 def test_another_experiment_s_runs_are_refused(tmp_path: Path) -> None:

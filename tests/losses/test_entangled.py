@@ -169,6 +169,37 @@ def test_which_layers() -> None:
     criterion = EntangledLoss(without)
     criterion(torch.randn(24, 6), LABELS)
     assert list(criterion.entanglement) == ["0"]  # not the logits' own
+    narrow = EntangledLoss(nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3)))
+    narrow(torch.randn(24, 6), LABELS)
+    assert list(narrow.entanglement) == ["0"]  # of the logits' shape, but not they
+
+
+class Swish(nn.SiLU):
+    """A nonlinearity of a user's own."""
+
+
+def test_patterns_do_not_reach_over_dots() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 4), Swish()), nn.Linear(4, 3))
+    assert list(hidden_layers(model)) == ["0.1"]
+    assert list(hidden_layers(model, "?*")) == ["0", "1"]
+    assert list(hidden_layers(model, "*.*")) == ["0.0", "0.1"]
+
+
+class Functional(nn.Module):
+    """Calls its nonlinearities as functions, as PyTorch's own example for MNIST does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.log_softmax(self.fc2(F.relu(self.fc1(inputs))), 1)
+
+
+def test_without_modules_for_nonlinearities_the_logits_are_still_left_out() -> None:
+    criterion = EntangledLoss(Functional(), alpha=-0.1)
+    criterion(torch.randn(24, 6), LABELS)
+    assert list(criterion.entanglement) == ["fc1"]
 
 
 class Odd(nn.Module):

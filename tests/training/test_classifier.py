@@ -21,7 +21,7 @@ from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.models import CLASSIFIERS
 from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.classifier import along, calibration_error, falling, train_classifier
-from snngan.training.classifier_plan import make_classify_plan, parse_seeds
+from snngan.training.classifier_plan import classify_plan_from_json, make_classify_plan, parse_seeds
 from snngan.training.loop import DivergedError
 from snngan.training.members import InTurn, Vectorised, build_members, build_network
 from snngan.training.runlog import ClassifierFolder, RunFolder, open_folder
@@ -153,6 +153,87 @@ def test_it_learns_and_the_readings_are_right(make: Make, labelled: Dataset) -> 
     assert outcome.scalars["cross_entropy/test"] == pytest.approx(float(F.cross_entropy(logits, labelled.test_labels)))
     right = (logits.argmax(1) == labelled.test_labels).double().mean()
     assert outcome.scalars["accuracy/test"] == pytest.approx(float(right))
+    with torch.no_grad():
+        logits = net(labelled.train_images.float() / 127.5 - 1)
+    assert labelled.train_labels is not None
+    assert outcome.scalars["cross_entropy/train"] == pytest.approx(
+        float(F.cross_entropy(logits, labelled.train_labels))
+    )
+
+
+def test_what_is_read_is_the_same_in_every_run(make: Make, labelled: Dataset) -> None:
+    together, alone = make("together", seeds="1,5", steps=1), make("alone", seed=5, steps=1)
+    for run in (together, alone):
+        train_classifier(run, labelled, CPU)
+    for tag, value in metrics(alone)[0].items():
+        if tag != "step":
+            assert metrics(together)[0][f"seed-5/{tag}"] == pytest.approx(value, rel=1e-6)
+
+
+def test_alpha_and_rate_are_those_of_the_schedule_and_stay_at_its_end(
+    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, float]] = []
+    backward = InTurn.backward
+
+    def noted(members: InTurn, images: Any, labels: Any, alpha: float) -> Any:
+        seen.append((alpha, members.optimizer.param_groups[0]["lr"]))
+        return backward(members, images, labels, alpha)
+
+    monkeypatch.setattr(InTurn, "backward", noted)
+    run = make("run", steps=3, alpha=-0.3, alpha_final=0.1, learning_rate=0.4, learning_rate_final=0.004)
+    train_classifier(run, labelled, CPU)
+    again = ClassifierFolder.open(run.path)
+    again.set_steps(5)
+    train_classifier(again, labelled, CPU, start=state_of(run))
+    whole = [(-0.3, 0.4), (-0.1, 0.04), (0.1, 0.004), (0.1, 0.004), (0.1, 0.004)]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(whole))
+
+
+def test_bf16_is_near_fp32_and_not_it(make: Make, labelled: Dataset) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        members = build_members(make(precision, precision=precision).plan, CPU)
+        images = labelled.train_images[None, :24].float() / 127.5 - 1
+        assert labelled.train_labels is not None
+        losses.append(members.backward(images, labelled.train_labels[None, :24], -0.1)[0].item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+def test_vectorised_layers_are_taken_before_anything_writes_over_them(labelled: Dataset) -> None:
+    """resnet18 has in-place ReLUs behind its batch norms."""
+    values = []
+    for ensemble in ("in-turn", "vectorised"):
+        config = ClassifyConfig(
+            dataset=labelled.name, arch="resnet18", layers="bn1", seeds="0,1", ensemble=ensemble, batch_size=24
+        )
+        members = build_members(make_classify_plan(config, labelled), CPU)
+        images = labelled.train_images[:24].float() / 127.5 - 1
+        assert labelled.train_labels is not None
+        values.append(members.entanglement(images, labelled.train_labels[:24])["bn1"])
+    torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_plan_names_the_layers_that_are_run_and_not_the_logits(make: Make) -> None:
+    assert make("all", layers="fc*,logits").plan.layers == ("fc1", "fc2")
+    with pytest.raises(ValueError, match="no hidden layer was run: logits"):
+        make("none", layers="logits")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0), ("steps", "many"), ("seeds", []), ("batch_size", 0), ("distance", "foo"), ("precision", "fp8"),
+        ("layers", []), ("optimizer", "sdg"), ("alpha", "x"), ("learning_rate", float("nan")), ("schedule_steps", 0),
+        ("temperature", "hot"), ("num_classes", 1),
+    ],
+)  # fmt: skip
+def test_a_plan_no_user_could_have_made_is_refused(make: Make, name: str, value: Any) -> None:
+    values = json.loads(json.dumps(dataclasses.asdict(make("run").plan)))
+    assert classify_plan_from_json(values).layers == ("fc1", "fc2")
+    with pytest.raises(ValueError, match=name):
+        classify_plan_from_json(values | {name: value})
 
 
 def test_alpha_and_learning_rate_on_their_way() -> None:
@@ -181,11 +262,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         nonlocal calls
         calls += 1
         losses, cross_entropies = sound(*arguments)
-        return losses * (math.nan if calls == 5 else 1), cross_entropies
+        return losses * torch.tensor([1, math.nan if calls == 5 else 1]), cross_entropies
 
     monkeypatch.setattr(kind, "backward", backward)
     run = make("run", seeds="0:2", ensemble="in-turn" if kind is InTurn else "vectorised")
-    with pytest.raises(DivergedError, match="step 5: the classifier's loss is nan; the checkpoints before it are kept"):
+    with pytest.raises(DivergedError, match="step 5: the network of seed 1's loss is nan; the checkpoints before it"):
         train_classifier(run, labelled, CPU)
     assert state_of(run)["step"] == 4
 
@@ -229,6 +310,10 @@ def test_folders_of_two_kinds(make: Make) -> None:
         ({"layers": "fc1,conv9"}, "no layer matches 'conv9'; the model has: flat, fc1"),
         ({"temperature": "hot"}, "temperature takes a multiple"),
         ({"seeds": "4:4"}, "--seeds takes 0:4"),
+        ({"seeds": ""}, "--seeds takes 0:4"),
+        ({"seeds": "0:2", "seed": 7}, "--seed 7 and --seeds 0:2: give one of them"),
+        ({"seeds": "0:300000000"}, "300000000 networks side by side; at most 1000"),
+        ({"alpha": math.inf}, "alpha must lie in"),
         ({"batch_size": 97}, "larger than the 96 training images"),
         ({"learning_rate": -1.0}, "learning_rate must lie in"),
     ],
@@ -244,6 +329,7 @@ def test_data_without_labels_are_refused(labelled: Dataset) -> None:
         (dataclasses.replace(labelled, train_labels=None), "has no labels"),
         (dataclasses.replace(labelled, test_labels=None), "has no labels"),
         (dataclasses.replace(labelled, train_labels=torch.zeros(96, dtype=torch.int64)), "of 2 classes or more"),
+        (dataclasses.replace(labelled, train_labels=torch.arange(96) + 10**12), "number the classes from 0 on"),
     ):
         with pytest.raises(ValueError, match=message):
             make_classify_plan(config, wrong)
