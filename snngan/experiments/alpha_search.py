@@ -76,11 +76,9 @@ class AlphaSearch(Experiment):
                 f"{len(done)} of {self.trials} trials are finished, and no worker is left; the same command goes on"
             )
         rows = [
-            {
-                "number": trial.number, **trial.params, "validation_accuracy": trial.value, **trial.user_attrs
-            }
+            {"number": trial.number, **trial.params, "validation_accuracy": trial.value, **trial.user_attrs}
             for trial in done
-        ]  # fmt: skip
+        ]
         best = max(rows, key=lambda row: float(row["validation_accuracy"]))
         numbers = {"trials": rows, "best": best, **signs(rows)}
         alphas, errors = zip(*((float(row["alpha"]), 1 - float(row["test_accuracy"])) for row in rows), strict=True)

@@ -82,6 +82,11 @@ def logs_of_seeds(run: ClassifierFolder) -> list[Log]:
     ]
 
 
+def last_of(tag: str) -> Callable[[Log], float]:
+    """Return what takes the last value of a tag from a log."""
+    return lambda log: log[tag][1][-1]
+
+
 def compared(
     logs: Mapping[str, Sequence[Log]], take: Callable[[Log], float], best: Callable[..., float] = max
 ) -> dict[str, Any]:
