@@ -1,0 +1,1 @@
+"""What classifiers make of inputs that are not what they were trained for."""

@@ -1,0 +1,198 @@
+"""Deep k-nearest neighbours: how far the training data vouch for a prediction, in the space of each layer.
+
+The nonconformity of a point with a class is the number of its nearest training points, over all layers, that bear
+another label. Held-out points and their true classes calibrate it: the p-value of a class is the share of them that
+conform no better. Papernot and McDaniel 2018, "Deep k-Nearest Neighbors", algorithm 1 and section IV.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SETTINGS = ("num_classes", "num_neighbours", "distance")
+BLOCK = 256
+"""Queries whose distances to all training points are held at once."""
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """What the training data make of Q points."""
+
+    p_values: Tensor
+    """(Q, K) float64, in (0, 1]: of each class."""
+
+    @property
+    def predicted(self) -> Tensor:
+        """The class (Q,) with the highest p-value; of several the first."""
+        return self.p_values.argmax(1)
+
+    @property
+    def credibility(self) -> Tensor:
+        """The highest p-value (Q,): how well the training data support the prediction."""
+        return self.p_values.amax(1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """1 less the second highest p-value (Q,): how clearly they speak against every other class."""
+        return 1 - self.p_values.topk(2, 1).values[:, 1]
+
+
+class DkNN:
+    """A classifier's training points in the spaces of its layers; to be calibrated by held-out points.
+
+    Args:
+        layers: activations (N, ...) of the training points by the layer's name; they stay where they are, as float32.
+        labels: (N,) int64 classes, 0 to ``num_classes - 1``.
+        num_classes: K; default: one above the highest label.
+        num_neighbours: k, in each layer.
+        distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
+
+    Raises:
+        ValueError: sizes, layers or labels that do not fit, or fewer points than neighbours.
+
+    Example:
+        >>> points = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
+        >>> labels = torch.arange(100) // 50
+        >>> dknn = DkNN({"input": points[::2]}, labels[::2], num_neighbours=5, distance="sqeuclidean")
+        >>> dknn.calibrate({"input": points[1::2]}, labels[1::2])
+        >>> dknn({"input": torch.tensor([[0.1, 0.1], [1.1, 1.1]])}).predicted
+        tensor([0, 1])
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Tensor],
+        labels: Tensor,
+        *,
+        num_classes: int | None = None,
+        num_neighbours: int = 75,
+        distance: Literal["cosine", "sqeuclidean"] = "cosine",
+    ) -> None:
+        highest = int(labels.max()) if len(labels) else 0
+        self.num_classes = highest + 1 if num_classes is None else num_classes
+        self.num_neighbours, self.distance = num_neighbours, distance
+        if distance not in ("cosine", "sqeuclidean"):
+            raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', not {distance!r}")
+        if not layers or not 1 <= num_neighbours <= len(labels):
+            raise ValueError(f"{len(layers)} layers of {len(labels)} points have no {num_neighbours} neighbours each")
+        if self.num_classes < 2 or highest >= self.num_classes:
+            raise ValueError(
+                f"labels go up to {highest}; expected classes from 0 to below {self.num_classes}, 2 or more"
+            )
+        self.labels = labels
+        self.layers = {name: self._points(name, layers, len(labels)) for name in layers}
+        self.calibration = labels.new_zeros(0)
+        """(C,) int64, sorted: the nonconformity of each held-out point with its true class."""
+
+    def calibrate(self, layers: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Take held-out points, their activations (C, ...) by layer and their true classes (C,), as the measure.
+
+        Raises:
+            ValueError: there are none, or a layer or label does not fit.
+        """
+        if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(f"calibration needs points with labels from 0 to below {self.num_classes}")
+        own = self.conforming(layers, len(labels)).gather(1, labels[:, None].to(self.labels.device))[:, 0]
+        self.calibration = (self.most - own).sort().values
+
+    @property
+    def most(self) -> int:
+        """The highest nonconformity there can be."""
+        return self.num_neighbours * len(self.layers)
+
+    def __call__(self, layers: Mapping[str, Tensor]) -> Vouched:
+        """Return what the training data make of points whose activations (Q, ...) are ``layers``, by name.
+
+        The p-value of a class is (1 + number of calibration points at least as nonconforming) / (1 + C).
+
+        Raises:
+            ValueError: it is not calibrated, or a layer is missing or of another size.
+        """
+        if not len(self.calibration):
+            raise ValueError("not calibrated: call calibrate with held-out points and their labels first")
+        count = len(next(iter(layers.values()))) if layers else 0
+        nonconformity = self.most - self.conforming(layers, count)
+        below = torch.searchsorted(self.calibration, nonconformity.contiguous())
+        size = len(self.calibration)
+        return Vouched((1 + size - below).double() / (1 + size))
+
+    def save(self, path: Path) -> None:
+        """Write everything to ``path``, an npz file of plain arrays that :meth:`load` reads.
+
+        Raises:
+            OSError: it cannot be written; what was there before is unharmed.
+        """
+        tensors = {f"points/{name}": points for name, points in self.layers.items()}
+        tensors |= {"labels": self.labels, "calibration": self.calibration}
+        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        arrays["settings"] = json.dumps({name: getattr(self, name) for name in SETTINGS})
+        beside = path.with_name(f"{path.name}.part")
+        try:
+            with open(beside, "wb") as file:
+                np.savez(file, **arrays)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> DkNN:
+        """Return what :meth:`save` wrote to ``path``; nothing in the file is run.
+
+        Raises:
+            ValueError: the file is missing or not of this kind.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            settings = json.loads(str(arrays.pop("settings")))
+            tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+            labels, calibration = tensors.pop("labels"), tensors.pop("calibration")
+            layers = {name.removeprefix("points/"): points for name, points in tensors.items()}
+            dknn = cls(layers, labels, **settings)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a saved DkNN: {error}") from error
+        dknn.calibration = calibration
+        return dknn
+
+    def conforming(self, layers: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return how many of the neighbours of each point bear each label, over all layers, (count, K) int64."""
+        votes = torch.zeros(count, self.num_classes, dtype=torch.int64, device=self.labels.device)
+        for name, points in self.layers.items():
+            queries = self._points(name, layers, count)
+            if queries.shape[1] != points.shape[1]:
+                raise ValueError(f"layer {name} has {queries.shape[1]} values a point; expected {points.shape[1]}")
+            found = self.labels[nearest(queries.to(points.device), points, self.num_neighbours).to(self.labels.device)]
+            votes.scatter_add_(1, found, torch.ones_like(found))
+        return votes
+
+    def _points(self, name: str, layers: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return a layer's points (count, D) in float32, of length 1 for cosine distances."""
+        if name not in layers:
+            raise ValueError(f"no activations of layer {name}; there are: {', '.join(layers)}")
+        points = layers[name].detach().flatten(1).float()
+        if len(points) != count or not bool(points.isfinite().all()):
+            raise ValueError(f"layer {name} has {len(points)} points; expected {count}, and finite ones")
+        return F.normalize(points, dim=1) if self.distance == "cosine" else points
+
+
+def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
+    """Return the numbers (Q, count) of the ``count`` nearest of ``points`` (N, D) to each query (Q, D), nearest first.
+
+    Exact but for float32's rounding of squared distances; it takes Q * N * D multiplications and memory for
+    ``BLOCK`` * N distances.
+    """
+    squares = points.square().sum(1)
+    blocks = [torch.addmm(squares, block, points.T, alpha=-2).topk(count, largest=False).indices
+              for block in torch.split(queries, BLOCK)]  # fmt: skip
+    return torch.cat(blocks) if blocks else queries.new_zeros(0, count, dtype=torch.int64)

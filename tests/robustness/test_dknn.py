@@ -1,0 +1,146 @@
+"""Deep k-nearest neighbours: against a slow count by hand, calibrated, kept, and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from snngan.robustness.dknn import DkNN, nearest
+
+CLASSES, LAYERS = 4, {"conv": (3, 2), "fc": (5,)}
+
+
+def points(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Return activations of two layers around a centre for each class, overlapping, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    layers = {}
+    for name, shape in LAYERS.items():
+        centres = torch.randn(CLASSES, *shape, generator=torch.Generator().manual_seed(9))
+        layers[name] = centres[labels] + 0.8 * torch.randn(count, *shape, generator=generator)
+    return layers, labels
+
+
+def fitted(distance: Any = "cosine", num_neighbours: int = 7, seed: int = 0) -> DkNN:
+    dknn = DkNN(*points(200, seed), num_neighbours=num_neighbours, distance=distance)
+    dknn.calibrate(*points(60, seed + 1))
+    return dknn
+
+
+def nonconformity_by_hand(layers: dict[str, Tensor], distance: str, count: int) -> np.ndarray:
+    """Return (Q, K): neighbours of another label, one query and layer at a time."""
+    train, labels = points(200, 0)
+    queries = len(layers["fc"])
+    found = np.zeros((queries, CLASSES))
+    for name, activations in layers.items():
+        for number in range(queries):
+            one, many = activations[number].flatten().double(), train[name].flatten(1).double()
+            if distance == "cosine":
+                apart = 1 - torch.nn.functional.cosine_similarity(one[None], many)
+            else:
+                apart = (many - one).square().sum(1)
+            neighbours = labels[apart.argsort()[:count]].numpy()
+            for label in range(CLASSES):
+                found[number, label] += (neighbours != label).sum()
+    return found
+
+
+@pytest.mark.parametrize("distance", ["cosine", "sqeuclidean"])
+def test_p_values_are_those_by_hand(distance: str) -> None:
+    dknn = fitted(distance)
+    held_out, held_labels = points(60, 1)
+    queries, _ = points(30, 2)
+    calibration = nonconformity_by_hand(held_out, distance, 7)[np.arange(60), held_labels.numpy()]
+    nonconformity = nonconformity_by_hand(queries, distance, 7)
+    expected = (1 + (calibration[None, None] >= nonconformity[:, :, None]).sum(2)) / 61
+    vouched = dknn(queries)
+    np.testing.assert_allclose(vouched.p_values.numpy(), expected, rtol=1e-12)
+    ordered = np.sort(expected, 1)
+    np.testing.assert_allclose(vouched.credibility.numpy(), ordered[:, -1])
+    np.testing.assert_allclose(vouched.confidence.numpy(), 1 - ordered[:, -2])
+    assert (vouched.predicted.numpy() == expected.argmax(1)).all()
+
+
+def test_the_true_class_s_p_value_is_uniform_under_exchange() -> None:
+    """Far fewer queries than calibration points, whose own chance they all share."""
+    dknn = DkNN(*points(2000, 0), num_neighbours=75)
+    dknn.calibrate(*points(5000, 1))
+    queries, labels = points(500, 2)
+    own = dknn(queries).p_values.gather(1, labels[:, None])[:, 0].numpy()
+    assert scipy.stats.kstest(own, "uniform").pvalue > 0.01
+    assert 0.03 < (own <= 0.05).mean() < 0.08
+
+
+def test_strange_points_have_little_credibility() -> None:
+    dknn = fitted("sqeuclidean")
+    between = {name: torch.zeros(20, *shape) for name, shape in LAYERS.items()}
+    known, _ = points(200, 5)
+    assert float(dknn(between).credibility.mean()) < float(dknn(known).credibility.mean())
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, many = torch.randn(50, 3), torch.randn(300, 3)
+    whole = nearest(queries, many, 9)
+    monkeypatch.setattr("snngan.robustness.dknn.BLOCK", 7)
+    assert torch.equal(nearest(queries, many, 9), whole)
+    apart = torch.cdist(queries.double(), many.double())
+    assert torch.equal(apart.topk(9, largest=False).indices, whole)
+    assert nearest(queries[:0], many, 9).shape == (0, 9)
+
+
+def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
+    dknn, (queries, _) = fitted(), points(30, 2)
+    dknn.save(tmp_path / "index.npz")
+    again = DkNN.load(tmp_path / "index.npz")
+    assert torch.equal(again(queries).p_values, dknn(queries).p_values)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.npz"]
+
+
+class Payload:
+    """Would run something when unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("ran"),))
+
+
+def test_what_is_no_index_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pickled.npz").write_bytes(pickle.dumps(Payload()))
+    np.savez("objects.npz", labels=np.array([Payload()], dtype=object))
+    np.savez("other.npz", images=np.zeros(3))
+    Path("text.npz").write_text("no index")
+    for name in ("pickled.npz", "objects.npz", "other.npz", "text.npz", "missing.npz"):
+        with pytest.raises(ValueError, match=f"{name} is not a saved DkNN"):
+            DkNN.load(Path(name))
+    assert not Path("ran").exists()
+
+
+def test_what_is_refused() -> None:
+    layers, labels = points(20, 0)
+    with pytest.raises(ValueError, match="2 layers of 20 points have no 75 neighbours each"):
+        DkNN(layers, labels)
+    with pytest.raises(ValueError, match="distance must be"):
+        DkNN(layers, labels, num_neighbours=3, distance="manhattan")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="labels go up to 3; expected classes from 0 to below 2"):
+        DkNN(layers, labels, num_neighbours=3, num_classes=2)
+    with pytest.raises(ValueError, match="layer conv has 19 points; expected 20"):
+        DkNN(layers | {"conv": layers["conv"][1:]}, labels, num_neighbours=3)
+    with pytest.raises(ValueError, match="layer fc has 20 points; expected 20, and finite ones"):
+        DkNN(layers | {"fc": layers["fc"] * torch.nan}, labels, num_neighbours=3)
+    dknn = DkNN(layers, labels, num_neighbours=3)
+    with pytest.raises(ValueError, match="not calibrated"):
+        dknn(layers)
+    with pytest.raises(ValueError, match="calibration needs points with labels from 0 to below 4"):
+        dknn.calibrate(layers, labels + 4)
+    dknn.calibrate(layers, labels)
+    with pytest.raises(ValueError, match="no activations of layer conv; there are: fc"):
+        dknn({"fc": layers["fc"]})
+    with pytest.raises(ValueError, match="layer fc has 4 values a point; expected 5"):
+        dknn(layers | {"fc": layers["fc"][:, :4]})
