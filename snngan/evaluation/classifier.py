@@ -53,12 +53,12 @@ def evaluate_classifier(
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
         raise ValueError(f"{dataset.name} has no labels to judge by")
-    if dataset.image_shape != plan.image_shape or (not plan.class_names and int(labels.max()) >= plan.num_classes):
+    labels = renamed(labels, dataset.class_names, plan.class_names, dataset.name)
+    if dataset.image_shape != plan.image_shape or int(labels.max()) >= plan.num_classes:
         raise ValueError(
             f"{run.path} classifies images {plan.image_shape} into {plan.num_classes} classes; {dataset.name} has "
             f"images {dataset.image_shape} of {dataset.num_classes}"
         )
-    labels = renamed(labels, dataset.class_names, plan.class_names, dataset.name)
     order = reading_order(images)
     images, labels = images[order], labels[order]
     values = figures_of(logits_of(members, images, device), labels)

@@ -37,7 +37,7 @@ class PixelGenerator(Experiment):
         dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
-        side, steps = (10, 12) if dataset.image_shape[0] == 1 else (8, 9)  # pictures of colour noise are large
+        side, steps = (10, 12) if dataset.image_shape[0] == 1 else (8, 8)  # pictures of colour noise are large
         for form in self.forms:
             logs = []
             for seed in self.seeds:
