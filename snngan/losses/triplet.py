@@ -1,0 +1,55 @@
+"""The triplet loss of a labelled batch, over every triplet in it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from snngan.losses.pairs import Distance, pairs_of, squared_distances
+
+
+def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance: Distance = "sqeuclidean") -> Tensor:
+    r"""Return the mean of max(0, D(a, p) - D(a, n) + margin) over all triplets (a, p, n) of the batch.
+
+    Every point is an anchor a, every other point of its class a positive p, every point of another class a negative n.
+    Negatives sorted by distance and their running sums give the N^3 terms in O(N^2 log N) time and O(N^2) memory.
+
+    Args:
+        features: (N, ...), floating point.
+        labels: (N,) integers.
+        margin: by how much a negative should be farther than a positive, 0 or above, in units of the distance.
+        distance: ``"sqeuclidean"``, or ``"cosine"``: 1 - cos.
+
+    Returns:
+        () in float32, or float64 for float64 features; 0 for a batch without a triplet.
+
+    Raises:
+        ValueError: the shapes do not match, or an argument is out of its range.
+
+    Source:
+        Frosst et al. 2019, eq. 4; over all triplets as in Hermans et al. 2017, "batch all".
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> float(triplet_loss(points, torch.tensor([0, 0, 1]), margin=4.0))  # of 1 - 9 + 4 and 1 - 4 + 4
+        0.5
+    """
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be 0 or above, and finite, not {margin}")
+    pairs = pairs_of(features.detach(), labels, distance, "dense")  # checks, and who is whose
+    points = features.flatten(1)
+    if distance == "cosine":
+        points = F.normalize(points.double(), dim=1)
+        apart = 1 - points @ points.T
+    else:
+        apart = squared_distances(points.double() - points.detach().double().mean(0))
+    negatives = apart.masked_fill(~pairs.other, math.inf).sort(1).values
+    sums = F.pad(negatives.masked_fill(negatives == math.inf, 0.0).cumsum(1), (1, 0))
+    reach = apart + margin
+    within = torch.searchsorted(negatives.detach().contiguous(), reach.detach().contiguous())
+    terms = (within * reach - sums.gather(1, within)) * pairs.same
+    count = (pairs.same.sum(1) * pairs.other.sum(1)).sum()
+    return (terms.sum() / count.clamp_min(1)).to(torch.promote_types(features.dtype, torch.float32))
