@@ -57,7 +57,7 @@ class GanEntanglement(Experiment):
 
     def run(self, setting: Setting) -> Finding:
         dataset = with_features(self.dataset, setting)
-        stages = [step for step in (self.every, self.steps // 4 // self.every * self.every, self.steps) if step]
+        stages = sorted({self.every, self.steps // 4 // self.every * self.every, self.steps} - {0})
         logs: dict[str, list[Log]] = {}
         last: dict[str, RunFolder] = {}
         diverged: list[str] = []
