@@ -41,7 +41,7 @@ def test_an_option_keeps_default_help_and_group() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {}, {"count": 1}, {"count": 9}, {"rate": 0.0}, {"rate": math.inf}, {"limit": None}, {"limit": -1e9},
+        {}, {"count": 1}, {"count": 9}, {"rate": 0.0}, {"rate": 1e300}, {"limit": None}, {"limit": -1e9},
         {"limit": 2}, {"pair": (0, 1)}, {"mode": "exact"}, {"quick": True}, {"free": -1e300}, {"plain": -5},
     ],
 )  # fmt: skip
@@ -54,6 +54,7 @@ def test_closed_ranges_hold_their_ends(values: dict[str, Any]) -> None:
     ("values", "message"),
     [
         ({"count": 0}, r"count must lie in \[1, 9\], not 0"),
+        ({"rate": math.inf}, r"rate must lie in \[0, inf\), not inf"),
         ({"count": 10}, r"count must lie in \[1, 9\], not 10"),
         ({"rate": -0.001}, r"rate must lie in \[0, inf\), not -0.001"),
         ({"rate": math.nan}, r"rate must lie in \[0, inf\), not nan"),
