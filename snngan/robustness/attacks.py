@@ -63,7 +63,8 @@ def bim(
 
     Source: Kurakin et al. 2017, eq. 2.
     """
-    step_size = epsilon / steps if step_size is None and steps > 0 else step_size
+    _check(images, labels, epsilon, step_size, steps, bounds)
+    step_size = epsilon / steps if step_size is None else step_size
     return _ascended(model, images, images, labels, epsilon, step_size, steps, targeted, bounds, "linf")
 
 
@@ -92,10 +93,12 @@ def pgd(
 
     Source: Madry et al. 2018, section 2.1.
     """
-    _check(images, labels, epsilon, step_size, steps, bounds, norm)
+    _check(images, labels, epsilon, step_size, steps, bounds)
     if restarts < 1:
         raise ValueError(f"restarts must be 1 or above, not {restarts}")
-    step_size = 2.5 * epsilon / steps if step_size is None and steps > 0 else step_size
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm must be 'linf' or 'l2', not {norm!r}")
+    step_size = 2.5 * epsilon / steps if step_size is None else step_size
     best, strongest = images, torch.full(images.shape[:1], -torch.inf, device=images.device)
     for _ in range(restarts):
         start = (images + _in_ball(images, epsilon, norm, generator)).clamp(*bounds)
@@ -110,12 +113,10 @@ def pgd(
 
 
 def _ascended(
-    model: Model, start: Tensor, images: Tensor, labels: Tensor, epsilon: float, step_size: float | None, steps: int,
+    model: Model, start: Tensor, images: Tensor, labels: Tensor, epsilon: float, step_size: float, steps: int,
     targeted: bool, bounds: tuple[float, float], norm: Norm,
 ) -> Tensor:  # fmt: skip
     """Return ``start`` after the steps of an ascent of each image's strength within the ball around ``images``."""
-    _check(images, labels, epsilon, step_size, steps, bounds, norm)
-    assert step_size is not None
     found = start.detach()
     for _ in range(steps):
         found = found.requires_grad_()
@@ -168,8 +169,9 @@ def _scaled(points: Tensor) -> Tensor:
 
 def _check(
     images: Tensor, labels: Tensor, epsilon: float, step_size: float | None, steps: int,
-    bounds: tuple[float, float], norm: str,
+    bounds: tuple[float, float],
 ) -> None:  # fmt: skip
+    """Raise ``ValueError`` for what no attack takes: asked once, before the first of any restarts."""
     if not images.is_floating_point():
         raise ValueError(f"images must be of a floating-point type, not {images.dtype}")
     if labels.shape != images.shape[:1]:
@@ -179,8 +181,6 @@ def _check(
             raise ValueError(f"{name} must be 0 or above, and finite, not {value}")
     if steps < 1:
         raise ValueError(f"steps must be 1 or above, not {steps}")
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"norm must be 'linf' or 'l2', not {norm!r}")
     low, high = bounds
     if images.numel() and not low <= float(images.min()) <= float(images.max()) <= high:
         raise ValueError(
