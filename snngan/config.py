@@ -208,12 +208,16 @@ class ClassifyConfig:
     arch: str = option("cnn", "or cnn-small, feedforward, resnet15/18/34", group="Network", metavar="NAME")
     set: tuple[str, ...] = option((), "an option of the network; 'help' lists", group="Network", metavar="NAME=VALUE")
 
-    alpha: float = option(-0.003, "of the layers' loss; below 0 entangles", group="Loss")
+    regularizer: str = option("snnl", "of layers, or triplet:MARGIN", group="Loss", metavar="RULE")
+    alpha: float = option(-0.003, "its weight; below 0 entangles", group="Loss")
     alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", group="Loss")
     layers: str = option("*", "names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
     temperature: str = option("optimal", "such as 0.1, learned:1, absolute:50", group="Loss", metavar="RULE")
     distance: str = option(
         "sqeuclidean", "sqeuclidean or cosine", choices=("sqeuclidean", "cosine"), group="Loss", metavar="NAME"
+    )
+    adversary: str | None = option(
+        None, "trains on its examples: pgd:0.3, pgd:0.3:40 steps", group="Loss", metavar="RULE"
     )
 
     steps: int = option(5000, "optimiser steps", low=1, group="Optimisation")
@@ -274,6 +278,8 @@ class ClassifyPlan:
     precision: str
     checkpoint_every: int
     track_every: int
+    regularizer: str = "snnl"
+    adversary: str | None = None
 
     @property
     def title(self) -> str:

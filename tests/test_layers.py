@@ -17,10 +17,10 @@ ROOT = Path(snngan.__file__).parent
 LAYERS = [
     {"registry", "config", "seeds", "version", "intervals"},
     {"losses"},
-    {"data", "models"},
+    {"data", "models", "robustness"},
     {"objectives"},
     {"training"},
-    {"evaluation", "robustness"},
+    {"evaluation"},
     {"experiments"},
     {"cli"},
 ]

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from snngan.cli.options import GroupedCommand, NamedGroup, data_dir_option, device_option, options_of, run_argument
+from snngan.cli.options import (
+    GroupedCommand,
+    NamedGroup,
+    data_dir_option,
+    device_option,
+    numbers,
+    options_of,
+    run_argument,
+)
 from snngan.config import ClassifyConfig
 
 
@@ -40,18 +48,37 @@ def train(**values: Any) -> None:
 @run_argument
 @click.option("--against", metavar="SET", help="the labelled data set, folder:PATH or npz:PATH [the run's own]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of it")
+@click.option("--attack", metavar="NAME", help="fgsm, bim or pgd")
+@click.option("--epsilon", type=numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]")
+@click.option("--attack-steps", type=click.IntRange(min=1), help="of bim [10] or pgd [40]")
+@click.option("--source", type=click.Path(path_type=Path), metavar="RUN", help="attacks made on that one [RUN itself]")
+@click.option("--dknn", is_flag=True, help="judge by the nearest training images in each layer, too")
+@click.option("--points", type=click.IntRange(min=1), help="how many training images --dknn looks among [all]")
+@click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True, help="images attacked or judged")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
 @device_option
-def evaluate(run: Path, against: str | None, split: str, as_json: bool, data_dir: str | None, device: str) -> None:
-    """Say how good RUN's classifiers are: accuracy, cross-entropy, calibration error, entanglement of each layer."""
+def evaluate(
+    run: Path, against: str | None, split: str, attack: str | None, epsilon: tuple[float, ...],
+    attack_steps: int | None, source: Path | None, dknn: bool, points: int | None, count: int, as_json: bool,
+    data_dir: str | None, device: str,
+) -> None:  # fmt: skip
+    """Say how good RUN's classifiers are: accuracy, cross-entropy, calibration error, entanglement of each layer.
+
+    With --attack, also their accuracy on adversarial images; with --dknn, also the credibility of their predictions.
+    """
     from snngan.cli.running import notify
     from snngan.evaluation.classifier import evaluate_classifier
+    from snngan.evaluation.credibility import Trial
     from snngan.training.device import choose_device
     from snngan.training.runlog import ClassifierFolder
 
+    trial = Trial(attack=attack, epsilons=epsilon, steps=attack_steps, dknn=dknn, points=points, count=count)
+    if source is not None and attack is None:
+        raise ValueError("--source is where an attack is made: --attack bim --epsilon 0.1")
     content = evaluate_classifier(
         ClassifierFolder.open(run), against=against, split=split, data_dir=data_dir, device=choose_device(device),
+        trial=trial if attack or dknn else None, source=ClassifierFolder.open(source) if source else None,
         notify=notify,
     )  # fmt: skip
     if as_json:
@@ -64,3 +91,18 @@ def evaluate(run: Path, against: str | None, split: str, as_json: bool, data_dir
         bounds = f"   95 %: {low:.4f} to {high:.4f}" if low is not None else ""
         best = f"   best {statistic['best']:.4f}" if name == "accuracy" and low is not None else ""
         click.echo(f"  {name:32} {statistic['mean']:8.4f}{bounds}{best}")
+    if "trial" in content:
+        click.echo("\n".join(table_of_trial(content["trial"], content["protocol"])))
+
+
+def table_of_trial(rows: list[dict[str, Any]], protocol: dict[str, Any]) -> list[str]:
+    """Return the lines that say what came of attacks: means over the seeds."""
+    trial = protocol["trial"]
+    made = f" on {trial['source']}" if trial["source"] else ""
+    what = f"{trial['attack']}{made}" if trial["attack"] else "judged"
+    names = list(rows[0]["figures"])
+    lines = [f"  {what + ' epsilon':16}" + "".join(f"{name:>15}" for name in names)]
+    for row in rows:
+        means = "".join(f"{row['figures'][name]['mean']:15.4f}" for name in names)
+        lines.append(f"  {row['epsilon']:<16g}{means}")
+    return lines

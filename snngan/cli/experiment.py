@@ -33,14 +33,15 @@ def list_experiments(word: str) -> None:
 @click.argument("name")
 @click.option("--preset", default="smoke", show_default=True, type=click.Choice(PRESETS), help="size")
 @click.option("--dataset", metavar="NAME", help="the data set, if not the preset's")
+@click.option("--regularizer", metavar="NAMES", help="of dknn-calibration: snnl, triplet or both, with a comma")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="a setting that --dry-run shows, changed")
 @click.option("--out", type=click.Path(path_type=Path), help="its folder [experiments/NAME-PRESET]")
 @data_dir_option
 @device_option
 @click.option("--dry-run", is_flag=True, help="say what would be run, and stop")
 def run(
-    name: str, preset: str, dataset: str | None, settings: tuple[str, ...], out: Path | None, data_dir: str | None,
-    device: str, dry_run: bool,
+    name: str, preset: str, dataset: str | None, regularizer: str | None, settings: tuple[str, ...],
+    out: Path | None, data_dir: str | None, device: str, dry_run: bool,
 ) -> None:  # fmt: skip
     """Run experiment NAME: figures, numbers.json and result.md in its folder.
 
@@ -53,7 +54,8 @@ def run(
     from snngan.experiments.running import run_experiment, sized
     from snngan.training.device import choose_device
 
-    settings = (*((f"dataset={dataset}",) if dataset else ()), *settings)
+    named = {"dataset": dataset, "regularizer": regularizer}
+    settings = (*(f"{key}={value}" for key, value in named.items() if value), *settings)
     folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
     words = ["snngan", "experiment", "run", name, "--preset", preset]
     words += [word for each in settings for word in ("--set", each)]

@@ -31,10 +31,12 @@ class GroupedCommand(click.Command):
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
+        group = "Options"
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
+            group = getattr(parameter, "group", group)  # --help, the last, stands with those before it
             if record is not None:
-                sections.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+                sections.setdefault(group, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -86,6 +88,16 @@ def two_numbers(text: str | tuple[float, float]) -> tuple[float, float]:
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not two numbers with a comma between, such as 0.5,0.999") from error
     return first, second
+
+
+def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
+    """Return ``0.1,0.2`` as numbers; of no text none."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        return tuple(float(part) for part in text.split(",") if text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not numbers with commas between, such as 0.1,0.2") from error
 
 
 SEED = click.IntRange(min=0)

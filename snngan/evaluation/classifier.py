@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from snngan.data import Dataset
 from snngan.data.datasets import Notify, load_dataset
+from snngan.evaluation.credibility import Trial, queries_of, trial_of
 from snngan.intervals import summary
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import READ, figures_of, layers_of, logits_of, reading_order
@@ -24,9 +27,13 @@ def evaluate_classifier(
     split: str = "test",
     data_dir: str | None = None,
     device: torch.device,
+    trial: Trial | None = None,
+    source: ClassifierFolder | None = None,
     notify: Notify = lambda line: None,
 ) -> dict[str, Any]:
     """Return ``figures`` (mean, best, interval and values over the run's seeds, by name) and their ``protocol``.
+
+    With a ``trial`` there is also ``trial``, a list: see :func:`trial_of`.
 
     Args:
         run: of one seed or several.
@@ -34,17 +41,23 @@ def evaluate_classifier(
         split: which half of it, "train" or "test".
         data_dir: where data sets are kept; default: where the run found its own.
         device: where the networks are put.
+        trial: attacks to put them to, DkNN to judge them by, or both.
+        source: the run whose networks the attacks are made on, seed by seed; default: ``run``.
         notify: called with each line worth telling the user.
 
     Raises:
-        ValueError: no sound checkpoint, or data without labels or of another shape.
+        ValueError: no sound checkpoint, data without labels or of another shape, or a source that does not fit.
     """
     plan = run.plan
     members, step = load_members(run, device, notify)
-    dataset = load_dataset(
-        against or plan.dataset, data_dir=data_dir or plan.data_dir, image_size=plan.image_size,
-        skip_broken=plan.skip_broken, notify=notify,
-    )  # fmt: skip
+
+    def loaded(name: str) -> Dataset:
+        return load_dataset(
+            name, data_dir=data_dir or plan.data_dir, image_size=plan.image_size, skip_broken=plan.skip_broken,
+            notify=notify,
+        )  # fmt: skip
+
+    dataset = loaded(against or plan.dataset)
     if against is None and dataset.labelled_digest() != plan.data_digest:
         raise ValueError(
             f"{dataset.name} is not what {run.path} was trained on any more; to judge it by what is there now: "
@@ -71,7 +84,38 @@ def evaluate_classifier(
     }  # fmt: skip
     figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
                for name, each in values.items()}  # fmt: skip
-    return {"figures": figures, "protocol": protocol}
+    content = {"figures": figures, "protocol": protocol}
+    if trial is not None:
+        if trial.dknn and against is None:
+            if split == "train":
+                raise ValueError("--dknn looks among the training images, and cannot judge them: leave out --split")
+            images, labels = queries_of(dataset)
+        own = loaded(plan.dataset) if trial.dknn and against else dataset
+        protocol["trial"] = asdict(trial) | {"source": None if source is None else str(source.path)}
+        content["trial"] = trial_of(
+            trial, members.networks(), sources_of(run, source, device, notify), plan.layers, own, (images, labels),
+            device,
+        )  # fmt: skip
+    return content
+
+
+def sources_of(
+    run: ClassifierFolder, source: ClassifierFolder | None, device: torch.device, notify: Notify
+) -> list[nn.Module]:
+    """Return the network that attacks on each network of ``run`` are made on: its own, or the ``source``'s.
+
+    Raises:
+        ValueError: the source is of other images or classes, or has neither one network nor as many.
+    """
+    chosen = run if source is None else source
+    networks = [network.to(device) for network in load_members(chosen, device, notify)[0].networks()]
+    known, own = (f"images {each.plan.image_shape} of {each.plan.num_classes} classes" for each in (run, chosen))
+    if own != known:
+        raise ValueError(f"{chosen.path} classifies {own}; attacks on {run.path} need {known}")
+    count = len(run.plan.seeds)
+    if len(networks) not in (1, count):
+        raise ValueError(f"{chosen.path} has {len(networks)} networks; attacks on {run.path} need 1 or {count}")
+    return networks * (count // len(networks))
 
 
 def renamed(labels: Tensor, names: Sequence[str], known: Sequence[str], dataset: str) -> Tensor:

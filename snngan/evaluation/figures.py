@@ -108,21 +108,89 @@ def embedded_stages(real: Tensor, made: Mapping[str, Sequence[Tensor]], stages: 
     Raises:
         OSError: the file cannot be written.
     """
+    panels = {
+        f"{name}, step {step}": (real, images)
+        for name, samples in made.items()
+        for step, images in zip(stages, samples, strict=True)
+    }
+    return embedded(panels, len(stages), "t-SNE of real (blue) and synthetic (red) images", path)
+
+
+def embedded(
+    panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, title: str, path: Path, size: float = 2.0
+) -> Path:
+    """Draw, a panel each, t-SNE of two groups of points (N, ...) together: the first blue, the second red.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     from sklearn.manifold import TSNE
 
-    figure, panels = _figure(len(stages), len(made), size=2.0)
-    for row, (name, samples) in enumerate(made.items()):
-        for column, (step, images) in enumerate(zip(stages, samples, strict=True)):
-            axes = panels[row * len(stages) + column]
-            points = torch.cat([real.flatten(1), images.flatten(1)])
-            perplexity = min(30.0, len(points) / 4)
-            plane = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points.numpy())
-            axes.scatter(*plane[: len(real)].T, s=2, color="tab:blue", linewidths=0)
-            axes.scatter(*plane[len(real) :].T, s=2, color="tab:red", linewidths=0)
-            axes.set_title(f"{name}, step {step}", fontsize=7)
-            axes.set_xticks([])
-            axes.set_yticks([])
-    figure.suptitle("t-SNE of real (blue) and synthetic (red) images", fontsize=9)
+    figure, places = _figure(columns, math.ceil(len(panels) / columns), size=size)
+    for axes in places:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    for axes, (name, (first, second)) in zip(places, panels.items(), strict=False):
+        points = torch.cat([first.flatten(1), second.flatten(1)])
+        perplexity = min(30.0, len(points) / 4)
+        plane = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points.numpy())
+        axes.scatter(*plane[: len(first)].T, s=size, color="tab:blue", linewidths=0)
+        axes.scatter(*plane[len(first) :].T, s=size, color="tab:red", linewidths=0)
+        axes.set_title(name, fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    return _save(figure, path)
+
+
+def credibility_by_accuracy(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]], path: Path
+) -> Path:
+    """Draw, a panel each, the points (accuracy, credibility) of each name: thin a seed, thick their mean.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    columns = min(3, len(panels))
+    figure, places = _figure(columns, math.ceil(len(panels) / columns), size=3.2)
+    names: dict[str, str] = {}
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, sides) in zip(places, panels.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
+        for name, seeds in sides.items():
+            color = names.setdefault(name, f"C{len(names) % 10}")
+            for points in seeds:
+                axes.plot(*points, color=color, linewidth=0.5, alpha=0.5)
+            mean = torch.tensor(seeds).mean(0)
+            axes.plot(*mean, color=color, marker="o", markersize=3, label=name)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("DkNN accuracy", fontsize=8)
+        axes.set_ylabel("mean credibility", fontsize=8)
+        axes.legend(fontsize=7)
+    return _save(figure, path)
+
+
+def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str, path: Path) -> Path:
+    """Draw, a panel each, a bar with its interval for each side (``summary``) of each name.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure, places = _figure(len(panels))
+    for axes, (title, rows) in zip(places, panels.items(), strict=True):
+        sides = list(next(iter(rows.values())))
+        width = 0.8 / len(sides)
+        for number, side in enumerate(sides):
+            means = [row[side]["mean"] for row in rows.values()]
+            halves = [row[side]["interval"][1] - row[side]["mean"] if row[side]["interval"] else 0.0
+                      for row in rows.values()]  # fmt: skip
+            axes.bar(np.arange(len(rows)) + number * width, means, width, yerr=halves, capsize=3, label=side)
+        axes.set_xticks(np.arange(len(rows)) + 0.4 - width / 2, list(rows))
+        axes.set_ylim(0, None)
+        axes.set_title(title)
+        axes.set_ylabel(label)
+    places[0].legend(fontsize=8)
     return _save(figure, path)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
+from snngan.evaluation.classifier import load_members
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import Setting, count
 from snngan.experiments.running import Log, shown, trained_classifier
@@ -61,14 +64,34 @@ class Pair(Classifiers):
     alpha: float
     temperature: str = "optimal"
 
-    def trained(self, setting: Setting) -> tuple[str, dict[str, list[Log]]]:
-        """Return the network's name, and the logs, one a seed, of ``baseline`` (alpha 0) and ``entangled`` runs."""
+    @property
+    def sides(self) -> dict[str, dict[str, Any]]:
+        """What is chosen for each side's run, by its name."""
+        return {name: {"alpha": alpha, "temperature": self.temperature}
+                for name, alpha in (("baseline", 0.0), ("entangled", self.alpha))}  # fmt: skip
+
+    def runs(self, setting: Setting) -> tuple[Dataset, dict[str, ClassifierFolder]]:
+        """Return the data set, and the finished run of each side."""
         dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
-        logs = {}
-        for name, alpha in (("baseline", 0.0), ("entangled", self.alpha)):
-            config = self.config(fitting_network(dataset), setting, alpha=alpha, temperature=self.temperature)
-            logs[name] = logs_of_seeds(trained_classifier(config, dataset, setting.folder / "runs" / name, setting))
-        return config.arch, logs
+        runs = {}
+        for name, chosen in self.sides.items():
+            config = self.config(fitting_network(dataset), setting, **chosen)
+            runs[name] = trained_classifier(config, dataset, setting.folder / "runs" / name, setting)
+        return dataset, runs
+
+    def trained(self, setting: Setting) -> tuple[str, dict[str, list[Log]]]:
+        """Return the network's name, and the logs of each side, one a seed."""
+        _, runs = self.runs(setting)
+        return runs["baseline"].plan.arch, {name: logs_of_seeds(run) for name, run in runs.items()}
+
+    def networks(self, setting: Setting) -> tuple[Dataset, dict[str, list[nn.Module]], tuple[str, ...]]:
+        """Return the data set, the trained networks of each side, one a seed, and the names of their hidden layers."""
+        dataset, runs = self.runs(setting)
+        networks = {
+            name: [network.to(setting.device).eval() for network in load_members(run, setting.device)[0].networks()]
+            for name, run in runs.items()
+        }
+        return dataset, networks, runs["baseline"].plan.layers
 
 
 def logs_of_seeds(run: ClassifierFolder) -> list[Log]:
@@ -90,13 +113,18 @@ def last_of(tag: str) -> Callable[[Log], float]:
 def compared(
     logs: Mapping[str, Sequence[Log]], take: Callable[[Log], float], best: Callable[..., float] = max
 ) -> dict[str, Any]:
-    """Return statistics of what ``take`` finds in both sides' logs, of the difference seed by seed, and a p-value.
+    """Return :func:`compared_values` of what ``take`` finds in both sides' logs."""
+    return compared_values({side: [take(log) for log in each] for side, each in logs.items()}, best)
+
+
+def compared_values(values: Mapping[str, Sequence[float]], best: Callable[..., float] = max) -> dict[str, Any]:
+    """Return statistics of both sides' values, one a seed, of the difference seed by seed, and a p-value.
 
     The p-value is that of a paired t-test; None for a single seed, and where all differences are equal.
     """
     from scipy.stats import ttest_rel
 
-    baseline, entangled = ([take(log) for log in logs[side]] for side in ("baseline", "entangled"))
+    baseline, entangled = values["baseline"], values["entangled"]
     differences = [after - before for before, after in zip(baseline, entangled, strict=True)]
     tested = len({*differences}) > 1
     return {

@@ -22,6 +22,8 @@ from snngan.losses.snnl import SoftNearestNeighborLoss
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
 See = Callable[[str, Tensor], None]
+LayerLoss = Callable[[Tensor, Tensor], Tensor]
+"""Maps a layer's output (N, ...) and integer labels (N,) to a scalar."""
 NO_NONLINEARITY = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 """What torch keeps among the activations, and no hidden layer ends with."""
 NONLINEARITIES = tuple(
@@ -85,10 +87,20 @@ def watched(modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
 
 
 class LayerLosses(nn.Module):
-    """A :class:`SoftNearestNeighborLoss` for each layer, each with a temperature of its own; made when first needed."""
+    """A :class:`SoftNearestNeighborLoss` for each layer, each with a temperature of its own; made when first needed.
 
-    def __init__(self, temperature: TemperatureLike, distance: Distance, backend: Backend = "auto") -> None:
+    With ``instead``, another loss takes the place of them all.
+    """
+
+    def __init__(
+        self,
+        temperature: TemperatureLike,
+        distance: Distance,
+        backend: Backend = "auto",
+        instead: LayerLoss | None = None,
+    ) -> None:
         super().__init__()
+        self.instead = instead
         self.options = {"distance": distance, "backend": backend}
         self.first = (as_temperature(temperature),)  # in a tuple: it is a pattern, and no part of the module
         self.each = nn.ModuleDict()
@@ -119,7 +131,7 @@ class LayerLosses(nn.Module):
                 f"layer {layer} puts out {str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}, not a point "
                 f"for each of the {len(labels)} labels: leave it out"
             )
-        value: Tensor = self.of(layer)(output, labels)
+        value: Tensor = (self.instead or self.of(layer))(output, labels)
         return value
 
 
@@ -154,6 +166,8 @@ class EntangledLoss(nn.Module):
             so while the model is in training mode.
         distance: ``"sqeuclidean"``, or ``"cosine"``, which suits wide layers.
         backend: as for :class:`SoftNearestNeighborLoss`.
+        layer_loss: what to take of each layer in place of its soft nearest neighbour loss, such as
+            ``partial(triplet_loss, margin=0.5, distance="cosine")``; the three before are not used then.
 
     Raises:
         ValueError: no layer is of that name, or an option is unknown.
@@ -178,13 +192,14 @@ class EntangledLoss(nn.Module):
         temperature: TemperatureLike = "optimal",
         distance: Distance = "sqeuclidean",
         backend: Backend = "auto",
+        layer_loss: LayerLoss | None = None,
     ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: its parameters are its own
         self.layers = hidden_layers(model, layers)
         self._by_weights = layers == "*" and not any(isinstance(each, NONLINEARITIES) for each in self.layers.values())
         self.alpha = alpha
-        self.losses = LayerLosses(temperature, distance, backend)
+        self.losses = LayerLosses(temperature, distance, backend, layer_loss)
         self.logits = self.cross_entropy = torch.tensor(0.0)
         self.entanglement: dict[str, Tensor] = {}
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from snngan.registry import unknown_name
 
 SETTINGS = ("num_classes", "num_neighbours", "distance")
 BLOCK = 256
@@ -57,9 +60,11 @@ class DkNN:
         num_classes: K; default: one above the highest label.
         num_neighbours: k, in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
+        search: what finds the neighbours, ``"torch"`` or ``"faiss"`` (a package of its own, on the CPU); both are
+            exact.
 
     Raises:
-        ValueError: sizes, layers or labels that do not fit, or fewer points than neighbours.
+        ValueError: sizes, layers or labels that do not fit, fewer points than neighbours, or no faiss.
 
     Example:
         >>> points = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
@@ -78,12 +83,16 @@ class DkNN:
         num_classes: int | None = None,
         num_neighbours: int = 75,
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
+        search: Literal["torch", "faiss"] = "torch",
     ) -> None:
         highest = int(labels.max()) if len(labels) else 0
         self.num_classes = highest + 1 if num_classes is None else num_classes
         self.num_neighbours, self.distance = num_neighbours, distance
         if distance not in ("cosine", "sqeuclidean"):
             raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', not {distance!r}")
+        if search not in SEARCHES:
+            raise unknown_name("search", search, SEARCHES)
+        self._nearest = SEARCHES[search]
         if not layers or not 1 <= num_neighbours <= len(labels):
             raise ValueError(f"{len(layers)} layers of {len(labels)} points have no {num_neighbours} neighbours each")
         if self.num_classes < 2 or highest >= self.num_classes:
@@ -111,10 +120,14 @@ class DkNN:
         """The highest nonconformity there can be."""
         return self.num_neighbours * len(self.layers)
 
-    def __call__(self, layers: Mapping[str, Tensor]) -> Vouched:
+    def __call__(self, layers: Mapping[str, Tensor], *, ties: torch.Generator | None = None) -> Vouched:
         """Return what the training data make of points whose activations (Q, ...) are ``layers``, by name.
 
-        The p-value of a class is (1 + number of calibration points at least as nonconforming) / (1 + C).
+        The p-value of a class is (1 + number of calibration points at least as nonconforming) / (1 + C). Many points
+        have no neighbour of another class at all, and so the same p-value, near 1. With ``ties``, of calibration
+        points as nonconforming as the point only a share counts, drawn anew for each point: of points like those of
+        the calibration, the p-value of the true class is uniform then (Vovk et al. 2005, "Algorithmic Learning in a
+        Random World", section 2.2).
 
         Raises:
             ValueError: it is not calibrated, or a layer is missing or of another size.
@@ -123,9 +136,14 @@ class DkNN:
             raise ValueError("not calibrated: call calibrate with held-out points and their labels first")
         count = len(next(iter(layers.values()))) if layers else 0
         nonconformity = self.most - self.conforming(layers, count)
-        below = torch.searchsorted(self.calibration, nonconformity.contiguous())
         size = len(self.calibration)
-        return Vouched((1 + size - below).double() / (1 + size))
+        below = torch.searchsorted(self.calibration, nonconformity.contiguous())
+        count_at_least = (1 + size - below).double()
+        if ties is not None:
+            above = size - torch.searchsorted(self.calibration, nonconformity.contiguous(), right=True)
+            share = torch.rand(len(nonconformity), 1, generator=ties, dtype=torch.float64).to(above.device)
+            count_at_least = above + share * (count_at_least - above)
+        return Vouched(count_at_least / (1 + size))
 
     def save(self, path: Path) -> None:
         """Write everything to ``path``, an npz file of plain arrays that :meth:`load` reads.
@@ -172,7 +190,8 @@ class DkNN:
             queries = self._points(name, layers, count)
             if queries.shape[1] != points.shape[1]:
                 raise ValueError(f"layer {name} has {queries.shape[1]} values a point; expected {points.shape[1]}")
-            found = self.labels[nearest(queries.to(points.device), points, self.num_neighbours).to(self.labels.device)]
+            numbers = self._nearest(queries.to(points.device), points, self.num_neighbours)
+            found = self.labels[numbers.to(self.labels.device)]
             votes.scatter_add_(1, found, torch.ones_like(found))
         return votes
 
@@ -196,3 +215,22 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
     blocks = [torch.addmm(squares, block, points.T, alpha=-2).topk(count, largest=False).indices
               for block in torch.split(queries, BLOCK)]  # fmt: skip
     return torch.cat(blocks) if blocks else queries.new_zeros(0, count, dtype=torch.int64)
+
+
+def nearest_by_faiss(queries: Tensor, points: Tensor, count: int) -> Tensor:
+    """Return what :func:`nearest` returns, found by the package faiss on the CPU.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # of the way its bindings are made
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import faiss
+    except ImportError as error:
+        raise ValueError("search by faiss needs its package: pip install 'snngan[faiss]'") from error
+    _, numbers = faiss.knn(queries.cpu().numpy(), points.cpu().numpy(), count)
+    return torch.from_numpy(numbers)
+
+
+SEARCHES: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {"torch": nearest, "faiss": nearest_by_faiss}

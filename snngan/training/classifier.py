@@ -15,6 +15,7 @@ from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
+from snngan.training.classifier_plan import parse_adversary
 from snngan.training.device import allow_tf32
 from snngan.training.loop import LossWatch, Outcome, Report, check_weights, random_state, restore_random_state
 from snngan.training.members import Members, build_members
@@ -61,6 +62,7 @@ def train_classifier(
     gauge = Gauge(members, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
     allow_tf32(plan.precision == "tf32")
+    adversary = parse_adversary(plan.adversary)
     networks = [f"network of seed {seed}" for seed in plan.seeds]
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
@@ -78,6 +80,8 @@ def train_classifier(
         images, labels = (
             torch.stack(halves) for halves in zip(*(each.next_labelled() for each in batches), strict=True)
         )
+        if adversary is not None:
+            images = members.attacked(adversary, images, labels, step)
         at, over = min(step, plan.schedule_steps), plan.schedule_steps
         alpha = along(plan.alpha, plan.alpha_final, at, over)
         for group in members.optimizer.param_groups:

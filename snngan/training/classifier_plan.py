@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +14,12 @@ from snngan.config import ClassifyConfig, ClassifyPlan, field_type
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
-from snngan.losses.entangled import EntangledLoss
+from snngan.losses.entangled import EntangledLoss, LayerLoss
+from snngan.losses.pairs import Distance
 from snngan.losses.temperature import parse_temperature
+from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS, Classifier
+from snngan.robustness.rule import Attack, parse_attack
 from snngan.training.plan import option_values, parse_settings
 
 MOST_SEEDS = 1000
@@ -42,6 +47,8 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         arch=config.arch,
         arch_options=option_values(classifier),
         layers=layers_run(classifier, config.layers, dataset),
+        regularizer=config.regularizer,
+        adversary=config.adversary,
         alpha=alpha,
         alpha_final=alpha if config.alpha_final is None else config.alpha_final,
         temperature=config.temperature,
@@ -64,6 +71,8 @@ def check_classify_config(config: ClassifyConfig) -> Classifier:
     """Return the architecture, or raise ``ValueError`` for what is wrong on any data set: asked before one is read."""
     kind = CLASSIFIERS[config.arch]
     parse_temperature(config.temperature)
+    parse_regularizer(config.regularizer, "sqeuclidean")
+    parse_adversary(config.adversary)
     seeds_of(config)
     return kind(**parse_settings(config.set, (kind,)))
 
@@ -152,11 +161,36 @@ def _check_plan(plan: ClassifyPlan) -> None:
             raise TypeError(f"{name} is {value!r}, not a {kind.__name__}")
     ClassifyConfig(**said)
     parse_temperature(plan.temperature)
+    parse_regularizer(plan.regularizer, plan.distance)
+    parse_adversary(plan.adversary)
     parse_seeds(",".join(map(str, plan.seeds)))
     if not plan.layers or plan.num_classes < 2 or plan.schedule_steps < 1:
         wrong = f"layers {plan.layers}, num_classes {plan.num_classes}, schedule_steps {plan.schedule_steps}"
         raise ValueError(f"the run's plan has {wrong}; expected some layers, 2 classes and 1 step or more")
     build_classifier(plan)
+
+
+def parse_regularizer(text: str, distance: Distance) -> LayerLoss | None:
+    """Return the loss of layers written as ``triplet:MARGIN``, or None for ``snnl``: the soft nearest neighbour loss.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if text == "snnl":
+        return None
+    name, _, margin = text.partition(":")
+    try:
+        size = float(margin)
+    except ValueError:
+        size = math.nan
+    if name != "triplet" or not 0 <= size < math.inf:
+        raise ValueError(f"--regularizer takes snnl or triplet:MARGIN such as triplet:0.5, not {text!r}")
+    return partial(triplet_loss, margin=size, distance=distance)
+
+
+def parse_adversary(text: str | None) -> Attack | None:
+    """Return the attack that the training images go through, if any; raises ``ValueError``."""
+    return None if text is None else parse_attack(text)
 
 
 def build_classifier(plan: ClassifyPlan) -> Classifier:
@@ -171,7 +205,10 @@ def describe_classify_plan(plan: ClassifyPlan, dataset: Dataset, device: torch.d
     loss = "cross-entropy"
     if plan.alpha or plan.alpha_final:
         alpha = f"{plan.alpha:g}" if plan.alpha == plan.alpha_final else f"({plan.alpha:g} to {plan.alpha_final:g})"
-        loss += f" + {alpha} * entanglement of {', '.join(plan.layers)} ({plan.distance}, T {plan.temperature})"
+        how = ("entanglement", f", T {plan.temperature}") if plan.regularizer == "snnl" else (plan.regularizer, "")
+        loss += f" + {alpha} * {how[0]} of {', '.join(plan.layers)} ({plan.distance}{how[1]})"
+    if plan.adversary is not None:
+        loss += f", of images moved by {plan.adversary}"
     rate = f"{plan.learning_rate:g}"
     if plan.learning_rate_final != plan.learning_rate:
         rate += f" to {plan.learning_rate_final:g}"

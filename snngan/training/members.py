@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from snngan.config import ClassifyPlan
 from snngan.losses.entangled import EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
+from snngan.robustness.rule import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
-from snngan.training.classifier_plan import build_classifier
+from snngan.training.classifier_plan import build_classifier, parse_regularizer
 from snngan.training.optimizers import make_optimizer
 from snngan.training.players import load_part
 
@@ -30,6 +31,7 @@ class Members(ABC):
     """Of each network, its layers' losses with what their temperatures have learned."""
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
+        self._seeds = plan.seeds
         self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
 
@@ -39,6 +41,10 @@ class Members(ABC):
 
         Return, without gradient, the losses (E,) and of them the cross-entropies (E,).
         """
+
+    @abstractmethod
+    def attacked(self, attack: Attack, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Return each network's adversarial images (E, B, C, H, W), made on it in evaluation mode."""
 
     @abstractmethod
     def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -82,6 +88,11 @@ def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
         return build_classifier(plan).network(plan.image_shape, plan.num_classes)
 
 
+def starts_of(seed: int, step: int) -> torch.Generator:
+    """Return what the random starts of a step's attack are drawn from."""
+    return torch.Generator().manual_seed(seed_for(seed, f"attack at step {step}"))
+
+
 def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
     """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on a GPU."""
     vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
@@ -94,7 +105,14 @@ class InTurn(Members):
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
         super().__init__(plan, device)
         self.criteria = [
-            EntangledLoss(network, plan.layers, plan.alpha, parse_temperature(plan.temperature), plan.distance)
+            EntangledLoss(
+                network,
+                plan.layers,
+                plan.alpha,
+                parse_temperature(plan.temperature),
+                plan.distance,
+                layer_loss=parse_regularizer(plan.regularizer, plan.distance),
+            )
             for network in self._networks
         ]
         self.temperatures = [criterion.losses for criterion in self.criteria]
@@ -114,6 +132,13 @@ class InTurn(Members):
             losses.append(loss.detach())
             cross_entropies.append(criterion.cross_entropy)
         return torch.stack(losses), torch.stack(cross_entropies)
+
+    def attacked(self, attack: Attack, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        found = []
+        for network, seed, own_images, own_labels in zip(self._networks, self._seeds, images, labels, strict=True):
+            found.append(attack(network.eval(), own_images, own_labels, generator=starts_of(seed, step)))
+            network.train()
+        return torch.stack(found)
 
     def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         found = []
@@ -142,7 +167,14 @@ class Vectorised(Members):
         self.pattern = copy.deepcopy(self._networks[0])
         self._networks = [network.cpu() for network in self._networks]  # copies, for those who ask for networks
         self.modules = hidden_layers(self.pattern, plan.layers)
-        self.temperatures = [LayerLosses(parse_temperature(plan.temperature), plan.distance) for _ in plan.seeds]
+        self.temperatures = [
+            LayerLosses(
+                parse_temperature(plan.temperature),
+                plan.distance,
+                instead=parse_regularizer(plan.regularizer, plan.distance),
+            )
+            for _ in plan.seeds
+        ]
         self.reader = LayerLosses("optimal", plan.distance).eval()
         self.optimizer = make_optimizer(plan.optimizer, self.weights.values(), plan.learning_rate)
 
@@ -173,6 +205,17 @@ class Vectorised(Members):
                 losses = cross_entropies + alpha * torch.stack(sums)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach(), cross_entropies.detach()
+
+    def attacked(self, attack: Attack, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """As above; random starts are drawn for all by the first seed."""
+
+        def logits(flat: Tensor) -> Tensor:
+            return self._run(flat.view(images.shape), each=True, keep=False)[0].flatten(0, 1)
+
+        self.pattern.eval()
+        found = attack(logits, images.flatten(0, 1), labels.flatten(), generator=starts_of(self._seeds[0], step))
+        self.pattern.train()
+        return found.view(images.shape)
 
     @torch.no_grad()
     def entanglement(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,129 @@
+"""Table 2: the entanglement of each layer of a network trained on PGD's examples, beside a plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from snngan.data import to_unit_range
+from snngan.evaluation.credibility import accuracy, adversarial, logits_under, queries_of
+from snngan.evaluation.figures import bars_of_pairs
+from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
+from snngan.experiments.pairs import Pair
+from snngan.experiments.running import shown
+from snngan.intervals import summary
+from snngan.losses.entangled import hidden_layers
+from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.robustness.activations import activations
+from snngan.robustness.rule import parse_attack
+
+PAPER = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
+"""Baseline and PGD; its network has one fully connected layer."""
+BATCH = 128
+"""Test images whose entanglement is measured together, as in the paper."""
+TEMPERATURES: Mapping[str, Any] = MappingProxyType({"T = 100": 100.0, "optimal T": "optimal"})
+"""The paper's is lost from its text; 100 is the start of the published code's."""
+
+
+@EXPERIMENTS.register("adversarial-training")
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining(Pair, Experiment):
+    """Trains on cross-entropy alone, of images as they are and of PGD's."""
+
+    source: ClassVar[str] = "Frosst et al. 2019, table 2"
+    summary: ClassVar[str] = "Entanglement of each layer of a PGD-trained and of a plain network"
+    presets: ClassVar[Mapping[str, Experiment]]
+
+    alpha: float = 0.0
+    adversary: str
+    """As of ``snngan classify train``."""
+    judge: str
+    """The attack that says how robust they have become."""
+    num_images: int = count()
+    """Test images attacked."""
+    batches: int = count()
+    """Of 128 test images, over which the entanglement is averaged."""
+
+    @property
+    def sides(self) -> dict[str, dict[str, Any]]:
+        return {name: {"alpha": self.alpha, "adversary": adversary}
+                for name, adversary in (("baseline", None), ("PGD", self.adversary))}  # fmt: skip
+
+    def run(self, setting: Setting) -> Finding:
+        parse_attack(self.judge)
+        dataset, networks, layers = self.networks(setting)
+        images, labels = queries_of(dataset, max(self.num_images, self.batches * BATCH))
+        layered: dict[str, dict[str, dict[str, list[float]]]] = {}
+        robust: dict[str, dict[str, list[float]]] = {}
+        for side, each in networks.items():
+            for network in each:
+                found = layer_values(network, layers, images[: self.batches * BATCH], labels, setting.device)
+                for temperature, values in found.items():
+                    for layer, value in values.items():
+                        layered.setdefault(temperature, {}).setdefault(layer, {}).setdefault(side, []).append(value)
+                some, classes = images[: self.num_images], labels[: self.num_images]
+                moved = adversarial(network, parse_attack(self.judge), some, classes, setting.device)
+                for name, shown_images in (("accuracy", to_unit_range(some)), ("accuracy under attack", moved)):
+                    value = accuracy(logits_under(network, shown_images, setting.device), classes)
+                    robust.setdefault(name, {}).setdefault(side, []).append(value)
+        numbers = {
+            "layers": {temperature: {layer: {side: summary(values) for side, values in sides.items()}
+                                     for layer, sides in values.items()} for temperature, values in layered.items()},
+            "networks": {name: {side: summary(values) for side, values in sides.items()}
+                         for name, sides in robust.items()},
+        }  # fmt: skip
+        text = [
+            f"{self.seeds} seeds, {self.steps} steps of {self.batch_size}; trained on {self.adversary}, attacked by "
+            f"{self.judge}, {self.num_images} test images. Entanglement: the loss of {BATCH} test images, mean over "
+            f"{self.batches} such batches and over seeds (Student's 95 % interval).",
+            "", "| | baseline | PGD | paper: baseline | PGD |", "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for name, sides in numbers["networks"].items():
+            text.append(f"| {name} | {' | '.join(shown(value, 4) for value in sides.values())} | | |")
+        for temperature, rows in numbers["layers"].items():
+            for layer, sides in rows.items():
+                paper = " | ".join(map(str, PAPER.get(layer, ("", "")))) if temperature == "T = 100" else " | "
+                text.append(f"| {layer}, {temperature} | {' | '.join(map(shown, sides.values()))} | {paper} |")
+        figure = bars_of_pairs(numbers["layers"], "soft nearest neighbour loss", setting.folder / "layers.png")
+        return Finding(numbers, text, [figure])
+
+
+def layer_values(
+    network: nn.Module, layers: tuple[str, ...], images: Tensor, labels: Tensor, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Return, by temperature and layer, the loss of batches of 128 images, averaged; the logits are one more layer."""
+    logits, found = activations(network, hidden_layers(network, layers), to_unit_range(images.to(device)))
+    sums: dict[str, dict[str, float]] = {name: dict.fromkeys((*layers, "logits"), 0.0) for name in TEMPERATURES}
+    parts = range(0, len(images) - len(images) % min(BATCH, len(images)), BATCH)
+    for start in parts:
+        batch = slice(start, start + BATCH)
+        for layer, points in (found | {"logits": logits}).items():
+            for name, temperature in TEMPERATURES.items():
+                value = soft_nearest_neighbor_loss(points[batch], labels[batch].to(device), temperature)
+                sums[name][layer] += float(value) / len(parts)
+    return sums
+
+
+AdversarialTraining.presets = MappingProxyType(
+    {
+        "smoke": AdversarialTraining(
+            dataset="digits", seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=6,
+            options=("width=4", "units=16"), adversary="pgd:0.2:2", judge="pgd:0.2:3", num_images=40, batches=1,
+        ),
+        "cpu": AdversarialTraining(
+            dataset="mnist", seeds=2, steps=1500, batch_size=128, learning_rate=1e-3, every=250,
+            options=("width=16", "units=128"), adversary="pgd:0.3:8", judge="pgd:0.3:40", num_images=1000,
+            batches=10,
+        ),
+        "paper": AdversarialTraining(
+            dataset="mnist", seeds=4, steps=20000, batch_size=128, learning_rate=1e-4, every=1000,
+            options=("width=64", "units=1024"), adversary="pgd:0.3:40", judge="pgd:0.3:100", num_images=5000,
+            batches=40,
+        ),
+    }
+)  # fmt: skip

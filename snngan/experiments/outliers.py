@@ -1,0 +1,140 @@
+"""Figures 12 and 21: whether images of another data set are told from test images by logits and by credibility."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from snngan.data import Dataset
+from snngan.data.datasets import data_folder, load_dataset, shrink_images
+from snngan.data.npz import read_images
+from snngan.evaluation.credibility import Judge, Judged, queries_of
+from snngan.evaluation.figures import embedded
+from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
+from snngan.experiments.pairs import Pair
+from snngan.experiments.running import shown
+from snngan.intervals import summary
+from snngan.training.classifier import reading_order
+
+SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
+    "credibility": lambda judged: judged.vouched.credibility,
+    "highest probability": lambda judged: judged.logits.softmax(1).amax(1),
+}
+"""What should be high for test images and low for outliers; the second is what anyone has without DkNN."""
+
+
+@EXPERIMENTS.register("outliers")
+@dataclass(frozen=True, kw_only=True)
+class Outliers(Pair, Experiment):
+    """Judges test images and as many of each other data set by networks of both sides."""
+
+    source: ClassVar[str] = "Frosst et al. 2019, figures 12 and 21"
+    summary: ClassVar[str] = "Telling images of other data sets by DkNN's credibility, with and without entanglement"
+    presets: ClassVar[Mapping[str, Experiment]]
+
+    outliers: tuple[str, ...]
+    """Names of data sets, or of NAME.npz in the data folder with test_images."""
+    num_images: int = count()
+    """Test images, and outliers of each set."""
+    num_drawn: int = count()
+    """Of each in the figure."""
+    points: int = count()
+    """Training images that DkNN looks among."""
+
+    def run(self, setting: Setting) -> Finding:
+        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+        strange = {name: outlier_images(name, dataset, setting)[: self.num_images] for name in self.outliers}
+        _, networks, layers = self.networks(setting)
+        images, labels = queries_of(dataset, self.num_images)
+        found: dict[str, dict[str, dict[str, list[float]]]] = {}
+        accuracies: dict[str, list[float]] = {}
+        panels: dict[str, tuple[Tensor, Tensor]] = {}
+        for side, each in networks.items():
+            for seed, network in enumerate(each):
+                setting.notify(f"{side}, seed {seed}: the nearest of {self.points} training images")
+                judge = Judge(network, layers, dataset, setting.device, points=self.points)
+                known = judge(images)
+                accuracies.setdefault(side, []).append(known.figures(labels)["accuracy"])
+                for name, others in strange.items():
+                    judged = judge(others)
+                    for score, take in SCORES.items():
+                        values = found.setdefault(name, {}).setdefault(score, {}).setdefault(side, [])
+                        values.append(area(take(known), take(judged)))
+                    if seed == 0:
+                        panels[f"{side}, {name}"] = drawn(known, judged, self.num_drawn)
+                del judge
+        numbers = {
+            "auroc": {name: {score: {side: summary(values) for side, values in sides.items()}
+                             for score, sides in scores.items()} for name, scores in found.items()},
+            "accuracy": {side: summary(values) for side, values in accuracies.items()},
+        }  # fmt: skip
+        accuracy = ", ".join(f"{side} {shown(value, 4)}" for side, value in numbers["accuracy"].items())
+        text = [
+            f"{self.seeds} seeds, {self.num_images} test images and as many outliers of each set, {self.points} "
+            f"training images vouch; test accuracy: {accuracy}. AUROC of telling the two apart: 1 is always, 0.5 is "
+            "chance. Mean over seeds (Student's 95 % interval).",
+            "", f"| outliers | by | {' | '.join(networks)} |", "|---|---" + "|---" * len(networks) + "|",
+        ]  # fmt: skip
+        for name, scores in numbers["auroc"].items():
+            for score, sides in scores.items():
+                text.append(f"| {name} | {score} | {' | '.join(shown(value) for value in sides.values())} |")
+        title = "t-SNE of logits, seed 0: test images blue, outliers red"
+        figure = embedded(panels, len(strange), title, setting.folder / "logits.png", size=2.8)
+        return Finding(numbers, text, [figure])
+
+
+def outlier_images(name: str, dataset: Dataset, setting: Setting) -> Tensor:
+    """Return the test images (N, C, H, W) of another data set, in reading order, shrunk to those of ``dataset``.
+
+    Raises:
+        ValueError: it is not here, or its images are of other colours or smaller.
+    """
+    kept = data_folder(setting.data_dir) / f"{name}.npz"
+    if kept.exists():
+        images, _, _ = read_images(kept, "test")  # there may be no training half
+    else:
+        images = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify).test_images
+    images = images[reading_order(images)]
+    channels, height, width = dataset.image_shape
+    if images.shape[2:] != (height, width) and height == width:
+        images = shrink_images(name, images, height)
+    if images.shape[1:] != dataset.image_shape or images.dtype != dataset.test_images.dtype:
+        raise ValueError(f"{name} has images of {images.shape[1]} colours; those of {dataset.name} have {channels}")
+    return images
+
+
+def area(known: Tensor, strange: Tensor) -> float:
+    """Return the area under the ROC curve of telling scores (N,) of known points from lower ones (M,) of others."""
+    from sklearn.metrics import roc_auc_score
+
+    truth = torch.cat([torch.ones(len(known)), torch.zeros(len(strange))])
+    return float(roc_auc_score(truth.numpy(), torch.cat([known, strange]).double().numpy()))
+
+
+def drawn(known: Judged, strange: Judged, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first ``count`` logits of each."""
+    return known.logits[:count], strange.logits[:count]
+
+
+Outliers.presets = MappingProxyType(
+    {
+        "smoke": Outliers(
+            dataset="digits", outliers=("mnist-5k",), alpha=-0.1, seeds=2, steps=6, batch_size=32, learning_rate=1e-3,
+            every=6, options=("width=4", "units=16"), num_images=60, num_drawn=30, points=200,
+        ),
+        "cpu": Outliers(
+            dataset="mnist", outliers=("notmnist", "fashion-mnist", "kmnist"), alpha=-0.02, seeds=4, steps=1000,
+            batch_size=256, learning_rate=1e-3, every=250, options=("width=16", "units=128"), num_images=2000,
+            num_drawn=500, points=20000,
+        ),
+        "paper": Outliers(
+            dataset="mnist", outliers=("notmnist", "fashion-mnist", "kmnist"), alpha=-0.02, seeds=4, steps=14000,
+            batch_size=256, learning_rate=1e-4, every=1000, num_images=9250, num_drawn=1000, points=60000,
+        ),
+    }
+)  # fmt: skip
