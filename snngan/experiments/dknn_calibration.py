@@ -151,12 +151,12 @@ DknnCalibration.presets = MappingProxyType(
             points=200,
         ),
         "cpu": DknnCalibration(
-            dataset="mnist", alpha=-0.02, triplet_alpha=-0.1, seeds=4, steps=1000, batch_size=256, learning_rate=1e-3,
-            every=250, options=("width=16", "units=128"), epsilons=STRENGTHS, attack_steps=40, num_images=1000,
+            dataset="mnist", alpha=-0.02, triplet_alpha=-0.3, seeds=4, steps=1000, batch_size=256, learning_rate=1e-3,
+            every=250, options=("width=16", "units=128"), epsilons=STRENGTHS, attack_steps=40, num_images=500,
             points=20000,
         ),
         "paper": DknnCalibration(
-            dataset="mnist", alpha=-0.02, triplet_alpha=-0.1, seeds=4, steps=14000, batch_size=256, learning_rate=1e-4,
+            dataset="mnist", alpha=-0.02, triplet_alpha=-0.3, seeds=4, steps=14000, batch_size=256, learning_rate=1e-4,
             every=1000, epsilons=STRENGTHS, attack_steps=1000, num_images=5000, points=60000,
         ),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from snngan.robustness.dknn import DkNN, nearest
+from snngan.robustness.dknn import DkNN, nearest, nearest_by_faiss
 
 CLASSES, LAYERS = 4, {"conv": (3, 2), "fc": (5,)}
 
@@ -78,6 +79,41 @@ def test_the_true_class_s_p_value_is_uniform_under_exchange() -> None:
     assert 0.03 < (own <= 0.05).mean() < 0.08
 
 
+def test_with_ties_broken_by_chance_tied_points_are_uniform_too() -> None:
+    """Well-parted classes: nearly every point has no neighbour of another label, and by itself the p-value 1."""
+    centres = {name: 5.0 * torch.randn(CLASSES, *shape) for name, shape in LAYERS.items()}
+
+    def parted(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        layers, labels = points(count, seed)
+        return {name: layer + centres[name][labels] for name, layer in layers.items()}, labels
+
+    dknn = DkNN(*parted(2000, 0), num_neighbours=7)
+    dknn.calibrate(*parted(5000, 1))
+    queries, labels = parted(500, 2)
+    plain = dknn(queries).p_values.gather(1, labels[:, None])[:, 0].numpy()
+    assert (plain == 1).mean() > 0.9
+    vouched = dknn(queries, ties=torch.Generator().manual_seed(0))
+    own = vouched.p_values.gather(1, labels[:, None])[:, 0].numpy()
+    assert scipy.stats.kstest(own, "uniform").pvalue > 0.01
+    assert (own > 0).all() and (own <= plain).all()
+
+
+@pytest.mark.parametrize("distance", ["cosine", "sqeuclidean"])
+def test_faiss_finds_the_same(distance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", exc_type=ImportError)
+    found = []
+    for search in ("torch", "faiss"):
+        dknn = DkNN(*points(200, 0), num_neighbours=7, distance=distance, search=search)  # type: ignore[arg-type]
+        dknn.calibrate(*points(60, 1))
+        found.append(dknn(points(30, 2)[0]).p_values)
+    assert torch.equal(*found)
+    many = torch.randn(300, 3)
+    assert torch.equal(nearest(many[:20], many, 9), nearest_by_faiss(many[:20], many, 9))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match=r"pip install 'snngan\[faiss\]'"):
+        nearest_by_faiss(many[:20], many, 9)
+
+
 def test_strange_points_have_little_credibility() -> None:
     dknn = fitted("sqeuclidean")
     between = {name: torch.zeros(20, *shape) for name, shape in LAYERS.items()}
@@ -128,6 +164,8 @@ def test_what_is_refused() -> None:
         DkNN(layers, labels)
     with pytest.raises(ValueError, match="distance must be"):
         DkNN(layers, labels, num_neighbours=3, distance="manhattan")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown search 'fais'; did you mean 'faiss'"):
+        DkNN(layers, labels, num_neighbours=3, search="fais")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="labels go up to 3; expected classes from 0 to below 2"):
         DkNN(layers, labels, num_neighbours=3, num_classes=2)
     with pytest.raises(ValueError, match="layer conv has 19 points; expected 20"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -18,7 +19,9 @@ from torch.nn import functional as F
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS
+from snngan.robustness.rule import parse_attack
 from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.classifier import along, calibration_error, falling, train_classifier
 from snngan.training.classifier_plan import classify_plan_from_json, make_classify_plan, parse_seeds
@@ -68,6 +71,8 @@ RUNS = {
     "in-turn": {"seeds": "0:3", "ensemble": "in-turn", "temperature": "annealed:1"},
     "vectorised": {"seeds": "0:3", "ensemble": "vectorised", "temperature": "learned:1"},
     "batch-norm": {"seeds": "0,4", "ensemble": "vectorised", "arch": "resnet15", "set": ("width=2",)},
+    "attacked": {"seeds": "0:2", "ensemble": "in-turn", "adversary": "pgd:0.1:2", "regularizer": "triplet:0.5"},
+    "attacked-vectorised": {"seeds": "0:2", "ensemble": "vectorised", "adversary": "pgd:0.1:2"},
     "falling": {"learning_rate": 0.1, "learning_rate_final": 0.001, "optimizer": "sgd", "alpha_final": 1.0},
 }
 
@@ -91,10 +96,12 @@ def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labelled: Dat
     assert [line["step"] for line in metrics(broken)] == list(range(7))
 
 
-@pytest.mark.parametrize("alpha", [-0.3, 0.0])
+@pytest.mark.parametrize(
+    "more", [{}, {"alpha": 0.0}, {"adversary": "bim:0.1:2"}, {"regularizer": "triplet:0.5"}], ids=str
+)
 @pytest.mark.parametrize("arch", SMALL)
-def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str, alpha: float) -> None:
-    options = {"arch": arch, "set": (SMALL[arch],), "alpha": alpha, "steps": 3, "temperature": "learned:1"}
+def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str, more: dict[str, Any]) -> None:
+    options = {"arch": arch, "set": (SMALL[arch],), "alpha": -0.3, "steps": 3, "temperature": "learned:1", **more}
     ensemble = make("ensemble", seeds="1,5", ensemble="vectorised", **options)
     train_classifier(ensemble, labelled, CPU)
     for number, seed in enumerate((1, 5)):
@@ -108,6 +115,54 @@ def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str
         for tag, value in metrics(single)[-1].items():
             if tag.startswith(("accuracy", "cross_entropy")):
                 assert metrics(ensemble)[-1][f"seed-{seed}/{tag}"] == pytest.approx(value, abs=2e-3)
+
+
+@pytest.mark.parametrize("ensemble", ["in-turn", "vectorised"])
+def test_each_network_is_trained_on_examples_made_on_itself(make: Make, labelled: Dataset, ensemble: str) -> None:
+    run = make("run", seeds="0:2", ensemble=ensemble, arch="resnet15", set=("width=2",))
+    members = build_members(run.plan, CPU)
+    images = (labelled.train_images[:48].float() / 127.5 - 1).view(2, 24, 1, 8, 8)
+    assert labelled.train_labels is not None
+    labels = labelled.train_labels[:48].view(2, 24)
+    before = copy.deepcopy(members.state_dict())
+    found = members.attacked(parse_attack("bim:0.1:3"), images, labels, 1)
+    assert differences(before, members.state_dict()) == []  # weights, gradients' owners and running means
+    assert float((found - images).abs().max()) == pytest.approx(0.2, abs=1e-6)
+    for number, network in enumerate(members.networks()):
+        own = parse_attack("bim:0.1:3")(network.eval(), images[number], labels[number])
+        torch.testing.assert_close(found[number], own, rtol=0, atol=1e-5)
+        assert float((own != images[number]).double().mean()) > 0.5
+    first, again, later = (members.attacked(parse_attack("pgd:0.1:1"), images, labels, step) for step in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_examples_make_it_robust(make: Make, labelled: Dataset) -> None:
+    attack = parse_attack("pgd:0.2:10")
+    images, labels = labelled.test_images.float() / 127.5 - 1, labelled.test_labels
+    assert labels is not None
+    accuracies = []
+    for adversary in (None, "pgd:0.2:3"):
+        run = make(f"run-{adversary}", steps=150, alpha=0.0, adversary=adversary, learning_rate=0.01, track_every=150)
+        train_classifier(run, labelled, CPU)
+        members = build_members(run.plan, CPU)
+        members.load_state_dict(state_of(run)["members"])
+        (network,) = members.networks()
+        moved = attack(network.eval(), images, labels, generator=torch.Generator().manual_seed(0))
+        accuracies.append(float((network(moved).argmax(1) == labels).double().mean()))
+    assert accuracies[1] > accuracies[0] + 0.2
+
+
+def test_the_triplet_loss_takes_the_place_of_entanglement(make: Make, labelled: Dataset) -> None:
+    run = make("run", regularizer="triplet:0.5", distance="cosine", alpha=-0.3)
+    members = build_members(run.plan, CPU)
+    images, labels = labelled.train_images[:24].float() / 127.5 - 1, labelled.train_labels
+    assert labels is not None
+    loss, cross_entropy = members.backward(images[None], labels[None, :24], -0.3)
+    (network,) = members.networks()
+    hidden = network[1](network[0](images))
+    by_hand = sum(triplet_loss(layer, labels[:24], 0.5, "cosine") for layer in (hidden, network[2](hidden)))
+    torch.testing.assert_close(loss - cross_entropy, -0.3 * by_hand[None])
 
 
 def test_the_members_of_an_ensemble_differ(make: Make, labelled: Dataset) -> None:
