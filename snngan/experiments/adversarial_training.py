@@ -49,13 +49,16 @@ class AdversarialTraining(Pair, Experiment):
     batches: int = count()
     """Of 128 test images, over which the entanglement is averaged."""
 
+    def __post_init__(self) -> None:
+        parse_attack(self.adversary)
+        parse_attack(self.judge)
+
     @property
     def sides(self) -> dict[str, dict[str, Any]]:
         return {name: {"alpha": self.alpha, "adversary": adversary}
                 for name, adversary in (("baseline", None), ("PGD", self.adversary))}  # fmt: skip
 
     def run(self, setting: Setting) -> Finding:
-        parse_attack(self.judge)
         dataset, networks, layers = self.networks(setting)
         images, labels = queries_of(dataset, max(self.num_images, self.batches * BATCH))
         layered: dict[str, dict[str, dict[str, list[float]]]] = {}

@@ -54,6 +54,10 @@ class DknnCalibration(Pair, Experiment):
     points: int = count()
     """Training images that DkNN looks among."""
 
+    def __post_init__(self) -> None:
+        assert self.sides
+        assert all(self._attacks("bim"))
+
     @property
     def sides(self) -> dict[str, dict[str, Any]]:
         known = super().sides
@@ -65,21 +69,20 @@ class DknnCalibration(Pair, Experiment):
         return {"baseline": known["baseline"], **dict(others[name] for name in self.regularizer)}
 
     def run(self, setting: Setting) -> Finding:
-        fgsm = [None, *(Attack("fgsm", epsilon) for epsilon in self.epsilons)]
-        bim = [None, *(Attack("bim", epsilon, self.attack_steps, self.step_size) for epsilon in self.epsilons)]
         dataset, networks, layers = self.networks(setting)
         images, labels = queries_of(dataset, self.num_images)
 
-        def made(network: nn.Module, attacks: Sequence[Attack | None]) -> list[Tensor]:
+        def made(network: nn.Module, name: str) -> list[Tensor]:
+            attacks = (None, *self._attacks(name))
             return [adversarial(network, attack, images, labels, setting.device) for attack in attacks]
 
         setting.notify(f"attacks on {sum(map(len, networks.values()))} networks")
-        transfers = {side: [made(network, bim) for network in each] for side, each in networks.items()}
+        transfers = {side: [made(network, "bim") for network in each] for side, each in networks.items()}
         found: dict[str, dict[str, list[Points]]] = {}
         for side, each in networks.items():
             for seed, network in enumerate(each):
                 other = (seed + 1) % self.seeds
-                shows = {FGSM: made(network, fgsm), BIM: transfers[side][seed], ALIKE: transfers[side][other]}
+                shows = {FGSM: made(network, "fgsm"), BIM: transfers[side][seed], ALIKE: transfers[side][other]}
                 shows[PLAIN] = transfers["baseline"][other]
                 if side == "baseline":
                     shows |= {f"BIM from {name}": each[other] for name, each in transfers.items() if name != side}
@@ -90,6 +93,10 @@ class DknnCalibration(Pair, Experiment):
                     found.setdefault(title, {}).setdefault(side, []).append(points)
                 del judge
         return self._finding(found, setting)
+
+    def _attacks(self, name: str) -> list[Attack]:
+        """Return the attack of each strength; FGSM takes one step, of all of it."""
+        return [Attack(name, epsilon, self.attack_steps, self.step_size) for epsilon in self.epsilons]
 
     def _judged(self, judge: Judge, shown_images: Sequence[Tensor], labels: Tensor) -> Points:
         """Return the figures of images of each strength."""

@@ -36,6 +36,9 @@ class HiddenActivations(Pair, Experiment):
     num_drawn: int = count()
     """Of each kind in the figure."""
 
+    def __post_init__(self) -> None:
+        parse_attack(self.attack)
+
     def run(self, setting: Setting) -> Finding:
         attack = parse_attack(self.attack)
         dataset, networks, layers = self.networks(setting)

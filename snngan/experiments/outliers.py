@@ -100,11 +100,12 @@ def outlier_images(name: str, dataset: Dataset, setting: Setting) -> Tensor:
     else:
         images = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify).test_images
     images = images[reading_order(images)]
-    channels, height, width = dataset.image_shape
+    _, height, width = dataset.image_shape
     if images.shape[2:] != (height, width) and height == width:
         images = shrink_images(name, images, height)
     if images.shape[1:] != dataset.image_shape or images.dtype != dataset.test_images.dtype:
-        raise ValueError(f"{name} has images of {images.shape[1]} colours; those of {dataset.name} have {channels}")
+        shapes = ("x".join(map(str, shape)) for shape in (images.shape[1:], dataset.image_shape))
+        raise ValueError(f"{name} has images {next(shapes)}; those of {dataset.name} are {next(shapes)}")
     return images
 
 

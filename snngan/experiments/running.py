@@ -67,12 +67,14 @@ def run_experiment(name: str, preset: str, setting: Setting, command: str, setti
         ValueError: as :func:`sized`, or data that are not here.
     """
     kind, experiment = EXPERIMENTS[name], sized(name, preset, settings)
+    made = [path for path in (setting.folder, *setting.folder.parents) if not path.exists()]
     setting.folder.mkdir(parents=True, exist_ok=True)
     try:
         finding = experiment.run(setting)
     except ValueError:
         with contextlib.suppress(OSError):
-            setting.folder.rmdir()  # if nothing was written into it
+            for path in made:
+                path.rmdir()  # if nothing was written into it
         raise
     chosen = dataclasses.asdict(experiment)  # type: ignore[call-overload]
     head = {"experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": chosen}

@@ -42,6 +42,9 @@ class Transferability(Pair, Experiment):
     num_drawn: int = count()
     """Images whose gradients are drawn."""
 
+    def __post_init__(self) -> None:
+        assert all(Attack("bim", epsilon, self.attack_steps) for epsilon in self.epsilons)
+
     def run(self, setting: Setting) -> Finding:
         dataset, sides, _ = self.networks(setting)
         images, labels = queries_of(dataset, self.num_images)

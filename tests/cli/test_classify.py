@@ -62,6 +62,23 @@ def test_evaluated_it_says_what_the_run_said(trained: str, cli: Cli) -> None:
     assert re.search(r"accuracy +0\.\d+   95 %: .* best 0\.\d+", said)
 
 
+def test_under_attack_and_judged_by_dknn(trained: str, cli: Cli) -> None:
+    content = json.loads(cli("classify evaluate run --attack bim --epsilon 0.1,0.3 --dknn --count 50 --json").out)
+    assert [row["epsilon"] for row in content["trial"]] == [0, 0.1, 0.3]
+    for row in content["trial"]:
+        assert set(row["figures"]) == {"accuracy", "dknn_accuracy", "credibility", "confidence"}
+        assert all(len(figure["values"]) == 2 for figure in row["figures"].values())
+    assert content["protocol"]["trial"]["attack"] == "bim"
+    said = cli("classify evaluate run --attack bim --epsilon 0.1,0.3 --dknn --count 50").out
+    for row in content["trial"]:
+        assert re.search(rf"{row['epsilon']:g} +{row['figures']['accuracy']['mean']:.4f}", said)
+    assert "credibility" in cli("classify evaluate run --dknn --count 50 --points 100").out
+    other = cli(f"classify train {TINY} --steps 4 --adversary pgd:0.1:2 --regularizer triplet:0.5 --run-dir other")
+    assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), of images moved by pgd:0.1:2" in other.out
+    moved = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --against digits").out
+    assert "fgsm on other" in moved
+
+
 def test_a_single_seed_has_no_interval(cli: Cli) -> None:
     said = cli(f"classify train {TINY} --steps 1 --alpha 0 --seed 3 --run-dir run").out
     assert "loss       cross-entropy\n" in said
@@ -119,6 +136,19 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify train --run-dir run", "run exists already"),
         ("classify evaluate nowhere", "no run folder nowhere"),
         ("classify evaluate run --against gaussians", r"classifies images \(1, 8, 8\) into 10 classes; gaussians has"),
+        ("classify train --dataset digits --adversary pdg:0.1", "unknown attack 'pdg'; did you mean 'pgd'"),
+        ("classify train --dataset digits --adversary pgd:3", "epsilon must be above 0 and at most 1"),
+        ("classify train --dataset digits --regularizer triplet", "--regularizer takes snnl or triplet:MARGIN"),
+        ("classify train --dataset digits --regularizer triplet:-1", "--regularizer takes snnl or triplet:MARGIN"),
+        ("classify evaluate run --attack bim", "go together: --attack bim --epsilon 0.1,0.2"),
+        ("classify evaluate run --epsilon 0.1", "go together: --attack bim --epsilon 0.1,0.2"),
+        ("classify evaluate run --attack bim --epsilon 0.1,x", "'0.1,x' is not numbers with commas between"),
+        ("classify evaluate run --attack bim --epsilon 2", "epsilon must be above 0 and at most 1"),
+        ("classify evaluate run --attack bmi --epsilon 0.1", "unknown attack 'bmi'; did you mean 'bim'"),
+        ("classify evaluate run --attack-steps 3", "--attack-steps are of an attack"),
+        ("classify evaluate run --source run", "--source is where an attack is made"),
+        ("classify evaluate run --dknn --split train", "looks among the training images, and cannot judge them"),
+        ("classify evaluate run --dknn --points 9", "2 layers of 9 points have no 75 neighbours each"),
         ("sample run --out grid.png", "run is the run of a classifier; this takes a generator's"),
         ("report run --out page.html", "run is the run of a classifier; this takes a generator's"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from snngan import EntangledLoss, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.temperature import AnnealedTemperature
+from snngan.losses.triplet import triplet_loss
 
 LABELS = torch.arange(24) % 3
 
@@ -259,3 +261,16 @@ def test_bf16_activations_keep_their_digits() -> None:
     assert hidden.dtype == torch.bfloat16
     expected = SoftNearestNeighborLoss("optimal")(hidden.float(), LABELS)
     torch.testing.assert_close(criterion.entanglement["1"].float(), expected.detach())
+
+
+def test_another_loss_may_take_the_place_of_each_layer_s() -> None:
+    model, inputs = perceptron(), torch.randn(24, 6)
+    criterion = EntangledLoss(model, alpha=0.5, layer_loss=partial(triplet_loss, margin=0.5, distance="cosine"))
+    loss = criterion(inputs, LABELS)
+    first = model[1](model[0](inputs))
+    layers = [first, model[3](model[2](first))]
+    by_hand = F.cross_entropy(model(inputs), LABELS) + 0.5 * sum(
+        triplet_loss(layer, LABELS, 0.5, "cosine") for layer in layers
+    )
+    torch.testing.assert_close(loss, by_hand)
+    assert not list(criterion.losses.each)
