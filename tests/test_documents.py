@@ -26,13 +26,14 @@ def test_the_page_of_commands_is_the_help() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a short run under the name that the README uses."""
+    """A folder with short runs under the names that the README uses."""
     path = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        with pytest.raises(SystemExit) as stop:
-            main(["train", "--steps", "4", "--batch-size", "16", "--set", "width=16"])
-    assert stop.value.code == 0
+        for command in ("train --batch-size 16", "classify train --batch-size 32 --set units=16"):
+            with pytest.raises(SystemExit) as stop:
+                main([*command.split(), "--steps", "4", "--set", "width=16"])
+            assert stop.value.code == 0
     return path
 
 
