@@ -54,13 +54,13 @@ def train(**values: Any) -> None:
 @click.option("--source", type=click.Path(path_type=Path), metavar="RUN", help="attacks made on that one [RUN itself]")
 @click.option("--dknn", is_flag=True, help="judge by the nearest training images in each layer, too")
 @click.option("--points", type=click.IntRange(min=1), help="how many training images --dknn looks among [all]")
-@click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True, help="images attacked or judged")
+@click.option("--count", type=click.IntRange(min=1), help="images attacked or judged [1000]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
 @device_option
 def evaluate(
     run: Path, against: str | None, split: str, attack: str | None, epsilon: tuple[float, ...],
-    attack_steps: int | None, source: Path | None, dknn: bool, points: int | None, count: int, as_json: bool,
+    attack_steps: int | None, source: Path | None, dknn: bool, points: int | None, count: int | None, as_json: bool,
     data_dir: str | None, device: str,
 ) -> None:  # fmt: skip
     """Say how good RUN's classifiers are: accuracy, cross-entropy, calibration error, entanglement of each layer.
@@ -73,9 +73,11 @@ def evaluate(
     from snngan.training.device import choose_device
     from snngan.training.runlog import ClassifierFolder
 
-    trial = Trial(attack=attack, epsilons=epsilon, steps=attack_steps, dknn=dknn, points=points, count=count)
+    trial = Trial(attack=attack, epsilons=epsilon, steps=attack_steps, dknn=dknn, points=points, count=count or 1000)
     if source is not None and attack is None:
         raise ValueError("--source is where an attack is made: --attack bim --epsilon 0.1")
+    if count is not None and not (attack or dknn):
+        raise ValueError("--count is of images attacked or judged: --attack or --dknn")
     content = evaluate_classifier(
         ClassifierFolder.open(run), against=against, split=split, data_dir=data_dir, device=choose_device(device),
         trial=trial if attack or dknn else None, source=ClassifierFolder.open(source) if source else None,
@@ -98,11 +100,14 @@ def evaluate(
 def table_of_trial(rows: list[dict[str, Any]], protocol: dict[str, Any]) -> list[str]:
     """Return the lines that say what came of attacks: means over the seeds."""
     trial = protocol["trial"]
-    made = f" on {trial['source']}" if trial["source"] else ""
-    what = f"{trial['attack']}{made}" if trial["attack"] else "judged"
+    what = f"attacked by {trial['attack']}" if trial["attack"] else "judged"
+    made = f", made on {trial['source']}" if trial["source"] else ""
     names = list(rows[0]["figures"])
-    lines = [f"  {what + ' epsilon':16}" + "".join(f"{name:>15}" for name in names)]
+    lines = [
+        f"{trial['num_images']} images {what}{made}",
+        f"  {'epsilon':10}" + "".join(f"{name:>15}" for name in names),
+    ]
     for row in rows:
         means = "".join(f"{row['figures'][name]['mean']:15.4f}" for name in names)
-        lines.append(f"  {row['epsilon']:<16g}{means}")
+        lines.append(f"  {row['epsilon']:<10g}{means}")
     return lines

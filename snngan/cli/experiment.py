@@ -55,7 +55,7 @@ def run(
     from snngan.training.device import choose_device
 
     named = {"dataset": dataset, "regularizer": regularizer}
-    settings = (*(f"{key}={value}" for key, value in named.items() if value), *settings)
+    settings = (*(f"{key}={value}" for key, value in named.items() if value is not None), *settings)
     folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
     words = ["snngan", "experiment", "run", name, "--preset", preset]
     words += [word for each in settings for word in ("--set", each)]

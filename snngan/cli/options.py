@@ -79,17 +79,6 @@ def options_of(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return decorate
 
 
-def two_numbers(text: str | tuple[float, float]) -> tuple[float, float]:
-    """Return ``0.5,0.999`` as two numbers."""
-    if isinstance(text, tuple):
-        return text
-    try:
-        first, second = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not two numbers with a comma between, such as 0.5,0.999") from error
-    return first, second
-
-
 def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
     """Return ``0.1,0.2`` as numbers; of no text none."""
     if isinstance(text, tuple):
@@ -98,6 +87,14 @@ def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not numbers with commas between, such as 0.1,0.2") from error
+
+
+def two_numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
+    """Return ``0.5,0.999`` as two numbers."""
+    found = numbers(text)
+    if len(found) != 2:
+        raise click.BadParameter(f"{text!r} is not two numbers with a comma between, such as 0.5,0.999")
+    return found
 
 
 SEED = click.IntRange(min=0)

@@ -50,6 +50,8 @@ def evaluate_classifier(
     """
     plan = run.plan
     members, step = load_members(run, device, notify)
+    networks = [network.to(device) for network in members.networks()]
+    sources = networks if source is None else sources_of(run, source, device, notify)
 
     def loaded(name: str) -> Dataset:
         return load_dataset(
@@ -58,11 +60,43 @@ def evaluate_classifier(
         )  # fmt: skip
 
     dataset = loaded(against or plan.dataset)
-    if against is None and dataset.labelled_digest() != plan.data_digest:
+    own = loaded(plan.dataset) if against and trial is not None and trial.dknn else dataset
+    if (own is not dataset or against is None) and own.labelled_digest() != plan.data_digest:
         raise ValueError(
-            f"{dataset.name} is not what {run.path} was trained on any more; to judge it by what is there now: "
-            f"--against {dataset.name}"
+            f"{own.name} is not what {run.path} was trained on any more; to judge it by what is there now, "
+            f"without --dknn: --against {own.name}"
         )
+    seen = dataset.labelled_digest() == plan.data_digest
+    if trial is not None and trial.dknn and seen and split == "train":
+        raise ValueError("--dknn looks among the training images, and cannot judge them: leave out --split")
+    images, labels = labelled_half(run, dataset, split)
+    values = figures_of(logits_of(members, images, device), labels)
+    layers = layers_of(members, images, labels, device)
+    values |= {f"entanglement/{layer}": value for layer, value in layers.items()}
+    protocol: dict[str, Any] = {
+        "dataset": dataset.name, "data_digest": dataset.labelled_digest(), "split": split, "num_images": len(images),
+        "num_entanglement": min(READ, len(images)), "arch": plan.arch, "alpha": plan.alpha, "seeds": list(plan.seeds),
+        "step": step, "snngan": __version__, "torch": torch.__version__,
+    }  # fmt: skip
+    figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
+               for name, each in values.items()}  # fmt: skip
+    content: dict[str, Any] = {"figures": figures, "protocol": protocol}
+    if trial is not None:
+        queries = queries_of(own) if trial.dknn and seen else (images, labels)
+        queries = queries[0][: trial.count], queries[1][: trial.count]
+        where = None if source is None else str(source.path)
+        protocol["trial"] = asdict(trial) | {"source": where, "num_images": len(queries[0])}
+        content["trial"] = trial_of(trial, networks, sources, plan.layers, own, queries, device)
+    return content
+
+
+def labelled_half(run: ClassifierFolder, dataset: Dataset, split: str) -> tuple[Tensor, Tensor]:
+    """Return images and labels of one half of ``dataset``, in reading order, the labels as the run numbers classes.
+
+    Raises:
+        ValueError: it has no labels, or the run does not classify the like.
+    """
+    plan = run.plan
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
         raise ValueError(f"{dataset.name} has no labels to judge by")
@@ -73,48 +107,24 @@ def evaluate_classifier(
             f"images {dataset.image_shape} of {dataset.num_classes}"
         )
     order = reading_order(images)
-    images, labels = images[order], labels[order]
-    values = figures_of(logits_of(members, images, device), labels)
-    layers = layers_of(members, images, labels, device)
-    values |= {f"entanglement/{layer}": value for layer, value in layers.items()}
-    protocol = {
-        "dataset": dataset.name, "data_digest": dataset.labelled_digest(), "split": split, "num_images": len(images),
-        "num_entanglement": min(READ, len(images)), "arch": plan.arch, "alpha": plan.alpha, "seeds": list(plan.seeds),
-        "step": step, "snngan": __version__, "torch": torch.__version__,
-    }  # fmt: skip
-    figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
-               for name, each in values.items()}  # fmt: skip
-    content = {"figures": figures, "protocol": protocol}
-    if trial is not None:
-        if trial.dknn and against is None:
-            if split == "train":
-                raise ValueError("--dknn looks among the training images, and cannot judge them: leave out --split")
-            images, labels = queries_of(dataset)
-        own = loaded(plan.dataset) if trial.dknn and against else dataset
-        protocol["trial"] = asdict(trial) | {"source": None if source is None else str(source.path)}
-        content["trial"] = trial_of(
-            trial, members.networks(), sources_of(run, source, device, notify), plan.layers, own, (images, labels),
-            device,
-        )  # fmt: skip
-    return content
+    return images[order], labels[order]
 
 
 def sources_of(
-    run: ClassifierFolder, source: ClassifierFolder | None, device: torch.device, notify: Notify
+    run: ClassifierFolder, source: ClassifierFolder, device: torch.device, notify: Notify
 ) -> list[nn.Module]:
-    """Return the network that attacks on each network of ``run`` are made on: its own, or the ``source``'s.
+    """Return the network of ``source`` that attacks on each network of ``run`` are made on.
 
     Raises:
         ValueError: the source is of other images or classes, or has neither one network nor as many.
     """
-    chosen = run if source is None else source
-    networks = [network.to(device) for network in load_members(chosen, device, notify)[0].networks()]
-    known, own = (f"images {each.plan.image_shape} of {each.plan.num_classes} classes" for each in (run, chosen))
+    networks = [network.to(device) for network in load_members(source, device, notify)[0].networks()]
+    known, own = (f"images {each.plan.image_shape} of {each.plan.num_classes} classes" for each in (run, source))
     if own != known:
-        raise ValueError(f"{chosen.path} classifies {own}; attacks on {run.path} need {known}")
+        raise ValueError(f"{source.path} classifies {own}; attacks on {run.path} need {known}")
     count = len(run.plan.seeds)
     if len(networks) not in (1, count):
-        raise ValueError(f"{chosen.path} has {len(networks)} networks; attacks on {run.path} need 1 or {count}")
+        raise ValueError(f"{source.path} has {len(networks)} networks; attacks on {run.path} need 1 or {count}")
     return networks * (count // len(networks))
 
 

@@ -68,26 +68,35 @@ class Judge:
         assert dataset.test_labels is not None
         self.network, self.device = network.eval(), device
         self.modules = hidden_layers(network, layers)
-        train = reading_order(dataset.train_images)[:points]
-        held = calibrating(dataset)
+        train, held = reading_order(dataset.train_images)[:points], calibrating(dataset)
+        if len(train) < num_neighbours:
+            raise ValueError(
+                f"DkNN takes {num_neighbours} neighbours, and there are {len(train)} training images to look among"
+            )
         self.dknn = DkNN(
             self._run(dataset.train_images[train])[1], dataset.train_labels[train].to(device),
             num_classes=dataset.num_classes, num_neighbours=num_neighbours,
         )  # fmt: skip
         self.dknn.calibrate(self._run(dataset.test_images[held])[1], dataset.test_labels[held].to(device))
 
-    def __call__(self, images: Tensor, ties: torch.Generator | None = None) -> Judged:
-        """Return what they make of images (N, C, H, W), uint8 or in [-1, 1]; ``ties`` as for :class:`DkNN`."""
+    def __call__(self, images: Tensor) -> Judged:
+        """Return what they make of images (N, C, H, W), uint8 or in [-1, 1]."""
         logits, layers = self._run(images)
-        return Judged(logits.cpu(), Vouched(self.dknn(layers, ties=ties).p_values.cpu()))
+        return Judged(logits.cpu(), Vouched(self.dknn(layers).p_values.cpu()))
 
     def _run(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return activations(self.network, self.modules, to_unit_range(images.to(self.device)), CHUNK)
 
 
 def calibrating(dataset: Dataset) -> Tensor:
-    """Return the numbers of the test images that calibrate a :class:`Judge`: the first in reading order."""
+    """Return the numbers of the test images that calibrate a :class:`Judge`: the first in reading order.
+
+    Raises:
+        ValueError: there are not two, one to calibrate by and one to judge.
+    """
     order = reading_order(dataset.test_images)
+    if len(order) < 2:
+        raise ValueError(f"{dataset.name} has {len(order)} test image; DkNN takes 2, one of them to calibrate by")
     return order[: min(CALIBRATION, len(order) // 2)]
 
 
@@ -141,7 +150,7 @@ class Trial:
         steps: of an iterative attack; default: its own.
         dknn: whether DkNN judges.
         points: training images it looks among; default: all.
-        count: images that are judged.
+        count: images that are judged, at most.
 
     Raises:
         ValueError: an attack without strengths, strengths without an attack, or out of range.
@@ -155,6 +164,8 @@ class Trial:
     count: int = 1000
 
     def __post_init__(self) -> None:
+        if self.points is not None and not self.dknn:
+            raise ValueError("--points are what DkNN looks among: --dknn")
         if (self.attack is None) != (not self.epsilons):
             raise ValueError("an attack and its strengths go together: --attack bim --epsilon 0.1,0.2")
         if self.steps is not None and self.attack is None:
@@ -189,10 +200,12 @@ def trial_of(
     """
     images, labels = (half[: trial.count] for half in queries)
     found: list[dict[str, list[float]]] = [{} for _ in trial.attacks]
-    for network, source in zip(networks, sources, strict=True):
+    made: list[Tensor] = []
+    for number, (network, source) in enumerate(zip(networks, sources, strict=True)):
         judge = Judge(network, layers, dataset, device, points=trial.points) if trial.dknn else None
-        for attack, figures in zip(trial.attacks, found, strict=True):
-            shown = adversarial(source, attack, images, labels, device)
+        if number == 0 or source is not sources[number - 1]:
+            made = [adversarial(source, attack, images, labels, device) for attack in trial.attacks]
+        for shown, figures in zip(made, found, strict=True):
             if judge is None:
                 own = {"accuracy": accuracy(logits_under(network, shown, device), labels)}
             else:

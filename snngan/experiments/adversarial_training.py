@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from snngan.robustness.activations import activations
 from snngan.robustness.rule import parse_attack
 
 PAPER = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
-"""Baseline and PGD; its network has one fully connected layer."""
+"""Baseline and PGD, on MNIST; its network has one fully connected layer."""
 BATCH = 128
 """Test images whose entanglement is measured together, as in the paper."""
 TEMPERATURES: Mapping[str, Any] = MappingProxyType({"T = 100": 100.0, "optimal T": "optimal"})
@@ -61,11 +61,12 @@ class AdversarialTraining(Pair, Experiment):
     def run(self, setting: Setting) -> Finding:
         dataset, networks, layers = self.networks(setting)
         images, labels = queries_of(dataset, max(self.num_images, self.batches * BATCH))
+        batches = batches_of(images[: self.batches * BATCH])
         layered: dict[str, dict[str, dict[str, list[float]]]] = {}
         robust: dict[str, dict[str, list[float]]] = {}
         for side, each in networks.items():
             for network in each:
-                found = layer_values(network, layers, images[: self.batches * BATCH], labels, setting.device)
+                found = layer_values(network, layers, batches, labels, setting.device)
                 for temperature, values in found.items():
                     for layer, value in values.items():
                         layered.setdefault(temperature, {}).setdefault(layer, {}).setdefault(side, []).append(value)
@@ -80,35 +81,44 @@ class AdversarialTraining(Pair, Experiment):
             "networks": {name: {side: summary(values) for side, values in sides.items()}
                          for name, sides in robust.items()},
         }  # fmt: skip
+        known = PAPER if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size}; trained on {self.adversary}, attacked by "
-            f"{self.judge}, {self.num_images} test images. Entanglement: the loss of {BATCH} test images, mean over "
-            f"{self.batches} such batches and over seeds (Student's 95 % interval).",
+            f"{self.judge}, {len(some)} test images. Entanglement: the loss of {len(batches[0])} test images, mean "
+            f"over {len(batches)} such batches and over seeds (Student's 95 % interval).",
+            *(["The paper's network has one fully connected layer; here fc1 and fc2 are hidden."] if known else []),
             "", "| | baseline | PGD | paper: baseline | PGD |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for name, sides in numbers["networks"].items():
             text.append(f"| {name} | {' | '.join(shown(value, 4) for value in sides.values())} | | |")
         for temperature, rows in numbers["layers"].items():
             for layer, sides in rows.items():
-                paper = " | ".join(map(str, PAPER.get(layer, ("", "")))) if temperature == "T = 100" else " | "
+                paper = " | ".join(map(str, known.get(layer, ("", "")))) if temperature == "T = 100" else " | "
                 text.append(f"| {layer}, {temperature} | {' | '.join(map(shown, sides.values()))} | {paper} |")
         figure = bars_of_pairs(numbers["layers"], "soft nearest neighbour loss", setting.folder / "layers.png")
         return Finding(numbers, text, [figure])
 
 
+def batches_of(images: Tensor) -> list[Tensor]:
+    """Return images (N, ...) in batches of 128; what is left over is left out, unless it is all there is."""
+    whole = [batch for batch in torch.split(images, BATCH) if len(batch) == BATCH]
+    return whole or [images]
+
+
 def layer_values(
-    network: nn.Module, layers: tuple[str, ...], images: Tensor, labels: Tensor, device: torch.device
+    network: nn.Module, layers: tuple[str, ...], batches: Sequence[Tensor], labels: Tensor, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Return, by temperature and layer, the loss of batches of 128 images, averaged; the logits are one more layer."""
-    logits, found = activations(network, hidden_layers(network, layers), to_unit_range(images.to(device)))
+    """Return, by temperature and layer, the loss of batches of images, averaged; the logits are one more layer."""
+    modules, start = hidden_layers(network, layers), 0
     sums: dict[str, dict[str, float]] = {name: dict.fromkeys((*layers, "logits"), 0.0) for name in TEMPERATURES}
-    parts = range(0, len(images) - len(images) % min(BATCH, len(images)), BATCH)
-    for start in parts:
-        batch = slice(start, start + BATCH)
+    for batch in batches:
+        logits, found = activations(network, modules, to_unit_range(batch.to(device)))
+        own = labels[start : start + len(batch)].to(device)
+        start += len(batch)
         for layer, points in (found | {"logits": logits}).items():
             for name, temperature in TEMPERATURES.items():
-                value = soft_nearest_neighbor_loss(points[batch], labels[batch].to(device), temperature)
-                sums[name][layer] += float(value) / len(parts)
+                value = soft_nearest_neighbor_loss(points, own, temperature)
+                sums[name][layer] += float(value) / len(batches)
     return sums
 
 

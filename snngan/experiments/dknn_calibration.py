@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,9 +15,8 @@ from snngan.config import option
 from snngan.evaluation.credibility import Judge, adversarial, queries_of
 from snngan.evaluation.figures import credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.pairs import Pair
+from snngan.experiments.pairs import Pair, compared_values
 from snngan.experiments.running import shown
-from snngan.intervals import summary
 from snngan.registry import unknown_name
 from snngan.robustness.rule import Attack
 
@@ -42,7 +41,7 @@ class DknnCalibration(Pair, Experiment):
     regularizer: tuple[str, ...] = ("snnl", "triplet")
     """Which sides there are beside the baseline."""
     triplet_alpha: float
-    margin: float = 0.5
+    margin: float = option(0.5, "", low=0)
     """Of the triplet loss, whose distance is the cosine's: others would only grow."""
     epsilons: tuple[float, ...]
     """Strengths of the attacks, of pixels in [0, 1], beside the images as they are."""
@@ -50,9 +49,9 @@ class DknnCalibration(Pair, Experiment):
     step_size: float = 0.01
     """Of BIM, whatever its strength."""
     num_images: int = count()
-    """Images attacked."""
-    points: int = count()
-    """Training images that DkNN looks among."""
+    """Images attacked, at most."""
+    points: int = option(MISSING, "", low=75)
+    """Training images that DkNN looks among, at most."""
 
     def __post_init__(self) -> None:
         assert self.sides
@@ -73,8 +72,7 @@ class DknnCalibration(Pair, Experiment):
         images, labels = queries_of(dataset, self.num_images)
 
         def made(network: nn.Module, name: str) -> list[Tensor]:
-            attacks = (None, *self._attacks(name))
-            return [adversarial(network, attack, images, labels, setting.device) for attack in attacks]
+            return [adversarial(network, attack, images, labels, setting.device) for attack in self._attacks(name)]
 
         setting.notify(f"attacks on {sum(map(len, networks.values()))} networks")
         transfers = {side: [made(network, "bim") for network in each] for side, each in networks.items()}
@@ -83,69 +81,97 @@ class DknnCalibration(Pair, Experiment):
             for seed, network in enumerate(each):
                 other = (seed + 1) % self.seeds
                 shows = {FGSM: made(network, "fgsm"), BIM: transfers[side][seed], ALIKE: transfers[side][other]}
-                shows[PLAIN] = transfers["baseline"][other]
                 if side == "baseline":
                     shows |= {f"BIM from {name}": each[other] for name, each in transfers.items() if name != side}
+                else:
+                    shows[PLAIN] = transfers["baseline"][other]
                 setting.notify(f"{side}, seed {seed}: the nearest of {self.points} training images")
                 judge = Judge(network, layers, dataset, setting.device, points=self.points)
-                for title, shown_images in shows.items():
-                    points = self._judged(judge, shown_images, labels)
+                plain = judge(images).figures(labels)
+                for title, attacked in shows.items():
+                    rows = [plain, *(judge(moved).figures(labels) for moved in attacked)]
+                    points = {name: [row[name] for row in rows] for name in plain}
                     found.setdefault(title, {}).setdefault(side, []).append(points)
                 del judge
-        return self._finding(found, setting)
+        found[PLAIN] = {"baseline": found[ALIKE]["baseline"], **found.get(PLAIN, {})}  # for it the two are one
+        return self.finding(found, len(images), min(self.points, len(dataset.train_images)), setting)
 
     def _attacks(self, name: str) -> list[Attack]:
-        """Return the attack of each strength; FGSM takes one step, of all of it."""
-        return [Attack(name, epsilon, self.attack_steps, self.step_size) for epsilon in self.epsilons]
+        path = () if name == "fgsm" else (self.attack_steps, self.step_size)
+        return [Attack(name, epsilon, *path) for epsilon in self.epsilons]
 
-    def _judged(self, judge: Judge, shown_images: Sequence[Tensor], labels: Tensor) -> Points:
-        """Return the figures of images of each strength."""
-        rows = [judge(images).figures(labels) for images in shown_images]
-        return {name: [row[name] for row in rows] for name in rows[0]}
-
-    def _finding(self, found: Mapping[str, Mapping[str, list[Points]]], setting: Setting) -> Finding:
-        numbers: dict[str, Any] = {"epsilons": [0.0, *self.epsilons]}
+    def finding(
+        self, found: Mapping[str, Mapping[str, list[Points]]], num_images: int, num_points: int, setting: Setting
+    ) -> Finding:
+        """Return what the figures of each attack on each side come to."""
+        middle = (len(self.epsilons) + 1) // 2
         text = [
-            f"{self.seeds} seeds, {self.num_images} test images, {self.points} training images vouch; strengths "
+            f"{self.seeds} seeds, {num_images} test images, {num_points} training images vouch; strengths "
             f"{', '.join(f'{epsilon:g}' for epsilon in self.epsilons)} and none; BIM: {self.attack_steps} steps of "
             f"{self.step_size:g}. Correlation: Pearson's, of DkNN's accuracy and mean credibility over the strengths; "
             "gap: the mean distance of the two, 0 where each is what the other says. Mean over seeds (Student's 95 % "
-            "interval).",
-            "", "| attack | on | correlation | gap | accuracy, plain | DkNN's, plain | credibility, plain |",
-            "|---|---|---|---|---|---|---|",
+            "interval); in brackets the difference from the baseline, seed by seed, and the p-value of a paired "
+            "t-test. For the baseline, examples from the same loss and from cross-entropy are the same.",
+            "", f"| attack | on | network's accuracy at {self.epsilons[middle - 1]:g} | DkNN's | credibility | "
+            "correlation | gap |", "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-        panels: dict[str, dict[str, Any]] = {}
-        for title, sides in found.items():
-            panels[title] = {name: [(each["dknn_accuracy"], each["credibility"]) for each in points]
-                             for name, points in sides.items()}  # fmt: skip
-            numbers[title] = {}
-            for name, points in sides.items():
-                correlations = [correlation(each["dknn_accuracy"], each["credibility"]) for each in points]
-                known = [value for value in correlations if value is not None]
-                numbers[title][name] = {
-                    "correlation": summary(known) if known else None,
-                    "gap": summary([gap(each["dknn_accuracy"], each["credibility"]) for each in points], min),
-                    "by_seed": points,
-                }
-                row = numbers[title][name]
-                plain = [f"{statistics.mean(each[key][0] for each in points):.3f}"
+        attacks: dict[str, dict[str, dict[str, Any]]] = {}
+        for title in (FGSM, BIM, ALIKE, PLAIN, *(each for each in found if each not in (FGSM, BIM, ALIKE, PLAIN))):
+            baseline = found[title]["baseline"]
+            for name, points in found[title].items():
+                row: dict[str, Any] = {"by_seed": points}
+                cells = [f"{statistics.mean(each[key][middle] for each in points):.3f}"
                          for key in ("accuracy", "dknn_accuracy", "credibility")]  # fmt: skip
-                corr = shown(row["correlation"]) if row["correlation"] else ""
-                text.append(f"| {title} | {name} | {corr} | {shown(row['gap'])} | {' | '.join(plain)} |")
+                for figure, take in FIGURES.items():
+                    row[figure] = beside(baseline, points, take)
+                    cells.append(cell(row[figure], brackets=name != "baseline"))
+                attacks.setdefault(title, {})[name] = row
+                text.append(f"| {title} | {name} | {' | '.join(cells)} |")
+        panels = {title: {name: [(each["dknn_accuracy"], each["credibility"]) for each in row["by_seed"]]
+                          for name, row in sides.items()} for title, sides in attacks.items()}  # fmt: skip
+        numbers = {
+            "epsilons": [0.0, *self.epsilons],
+            "num_images": num_images,
+            "points": num_points,
+            "attacks": attacks,
+        }
         return Finding(numbers, text, [credibility_by_accuracy(panels, setting.folder / "credibility.png")])
 
 
-def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return Pearson's correlation, or None where one of them does not vary."""
-    pairs = torch.tensor([list(first), list(second)], dtype=torch.float64)
+def correlation(points: Points) -> float | None:
+    """Return Pearson's correlation of accuracy and credibility, or None where one of them does not vary."""
+    pairs = torch.tensor([points["dknn_accuracy"], points["credibility"]], dtype=torch.float64)
     if bool((pairs.amax(1) == pairs.amin(1)).any()):
         return None
     return float(torch.corrcoef(pairs)[0, 1])
 
 
-def gap(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the mean distance of two sequences, place by place."""
-    return statistics.mean(abs(own - other) for own, other in zip(first, second, strict=True))
+def gap(points: Points) -> float:
+    """Return the mean distance of accuracy and credibility."""
+    pairs = zip(points["dknn_accuracy"], points["credibility"], strict=True)
+    return statistics.mean(abs(accuracy - credibility) for accuracy, credibility in pairs)
+
+
+FIGURES: Mapping[str, Callable[[Points], float | None]] = MappingProxyType({"correlation": correlation, "gap": gap})
+
+
+def beside(
+    baseline: list[Points], points: list[Points], take: Callable[[Points], float | None]
+) -> dict[str, Any] | None:
+    """Return statistics of a figure, of its difference from the baseline seed by seed, and the p-value of that."""
+    before, after = ([value for each in side if (value := take(each)) is not None] for side in (baseline, points))
+    if len(before) < len(baseline) or len(after) < len(points):
+        return None
+    paired = compared_values({"baseline": before, "entangled": after}, min)
+    return {**paired["entangled"], "difference": paired["difference"], "p_value": paired["p_value"]}
+
+
+def cell(row: Mapping[str, Any] | None, *, brackets: bool) -> str:
+    """Return what the table says of :func:`beside`; nothing where there is nothing."""
+    if row is None:
+        return ""
+    p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
+    return shown(row) + (f" [{shown(row['difference'], 2)}{p_value}]" if brackets else "")
 
 
 STRENGTHS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)

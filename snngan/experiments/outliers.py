@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset, shrink_images
 from snngan.data.npz import read_images
 from snngan.evaluation.credibility import Judge, Judged, queries_of
 from snngan.evaluation.figures import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.pairs import Pair
+from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.experiments.running import shown
 from snngan.intervals import summary
 from snngan.training.classifier import reading_order
@@ -40,11 +41,11 @@ class Outliers(Pair, Experiment):
     outliers: tuple[str, ...]
     """Names of data sets, or of NAME.npz in the data folder with test_images."""
     num_images: int = count()
-    """Test images, and outliers of each set."""
+    """Test images, and outliers of each set, at most."""
     num_drawn: int = count()
     """Of each in the figure."""
-    points: int = count()
-    """Training images that DkNN looks among."""
+    points: int = option(MISSING, "", low=75)
+    """Training images that DkNN looks among, at most."""
 
     def run(self, setting: Setting) -> Finding:
         dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
@@ -66,23 +67,20 @@ class Outliers(Pair, Experiment):
                         values = found.setdefault(name, {}).setdefault(score, {}).setdefault(side, [])
                         values.append(area(take(known), take(judged)))
                     if seed == 0:
-                        panels[f"{side}, {name}"] = drawn(known, judged, self.num_drawn)
+                        panels[f"{side}, {name}"] = known.logits[: self.num_drawn], judged.logits[: self.num_drawn]
                 del judge
-        numbers = {
-            "auroc": {name: {score: {side: summary(values) for side, values in sides.items()}
-                             for score, sides in scores.items()} for name, scores in found.items()},
-            "accuracy": {side: summary(values) for side, values in accuracies.items()},
-        }  # fmt: skip
+        rows = {f"{name}, {score}": compared_values(sides)
+                for name, scores in found.items() for score, sides in scores.items()}  # fmt: skip
+        numbers = {"auroc": rows, "accuracy": {side: summary(values) for side, values in accuracies.items()}}
         accuracy = ", ".join(f"{side} {shown(value, 4)}" for side, value in numbers["accuracy"].items())
         text = [
-            f"{self.seeds} seeds, {self.num_images} test images and as many outliers of each set, {self.points} "
-            f"training images vouch; test accuracy: {accuracy}. AUROC of telling the two apart: 1 is always, 0.5 is "
-            "chance. Mean over seeds (Student's 95 % interval).",
-            "", f"| outliers | by | {' | '.join(networks)} |", "|---|---" + "|---" * len(networks) + "|",
+            f"{self.seeds} seeds, {len(images)} test images, "
+            + ", ".join(f"{len(others)} of {name}" for name, others in strange.items())
+            + f"; {min(self.points, len(dataset.train_images))} training images vouch; test accuracy: {accuracy}. "
+            "AUROC of telling test images from outliers: 1 is always, 0.5 is chance. Mean over seeds (Student's 95 % "
+            "interval) and best; the difference seed by seed, and the p-value of a paired t-test.",
+            "", *table_of_pairs(rows, 3),
         ]  # fmt: skip
-        for name, scores in numbers["auroc"].items():
-            for score, sides in scores.items():
-                text.append(f"| {name} | {score} | {' | '.join(shown(value) for value in sides.values())} |")
         title = "t-SNE of logits, seed 0: test images blue, outliers red"
         figure = embedded(panels, len(strange), title, setting.folder / "logits.png", size=2.8)
         return Finding(numbers, text, [figure])
@@ -115,11 +113,6 @@ def area(known: Tensor, strange: Tensor) -> float:
 
     truth = torch.cat([torch.ones(len(known)), torch.zeros(len(strange))])
     return float(roc_auc_score(truth.numpy(), torch.cat([known, strange]).double().numpy()))
-
-
-def drawn(known: Judged, strange: Judged, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first ``count`` logits of each."""
-    return known.logits[:count], strange.logits[:count]
 
 
 Outliers.presets = MappingProxyType(

@@ -169,7 +169,7 @@ def samples_at(run: RunFolder, step: int) -> Tensor:
     return samples
 
 
-def shown(statistic: dict[str, Any], digits: int = 3) -> str:
+def shown(statistic: Mapping[str, Any], digits: int = 3) -> str:
     """Return a statistic of :func:`summary` as ``mean (low to high)``."""
     mean, interval = statistic["mean"], statistic["interval"]
     bounds = f" ({interval[0]:.{digits}g} to {interval[1]:.{digits}g})" if interval else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
+from snngan.data.datasets import load_dataset
 from snngan.evaluation.credibility import adversarial, logits_under, queries_of
 from snngan.evaluation.figures import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
@@ -21,6 +23,9 @@ from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
 from snngan.intervals import summary
 from snngan.robustness.rule import Attack
+
+SourceVictim = tuple[tuple[str, int], tuple[str, int]]
+"""Side and seed of a source, and of a victim."""
 
 
 @EXPERIMENTS.register("transferability")
@@ -39,6 +44,7 @@ class Transferability(Pair, Experiment):
     target: int = option(1, "", low=0)
     """The class that the gradients of the figure lead to."""
     num_images: int = count()
+    """Attacked, at most."""
     num_drawn: int = count()
     """Images whose gradients are drawn."""
 
@@ -46,14 +52,16 @@ class Transferability(Pair, Experiment):
         assert all(Attack("bim", epsilon, self.attack_steps) for epsilon in self.epsilons)
 
     def run(self, setting: Setting) -> Finding:
-        dataset, sides, _ = self.networks(setting)
+        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+        if self.target >= dataset.num_classes:
+            raise ValueError(f"target must be below {dataset.num_classes}, the classes of {dataset.name}")
+        _, sides, _ = self.networks(setting)
         images, labels = queries_of(dataset, self.num_images)
         networks = {(side, seed): network for side, each in sides.items() for seed, network in enumerate(each)}
         plain = to_unit_range(images)
         right = {key: logits_under(network, plain, setting.device).argmax(1) == labels
                  for key, network in networks.items()}  # fmt: skip
-        pairs = [(one, other) for one, other in product(networks, networks) if one[1] != other[1]]
-        rates: dict[float, dict[tuple[Any, Any], float]] = {}
+        rates: dict[float, dict[SourceVictim, float | None]] = {}
         for epsilon in self.epsilons:
             setting.notify(f"attacks of strength {epsilon:g}")
             attack = Attack("bim", epsilon, self.attack_steps)
@@ -62,29 +70,33 @@ class Transferability(Pair, Experiment):
                 found = adversarial(network, attack, images, labels, setting.device)
                 fooled = {key: logits_under(each, found, setting.device).argmax(1) != labels
                           for key, each in networks.items()}  # fmt: skip
-                for victim in [other for one, other in pairs if one == source]:
-                    able = right[source] & right[victim] & fooled[source]
-                    rates[epsilon][source, victim] = rate(fooled[victim], able)
+                rates[epsilon][source, source] = rate(fooled[source], right[source])
+                for victim in networks:
+                    if victim[1] != source[1]:
+                        able = right[source] & right[victim] & fooled[source]
+                        rates[epsilon][source, victim] = rate(fooled[victim], able)
         gradients = {key: directions(network, plain, self.target, setting.device) for key, network in networks.items()}
-        alignment = {(one, other): float((gradients[one] * gradients[other]).sum(1).mean()) for one, other in pairs}
-        numbers: dict[str, Any] = {
-            "transfer": {f"{epsilon:g}": by_sides(found) for epsilon, found in rates.items()},
-            "alignment": by_sides(alignment),
-        }
+        alignment: dict[SourceVictim, float | None] = {
+            (one, other): float((gradients[one] * gradients[other]).sum(1).mean())
+            for one, other in product(networks, networks) if one[1] != other[1]
+        }  # fmt: skip
+        transfer = {f"{epsilon:g}": by_sides(found) for epsilon, found in rates.items()}
+        aligned = by_sides(alignment)
+        numbers = {"num_images": len(images), "transfer": transfer, "alignment": aligned}
         text = [
-            f"{self.seeds} seeds a side, {self.num_images} test images, BIM of {self.attack_steps} steps. Transfer "
-            "success: of the images that both networks get right and whose example fools the one it was made on, the "
-            "share whose example fools the other, a network of another seed. Alignment: mean cosine of both networks' "
-            f"gradients of the loss towards class {self.target}, image by image. Mean over the seeds of the source "
-            "(Student's 95 % interval).",
-            "", f"| from | to | {' | '.join(f'transfer at {epsilon:g}' for epsilon in self.epsilons)} | alignment |",
+            f"{self.seeds} seeds a side, {len(images)} test images, BIM of {self.attack_steps} steps. To itself: the "
+            "share of the images that a network gets right whose example, made on it, fools it. Transfer: of the "
+            "images that two networks of different seeds get right and whose example fools the one it was made on, "
+            "the share whose example fools the other, too. Alignment: mean cosine of both networks' gradients of the "
+            f"loss towards class {self.target}, image by image. Mean (Student's 95 % interval of a jackknife over "
+            "seeds, from three on: every network is in several pairs).",
+            "", f"| from | to | {' | '.join(f'fooled at {epsilon:g}' for epsilon in self.epsilons)} | alignment |",
             "|---" * (len(self.epsilons) + 3) + "|",
         ]  # fmt: skip
-        for pair in numbers["alignment"]:
-            cells = [shown(numbers["transfer"][f"{epsilon:g}"][pair]) for epsilon in self.epsilons]
-            text.append(
-                f"| {pair.replace(' to ', ' | ')} | {' | '.join(cells)} | {shown(numbers['alignment'][pair])} |"
-            )
+        for pair in next(iter(transfer.values())):
+            rows = [*(found[pair] for found in transfer.values()), aligned.get(pair)]
+            cells = [shown(row) if row else "" for row in rows]
+            text.append(f"| {pair.replace(' to ', ' | ')} | {' | '.join(cells)} |")
         panels = {
             f"{one[0]} {one[1]} and {other[0]} {other[1]}": (
                 gradients[one][: self.num_drawn], gradients[other][: self.num_drawn]
@@ -98,17 +110,34 @@ class Transferability(Pair, Experiment):
         return Finding(numbers, text, [embedded(panels, 3, title, setting.folder / "gradients.png", size=3.2)])
 
 
-def rate(fooled: Tensor, able: Tensor) -> float:
-    """Return the share of ``able`` (N,) that are ``fooled`` (N,); 0 if none is able."""
-    return float((fooled & able).sum() / able.sum().clamp_min(1))
+def rate(fooled: Tensor, able: Tensor) -> float | None:
+    """Return the share of ``able`` (N,) that are ``fooled`` (N,); None if none is able."""
+    return float((fooled & able).sum() / able.sum()) if bool(able.any()) else None
 
 
-def by_sides(values: Mapping[tuple[Any, Any], float]) -> dict[str, dict[str, Any]]:
-    """Return, for each pair of sides, statistics over the source's seeds of the mean over its victims."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for (one, other), value in values.items():
-        found.setdefault(f"{one[0]} to {other[0]}", {}).setdefault(one[1], []).append(value)
-    return {pair: summary([sum(each) / len(each) for each in seeds.values()]) for pair, seeds in found.items()}
+def by_sides(values: Mapping[SourceVictim, float | None]) -> dict[str, dict[str, Any] | None]:
+    """Return, for each two sides, statistics of all pairs of their networks; None where no pair has a value.
+
+    Pairs that share a network are not independent, so the interval is that of a jackknife: with n seeds and m the mean
+    over all pairs, each seed stands for n m - (n - 1) m', m' the mean over the pairs without it.
+    """
+    sides: dict[str, dict[tuple[int, int], float]] = {}
+    for ((one, first), (other, second)), value in values.items():
+        name = "itself" if (one, first) == (other, second) else other
+        known = sides.setdefault(f"{one} to {name}", {})
+        if value is not None:
+            known[first, second] = value
+    return {pair: _jackknifed(known) if known else None for pair, known in sides.items()}
+
+
+def _jackknifed(values: Mapping[tuple[int, int], float]) -> dict[str, Any]:
+    mean = statistics.mean(values.values())
+    seeds = sorted({seed for pair in values for seed in pair})
+    without = [[value for pair, value in values.items() if seed not in pair] for seed in seeds]
+    if not all(without):
+        return summary([mean])
+    count = len(seeds)
+    return summary([count * mean - (count - 1) * statistics.mean(rest) for rest in without])
 
 
 def directions(network: nn.Module, images: Tensor, target: int, device: torch.device) -> Tensor:

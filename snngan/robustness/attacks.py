@@ -8,7 +8,7 @@ is [-1, 1] here: 0.3 of [0, 1] is 0.6.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 Model = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def fgsm(
@@ -80,7 +81,7 @@ def pgd(
     norm: Norm = "linf",
     targeted: bool = False,
     bounds: tuple[float, float] = (-1.0, 1.0),
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
     """Return the strongest images (N, ...) of ``restarts`` ascents, each from a random point of the ball.
 
@@ -89,7 +90,8 @@ def pgd(
     Args as for :func:`fgsm`, and:
         step_size: by default ``2.5 * epsilon / steps``.
         norm: of the ball and of each step: "linf" moves by signs, "l2" along the gradient scaled to ``step_size``.
-        generator: what random points are drawn from; default: torch's own.
+        generator: what random points are drawn from; default: torch's own. Of several, each for an equal share of the
+            images.
 
     Source: Madry et al. 2018, section 2.1.
     """
@@ -141,8 +143,11 @@ def _strength(model: Model, images: Tensor, labels: Tensor, targeted: bool) -> T
     return -loss if targeted else loss
 
 
-def _in_ball(images: Tensor, epsilon: float, norm: Norm, generator: torch.Generator | None) -> Tensor:
+def _in_ball(images: Tensor, epsilon: float, norm: Norm, generator: Generators) -> Tensor:
     """Return a point (N, ...) of the ball around 0 for each image, uniformly drawn."""
+    if isinstance(generator, Sequence):
+        parts = zip(images.tensor_split(len(generator)), generator, strict=True)
+        return torch.cat([_in_ball(part, epsilon, norm, each) for part, each in parts])
 
     def drawn(kind: Callable[..., Tensor], *shape: int) -> Tensor:
         device = generator.device if generator is not None else images.device

@@ -55,7 +55,7 @@ class DkNN:
     """A classifier's training points in the spaces of its layers; to be calibrated by held-out points.
 
     Args:
-        layers: activations (N, ...) of the training points by the layer's name; they stay where they are, as float32.
+        layers: activations (N, ...) of the training points by the layer's name; float32 ones are not copied.
         labels: (N,) int64 classes, 0 to ``num_classes - 1``.
         num_classes: K; default: one above the highest label.
         num_neighbours: k, in each layer.
@@ -85,7 +85,7 @@ class DkNN:
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
-        highest = int(labels.max()) if len(labels) else 0
+        lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
         self.num_neighbours, self.distance = num_neighbours, distance
         if distance not in ("cosine", "sqeuclidean"):
@@ -95,9 +95,9 @@ class DkNN:
         self._nearest = SEARCHES[search]
         if not layers or not 1 <= num_neighbours <= len(labels):
             raise ValueError(f"{len(layers)} layers of {len(labels)} points have no {num_neighbours} neighbours each")
-        if self.num_classes < 2 or highest >= self.num_classes:
+        if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes:
             raise ValueError(
-                f"labels go up to {highest}; expected classes from 0 to below {self.num_classes}, 2 or more"
+                f"labels go from {lowest} to {highest}; expected classes from 0 to below {self.num_classes}, 2 or more"
             )
         self.labels = labels
         self.layers = {name: self._points(name, layers, len(labels)) for name in layers}
@@ -190,34 +190,39 @@ class DkNN:
             queries = self._points(name, layers, count)
             if queries.shape[1] != points.shape[1]:
                 raise ValueError(f"layer {name} has {queries.shape[1]} values a point; expected {points.shape[1]}")
-            numbers = self._nearest(queries.to(points.device), points, self.num_neighbours)
+            numbers = self._nearest(queries.to(points.device), points, self.num_neighbours, self.distance)
             found = self.labels[numbers.to(self.labels.device)]
             votes.scatter_add_(1, found, torch.ones_like(found))
         return votes
 
     def _points(self, name: str, layers: Mapping[str, Tensor], count: int) -> Tensor:
-        """Return a layer's points (count, D) in float32, of length 1 for cosine distances."""
+        """Return a layer's points (count, D) in float32."""
         if name not in layers:
             raise ValueError(f"no activations of layer {name}; there are: {', '.join(layers)}")
         points = layers[name].detach().flatten(1).float()
         if len(points) != count or not bool(points.isfinite().all()):
             raise ValueError(f"layer {name} has {len(points)} points; expected {count}, and finite ones")
-        return F.normalize(points, dim=1) if self.distance == "cosine" else points
+        return points
 
 
-def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
+def nearest(queries: Tensor, points: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
     """Return the numbers (Q, count) of the ``count`` nearest of ``points`` (N, D) to each query (Q, D), nearest first.
 
     Exact but for float32's rounding of squared distances; it takes Q * N * D multiplications and memory for
     ``BLOCK`` * N distances.
     """
-    squares = points.square().sum(1)
-    blocks = [torch.addmm(squares, block, points.T, alpha=-2).topk(count, largest=False).indices
-              for block in torch.split(queries, BLOCK)]  # fmt: skip
-    return torch.cat(blocks) if blocks else queries.new_zeros(0, count, dtype=torch.int64)
+    lengths = torch.linalg.vector_norm(points, dim=1)
+    found = []
+    for block in torch.split(queries, BLOCK):
+        if distance == "cosine":
+            near = (block @ points.T).div_(lengths.clamp_min(1e-12))  # a query's own length changes no order
+        else:
+            near = torch.addmm(lengths.square(), block, points.T, beta=-1, alpha=2)
+        found.append(near.topk(count).indices)
+    return torch.cat(found) if found else queries.new_zeros(0, count, dtype=torch.int64)
 
 
-def nearest_by_faiss(queries: Tensor, points: Tensor, count: int) -> Tensor:
+def nearest_by_faiss(queries: Tensor, points: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
     """Return what :func:`nearest` returns, found by the package faiss on the CPU.
 
     Raises:
@@ -229,8 +234,10 @@ def nearest_by_faiss(queries: Tensor, points: Tensor, count: int) -> Tensor:
             import faiss
     except ImportError as error:
         raise ValueError("search by faiss needs its package: pip install 'snngan[faiss]'") from error
+    if distance == "cosine":
+        queries, points = F.normalize(queries, dim=1), F.normalize(points, dim=1)
     _, numbers = faiss.knn(queries.cpu().numpy(), points.cpu().numpy(), count)
     return torch.from_numpy(numbers)
 
 
-SEARCHES: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {"torch": nearest, "faiss": nearest_by_faiss}
+SEARCHES: Mapping[str, Callable[..., Tensor]] = {"torch": nearest, "faiss": nearest_by_faiss}

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from snngan.registry import unknown_name
-from snngan.robustness.attacks import Model, bim, fgsm, pgd
+from snngan.robustness.attacks import Generators, Model, bim, fgsm, pgd
 
 
-def _fgsm(*given: Any, targeted: bool, generator: torch.Generator | None, **path: Any) -> Tensor:
+def _fgsm(*given: Any, targeted: bool, generator: Generators) -> Tensor:
     return fgsm(*given, targeted=targeted)
 
 
-def _bim(*given: Any, targeted: bool, generator: torch.Generator | None, **path: Any) -> Tensor:
+def _bim(*given: Any, targeted: bool, generator: Generators, **path: Any) -> Tensor:
     return bim(*given, targeted=targeted, **path)
 
 
@@ -53,6 +52,10 @@ class Attack:
             raise unknown_name("attack", self.name, ATTACKS)
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"epsilon must be above 0 and at most 1, the range of pixels, not {self.epsilon:g}")
+        if self.name == "fgsm" and (self.steps, self.step_size) != (None, None):
+            raise ValueError("fgsm takes one step, of epsilon; several steps are bim's or pgd's")
+        if self.step_size is not None and not 0 < self.step_size <= 1:
+            raise ValueError(f"step_size must be above 0 and at most 1, not {self.step_size:g}")
         if self.steps is not None and not 1 <= self.steps <= 10000:
             raise ValueError(f"an attack takes 1 to 10000 steps, not {self.steps}")
 
@@ -63,7 +66,7 @@ class Attack:
         labels: Tensor,
         *,
         targeted: bool = False,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
         """Return adversarial images (N, ...) of images (N, ...) in [-1, 1] and labels (N,).
 
@@ -72,7 +75,7 @@ class Attack:
             images: where to begin.
             labels: the true classes, or, ``targeted``, those to be taken for.
             targeted: lower the loss of ``labels`` instead of raising it.
-            generator: what random starts are drawn from.
+            generator: what random starts are drawn from; of several each for an equal share of the images.
         """
         path: dict[str, Any] = {}
         if self.steps is not None:

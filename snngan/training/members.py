@@ -207,13 +207,12 @@ class Vectorised(Members):
         return losses.detach(), cross_entropies.detach()
 
     def attacked(self, attack: Attack, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """As above; random starts are drawn for all by the first seed."""
-
         def logits(flat: Tensor) -> Tensor:
             return self._run(flat.view(images.shape), each=True, keep=False)[0].flatten(0, 1)
 
         self.pattern.eval()
-        found = attack(logits, images.flatten(0, 1), labels.flatten(), generator=starts_of(self._seeds[0], step))
+        starts = [starts_of(seed, step) for seed in self._seeds]
+        found = attack(logits, images.flatten(0, 1), labels.flatten(), generator=starts)
         self.pattern.train()
         return found.view(images.shape)
 

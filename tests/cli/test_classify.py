@@ -76,7 +76,12 @@ def test_under_attack_and_judged_by_dknn(trained: str, cli: Cli) -> None:
     other = cli(f"classify train {TINY} --steps 4 --adversary pgd:0.1:2 --regularizer triplet:0.5 --run-dir other")
     assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), of images moved by pgd:0.1:2" in other.out
     moved = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --against digits").out
-    assert "fgsm on other" in moved
+    assert "179 images attacked by fgsm, made on other" in moved
+    own, named = (
+        json.loads(cli(f"classify evaluate run --dknn {more} --json").out) for more in ("", "--against digits")
+    )
+    assert own["trial"] == named["trial"]  # what calibrates is not judged
+    assert own["protocol"]["trial"]["num_images"] == named["protocol"]["trial"]["num_images"] == 90
 
 
 def test_a_single_seed_has_no_interval(cli: Cli) -> None:
@@ -148,7 +153,11 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify evaluate run --attack-steps 3", "--attack-steps are of an attack"),
         ("classify evaluate run --source run", "--source is where an attack is made"),
         ("classify evaluate run --dknn --split train", "looks among the training images, and cannot judge them"),
-        ("classify evaluate run --dknn --points 9", "2 layers of 9 points have no 75 neighbours each"),
+        ("classify evaluate run --dknn --points 9", "DkNN takes 75 neighbours, and there are 9 training images"),
+        ("classify evaluate run --points 90", "--points are what DkNN looks among: --dknn"),
+        ("classify evaluate run --count 90", "--count is of images attacked or judged"),
+        ("classify evaluate run --attack fgsm --epsilon 0.1 --attack-steps 3", "fgsm takes one step, of epsilon"),
+        ("classify evaluate run --dknn --split train --against digits", "cannot judge them: leave out --split"),
         ("sample run --out grid.png", "run is the run of a classifier; this takes a generator's"),
         ("report run --out page.html", "run is the run of a classifier; this takes a generator's"),
     ],
@@ -167,7 +176,8 @@ def test_data_that_changed_are_not_judged_by_unless_told(cli: Cli, refused: Cli)
             cli("classify train --dataset npz:own.npz --arch feedforward --set widths=8 --batch-size 8 --steps 1 "
                 "--device cpu --run-dir run")  # fmt: skip
             assert "8 images of" in cli("classify evaluate run").out
-    refused("classify evaluate run", "is not what run was trained on any more; to judge it by what is there now")
+    for command in ("classify evaluate run", "classify evaluate run --dknn --against npz:own.npz"):
+        refused(command, "is not what run was trained on any more; to judge it by what is there now")
     assert "8 images of" in cli("classify evaluate run --against npz:own.npz").out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -70,10 +72,9 @@ def test_a_judge_votes_with_the_nearest_training_images(rows: Dataset) -> None:
 def test_a_judge_looks_among_so_many_training_images(rows: Dataset) -> None:
     judge = Judge(network(0), ["1"], rows, CPU, points=90, num_neighbours=15)
     kept = reading_order(rows.train_images)[:90]
-    expected = nn.functional.normalize(to_unit_range(rows.train_images[kept]).flatten(1), dim=1)
-    torch.testing.assert_close(judge.dknn.layers["1"], expected)
+    torch.testing.assert_close(judge.dknn.layers["1"], to_unit_range(rows.train_images[kept]).flatten(1))
     assert len(judge.dknn.calibration) == 150
-    with pytest.raises(ValueError, match="1 layers of 90 points have no 100 neighbours each"):
+    with pytest.raises(ValueError, match="DkNN takes 100 neighbours, and there are 90 training images to look among"):
         Judge(network(0), ["1"], rows, CPU, points=90, num_neighbours=100)
 
 
@@ -106,7 +107,16 @@ def test_dknn_judges_every_strength(rows: Dataset) -> None:
     assert alone == plain
 
 
+def test_one_image_cannot_both_calibrate_and_be_judged(rows: Dataset) -> None:
+    assert rows.test_labels is not None
+    small = dataclasses.replace(rows, test_images=rows.test_images[:1], test_labels=rows.test_labels[:1])
+    with pytest.raises(ValueError, match="rows has 1 test image; DkNN takes 2, one of them to calibrate by"):
+        Judge(network(0), ["1"], small, CPU)
+
+
 def test_what_is_no_trial() -> None:
+    with pytest.raises(ValueError, match="--points are what DkNN looks among"):
+        Trial(attack="bim", epsilons=(0.1,), points=100)
     for given in ({"attack": "bim"}, {"epsilons": (0.1,)}):
         with pytest.raises(ValueError, match="an attack and its strengths go together"):
             Trial(**given)

@@ -11,20 +11,30 @@ from torch import nn
 
 from snngan.data import Dataset
 from snngan.experiments import Setting
-from snngan.experiments.adversarial_training import layer_values
-from snngan.experiments.dknn_calibration import correlation, gap
+from snngan.experiments.adversarial_training import batches_of, layer_values
+from snngan.experiments.dknn_calibration import beside, correlation, gap
 from snngan.experiments.outliers import area, outlier_images
 from snngan.experiments.transferability import by_sides, directions, rate
+from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
 CPU = torch.device("cpu")
 
 
 def test_correlation_and_gap() -> None:
-    assert correlation([0.1, 0.4, 0.9], [0.2, 0.8, 1.8]) == pytest.approx(1)
-    assert correlation([0.1, 0.4, 0.9], [0.9, 0.4, 0.1]) == pytest.approx(-0.95918, abs=1e-4)
-    assert correlation([0.1, 0.4], [0.5, 0.5]) is None
-    assert gap([0.1, 0.5], [0.4, 0.4]) == pytest.approx(0.2)
+    def points(accuracy: list[float], credibility: list[float]) -> dict[str, list[float]]:
+        return {"dknn_accuracy": accuracy, "credibility": credibility}
+
+    assert correlation(points([0.1, 0.4, 0.9], [0.2, 0.8, 1.8])) == pytest.approx(1)
+    assert correlation(points([0.1, 0.4, 0.9], [0.9, 0.4, 0.1])) == pytest.approx(-0.95918, abs=1e-4)
+    assert correlation(points([0.1, 0.4], [0.5, 0.5])) is None
+    assert gap(points([0.1, 0.5], [0.4, 0.4])) == pytest.approx(0.2)
+    baseline, other = [points([0.1, 0.5], [0.4, 0.4])] * 2, [points([0.1, 0.5], [0.1, 0.4]), points([0.1], [0.2])]
+    found = beside(baseline, other, gap)
+    assert found is not None
+    assert found["values"] == pytest.approx([0.05, 0.1])
+    assert found["difference"]["values"] == pytest.approx([-0.15, -0.1])
+    assert beside(baseline, [points([0.1, 0.4], [0.5, 0.5])], correlation) is None
 
 
 def test_an_area_is_the_share_of_pairs_in_order() -> None:
@@ -49,16 +59,22 @@ def test_outliers_are_read_without_a_training_half_and_shrunk(tmp_path: Path) ->
 def test_transfer_counts_what_could_have_been_fooled() -> None:
     fooled = torch.tensor([True, True, False, False])
     assert rate(fooled, torch.tensor([True, False, True, True])) == pytest.approx(1 / 3)
-    assert rate(fooled, torch.zeros(4, dtype=torch.bool)) == 0
-    values = {
-        (("a", 0), ("b", 1)): 0.2,
-        (("a", 0), ("b", 2)): 0.4,
-        (("a", 1), ("b", 0)): 0.5,
-        (("b", 0), ("a", 1)): 0.9,
-    }
-    found = by_sides(values)
-    assert found["a to b"]["values"] == pytest.approx([0.3, 0.5])
-    assert found["b to a"]["values"] == [0.9]
+    assert rate(fooled, torch.zeros(4, dtype=torch.bool)) is None
+
+
+def test_pairs_that_share_a_network_are_not_taken_for_independent() -> None:
+    """A value that is the sum of one of each network: the interval is that of the mean of twice those."""
+    each = [0.1, 0.5, 0.2, 0.7]
+    values = {(("a", one), ("a", other)): each[one] + each[other]
+              for one in range(4) for other in range(4) if one != other}  # fmt: skip
+    values |= {(("a", seed), ("a", seed)): value for seed, value in enumerate(each)}
+    found = by_sides(values | {(("a", 0), ("b", 1)): 0.3, (("b", 1), ("a", 0)): None})
+    assert found["a to a"] is not None and found["a to itself"] is not None and found["a to b"] is not None
+    assert found["a to a"]["values"] == pytest.approx([2 * value for value in each])
+    assert found["a to a"]["interval"] == pytest.approx(summary([2 * value for value in each])["interval"])
+    assert found["a to itself"]["interval"] == pytest.approx(summary(each)["interval"])
+    assert (found["a to b"]["mean"], found["a to b"]["interval"]) == (0.3, None)
+    assert found["b to a"] is None
 
 
 def test_directions_are_gradients_of_length_1() -> None:
@@ -74,11 +90,13 @@ def test_directions_are_gradients_of_length_1() -> None:
 def test_layers_are_measured_in_batches_of_128() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3))
-    images, labels = torch.rand(256, 1, 4, 4) * 2 - 1, torch.arange(256) % 3
-    found = layer_values(model, ("2",), images, labels, CPU)
+    images, labels = torch.rand(300, 1, 4, 4) * 2 - 1, torch.arange(300) % 3
+    found = layer_values(model, ("2",), batches_of(images), labels, CPU)
     hidden = model[2](model[1](images.flatten(1)))
     for name, points in (("2", hidden), ("logits", model[3](hidden))):
         for title, temperature in (("T = 100", 100.0), ("optimal T", "optimal")):
             halves = [soft_nearest_neighbor_loss(points[part], labels[part], temperature)
                       for part in (slice(0, 128), slice(128, 256))]  # fmt: skip
             assert found[title][name] == pytest.approx(float(sum(halves).detach()) / 2, rel=1e-5)
+    assert [len(batch) for batch in batches_of(images)] == [128, 128]
+    assert [len(batch) for batch in batches_of(images[:90])] == [90]

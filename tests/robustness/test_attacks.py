@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,6 +127,25 @@ def test_no_attack_leaves_the_ball_or_the_range_of_pixels(
         assert float(torch.linalg.vector_norm(moved.flatten(1), dim=1).max()) <= epsilon * (1 + 1e-5) + 1e-6
     else:
         assert float(moved.abs().max()) <= epsilon + 2e-7 * (1 + epsilon)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_starts_are_uniform_in_the_ball(norm: Any) -> None:
+    """A model without a slope leaves every image where it starts."""
+    images = torch.zeros(4000, 3, dtype=torch.float64)
+    starts = pgd(lambda shown: shown[:, :2] * 0, images, torch.zeros(4000, dtype=torch.int64), 0.5, norm=norm, steps=1,
+                 generator=torch.Generator().manual_seed(0))  # fmt: skip
+    lengths = starts.norm(dim=1) / 0.5 if norm == "l2" else starts.abs().amax(1) / 0.5
+    assert kstest(lengths**3, "uniform").pvalue > 0.01  # of three dimensions the volume within
+    for signs in itertools.product((-1, 1), repeat=3):
+        share = float((starts.sign() == torch.tensor(signs)).all(1).double().mean())
+        assert share == pytest.approx(1 / 8, abs=0.025)
+
+
+def test_of_a_broken_model_the_first_start_is_kept() -> None:
+    images, labels = torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64)
+    found = pgd(lambda shown: shown[:, :2] * torch.nan, images, labels, 0.5, restarts=2)
+    assert bool(found.isnan().any()) or not torch.equal(found, images)
 
 
 def test_an_untargeted_attack_raises_the_loss_and_a_targeted_one_lowers_it(

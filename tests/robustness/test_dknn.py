@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from snngan.robustness.dknn import DkNN, nearest, nearest_by_faiss
 
@@ -109,6 +110,7 @@ def test_faiss_finds_the_same(distance: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(*found)
     many = torch.randn(300, 3)
     assert torch.equal(nearest(many[:20], many, 9), nearest_by_faiss(many[:20], many, 9))
+    assert torch.equal(nearest(many[:20], many, 9, "cosine"), nearest_by_faiss(many[:20], many, 9, "cosine"))
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ValueError, match=r"pip install 'snngan\[faiss\]'"):
         nearest_by_faiss(many[:20], many, 9)
@@ -128,6 +130,10 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(nearest(queries, many, 9), whole)
     apart = torch.cdist(queries.double(), many.double())
     assert torch.equal(apart.topk(9, largest=False).indices, whole)
+    cosines = F.normalize(queries.double(), dim=1) @ F.normalize(many.double(), dim=1).T
+    assert torch.equal(cosines.topk(9).indices, nearest(queries, many, 9, "cosine"))
+    many[7] = 0  # as far from everything as what is at a right angle
+    assert bool(nearest(queries, many, 300, "cosine").isin(torch.tensor([7])).any(1).all())
     assert nearest(queries[:0], many, 9).shape == (0, 9)
 
 
@@ -166,8 +172,10 @@ def test_what_is_refused() -> None:
         DkNN(layers, labels, num_neighbours=3, distance="manhattan")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown search 'fais'; did you mean 'faiss'"):
         DkNN(layers, labels, num_neighbours=3, search="fais")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="labels go up to 3; expected classes from 0 to below 2"):
+    with pytest.raises(ValueError, match="labels go from 0 to 3; expected classes from 0 to below 2"):
         DkNN(layers, labels, num_neighbours=3, num_classes=2)
+    with pytest.raises(ValueError, match="labels go from -1 to 2"):
+        DkNN(layers, labels - 1, num_neighbours=3)
     with pytest.raises(ValueError, match="layer conv has 19 points; expected 20"):
         DkNN(layers | {"conv": layers["conv"][1:]}, labels, num_neighbours=3)
     with pytest.raises(ValueError, match="layer fc has 20 points; expected 20, and finite ones"):

@@ -42,6 +42,23 @@ def test_a_targeted_attack_lowers_the_loss_of_its_target(
     assert loss(Attack(name, 0.1)(model, images, target)) > loss(images)
 
 
+def test_of_several_generators_each_starts_its_share(given: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    model, images, labels = given
+    attack = Attack("pgd", 0.1, 2)
+    halves = [
+        attack(model, images[part], labels[part], generator=torch.Generator().manual_seed(seed))
+        for seed, part in enumerate((slice(0, 4), slice(4, 8)))
+    ]
+    both = attack(model, images, labels, generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    torch.testing.assert_close(both, torch.cat(halves))
+
+
+def test_a_step_has_a_size() -> None:
+    for size in (0.0, -0.1, 2.0, float("nan")):
+        with pytest.raises(ValueError, match="step_size must be above 0 and at most 1"):
+            Attack("bim", 0.1, 4, size)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -53,6 +70,7 @@ def test_a_targeted_attack_lowers_the_loss_of_its_target(
         ("pgd:0", "epsilon must be above 0 and at most 1, the range of pixels, not 0"),
         ("pgd:8", "at most 1, the range of pixels, not 8"),
         ("pgd:nan", "not nan"),
+        ("fgsm:0.3:7", "fgsm takes one step, of epsilon; several steps are bim's or pgd's"),
         ("pgd:0.3:0", "an attack takes 1 to 10000 steps, not 0"),
     ],
 )

@@ -26,7 +26,7 @@ from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.classifier import along, calibration_error, falling, train_classifier
 from snngan.training.classifier_plan import classify_plan_from_json, make_classify_plan, parse_seeds
 from snngan.training.loop import DivergedError
-from snngan.training.members import InTurn, Vectorised, build_members, build_network
+from snngan.training.members import InTurn, Vectorised, build_members, build_network, starts_of
 from snngan.training.runlog import ClassifierFolder, RunFolder, open_folder
 
 CPU = torch.device("cpu")
@@ -97,7 +97,9 @@ def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labelled: Dat
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"alpha": 0.0}, {"adversary": "bim:0.1:2"}, {"regularizer": "triplet:0.5"}], ids=str
+    "more",
+    [{}, {"alpha": 0.0}, {"adversary": "pgd:0.1:2"}, {"regularizer": "triplet:0.5", "distance": "cosine"}],
+    ids=str,
 )
 @pytest.mark.parametrize("arch", SMALL)
 def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str, more: dict[str, Any]) -> None:
@@ -132,6 +134,10 @@ def test_each_network_is_trained_on_examples_made_on_itself(make: Make, labelled
         own = parse_attack("bim:0.1:3")(network.eval(), images[number], labels[number])
         torch.testing.assert_close(found[number], own, rtol=0, atol=1e-5)
         assert float((own != images[number]).double().mean()) > 0.5
+    moved = members.attacked(parse_attack("pgd:0.1:2"), images, labels, 4)
+    for number, network in enumerate(members.networks()):
+        own = parse_attack("pgd:0.1:2")(network.eval(), images[number], labels[number], generator=starts_of(number, 4))
+        torch.testing.assert_close(moved[number], own, rtol=0, atol=1e-5)
     first, again, later = (members.attacked(parse_attack("pgd:0.1:1"), images, labels, step) for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
@@ -281,14 +287,27 @@ def test_the_plan_names_the_layers_that_are_run_and_not_the_logits(make: Make) -
     [
         ("steps", 0), ("steps", "many"), ("seeds", []), ("batch_size", 0), ("distance", "foo"), ("precision", "fp8"),
         ("layers", []), ("optimizer", "sdg"), ("alpha", "x"), ("learning_rate", float("nan")), ("schedule_steps", 0),
-        ("temperature", "hot"), ("num_classes", 1),
+        ("temperature", "hot"), ("num_classes", 1), ("regularizer", "triplet"), ("attack", "pdg:0.1"),
     ],
 )  # fmt: skip
 def test_a_plan_no_user_could_have_made_is_refused(make: Make, name: str, value: Any) -> None:
     values = json.loads(json.dumps(dataclasses.asdict(make("run").plan)))
     assert classify_plan_from_json(values).layers == ("fc1", "fc2")
     with pytest.raises(ValueError, match=name):
-        classify_plan_from_json(values | {name: value})
+        classify_plan_from_json(values | {"adversary" if name == "attack" else name: value})
+
+
+def test_a_run_from_before_adversaries_and_triplets_goes_on(make: Make, labelled: Dataset) -> None:
+    run = make("run")
+    train_classifier(run, labelled, CPU, should_stop=stop_after(3))
+    path = run.path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["plan"].pop("regularizer") == "snnl"
+    assert config["plan"].pop("adversary") is None
+    path.write_text(json.dumps(config))
+    again = ClassifierFolder.open(run.path)
+    assert again.plan == run.plan
+    assert train_classifier(again, labelled, CPU, start=state_of(run)).finished
 
 
 def test_alpha_and_learning_rate_on_their_way() -> None:
