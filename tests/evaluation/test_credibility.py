@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from reference.rows import bright_rows
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
@@ -30,12 +31,7 @@ def network(seed: int) -> nn.Sequential:
 
 @pytest.fixture
 def rows() -> Dataset:
-    """Return 600 + 300 images of 8x8 of three classes, each with a bright row of its own."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(900) % 3
-    images = torch.randint(0, 160, (900, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    images[torch.arange(900), 0, labels + 2] += 80
-    return Dataset("rows", images[:600], labels[:600], images[600:], labels[600:])
+    return bright_rows(600, 300, noise=160, bright=80)
 
 
 def test_what_calibrates_is_not_asked(rows: Dataset) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference.rows import bright_rows
 from reference.states import differences
 from reference.stopping import stop_after
 from torch.nn import functional as F
@@ -37,12 +38,7 @@ Make = Callable[..., ClassifierFolder]
 
 @pytest.fixture
 def labelled() -> Dataset:
-    """Return 96 + 48 images of 8x8 of three classes, each with a bright row of its own."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(144) % 3
-    images = torch.randint(0, 128, (144, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    images[torch.arange(144), 0, labels + 2] += 100
-    return Dataset("rows", images[:96], labels[:96], images[96:], labels[96:])
+    return bright_rows(96, 48, noise=128, bright=100)
 
 
 @pytest.fixture
