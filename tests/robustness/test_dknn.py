@@ -116,6 +116,22 @@ def test_faiss_finds_the_same(distance: Any, monkeypatch: pytest.MonkeyPatch) ->
         nearest_by_faiss(many[:20], many, 9)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("distance", ["cosine", "sqeuclidean"])
+def test_on_a_gpu_it_answers_the_same(distance: Any) -> None:
+    queries, _ = points(30, 2)
+    there = DkNN(*moved(*points(200, 0)), num_neighbours=7, distance=distance)
+    there.calibrate(*moved(*points(60, 1)))
+    found = there(moved(*points(30, 2))[0]).p_values
+    assert found.device.type == "cuda"
+    assert torch.equal(found.cpu(), fitted(distance)(queries).p_values)
+
+
+def moved(layers: dict[str, Tensor], labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    return {name: layer.cuda() for name, layer in layers.items()}, labels.cuda()
+
+
 def test_strange_points_have_little_credibility() -> None:
     dknn = fitted("sqeuclidean")
     between = {name: torch.zeros(20, *shape) for name, shape in LAYERS.items()}

@@ -53,6 +53,19 @@ def test_of_several_generators_each_starts_its_share(given: tuple[nn.Module, tor
     torch.testing.assert_close(both, torch.cat(halves))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ATTACKS)
+def test_on_a_gpu_it_starts_where_it_does_on_a_cpu(
+    name: str, given: tuple[nn.Module, torch.Tensor, torch.Tensor]
+) -> None:
+    model, images, labels = given
+    here = Attack(name, 0.1)(model, images, labels, generator=torch.Generator().manual_seed(1))
+    there = Attack(name, 0.1)(model.cuda(), images.cuda(), labels.cuda(), generator=torch.Generator().manual_seed(1))
+    assert there.device.type == "cuda"
+    torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-5)
+
+
 def test_a_step_has_a_size() -> None:
     for size in (0.0, -0.1, 2.0, float("nan")):
         with pytest.raises(ValueError, match="step_size must be above 0 and at most 1"):
