@@ -62,30 +62,36 @@ class AdversarialTraining(Pair, Experiment):
         dataset, networks, layers = self.networks(setting)
         images, labels = queries_of(dataset, max(self.num_images, self.batches * BATCH))
         batches = batches_of(images[: self.batches * BATCH])
+        attack, some, classes = parse_attack(self.judge), images[: self.num_images], labels[: self.num_images]
         layered: dict[str, dict[str, dict[str, list[float]]]] = {}
         robust: dict[str, dict[str, list[float]]] = {}
         for side, each in networks.items():
             for network in each:
+                moved = adversarial(network, attack, some, classes, setting.device)
+                for name, shown_images in (("accuracy", to_unit_range(some)), ("accuracy under attack", moved)):
+                    value = accuracy(logits_under(network, shown_images, setting.device), classes)
+                    robust.setdefault(name, {}).setdefault(side, []).append(value)
                 found = layer_values(network, layers, batches, labels, setting.device)
                 for temperature, values in found.items():
                     for layer, value in values.items():
                         layered.setdefault(temperature, {}).setdefault(layer, {}).setdefault(side, []).append(value)
-                some, classes = images[: self.num_images], labels[: self.num_images]
-                moved = adversarial(network, parse_attack(self.judge), some, classes, setting.device)
-                for name, shown_images in (("accuracy", to_unit_range(some)), ("accuracy under attack", moved)):
-                    value = accuracy(logits_under(network, shown_images, setting.device), classes)
-                    robust.setdefault(name, {}).setdefault(side, []).append(value)
-        numbers = {
-            "layers": {temperature: {layer: {side: summary(values) for side, values in sides.items()}
+        learned = {side: those_that_learned(values, dataset.num_classes) for side, values in robust["accuracy"].items()}
+        numbers: dict[str, Any] = {
+            "layers": {temperature: {layer: {side: summary([values[seed] for seed in learned[side]])
+                                             for side, values in sides.items()}
                                      for layer, sides in values.items()} for temperature, values in layered.items()},
             "networks": {name: {side: summary(values) for side, values in sides.items()}
                          for name, sides in robust.items()},
+            "learned": learned, "layers_by_seed": layered,
         }  # fmt: skip
+        stuck = ", ".join(f"{side} seed {seed}" for side in learned
+                          for seed in range(self.seeds) if seed not in learned[side])  # fmt: skip
         known = PAPER if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size}; trained on {self.adversary}, attacked by "
             f"{self.judge}, {len(some)} test images. Entanglement: the loss of {len(batches[0])} test images, mean "
             f"over {len(batches)} such batches and over seeds (Student's 95 % interval).",
+            f"At chance, and left out of the layers: {stuck}." if stuck else "No network stayed at chance.",
             *(["The paper's network has one fully connected layer; here fc1 and fc2 are hidden."] if known else []),
             "", "| | baseline | PGD | paper: baseline | PGD |", "|---|---|---|---|---|",
         ]  # fmt: skip
@@ -97,6 +103,15 @@ class AdversarialTraining(Pair, Experiment):
                 text.append(f"| {layer}, {temperature} | {' | '.join(map(shown, sides.values()))} | {paper} |")
         figure = bars_of_pairs(numbers["layers"], "soft nearest neighbour loss", setting.folder / "layers.png")
         return Finding(numbers, text, [figure])
+
+
+def those_that_learned(accuracies: Sequence[float], num_classes: int) -> list[int]:
+    """Return the seeds of networks that are better than twice chance, or all if none is.
+
+    Trained on strong adversaries a small network may never leave the constant prediction: Madry et al. 2018, section 4.
+    """
+    better = [seed for seed, accuracy in enumerate(accuracies) if accuracy > 2 / num_classes]
+    return better or list(range(len(accuracies)))
 
 
 def batches_of(images: Tensor) -> list[Tensor]:

@@ -33,7 +33,7 @@ class HiddenActivations(Pair, Experiment):
 
     attack: str
     """As of ``snngan classify train --adversary``."""
-    num_images: int = option(MISSING, "", low=4)
+    num_images: int = option(MISSING, "", low=12)
     """At most; a third of them is attacked, a third is what they are held against, a third what plain ones come to."""
     num_drawn: int = count()
     """Of each kind in the figure."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from snngan.data import Dataset
 from snngan.experiments import Setting
-from snngan.experiments.adversarial_training import batches_of, layer_values
+from snngan.experiments.adversarial_training import batches_of, layer_values, those_that_learned
 from snngan.experiments.dknn_calibration import beside, correlation, gap
 from snngan.experiments.outliers import area, outlier_images
 from snngan.experiments.transferability import by_sides, directions, rate
@@ -85,6 +85,11 @@ def test_directions_are_gradients_of_length_1() -> None:
     by_hand = (chances - nn.functional.one_hot(torch.full((5,), 2), 3)) @ model[1].weight.detach()
     torch.testing.assert_close(found, by_hand / by_hand.norm(dim=1, keepdim=True))
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_network_at_chance_says_nothing_of_layers() -> None:
+    assert those_that_learned([0.11, 0.94, 0.2, 0.21], 10) == [1, 3]
+    assert those_that_learned([0.11, 0.1], 10) == [0, 1]
 
 
 def test_layers_are_measured_in_batches_of_128() -> None:
