@@ -183,7 +183,7 @@ def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: 
         width = 0.8 / len(sides)
         for number, side in enumerate(sides):
             means = [row[side]["mean"] for row in rows.values()]
-            halves = [row[side]["interval"][1] - row[side]["mean"] if row[side]["interval"] else 0.0
+            halves = [row[side]["interval"][1] - row[side]["mean"] if row[side]["interval"] else math.nan
                       for row in rows.values()]  # fmt: skip
             axes.bar(np.arange(len(rows)) + number * width, means, width, yerr=halves, capsize=3, label=side)
         axes.set_xticks(np.arange(len(rows)) + 0.4 - width / 2, list(rows))
