@@ -21,7 +21,7 @@ def save_curve(result: TwoSample, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     curve, (num_real, num_fake) = result.curve, result.num_subset
     axes.fill_between(curve.temperatures, curve.low, curve.high, color="0.85", label="95 % of permuted labels")
     axes.plot(curve.temperatures, (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake), "k",
@@ -35,7 +35,7 @@ def save_curve(result: TwoSample, path: Path) -> None:
     axes.set_ylabel("soft nearest neighbour loss (nats)")
     axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} points")
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def curves_of_groups(
@@ -46,7 +46,7 @@ def curves_of_groups(
     Raises:
         OSError: the file cannot be written.
     """
-    figure, panels = _figure(len(tags))
+    figure, panels = new_figure(len(tags))
     for axes, tag in zip(panels, tags, strict=True):
         for place, (name, logs) in enumerate(groups.items()):
             by_step = [dict(zip(*log[tag], strict=True)) for log in logs]
@@ -59,7 +59,7 @@ def curves_of_groups(
         if tag.endswith("fid"):
             axes.set_yscale("log")
     panels[0].legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def curves_of_tags(
@@ -70,7 +70,7 @@ def curves_of_tags(
     Raises:
         OSError: the file cannot be written.
     """
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     for place, (name, tag) in enumerate(tags.items()):
         values = torch.tensor([log[tag][1] for log in logs])
         axes.plot(logs[0][tag][0], values.mean(0), f"C{place % 10}", label=name)
@@ -78,7 +78,7 @@ def curves_of_tags(
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     axes.legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
@@ -87,7 +87,7 @@ def errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: f
     Raises:
         OSError: the file cannot be written.
     """
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     dots = axes.scatter(alphas, errors, c=range(len(alphas)), cmap="viridis_r", s=18)
     axes.axvline(0, color="0.7", linewidth=0.8)
     axes.set_xscale("function", functions=(np.cbrt, lambda root: root**3))
@@ -99,7 +99,7 @@ def errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: f
     axes.set_xlabel("alpha, below 0 entangles (cube-root axis)")
     axes.set_ylabel("test error")
     figure.colorbar(dots, ax=axes, label="trial")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def embedded_stages(real: Tensor, made: Mapping[str, Sequence[Tensor]], stages: Sequence[int], path: Path) -> Path:
@@ -126,7 +126,7 @@ def embedded(
     """
     from sklearn.manifold import TSNE
 
-    figure, places = _figure(columns, math.ceil(len(panels) / columns), size=size)
+    figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=size)
     for axes in places:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -138,7 +138,7 @@ def embedded(
         axes.scatter(*plane[len(first) :].T, s=size, color="tab:red", linewidths=0)
         axes.set_title(name, fontsize=7)
     figure.suptitle(title, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def credibility_by_accuracy(
@@ -150,7 +150,7 @@ def credibility_by_accuracy(
         OSError: the file cannot be written.
     """
     columns = min(3, len(panels))
-    figure, places = _figure(columns, math.ceil(len(panels) / columns), size=3.2)
+    figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=3.2)
     names: dict[str, str] = {}
     for axes in places[len(panels) :]:
         axes.set_axis_off()
@@ -168,7 +168,7 @@ def credibility_by_accuracy(
         axes.set_xlabel("DkNN accuracy", fontsize=8)
         axes.set_ylabel("mean credibility", fontsize=8)
         axes.legend(fontsize=7)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str, path: Path) -> Path:
@@ -177,7 +177,7 @@ def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: 
     Raises:
         OSError: the file cannot be written.
     """
-    figure, places = _figure(len(panels))
+    figure, places = new_figure(len(panels))
     for axes, (title, rows) in zip(places, panels.items(), strict=True):
         sides = list(next(iter(rows.values())))
         width = 0.8 / len(sides)
@@ -191,10 +191,10 @@ def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: 
         axes.set_title(title)
         axes.set_ylabel(label)
     places[0].legend(fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any, list[Any]]:
+def new_figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any, list[Any]]:
     """Return a figure and its panels, row by row; ``size`` in inches makes them square."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -205,7 +205,7 @@ def _figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any, li
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
     """Write ``figure`` in 256 colours, a third of the bytes."""
     from PIL import Image
 
