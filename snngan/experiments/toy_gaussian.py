@@ -43,7 +43,7 @@ class ToyGaussian(Experiment):
     rate: float = option(0.25, "", low=0, high=1)
     """Of each step: it moves the points by this times N T times the gradient, so that no unit of length matters."""
     frames: int = option(30, "", low=2, high=200)
-    """Of each animation."""
+    """Of each animation, at most."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -83,11 +83,14 @@ class ToyGaussian(Experiment):
         return Finding(numbers, text, [planes(panels, 2, setting.folder / "points.png"), *figures])
 
     def way(self, points: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return ``frames`` places (N, 2), on the CPU, on the way of points from where they are to the last step."""
+        """Return places (N, 2), on the CPU, on the way of points from where they are to the last step.
+
+        There are at most ``frames``, closer to one another at the start, where the points move most.
+        """
         count = len(points)
         apart = torch.cdist(points, points).square().sum() / (count * (count - 1))
         temperature = self.temperature * float(apart)
-        kept = {round(share * self.steps / (self.frames - 1)) for share in range(self.frames)}
+        kept = {round(self.steps * (number / (self.frames - 1)) ** 3) for number in range(self.frames)}
         way = [points.cpu()]
         for step in range(1, self.steps + 1):
             points = points.detach().requires_grad_()
