@@ -50,8 +50,7 @@ def evaluate_classifier(
     """
     plan = run.plan
     members, step = load_members(run, device, notify)
-    networks = [network.to(device) for network in members.networks()]
-    sources = networks if source is None else sources_of(run, source, device, notify)
+    sources = None if source is None else sources_of(run, source, device, notify)
 
     def loaded(name: str) -> Dataset:
         return load_dataset(
@@ -86,7 +85,8 @@ def evaluate_classifier(
         queries = queries[0][: trial.count], queries[1][: trial.count]
         where = None if source is None else str(source.path)
         protocol["trial"] = asdict(trial) | {"source": where, "num_images": len(queries[0])}
-        content["trial"] = trial_of(trial, networks, sources, plan.layers, own, queries, device)
+        networks = [network.to(device) for network in members.networks()]
+        content["trial"] = trial_of(trial, networks, sources or networks, plan.layers, own, queries, device)
     return content
 
 

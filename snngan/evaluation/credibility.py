@@ -134,10 +134,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).double().mean())
 
 
-@torch.no_grad()
 def logits_under(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """Return, on the CPU, the logits (N, K) of a network in evaluation mode for images in [-1, 1]."""
-    return torch.cat([network.eval()(part.to(device)).float().cpu() for part in torch.split(images, CHUNK)])
+    return activations(network.eval(), {}, images.to(device), CHUNK)[0].cpu()
 
 
 @dataclass(frozen=True, kw_only=True)

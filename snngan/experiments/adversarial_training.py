@@ -59,7 +59,8 @@ class AdversarialTraining(Pair, Experiment):
                 for name, adversary in (("baseline", None), ("PGD", self.adversary))}  # fmt: skip
 
     def run(self, setting: Setting) -> Finding:
-        dataset, networks, layers = self.networks(setting)
+        dataset = self.data(setting)
+        networks, layers = self.networks(dataset, setting)
         images, labels = queries_of(dataset, max(self.num_images, self.batches * BATCH))
         batches = batches_of(images[: self.batches * BATCH])
         attack, some, classes = parse_attack(self.judge), images[: self.num_images], labels[: self.num_images]

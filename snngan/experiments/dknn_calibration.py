@@ -68,7 +68,8 @@ class DknnCalibration(Pair, Experiment):
         return {"baseline": known["baseline"], **dict(others[name] for name in self.regularizer)}
 
     def run(self, setting: Setting) -> Finding:
-        dataset, networks, layers = self.networks(setting)
+        dataset = self.data(setting)
+        networks, layers = self.networks(dataset, setting)
         images, labels = queries_of(dataset, self.num_images)
 
         def made(network: nn.Module, name: str) -> list[Tensor]:

@@ -43,7 +43,8 @@ class HiddenActivations(Pair, Experiment):
 
     def run(self, setting: Setting) -> Finding:
         attack = parse_attack(self.attack)
-        dataset, networks, layers = self.networks(setting)
+        dataset = self.data(setting)
+        networks, layers = self.networks(dataset, setting)
         images, labels = queries_of(dataset, self.num_images)
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         scores: dict[str, dict[str, list[float]]] = {}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from snngan.data.datasets import load_dataset
 from snngan.evaluation.figures import curves_of_tags
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, logs_of_seeds
@@ -25,7 +24,7 @@ class LayerEntanglement(Classifiers, Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
-        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+        dataset = self.data(setting)
         grey = dataset.image_shape[0] == 1
         arch, distance = ("cnn-small", "sqeuclidean") if grey else ("resnet15", "cosine")
         config = self.config(arch, setting, alpha=0.0, distance=distance)

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from snngan.config import option
-from snngan.data import Dataset
-from snngan.data.datasets import data_folder, load_dataset, shrink_images
-from snngan.data.npz import read_images
+from snngan.data import DATASETS, Dataset
+from snngan.data.datasets import data_folder
 from snngan.evaluation.credibility import Judge, Judged, queries_of
 from snngan.evaluation.figures import embedded
+from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.experiments.running import shown
 from snngan.intervals import summary
-from snngan.training.classifier import reading_order
 
 SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
     "credibility": lambda judged: judged.vouched.credibility,
@@ -39,7 +38,7 @@ class Outliers(Pair, Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     outliers: tuple[str, ...]
-    """Names of data sets, or of NAME.npz in the data folder with test_images."""
+    """As for ``snngan entangle``, or names of NAME.npz in the data folder with test_images."""
     num_images: int = count()
     """Test images, and outliers of each set, at most."""
     num_drawn: int = count()
@@ -48,9 +47,9 @@ class Outliers(Pair, Experiment):
     """Training images that DkNN looks among, at most."""
 
     def run(self, setting: Setting) -> Finding:
-        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
-        strange = {name: outlier_images(name, dataset, setting)[: self.num_images] for name in self.outliers}
-        _, networks, layers = self.networks(setting)
+        dataset = self.data(setting)
+        strange = {name: outlier_images(name, dataset, self.num_images, setting) for name in self.outliers}
+        networks, layers = self.networks(dataset, setting)
         images, labels = queries_of(dataset, self.num_images)
         found: dict[str, dict[str, dict[str, list[float]]]] = {}
         accuracies: dict[str, list[float]] = {}
@@ -86,21 +85,18 @@ class Outliers(Pair, Experiment):
         return Finding(numbers, text, [figure])
 
 
-def outlier_images(name: str, dataset: Dataset, setting: Setting) -> Tensor:
-    """Return the test images (N, C, H, W) of another data set, in reading order, shrunk to those of ``dataset``.
+def outlier_images(name: str, dataset: Dataset, count: int, setting: Setting) -> Tensor:
+    """Return the first ``count`` test images (n, C, H, W) of another source, shrunk to those of ``dataset``.
 
     Raises:
         ValueError: it is not here, or its images are of other colours or smaller.
     """
     kept = data_folder(setting.data_dir) / f"{name}.npz"
-    if kept.exists():
-        images, _, _ = read_images(kept, "test")  # there may be no training half
-    else:
-        images = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify).test_images
-    images = images[reading_order(images)]
     _, height, width = dataset.image_shape
-    if images.shape[2:] != (height, width) and height == width:
-        images = shrink_images(name, images, height)
+    images = open_source(
+        str(kept) if name not in DATASETS.names() and kept.exists() else name, data_dir=setting.data_dir,
+        image_size=height if height == width else None, notify=setting.notify,
+    ).first(count)  # fmt: skip
     if images.shape[1:] != dataset.image_shape or images.dtype != dataset.test_images.dtype:
         shapes = ("x".join(map(str, shape)) for shape in (images.shape[1:], dataset.image_shape))
         raise ValueError(f"{name} has images {next(shapes)}; those of {dataset.name} are {next(shapes)}")

@@ -44,6 +44,10 @@ class Classifiers:
     options: tuple[str, ...] = ()
     """Of the network, as for ``--set``; left out where it has no such option."""
 
+    def data(self, setting: Setting) -> Dataset:
+        """Return the data set that the networks are trained on."""
+        return load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+
     def config(self, arch: str, setting: Setting, **chosen: Any) -> ClassifyConfig:
         """Return the run of this size of a network, ``self.arch`` before ``arch``, with what else is ``chosen``."""
         arch = self.arch or arch
@@ -70,28 +74,27 @@ class Pair(Classifiers):
         return {name: {"alpha": alpha, "temperature": self.temperature}
                 for name, alpha in (("baseline", 0.0), ("entangled", self.alpha))}  # fmt: skip
 
-    def runs(self, setting: Setting) -> tuple[Dataset, dict[str, ClassifierFolder]]:
-        """Return the data set, and the finished run of each side."""
-        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+    def runs(self, dataset: Dataset, setting: Setting) -> dict[str, ClassifierFolder]:
+        """Return the finished run of each side."""
         runs = {}
         for name, chosen in self.sides.items():
             config = self.config(fitting_network(dataset), setting, **chosen)
             runs[name] = trained_classifier(config, dataset, setting.folder / "runs" / name, setting)
-        return dataset, runs
+        return runs
 
     def trained(self, setting: Setting) -> tuple[str, dict[str, list[Log]]]:
         """Return the network's name, and the logs of each side, one a seed."""
-        _, runs = self.runs(setting)
+        runs = self.runs(self.data(setting), setting)
         return runs["baseline"].plan.arch, {name: logs_of_seeds(run) for name, run in runs.items()}
 
-    def networks(self, setting: Setting) -> tuple[Dataset, dict[str, list[nn.Module]], tuple[str, ...]]:
-        """Return the data set, the trained networks of each side, one a seed, and the names of their hidden layers."""
-        dataset, runs = self.runs(setting)
+    def networks(self, dataset: Dataset, setting: Setting) -> tuple[dict[str, list[nn.Module]], tuple[str, ...]]:
+        """Return the trained networks of each side, one a seed, and the names of their hidden layers."""
+        runs = self.runs(dataset, setting)
         networks = {
             name: [network.to(setting.device).eval() for network in load_members(run, setting.device)[0].networks()]
             for name, run in runs.items()
         }
-        return dataset, networks, runs["baseline"].plan.layers
+        return networks, runs["baseline"].plan.layers
 
 
 def logs_of_seeds(run: ClassifierFolder) -> list[Log]:

@@ -16,6 +16,7 @@ from snngan.evaluation.planes import moving, planes
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.running import shown
 from snngan.intervals import summary
+from snngan.losses.pairs import mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
 KINDS = {"one Gaussian, random labels": 1, "two Gaussians a class": 2}
@@ -88,8 +89,7 @@ class ToyGaussian(Experiment):
         There are at most ``frames``, closer to one another at the start, where the points move most.
         """
         count = len(points)
-        apart = torch.cdist(points, points).square().sum() / (count * (count - 1))
-        temperature = self.temperature * float(apart)
+        temperature = self.temperature * float(mean_distance(torch.cdist(points, points).square()))
         kept = {round(self.steps * (number / (self.frames - 1)) ** 3) for number in range(self.frames)}
         way = [points.cpu()]
         for step in range(1, self.steps + 1):

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.data.datasets import load_dataset
 from snngan.evaluation.credibility import adversarial, logits_under, queries_of
 from snngan.evaluation.figures import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
@@ -23,6 +22,7 @@ from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
 from snngan.intervals import summary
 from snngan.robustness.rule import Attack
+from snngan.training.classifier import CHUNK
 
 SourceVictim = tuple[tuple[str, int], tuple[str, int]]
 """Side and seed of a source, and of a victim."""
@@ -52,10 +52,10 @@ class Transferability(Pair, Experiment):
         assert all(Attack("bim", epsilon, self.attack_steps) for epsilon in self.epsilons)
 
     def run(self, setting: Setting) -> Finding:
-        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
+        dataset = self.data(setting)
         if self.target >= dataset.num_classes:
             raise ValueError(f"target must be below {dataset.num_classes}, the classes of {dataset.name}")
-        _, sides, _ = self.networks(setting)
+        sides, _ = self.networks(dataset, setting)
         images, labels = queries_of(dataset, self.num_images)
         networks = {(side, seed): network for side, each in sides.items() for seed, network in enumerate(each)}
         plain = to_unit_range(images)
@@ -143,7 +143,7 @@ def _jackknifed(values: Mapping[tuple[int, int], float]) -> dict[str, Any]:
 def directions(network: nn.Module, images: Tensor, target: int, device: torch.device) -> Tensor:
     """Return, on the CPU, the gradients (N, D) of the loss of class ``target`` at images, scaled to length 1."""
     found = []
-    for part in torch.split(images, 500):
+    for part in torch.split(images, CHUNK):
         inputs = part.to(device).requires_grad_()
         labels = torch.full((len(part),), target, device=device)
         (slope,) = torch.autograd.grad(F.cross_entropy(network(inputs), labels, reduction="sum"), inputs)
