@@ -212,6 +212,9 @@ class ClassifyConfig:
     alpha: float = option(-0.003, "its weight; below 0 entangles", group="Loss")
     alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", group="Loss")
     layers: str = option("*", "names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
+    over_layers: str = option(
+        "sum", "or mean, min, of them", choices=("sum", "mean", "min"), group="Loss", metavar="HOW"
+    )
     temperature: str = option("optimal", "such as 0.1, learned:1, absolute:50", group="Loss", metavar="RULE")
     distance: str = option(
         "sqeuclidean", "sqeuclidean or cosine", choices=("sqeuclidean", "cosine"), group="Loss", metavar="NAME"
@@ -279,6 +282,7 @@ class ClassifyPlan:
     checkpoint_every: int
     track_every: int
     regularizer: str = "snnl"
+    over_layers: str = "sum"
     adversary: str | None = None
 
     @property

@@ -121,31 +121,31 @@ def compared(
 
 
 def compared_values(values: Mapping[str, Sequence[float]], best: Callable[..., float] = max) -> dict[str, Any]:
-    """Return statistics of both sides' values, one a seed, of the difference seed by seed, and a p-value.
+    """Return statistics of two sides' values, one a seed, of the second less the first, and a p-value.
 
     The p-value is that of a paired t-test; None for a single seed, and where all differences are equal.
     """
     from scipy.stats import ttest_rel
 
-    baseline, entangled = values["baseline"], values["entangled"]
-    differences = [after - before for before, after in zip(baseline, entangled, strict=True)]
+    first, second = values.values()
+    differences = [after - before for before, after in zip(first, second, strict=True)]
     tested = len({*differences}) > 1
     return {
-        "baseline": summary(baseline, best),
-        "entangled": summary(entangled, best),
+        **{side: summary(each, best) for side, each in values.items()},
         "difference": summary(differences, best),
-        "p_value": float(ttest_rel(entangled, baseline).pvalue) if tested else None,
+        "p_value": float(ttest_rel(second, first).pvalue) if tested else None,
     }
 
 
 def table_of_pairs(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list[str]:
-    """Return the Markdown table of :func:`compared` by name."""
+    """Return the Markdown table of :func:`compared` by name, of the same two sides in each row."""
+    first, second = [side for side in next(iter(rows.values())) if side not in ("difference", "p_value")]
     lines = [
-        "| | baseline: mean, best | entangled: mean, best | difference | p |",
+        f"| | {first}: mean, best | {second}: mean, best | difference | p |",
         "|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        sides = [f"{shown(row[side], digits)}, {row[side]['best']:.{digits}g}" for side in ("baseline", "entangled")]
+        sides = [f"{shown(row[side], digits)}, {row[side]['best']:.{digits}g}" for side in (first, second)]
         p_value = "" if row["p_value"] is None else f"{row['p_value']:.2g}"
         lines.append(f"| {name} | {sides[0]} | {sides[1]} | {shown(row['difference'], digits)} | {p_value} |")
     return lines

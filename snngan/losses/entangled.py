@@ -24,6 +24,10 @@ from snngan.losses.temperature import Temperature, TemperatureLike, as_temperatu
 See = Callable[[str, Tensor], None]
 LayerLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps a layer's output (N, ...) and integer labels (N,) to a scalar."""
+Task = Callable[[Tensor, Any, Tensor], Tensor]
+"""Maps a model's output (N, ...), its inputs and integer labels (N,) to a scalar."""
+OVER_LAYERS: dict[str, Callable[[Tensor], Tensor]] = {"sum": Tensor.sum, "mean": Tensor.mean, "min": Tensor.min}
+"""How the values of layers (L,) become one ()."""
 NO_NONLINEARITY = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 """What torch keeps among the activations, and no hidden layer ends with."""
 NONLINEARITIES = tuple(
@@ -168,9 +172,14 @@ class EntangledLoss(nn.Module):
         backend: as for :class:`SoftNearestNeighborLoss`.
         layer_loss: what to take of each layer in place of its soft nearest neighbour loss, such as
             ``partial(triplet_loss, margin=0.5, distance="cosine")``; the three before are not used then.
+        over_layers: ``"sum"``, ``"mean"`` or ``"min"`` of the layers' values is what alpha weighs.
+        units: take only this many of each layer's values, its first ones; the others stay free of the labels.
+        task: what to take in place of the cross-entropy, by output, inputs and labels, of a model that is no
+            classifier: ``lambda output, inputs, labels: F.mse_loss(output, inputs)`` of an autoencoder. ``logits`` and
+            ``cross_entropy`` hold the model's output and this loss then.
 
     Raises:
-        ValueError: no layer is of that name, or an option is unknown.
+        ValueError: no layer is of that name, or an option is unknown or out of its range.
 
     Source:
         Frosst et al. 2019, eq. 3.
@@ -193,8 +202,16 @@ class EntangledLoss(nn.Module):
         distance: Distance = "sqeuclidean",
         backend: Backend = "auto",
         layer_loss: LayerLoss | None = None,
+        over_layers: str = "sum",
+        units: int | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
+        if over_layers not in OVER_LAYERS:
+            raise ValueError(f"over_layers must be {', '.join(OVER_LAYERS)}, not {over_layers!r}")
+        if units is not None and units < 1:
+            raise ValueError(f"units must be 1 or above, not {units}")
+        self.over_layers, self.units, self.task = OVER_LAYERS[over_layers], units, task
         self._model = (model,)  # in a tuple: its parameters are its own
         self.layers = hidden_layers(model, layers)
         self._by_weights = layers == "*" and not any(isinstance(each, NONLINEARITIES) for each in self.layers.values())
@@ -212,12 +229,12 @@ class EntangledLoss(nn.Module):
         """Return the loss () of the model's logits for ``inputs`` with integer ``labels`` (N,)."""
         self.losses.train(self.model.training)
         logits, values = self._run(inputs, labels, enabled=self.alpha != 0)
-        cross_entropy = F.cross_entropy(logits, labels)
+        cross_entropy = F.cross_entropy(logits, labels) if self.task is None else self.task(logits, inputs, labels)
         self.logits, self.cross_entropy = logits.detach(), cross_entropy.detach()
         self.entanglement = {name: value.detach() for name, value in values.items()}
         if not values:
             return cross_entropy
-        return cross_entropy + self.alpha * torch.stack(list(values.values())).sum()
+        return cross_entropy + self.alpha * self.over_layers(torch.stack(list(values.values())))
 
     @torch.no_grad()
     def read(self, inputs: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -232,13 +249,16 @@ class EntangledLoss(nn.Module):
 
         def see(name: str, output: Tensor) -> None:
             outputs[name], shapes[name] = weakref.ref(output), output.shape
-            values[name] = self.losses(name, output, labels)
+            own = output if self.units is None else output.flatten(1)[:, : self.units]
+            values[name] = self.losses(name, own, labels)
 
         with watched(self.layers if enabled else {}, see):
             logits = self.model(inputs)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+        fits = isinstance(logits, Tensor) and logits.dim() and len(logits) == len(labels)
+        if not fits or (self.task is None and logits.dim() != 2):
             form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model must return logits ({len(labels)}, C), not {form}")
+            wanted = f"logits ({len(labels)}, C)" if self.task is None else f"({len(labels)}, ...)"
+            raise ValueError(f"the model must return {wanted}, not {form}")
         last = [name for name in values if outputs[name]() is logits]
         if self._by_weights and not last:  # the logits before a softmax, say
             last = [name for name in values if shapes[name] == logits.shape][-1:]

@@ -161,26 +161,26 @@ def as_temperature(value: TemperatureLike) -> Temperature:
 
 
 def parse_temperature(text: str) -> Temperature:
-    """Return the rule written as ``0.1`` (relative), ``0.1+0.3`` (mixed), ``absolute:50``, ``annealed:1``,
-    ``learned:0.1`` or ``optimal``.
+    """Return the rule written as ``0.1`` (relative), ``0.1+0.3`` (mixed), ``absolute:50``, ``learned:0.1``,
+    ``optimal``, ``annealed:1``, ``annealed:1:200`` (with its period) or ``annealed-absolute:1:200``.
 
     Raises:
         ValueError: the text is none of these forms.
     """
-    kind, _, argument = text.rpartition(":")
+    kind, _, argument = text.partition(":") if ":" in text else ("", "", text)
     try:
         if text in NAMED:
             return NAMED[text]()
-        numbers = [float(part) for part in argument.split("+")]
         if kind in ("", "relative"):
-            return RelativeTemperature(*numbers)
-        (number,) = numbers
-        forms: dict[str, type[Temperature]] = {
-            "absolute": FixedTemperature, "annealed": AnnealedTemperature, "learned": LearnedTemperature,
-        }  # fmt: skip
-        return forms[kind](number)
+            return RelativeTemperature(*(float(part) for part in argument.split("+")))
+        if kind in ("annealed", "annealed-absolute"):
+            initial, period = [float(part) for part in (argument if ":" in argument else f"{argument}:100").split(":")]
+            return AnnealedTemperature(initial, period=period, relative=kind == "annealed")
+        forms: dict[str, type[Temperature]] = {"absolute": FixedTemperature, "learned": LearnedTemperature}
+        return forms[kind](float(argument))
     except (ValueError, KeyError) as error:
         raise ValueError(
             f"temperature takes a multiple of the mean squared distance such as 0.1, several such as 0.05+0.2, "
-            f"absolute:T, annealed:START, learned:START or optimal, not {text!r}"
+            "absolute:T, learned:START, annealed:START[:STEPS], annealed-absolute:START[:STEPS] or optimal, "
+            f"not {text!r}"
         ) from error

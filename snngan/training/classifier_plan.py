@@ -48,6 +48,7 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         arch_options=option_values(classifier),
         layers=layers_run(classifier, config.layers, dataset),
         regularizer=config.regularizer,
+        over_layers=config.over_layers,
         adversary=config.adversary,
         alpha=alpha,
         alpha_final=alpha if config.alpha_final is None else config.alpha_final,
@@ -206,7 +207,8 @@ def describe_classify_plan(plan: ClassifyPlan, dataset: Dataset, device: torch.d
     if plan.alpha or plan.alpha_final:
         alpha = f"{plan.alpha:g}" if plan.alpha == plan.alpha_final else f"({plan.alpha:g} to {plan.alpha_final:g})"
         how = ("entanglement", f", T {plan.temperature}") if plan.regularizer == "snnl" else (plan.regularizer, "")
-        loss += f" + {alpha} * {how[0]} of {', '.join(plan.layers)} ({plan.distance}{how[1]})"
+        over = "" if plan.over_layers == "sum" else f"{plan.over_layers} "
+        loss += f" + {alpha} * {over}{how[0]} of {', '.join(plan.layers)} ({plan.distance}{how[1]})"
     if plan.adversary is not None:
         loss += f", of images moved by {plan.adversary}"
     rate = f"{plan.learning_rate:g}"

@@ -13,7 +13,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from snngan.config import ClassifyPlan
-from snngan.losses.entangled import EntangledLoss, LayerLosses, hidden_layers, watched
+from snngan.losses.entangled import OVER_LAYERS, EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
 from snngan.robustness.rule import Attack
 from snngan.seeds import seed_for
@@ -112,6 +112,7 @@ class InTurn(Members):
                 parse_temperature(plan.temperature),
                 plan.distance,
                 layer_loss=parse_regularizer(plan.regularizer, plan.distance),
+                over_layers=plan.over_layers,
             )
             for network in self._networks
         ]
@@ -175,6 +176,7 @@ class Vectorised(Members):
             )
             for _ in plan.seeds
         ]
+        self.over_layers = OVER_LAYERS[plan.over_layers]
         self.reader = LayerLosses("optimal", plan.distance).eval()
         self.optimizer = make_optimizer(plan.optimizer, self.weights.values(), plan.learning_rate)
 
@@ -198,11 +200,13 @@ class Vectorised(Members):
             cross_entropies = torch.stack([F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)])
             losses = cross_entropies
             if outputs:
-                sums = [
-                    torch.stack([loss(name, output[member], labels[member]) for name, output in outputs.items()]).sum()
+                entangled = [
+                    self.over_layers(
+                        torch.stack([loss(name, output[member], labels[member]) for name, output in outputs.items()])
+                    )
                     for member, loss in enumerate(self.temperatures)
                 ]
-                losses = cross_entropies + alpha * torch.stack(sums)
+                losses = cross_entropies + alpha * torch.stack(entangled)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return losses.detach(), cross_entropies.detach()
 
