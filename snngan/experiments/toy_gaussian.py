@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from snngan.config import check_options, option
 from snngan.evaluation.planes import moving, planes
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
+from snngan.experiments.points import drawn, mean_squared_distance, way_of
 from snngan.experiments.running import shown
 from snngan.intervals import summary
-from snngan.losses.pairs import mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
 KINDS = {"one Gaussian, random labels": 1, "two Gaussians a class": 2}
 """Titles, and modes a class."""
-RADIUS, SPREAD = 3.0, 0.9
-"""Of the circle on which the centres of two modes a class lie, opposite each other, and of the points around each."""
 
 
 @EXPERIMENTS.register("toy-gaussian")
@@ -84,34 +81,16 @@ class ToyGaussian(Experiment):
         return Finding(numbers, text, [planes(panels, 2, setting.folder / "points.png"), *figures])
 
     def way(self, points: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return places (N, 2), on the CPU, on the way of points from where they are to the last step.
-
-        There are at most ``frames``, closer to one another at the start, where the points move most.
-        """
-        count = len(points)
-        temperature = self.temperature * float(mean_distance(torch.cdist(points, points).square()))
-        kept = {round(self.steps * (number / (self.frames - 1)) ** 3) for number in range(self.frames)}
-        way = [points.cpu()]
-        for step in range(1, self.steps + 1):
-            points = points.detach().requires_grad_()
-            loss = soft_nearest_neighbor_loss(points, labels, temperature)
-            (slope,) = torch.autograd.grad(loss, points)
-            points = points.detach() - self.rate * count * temperature * slope
-            if step in kept:
-                way.append(points.cpu())
-        return way
-
-
-def drawn(num_points: int, num_classes: int, modes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return points (N, 2), labels (N,) and modes (N,): one Gaussian for all, or ``modes`` a class, round a circle."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(num_points) % num_classes
-    points = torch.randn(num_points, 2, generator=generator)
-    mode = torch.arange(num_points) // num_classes % modes
-    if modes == 1:
-        return points, labels, mode
-    angle = 2 * math.pi * (labels + num_classes * mode) / (num_classes * modes)
-    return RADIUS * torch.stack([angle.cos(), angle.sin()], 1) + SPREAD * points, labels, mode
+        """Return the places of points (N, 2) on their way to lower entanglement, see :func:`way_of`."""
+        temperature = self.temperature * mean_squared_distance(points)
+        rate = self.rate * len(points) * temperature
+        return way_of(
+            points,
+            lambda place: soft_nearest_neighbor_loss(place, labels, temperature),
+            lambda slope, step: -rate * slope,
+            self.steps,
+            self.frames,
+        )
 
 
 def measured(points: Tensor, labels: Tensor, mode: Tensor) -> dict[str, float]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from snngan.experiments.toy_gaussian import ToyGaussian, drawn, measured
+from snngan.experiments.points import drawn, mean_squared_distance
+from snngan.experiments.toy_gaussian import ToyGaussian, measured
+from snngan.experiments.triplet_comparison import TripletComparison, ringness
 
 
 def test_two_modes_a_class_lie_opposite_each_other() -> None:
@@ -45,3 +49,29 @@ def test_the_way_lowers_the_loss_and_knows_no_unit_of_length() -> None:
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0] / 2
     torch.testing.assert_close(experiment.way(points * 8, labels)[-1], way[-1] * 8, rtol=1e-3, atol=1e-3)
+
+
+def test_ring_and_disc_differ_by_radius_variance_over_area() -> None:
+    generator = torch.Generator().manual_seed(0)
+    angle = 2 * math.pi * torch.rand(4000, generator=generator)
+    ring = torch.stack([angle.cos(), angle.sin()], 1)
+    disc = ring * torch.rand(4000, 1, generator=generator).sqrt()
+    assert ringness(ring + 5) == pytest.approx(0, abs=1e-3)
+    assert ringness(disc) == pytest.approx(1 / (18 * math.pi), rel=0.05)
+    assert ringness(7 * disc) == pytest.approx(ringness(disc), rel=1e-4)
+    assert ringness(torch.stack([torch.arange(9.0), torch.arange(9.0)], 1)) > 1e3  # on a line: no area
+
+
+def test_all_points_move_alike_far_and_down_or_up_the_loss() -> None:
+    points, labels, _ = drawn(40, 4, 1, 0)
+    experiment = TripletComparison(seeds=1, steps=30, frames=31)
+    unit = mean_squared_distance(points)
+    for name, loss in experiment.losses(points, labels).items():
+        for sign in (1, -1):
+            way = experiment.way(points, loss, sign)
+            if "optimal" not in name:  # where the start may be a maximum already
+                assert sign * float(loss(way[-1])) < sign * float(loss(points))
+            moved = (way[1] - way[0]).norm(dim=1)
+            torch.testing.assert_close(
+                moved[moved > 0].amax(), torch.tensor(0.025 * math.sqrt(unit)), rtol=1e-4, atol=0
+            )
