@@ -18,7 +18,7 @@ LAYERS = [
     {"registry", "config", "seeds", "version", "intervals"},
     {"losses"},
     {"data", "models", "robustness"},
-    {"objectives"},
+    {"objectives", "selfsupervised"},
     {"training"},
     {"evaluation"},
     {"experiments"},

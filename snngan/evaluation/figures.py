@@ -124,21 +124,25 @@ def embedded(
     Raises:
         OSError: the file cannot be written.
     """
-    from sklearn.manifold import TSNE
-
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=size)
     for axes in places:
         axes.set_xticks([])
         axes.set_yticks([])
     for axes, (name, (first, second)) in zip(places, panels.items(), strict=False):
-        points = torch.cat([first.flatten(1), second.flatten(1)])
-        perplexity = min(30.0, len(points) / 4)
-        plane = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(points.numpy())
+        plane = tsne(torch.cat([first.flatten(1), second.flatten(1)]))
         axes.scatter(*plane[: len(first)].T, s=size, color="tab:blue", linewidths=0)
         axes.scatter(*plane[len(first) :].T, s=size, color="tab:red", linewidths=0)
         axes.set_title(name, fontsize=7)
     figure.suptitle(title, fontsize=9)
     return save_figure(figure, path)
+
+
+def tsne(points: Tensor) -> Tensor:
+    """Return the places (N, 2) of points (N, D), D >= 2, by scikit-learn's t-SNE."""
+    from sklearn.manifold import TSNE
+
+    search = TSNE(2, perplexity=min(30.0, len(points) / 4), init="pca", random_state=0)
+    return torch.from_numpy(search.fit_transform(points.numpy()))
 
 
 def credibility_by_accuracy(

@@ -20,7 +20,7 @@ def planes(panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, path: Path
     """
     figure, places = new_figure(columns, -(-len(panels) // columns), size=2.8)
     for axes, (title, (points, labels)) in zip(places, panels.items(), strict=False):
-        _scatter(axes, points, labels)
+        scatter(axes, points, labels)
         axes.set_title(title, fontsize=8)
     return save_figure(figure, path)
 
@@ -37,7 +37,7 @@ def moving(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float 
     pictures = []
     for points in frames:
         figure, (axes,) = new_figure(size=3.0)
-        _scatter(axes, points, labels)
+        scatter(axes, points, labels)
         axes.set_xlim(-reach, reach)
         axes.set_ylim(-reach, reach)
         content = io.BytesIO()
@@ -50,7 +50,8 @@ def moving(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float 
     return path
 
 
-def _scatter(axes: Any, points: Tensor, labels: Tensor) -> None:
+def scatter(axes: Any, points: Tensor, labels: Tensor) -> None:
+    """Draw points (N, 2) in the colours of their labels (N,) on a panel without scales."""
     axes.scatter(*points.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=6, linewidths=0)
     axes.set_xticks([])
     axes.set_yticks([])

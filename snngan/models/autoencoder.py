@@ -1,0 +1,54 @@
+"""The fully connected autoencoder x-500-500-2000-d-2000-500-500-x, as pt-snnl has it."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from snngan.models import ImageShape
+
+
+class Autoencoder(nn.Module):
+    """Maps images to themselves by way of a short code.
+
+    ``encoder`` maps images (N, C, H, W) to codes (N, code); ``decoder`` maps codes to images in [-1, 1]. The layers of
+    the encoder are ``encoder.fc1``, ``encoder.fc2``, ... (rectified linear) and ``encoder.code`` (linear).
+
+    Args:
+        image_shape: (C, H, W).
+        code: length of the code, 1 or above.
+        widths: units of the hidden layers of the encoder; the decoder has them in reverse.
+
+    Example:
+        >>> import torch
+        >>> from snngan import EntangledLoss
+        >>> model = Autoencoder((1, 28, 28), code=10)
+        >>> def error(output, images, labels):
+        ...     return nn.functional.mse_loss(output, images)
+        >>> criterion = EntangledLoss(model, "encoder.code", alpha=0.1, task=error)  # disentangles the code
+        >>> criterion(torch.rand(8, 1, 28, 28), torch.arange(8) % 4).backward()
+    """
+
+    def __init__(self, image_shape: ImageShape, code: int, widths: Sequence[int] = (500, 500, 2000)) -> None:
+        super().__init__()
+        if min(code, *widths) < 1:
+            raise ValueError(f"code and widths must be 1 or above, not {code} and {tuple(widths)}")
+        sizes = [math.prod(image_shape), *widths]
+        down: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
+        for number, (inputs, outputs) in enumerate(pairwise(sizes)):
+            down[f"fc{number + 1}"] = nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+        down["code"] = nn.Linear(sizes[-1], code)
+        up: list[nn.Module] = []
+        for inputs, outputs in pairwise([code, *sizes[:0:-1]]):
+            up += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.encoder = nn.Sequential(down)
+        self.decoder = nn.Sequential(*up, nn.Linear(sizes[1], sizes[0]), nn.Tanh(), nn.Unflatten(1, image_shape))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images (N, C, H, W) that the codes of ``images`` give."""
+        output: Tensor = self.decoder(self.encoder(images))
+        return output
