@@ -89,6 +89,13 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         ("experiment run outliers --set outliers=mnits", 2, "unknown dataset 'mnits'; did you mean 'mnist'"),
         ("experiment run adversarial-training --set adversary=pgd", 2, "an attack is NAME:EPSILON"),
         ("experiment run hidden-activations --set attack=bmi:1", 2, "unknown attack 'bmi'; did you mean 'bim'"),
+        ("experiment run template-models --set over_layers=max", 2, "over_layers takes sum, mean, min, not max"),
+        ("experiment run template-models --set archs=cnn,resnet17", 2, "unknown classifier 'resnet17'; did you mean"),
+        ("experiment run template-models --set temperature=hot", 2, "temperature takes a multiple of the mean"),
+        ("experiment run temperature-and-factor --set arch=mlp", 2, "unknown classifier 'mlp'"),
+        ("experiment run latent-code --set widths=5-0", 2, "widths takes whole numbers above 0 such as 500-500-2000"),
+        ("experiment run self-supervised-blobs --set spreads=1,0", 2, "spreads must be above 0"),
+        ("experiment run triplet-comparison --set num_classes=1", 2, "num_classes must lie in [2, 10], not 1"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
     ],
 )

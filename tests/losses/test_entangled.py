@@ -274,3 +274,58 @@ def test_another_loss_may_take_the_place_of_each_layer_s() -> None:
     )
     torch.testing.assert_close(loss, by_hand)
     assert not list(criterion.losses.each)
+
+
+@pytest.mark.parametrize("over_layers", ["sum", "mean", "min"])
+def test_what_alpha_weighs_of_the_layers(over_layers: str) -> None:
+    model, inputs = perceptron(), torch.randn(24, 6)
+    criterion = EntangledLoss(model, alpha=2.0, temperature=1.0, over_layers=over_layers)
+    loss = criterion(inputs, LABELS)
+    hidden = F.relu(model[0](inputs))
+    values = torch.stack(
+        [soft_nearest_neighbor_loss(layer, LABELS, 1.0) for layer in (hidden, F.leaky_relu(model[2](hidden), 0.1))]
+    )
+    torch.testing.assert_close(loss - criterion.cross_entropy, 2 * getattr(values, over_layers)())
+    with pytest.raises(ValueError, match="over_layers must be sum, mean, min, not 'max'"):
+        EntangledLoss(model, over_layers="max")
+
+
+def test_only_the_first_units_of_a_layer_count() -> None:
+    model, images = (
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)),
+        torch.randn(24, 1, 4, 4),
+    )
+    criterion = EntangledLoss(model, "1", alpha=1.0, temperature=1.0, units=5)
+    loss = criterion(images, LABELS) - criterion.cross_entropy
+    hidden = model[1](model[0](images)).flatten(1)
+    torch.testing.assert_close(loss, soft_nearest_neighbor_loss(hidden[:, :5], LABELS, 1.0))
+    (slope,) = torch.autograd.grad(loss, model[0].bias)
+    assert float(slope[1]) != 0  # the fifth value is of the second filter
+    with pytest.raises(ValueError, match="units must be 1 or above, not 0"):
+        EntangledLoss(model, units=0)
+
+
+def test_a_model_that_is_no_classifier_has_a_task_of_its_own() -> None:
+    model, images = (
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 6), nn.Unflatten(1, (2, 3))),
+        torch.randn(24, 6),
+    )
+    criterion = EntangledLoss(
+        model,
+        "1",
+        alpha=0.5,
+        temperature=1.0,
+        task=lambda output, inputs, labels: F.mse_loss(output.flatten(1), inputs),
+    )
+    loss = criterion(images, LABELS)
+    code = model[1](model[0](images))
+    error = F.mse_loss(model(images).flatten(1), images)
+    torch.testing.assert_close(loss, error + 0.5 * soft_nearest_neighbor_loss(code, LABELS, 1.0))
+    torch.testing.assert_close(criterion.cross_entropy, error.detach())
+    assert criterion.logits.shape == (24, 2, 3)
+    with pytest.raises(ValueError, match=r"the model must return \(25, ...\), not \(24, 2, 3\)"):
+        EntangledLoss(nn.Sequential(model, nn.Identity()), "1", alpha=0.0, task=lambda *each: each[0].sum())(
+            images, torch.arange(25) % 3
+        )
+    with pytest.raises(ValueError, match=r"the model must return logits \(24, C\), not \(24, 2, 3\)"):
+        EntangledLoss(model, "1", alpha=0.0)(images, LABELS)

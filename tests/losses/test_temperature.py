@@ -194,6 +194,8 @@ def absolute_of(rule: Temperature, pairs: Pairs = PAIRS) -> list[float]:
         ("0.05+0.2", RelativeTemperature, [0.05 * MEAN, 0.2 * MEAN]),
         ("absolute:50", FixedTemperature, [50.0]),
         ("annealed:2", AnnealedTemperature, [2 * MEAN]),
+        ("annealed:2:10", AnnealedTemperature, [2 * MEAN]),
+        ("annealed-absolute:3:10", AnnealedTemperature, [3.0]),
         ("learned:0.3", LearnedTemperature, [0.3 * MEAN]),
         ("learned", LearnedTemperature, [MEAN]),
         ("optimal", OptimalTemperature, None),
@@ -206,10 +208,19 @@ def test_texts(text: str, kind: type[Temperature], temperatures: list[float] | N
         assert absolute_of(rule) == pytest.approx(temperatures)
 
 
+def test_the_period_of_a_text_is_its_own() -> None:
+    for text, period, first in (("annealed:2", 100, 2 * MEAN), ("annealed:2:10", 10, 2 * MEAN),
+                                ("annealed-absolute:3:10", 10, 3.0)):  # fmt: skip
+        rule = parse_temperature(text)
+        temperatures = [absolute_of(rule)[0] for _ in range(11)]
+        assert temperatures[10] == pytest.approx(first / (1 + 10 / period) ** 0.55)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", " ", "warm", "0", "-1", "nan", "0.1+", "0.1+0", "0.1,0.2", "absolute", "absolute:", "absolute:0",
-     "absolute:1+2", "annealed:-1", "learned:x", "learned:1:2", "optimal:1", "Optimal"],
+     "absolute:1+2", "annealed:-1", "annealed:1:0", "annealed:1:2:3",
+     "annealed:", "annealed:1:", "learned:x", "learned:1:2", "optimal:1", "Optimal"],
 )  # fmt: skip
 def test_texts_that_mean_nothing(text: str) -> None:
     with pytest.raises(ValueError, match=r"^temperature takes .* absolute:T, .* or optimal, not .*\Z") as caught:

@@ -94,7 +94,13 @@ def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labelled: Dat
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"alpha": 0.0}, {"adversary": "pgd:0.1:2"}, {"regularizer": "triplet:0.5", "distance": "cosine"}],
+    [
+        {},
+        {"alpha": 0.0},
+        {"adversary": "pgd:0.1:2"},
+        {"regularizer": "triplet:0.5", "distance": "cosine"},
+        {"over_layers": "min", "alpha": 3.0},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("arch", SMALL)
@@ -165,6 +171,20 @@ def test_the_triplet_loss_takes_the_place_of_entanglement(make: Make, labelled: 
     hidden = network[1](network[0](images))
     by_hand = sum(triplet_loss(layer, labels[:24], 0.5, "cosine") for layer in (hidden, network[2](hidden)))
     torch.testing.assert_close(loss - cross_entropy, -0.3 * by_hand[None])
+
+
+@pytest.mark.parametrize("ensemble", ["in-turn", "vectorised"])
+def test_the_lowest_layer_s_entanglement_alone_may_count(make: Make, labelled: Dataset, ensemble: str) -> None:
+    run = make("run", seeds="0:2", ensemble=ensemble, temperature="absolute:1", over_layers="min")
+    members = build_members(run.plan, CPU)
+    assert labelled.train_labels is not None
+    images = (labelled.train_images[:48].float() / 127.5 - 1).view(2, 24, 1, 8, 8)
+    labels = labelled.train_labels[:48].view(2, 24)
+    losses, cross_entropies = members.backward(images, labels, 2.0)
+    for number, network in enumerate(members.networks()):
+        hidden = network[1](network[0](images[number]))
+        values = [soft_nearest_neighbor_loss(layer, labels[number], 1.0) for layer in (hidden, network[2](hidden))]
+        torch.testing.assert_close(losses[number] - cross_entropies[number], 2 * torch.stack(values).min())
 
 
 def test_the_members_of_an_ensemble_differ(make: Make, labelled: Dataset) -> None:
