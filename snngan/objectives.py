@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from snngan.config import check_options, option
 from snngan.losses import adversarial
+from snngan.losses.gather import across_ranks
 from snngan.losses.mmd import squared_mmd
 from snngan.losses.pairs import DISTANCES, log_odds
 from snngan.losses.snnl import Scale, real_fake_pairs
@@ -88,7 +89,8 @@ class _Entangling:
         object.__setattr__(self, "_rule", parse_temperature(self.temperature))
 
     def _odds(self, real: Tensor, fake: Tensor) -> Tensor:
-        pairs = real_fake_pairs(real, fake, self.distance, scale=self.scale)  # type: ignore[arg-type]
+        shared = across_ranks()
+        pairs = real_fake_pairs(real, fake, self.distance, scale=self.scale, across_ranks=shared)  # type: ignore[arg-type]
         return log_odds(pairs, self._rule(pairs)).to(pairs.dtype)
 
     def state(self) -> nn.Module:

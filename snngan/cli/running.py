@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,16 +16,16 @@ from typing import Any
 import click
 import torch
 
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.config import ClassifyConfig, Plan, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.intervals import mean_interval
-from snngan.training.checkpoint import SaveError, checkpoint_paths
+from snngan.training.checkpoint import SaveError, checkpoint_paths, load_newest
 from snngan.training.classifier import train_classifier
-from snngan.training.device import choose_device
+from snngan.training.distributed import check_share, is_first, joined, told_by_first
 from snngan.training.gan import Measure, train_gan
 from snngan.training.loop import Outcome
-from snngan.training.runlog import ClassifierFolder, RunFolder, next_run_dir
+from snngan.training.runlog import ClassifierFolder, RunFolder, next_run_dir, open_folder
 
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
@@ -57,39 +58,105 @@ def begin(
         describe: lines that say a plan, of plan, data set and device.
         run_to_end: trains, given run, data set and device.
     """
+    with joined(config.device) as device:
+        if is_first():
+            found = _prepared(config, kind, check, make, describe, device)
+            told_by_first(None if found is None else (found[0].path, dataclasses.asdict(found[0].plan)))
+        else:
+            told = told_by_first(None)
+            found = None if told is None else (kind(told[0], kind.read_plan(told[1])), _data_of(config, keep=False))
+        if found is not None:
+            run_to_end(*found, device)
+
+
+def _prepared(
+    config: TrainConfig | ClassifyConfig, kind: Any, check: Callable[..., Any], make: Callable[..., Any],
+    describe: Callable[..., list[str]], device: torch.device,
+) -> tuple[Any, Dataset] | None:  # fmt: skip
+    """Return the run's new folder and its data, or None where the user only wants to know."""
     if config.run_dir:
         kind.check_new(Path(config.run_dir))
-    device = choose_device(config.device)
     check(config)
     if config.dry_run and config.download and not is_here(config.dataset, config.data_dir):
         raise ValueError(f"--dry-run fetches nothing; first: snngan data prepare {config.dataset} --download")
-    dataset = load_dataset(
-        config.dataset,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        download=config.download,
-        skip_broken=config.skip_broken,
-        keep=not config.dry_run,
-        notify=notify,
-    )
+    dataset = _data_of(config, keep=not config.dry_run)
     plan = make(config, dataset)
+    check_share(plan.optimization.batch_size if isinstance(plan, Plan) else plan.batch_size)
     for line in describe(plan, dataset, device):
         click.echo(line)
     given = Path(config.run_dir) if config.run_dir else None
     if config.dry_run:
         click.echo(f"run        {given or next_run_dir(plan)}")
         click.echo("dry run: nothing was written")
-        return
+        return None
     run = kind.create(given, plan, device) if given else kind.create_next(plan, device)
     click.echo(f"run        {run.path}")
-    run_to_end(run, dataset, device)
+    return run, dataset
+
+
+def _data_of(config: TrainConfig | ClassifyConfig, *, keep: bool) -> Dataset:
+    return load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        download=config.download,
+        skip_broken=config.skip_broken,
+        keep=keep,
+        notify=notify if is_first() else lambda line: None,
+    )
+
+
+def go_on(
+    path: Path, dataset: str | None, steps: int | None, data_dir: str | None, device: torch.device, *, dry_run: bool
+) -> None:
+    """Go on with the run in the folder ``path`` to step ``steps``, or to its planned end; every rank reads the folder.
+
+    Args:
+        path: of the run.
+        dataset: where the data is now, if not where it was.
+        steps: where it ends, if not where it was to.
+        data_dir: where data sets are kept now.
+        device: where it computes.
+        dry_run: only say where it would go on.
+    """
+    say = click.echo if is_first() else lambda line: None
+    folder = open_folder(path)
+    start = load_newest(
+        folder.checkpoints,
+        notify if is_first() else lambda line: None,
+        holds="players" if isinstance(folder, RunFolder) else "members",
+    )
+    plan, at, last = folder.plan, start["step"], steps or folder.plan.steps
+    if at >= last:
+        say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
+        return
+    say(f"resuming {path} at step {at} of {last}, on {device}")
+    if dry_run:
+        return
+    check_share(plan.optimization.batch_size if isinstance(plan, Plan) else plan.batch_size)
+    data = load_dataset(
+        dataset or plan.dataset,
+        data_dir=data_dir or plan.data_dir,
+        image_size=plan.image_size,
+        skip_broken=plan.skip_broken,
+        keep=is_first(),
+        notify=notify if is_first() else lambda line: None,
+    )
+    if steps is not None:
+        folder.set_steps(steps)
+    if isinstance(folder, RunFolder):
+        run_gan(folder, data, device, start)
+    else:
+        run_classifier(folder, data, device, start)
 
 
 def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
     """Train a generator from ``start``, if any, then say what was written and what to type next."""
     measure = figures_of(run, dataset, device)
     size = run.plan.optimization.batch_size
-    say_result(run, to_the_end(run, size, partial(train_gan, run, dataset, device, start=start, measure=measure)))
+    outcome = to_the_end(run, size, partial(train_gan, run, dataset, device, start=start, measure=measure))
+    if is_first():
+        say_result(run, outcome)
 
 
 def run_classifier(
@@ -98,7 +165,8 @@ def run_classifier(
     """Train a classifier from ``start``, if any, then say what came of it and what to type next."""
     size = run.plan.batch_size * len(run.plan.seeds)
     outcome = to_the_end(run, size, partial(train_classifier, run, dataset, device, start=start))
-    say_classifier_result(run, outcome)
+    if is_first():
+        say_classifier_result(run, outcome)
 
 
 def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callable[..., Outcome]) -> Outcome:
@@ -106,10 +174,11 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
 
     It exits with 130 or 143 if a signal ended the run.
     """
-    with run.locked(), caught_signals() as caught:
+    first = is_first()
+    with run.locked() if first else nullcontext(), caught_signals() as caught:
         progress = Progress(run.plan.steps, batch_size)
         try:
-            outcome = train(should_stop=lambda: bool(caught), report=progress)
+            outcome = train(should_stop=lambda: bool(caught), report=progress if first else lambda step, scalars: None)
         except SaveError as error:
             if not checkpoint_paths(run.checkpoints):
                 raise
@@ -117,15 +186,17 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
         finally:
             progress.end()
     if not outcome.finished:
-        name = signal.Signals(caught[0]).name
-        click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
-        sys.exit(128 + caught[0])
+        number = caught[0] if caught else signal.SIGTERM  # that another rank caught
+        if first:
+            name = signal.Signals(number).name
+            click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
+        sys.exit(128 + number)
     return outcome
 
 
 def figures_of(run: RunFolder, dataset: Dataset, device: torch.device) -> Measure:
     """Return what takes the run's figures beside entanglement while it trains."""
-    if not run.plan.evaluate_every:
+    if not (run.plan.evaluate_every and is_first()):
         return lambda step, players: {}
     from snngan.evaluation.watch import Watch
 

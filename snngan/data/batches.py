@@ -24,15 +24,26 @@ class Batches:
         seed: of the order.
         device: where the batches are wanted.
         labels: (N,) int64, if they are wanted too.
+        part: this process's number among so many that share each batch equally: each is given its own rows.
 
     Raises:
         ValueError: the batch size is out of range.
     """
 
     def __init__(
-        self, images: Tensor, batch_size: int, *, seed: int, device: torch.device, labels: Tensor | None = None
+        self,
+        images: Tensor,
+        batch_size: int,
+        *,
+        seed: int,
+        device: torch.device,
+        labels: Tensor | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         check_batch_size(batch_size, len(images))
+        number, parts = part
+        assert batch_size % parts == 0, "parts of unlike size"
+        self._own = slice(number * batch_size // parts, (number + 1) * batch_size // parts)
         self._images = images.to(device) if _fits(images, device) else images
         self._labels = None if labels is None else labels.to(self._images.device)
         self._batch_size = batch_size
@@ -48,7 +59,7 @@ class Batches:
         return other
 
     def next(self) -> Tensor:
-        """Return the next batch, (batch_size, C, H, W) float32 in [-1, 1]."""
+        """Return the next batch, or this process's part of it, (batch_size, C, H, W) float32 in [-1, 1]."""
         return to_unit_range(self._images[self._next_rows()].to(self._device))
 
     def next_labelled(self) -> tuple[Tensor, Tensor]:
@@ -62,7 +73,7 @@ class Batches:
             self._start_epoch()
         rows = self._order[self._position : self._position + self._batch_size]
         self._position += self._batch_size
-        return rows
+        return rows[self._own]
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return what the rest of the stream follows from: the generator at the epoch's start, and the position."""

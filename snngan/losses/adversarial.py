@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.losses.gather import rank_and_ranks, share_of
+
 
 def logistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Return the binary cross-entropy () of logits for real (N, 1) and fake (M, 1): Goodfellow et al. 2014, eq. 1."""
@@ -50,10 +52,12 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     """Return the mean of (|gradient| - 1)^2 () of ``critic`` at random points between real and fake images.
 
-    One point on the line between each pair of ``real`` (N, ...) and ``fake`` (N, ...), drawn from torch's generator.
+    One point on the line between each pair of ``real`` (N, ...) and ``fake`` (N, ...), drawn from torch's generator;
+    where the batch is spread over ranks, each draws the points of all and takes its own.
     Source: Gulrajani et al. 2017, eq. 3.
     """
-    share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
+    count = len(real) * rank_and_ranks()[1]
+    share = share_of(torch.rand(count, *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype))
     between = torch.lerp(real, fake, share).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1)

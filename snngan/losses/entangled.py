@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.losses.gather import gathered
 from snngan.losses.pairs import Backend, Distance
 from snngan.losses.snnl import SoftNearestNeighborLoss
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
@@ -102,10 +103,11 @@ class LayerLosses(nn.Module):
         distance: Distance,
         backend: Backend = "auto",
         instead: LayerLoss | None = None,
+        across_ranks: bool = False,
     ) -> None:
         super().__init__()
-        self.instead = instead
-        self.options = {"distance": distance, "backend": backend}
+        self.instead, self.across_ranks = instead, across_ranks
+        self.options = {"distance": distance, "backend": backend, "across_ranks": across_ranks}
         self.first = (as_temperature(temperature),)  # in a tuple: it is a pattern, and no part of the module
         self.each = nn.ModuleDict()
         self.new_loss()  # refuses wrong options at once
@@ -135,8 +137,12 @@ class LayerLosses(nn.Module):
                 f"layer {layer} puts out {str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}, not a point "
                 f"for each of the {len(labels)} labels: leave it out"
             )
-        value: Tensor = (self.instead or self.of(layer))(output, labels)
-        return value
+        if self.instead is None:
+            value: Tensor = self.of(layer)(output, labels)
+            return value
+        if self.across_ranks:
+            output, labels, _ = gathered(output, labels)
+        return self.instead(output, labels)
 
 
 def _make_layers(losses: LayerLosses, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
@@ -177,6 +183,7 @@ class EntangledLoss(nn.Module):
         task: what to take in place of the cross-entropy, by output, inputs and labels, of a model that is no
             classifier: ``lambda output, inputs, labels: F.mse_loss(output, inputs)`` of an autoencoder. ``logits`` and
             ``cross_entropy`` hold the model's output and this loss then.
+        across_ranks: as for :func:`soft_nearest_neighbor_loss`; the cross-entropy is this rank's.
 
     Raises:
         ValueError: no layer is of that name, or an option is unknown or out of its range.
@@ -205,6 +212,7 @@ class EntangledLoss(nn.Module):
         over_layers: str = "sum",
         units: int | None = None,
         task: Task | None = None,
+        across_ranks: bool = False,
     ) -> None:
         super().__init__()
         if over_layers not in OVER_LAYERS:
@@ -216,7 +224,7 @@ class EntangledLoss(nn.Module):
         self.layers = hidden_layers(model, layers)
         self._by_weights = layers == "*" and not any(isinstance(each, NONLINEARITIES) for each in self.layers.values())
         self.alpha = alpha
-        self.losses = LayerLosses(temperature, distance, backend, layer_loss)
+        self.losses = LayerLosses(temperature, distance, backend, layer_loss, across_ranks)
         self.logits = self.cross_entropy = torch.tensor(0.0)
         self.entanglement: dict[str, Tensor] = {}
 

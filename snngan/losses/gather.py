@@ -8,6 +8,8 @@ the gradient of the loss of the whole batch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -49,6 +51,58 @@ def gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slice]:
         mine.register_hook(lambda gradient: gradient * world)  # type: ignore[no-untyped-call]
         everyone = torch.cat([everyone[: own.start], mine, everyone[own.stop :]])
     return everyone, messages[:, width:].contiguous().view(torch.int64).squeeze(1), own
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """Return this process's rank, and how many there are: 0 and 1 without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def across_ranks() -> bool:
+    """Return whether there are several ranks, whose batches are to be one."""
+    return rank_and_ranks()[1] > 1
+
+
+def share_of(whole: Tensor) -> Tensor:
+    """Return this rank's rows (N / ranks, ...) of the ``whole`` (N, ...) that every rank has."""
+    rank, count = rank_and_ranks()
+    size = len(whole) // count
+    return whole[rank * size : (rank + 1) * size]
+
+
+def rows_of_all(rows: Tensor) -> Tensor:
+    """Return the rows (N, D) of all ranks, of this one's (n, D) with gradient as :func:`gathered` has it."""
+    if not across_ranks():
+        return rows
+    return gathered(rows, torch.zeros(len(rows), dtype=torch.int64))[0]
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the mean over ranks of a ``tensor`` that has one shape on all, with gradient through every rank's.
+
+    The sum over ranks of their losses is what is differentiated, as ``gathered`` has it.
+    """
+    if not across_ranks():
+        return tensor
+    total: Tensor = _Sum.apply(tensor)
+    return total / rank_and_ranks()[1]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; what one rank's value does to every rank's loss comes back to it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total: Tensor = _Sum.apply(gradient.contiguous())
+        return total
 
 
 def _all_gather(tensor: Tensor) -> list[Tensor]:

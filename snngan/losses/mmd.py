@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from snngan.losses.gather import rows_of_all
 from snngan.losses.pairs import mean_distance, squared_distances
 
 
@@ -14,8 +15,10 @@ def squared_mmd(real: Tensor, fake: Tensor, widths: Sequence[float] = (0.125, 0.
     """Return the unbiased estimate () of the squared discrepancy of ``real`` (N, D) and ``fake`` (M, D).
 
     The kernel is the mean of exp(-d / T) over T = each of ``widths`` times the mean squared distance of the batch.
-    N and M are at least 2. Source: Gretton et al. 2012, eq. 3; the mixture is that of Li et al. 2017.
+    N and M are at least 2; they are those of all ranks.
+    Source: Gretton et al. 2012, eq. 3; the mixture is that of Li et al. 2017.
     """
+    real, fake = rows_of_all(real), rows_of_all(fake)
     points = torch.cat([real, fake]).double()
     distances = squared_distances(points - points.detach().mean(0))
     scale = mean_distance(distances.detach())

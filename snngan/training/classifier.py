@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from snngan.config import ClassifyPlan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
+from snngan.losses.gather import across_ranks, rank_and_ranks
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.classifier_plan import parse_adversary
 from snngan.training.device import allow_tf32
+from snngan.training.distributed import any_rank, average_gradients, check_share, is_first, parameters_of
 from snngan.training.loop import LossWatch, Outcome, Report, check_weights, random_state, restore_random_state
 from snngan.training.members import Members, build_members
 from snngan.training.runlog import ClassifierFolder
@@ -57,6 +59,8 @@ def train_classifier(
         SaveError: a file could not be written.
     """
     plan = run.plan
+    check_share(plan.batch_size)
+    first, alone = is_first(), not across_ranks()  # of several processes the first reads figures and writes
     members = build_members(plan, device)
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
@@ -69,8 +73,9 @@ def train_classifier(
     if start is not None:
         check_same_labelled_data(plan, dataset)
         step = restore(start, members, batches, device)
-        run.rewind(step)
-    else:
+        if first:
+            run.rewind(step)
+    elif first:
         scalars = gauge.read()
         run.log(0, scalars)
     started, tracking_seconds, stopping = time.monotonic(), 0.0, False
@@ -88,17 +93,21 @@ def train_classifier(
             group["lr"] = falling(plan.learning_rate, plan.learning_rate_final, at, over)
         members.optimizer.zero_grad()
         losses, cross_entropies = members.backward(images, labels, alpha)
+        average_gradients(parameters_of(members.optimizer))
         members.optimizer.step()
         watch.note(step, "classifier", losses, networks)
         watch.note(step, "cross_entropy", cross_entropies, networks)
         del images, labels
 
-        stopping, last = should_stop(), step == plan.steps
+        checking, last = step % watch.check_every == 0, step == plan.steps
+        stopping = any_rank(should_stop()) if checking or last or alone else False
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
-        if step % watch.check_every == 0 or reading or saving:
+        if checking or reading or saving:
             scalars = scalars | watch.check()
         if reading or saving:
             check_weights(step, dict(zip(networks, members.networks(), strict=True)))
+        if not first:
+            continue
         if reading:
             before = time.monotonic()
             scalars = scalars | gauge.read()
@@ -163,7 +172,16 @@ def reading_order(images: Tensor) -> Tensor:
 def batches_of_seeds(plan: ClassifyPlan, dataset: Dataset, device: torch.device) -> list[Batches]:
     """Return each seed's stream over the same images, which are on the device once."""
     first, *rest = plan.seeds
-    batches = [Batches(dataset.train_images, plan.batch_size, seed=first, device=device, labels=dataset.train_labels)]
+    batches = [
+        Batches(
+            dataset.train_images,
+            plan.batch_size,
+            seed=first,
+            device=device,
+            labels=dataset.train_labels,
+            part=rank_and_ranks(),
+        )
+    ]
     return batches + [batches[0].of_seed(seed) for seed in rest]
 
 

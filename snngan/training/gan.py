@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
+from snngan.losses.gather import across_ranks, rank_and_ranks, share_of
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.device import allow_tf32
+from snngan.training.distributed import any_rank, average_gradients, check_share, is_first
 from snngan.training.loop import (
     LossWatch,
     Outcome,
@@ -67,8 +69,10 @@ def train_gan(
         SaveError: a file could not be written.
     """
     plan, options = run.plan, run.plan.optimization
+    check_share(options.batch_size)
     players = build_players(plan, device)
-    batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device)
+    batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_ranks())
+    first, alone = is_first(), not across_ranks()  # of several processes the first reads figures and writes
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
     gauge = Gauge(players, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
@@ -79,8 +83,9 @@ def train_gan(
     if start is not None:
         check_same_data(plan, dataset)
         step = restore(start, players, batches, noise, device)
-        run.rewind(step)
-    else:
+        if first:
+            run.rewind(step)
+    elif first:
         scalars = gauge.read()
         run.log(0, scalars)
         run.log_samples(0, gauge.samples(), gauge.real[:SHOWN])
@@ -97,10 +102,11 @@ def train_gan(
                 real = batches.next()
                 with autocast:
                     with torch.no_grad():
-                        fake = generator(draw_latents(players, options.batch_size, noise, device))
+                        fake = generator(own_latents(players, options.batch_size, noise, device))
                     discriminator_loss = objective.discriminator_loss(discriminator, real, fake)
                 players.discriminator_optimizer.zero_grad()
                 discriminator_loss.backward()  # type: ignore[no-untyped-call]
+                average_gradients(discriminator.parameters())
                 players.discriminator_optimizer.step()
                 objective.constrain(discriminator)
             watch.note(step, "discriminator", discriminator_loss)
@@ -109,10 +115,11 @@ def train_gan(
         # Generator: against the last real batch, or a fresh one where there is no discriminator.
         real = batches.next() if real is None else real
         with autocast:
-            fake = generator(draw_latents(players, options.batch_size, noise, device))
+            fake = generator(own_latents(players, options.batch_size, noise, device))
             generator_loss = objective.generator_loss(discriminator, real, fake)
         players.generator_optimizer.zero_grad()
         generator_loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(generator.parameters())
         players.generator_optimizer.step()
         watch.note(step, "generator", generator_loss)
         del real, fake, generator_loss  # the next step's would lie beside them
@@ -123,14 +130,17 @@ def train_gan(
         players.update_average(options.ema_decay, step)
 
         # Track, show, save: each at its own interval and at the end.
-        stopping, last = should_stop(), step == options.steps
+        checking, last = step % watch.check_every == 0, step == options.steps
+        stopping = any_rank(should_stop()) if checking or last or alone else False
         showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         reading = step % plan.track_every == 0 or last
         measuring = plan.evaluate_every > 0 and (step % plan.evaluate_every == 0 or last)
-        if step % watch.check_every == 0 or reading or measuring or showing or saving:
+        if checking or reading or measuring or showing or saving:
             scalars = scalars | watch.check()
         if reading or measuring or showing or saving:
             check_weights(step, networks_of(players))
+        if not first:
+            continue
         figures: dict[str, float] = {}
         if measuring:
             before = time.monotonic()
@@ -157,6 +167,11 @@ def train_gan(
 def draw_latents(players: Players, count: int, noise: torch.Generator, device: torch.device) -> Tensor:
     """Return standard normal latents (count, latent_dim); drawn on the CPU, so the same on every device."""
     return torch.randn(count, players.latent_dim, generator=noise).to(device, non_blocking=True)
+
+
+def own_latents(players: Players, count: int, noise: torch.Generator, device: torch.device) -> Tensor:
+    """Return this rank's share of a batch of ``count`` latents, all of which every rank draws."""
+    return share_of(draw_latents(players, count, noise, device))
 
 
 def networks_of(players: Players) -> dict[str, nn.Module]:

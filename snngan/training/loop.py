@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snngan.losses.gather import mean_over_ranks
+
 Report = Callable[[int, dict[str, float]], None]
 DIVERGED_REMEDY = "the checkpoints before it are kept. Try a lower --learning-rate"
 
@@ -52,14 +54,22 @@ class LossWatch:
             DivergedError: one of the losses since the last check is not finite.
         """
         values = {}
-        for step, name, loss, networks in self._unread:
-            each = loss.reshape(-1).tolist()
+        read = self._of_all_ranks()
+        for (step, name, _, networks), each in zip(self._unread, read, strict=True):
             for network, value in zip(networks, each, strict=True):
                 if not math.isfinite(value):
                     raise DivergedError(f"step {step}: the {network}'s loss is {value}; {DIVERGED_REMEDY}")
             values[f"loss/{name}"] = math.fsum(each) / len(each)
         self._unread.clear()
         return values
+
+    def _of_all_ranks(self) -> list[list[float]]:
+        """Return the values of each loss that is unread, the mean over ranks, in one message and one read."""
+        if not self._unread:
+            return []
+        losses = [loss.reshape(-1).float() for _, _, loss, _ in self._unread]
+        means = mean_over_ranks(torch.cat(losses))
+        return [part.tolist() for part in torch.split(means.cpu(), [len(loss) for loss in losses])]
 
 
 def check_weights(step: int, networks: Mapping[str, nn.Module]) -> None:

@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from snngan.config import ClassifyPlan
 from snngan.losses.entangled import OVER_LAYERS, EntangledLoss, LayerLosses, hidden_layers, watched
+from snngan.losses.gather import across_ranks, rank_and_ranks
 from snngan.losses.temperature import parse_temperature
 from snngan.robustness.rule import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier_plan import build_classifier, parse_regularizer
+from snngan.training.distributed import share_batch_statistics
 from snngan.training.optimizers import make_optimizer
 from snngan.training.players import load_part
 
@@ -85,18 +87,26 @@ def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
     """Return the fresh network of one seed; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        return build_classifier(plan).network(plan.image_shape, plan.num_classes)
+        network = build_classifier(plan).network(plan.image_shape, plan.num_classes)
+    share_batch_statistics(network)
+    return network
 
 
 def starts_of(seed: int, step: int) -> torch.Generator:
-    """Return what the random starts of a step's attack are drawn from."""
-    return torch.Generator().manual_seed(seed_for(seed, f"attack at step {step}"))
+    """Return what the random starts of a step's attack on this rank's images are drawn from."""
+    rank, _ = rank_and_ranks()
+    where = f" on rank {rank}" if rank else ""
+    return torch.Generator().manual_seed(seed_for(seed, f"attack at step {step}{where}"))
 
 
 def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
-    """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on a GPU."""
+    """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on one GPU.
+
+    On several ranks they take turns: what crosses ranks does not vectorise.
+    """
     vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
-    return Vectorised(plan, device) if vectorised and len(plan.seeds) > 1 else InTurn(plan, device)
+    vectorised = vectorised and len(plan.seeds) > 1 and not across_ranks()
+    return Vectorised(plan, device) if vectorised else InTurn(plan, device)
 
 
 class InTurn(Members):
@@ -113,6 +123,7 @@ class InTurn(Members):
                 plan.distance,
                 layer_loss=parse_regularizer(plan.regularizer, plan.distance),
                 over_layers=plan.over_layers,
+                across_ranks=across_ranks(),
             )
             for network in self._networks
         ]

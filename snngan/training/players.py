@@ -13,6 +13,7 @@ from snngan.config import Plan
 from snngan.objectives import Objective
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
+from snngan.training.distributed import share_batch_statistics
 from snngan.training.optimizers import make_optimizer
 from snngan.training.plan import build_architecture, build_objective
 
@@ -107,6 +108,7 @@ def build_players(plan: Plan, device: torch.device) -> Players:
             discriminator = architecture.discriminator(plan.image_shape, objective.discriminator_dim).to(device)
     for network in (generator, discriminator):
         if network is not None:
+            share_batch_statistics(network)
             network.register_forward_hook(_as_float32)
     objective.state().to(device)
     averaged = copy.deepcopy(generator).eval().requires_grad_(False)

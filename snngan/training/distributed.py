@@ -1,0 +1,163 @@
+"""One run on several processes: what each does for itself, and where they meet.
+
+Every rank holds the same networks and draws the same global batch, of which it takes its own share; gradients are
+averaged before each optimiser step. So the run is the one of a single process with the same global batch, up to the
+rounding of sums. Only rank 0 reads figures and writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from snngan.losses.gather import across_ranks, mean_over_ranks, rank_and_ranks
+from snngan.training.device import choose_device
+
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for another: rank 0 may be taking figures meanwhile."""
+
+
+class RankLostError(RuntimeError):
+    """Another rank ended before this one."""
+
+
+def started_by_torchrun() -> bool:
+    """Return whether this process is one of several that ``torchrun`` started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def joined(device: str) -> Iterator[torch.device]:
+    """Choose this process's device and, where ``torchrun`` started several, meet the others.
+
+    Args:
+        device: as the user names it; with ``auto`` or ``cuda`` each process of a machine has a GPU of its own.
+
+    Raises:
+        ValueError: there is no such device, or fewer GPUs than processes.
+        RankLostError: another rank ended before this one.
+    """
+    if not started_by_torchrun():
+        yield choose_device(device)
+        return
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        chosen = choose_device(f"cuda:{local}")
+        torch.cuda.set_device(chosen)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield chosen
+    except RuntimeError as error:
+        if _is_of_ranks(error):
+            raise RankLostError(f"rank {rank_and_ranks()[0]}: another rank is gone") from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_of_ranks(error: RuntimeError) -> bool:
+    words = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in words for word in ("gloo", "nccl", "connection closed"))
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that reads figures and writes."""
+    return rank_and_ranks()[0] == 0
+
+
+def told_by_first(value: Any) -> Any:
+    """Return rank 0's ``value``, whatever it is here; the others wait for it."""
+    if not across_ranks():
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def any_rank(flag: bool) -> bool:
+    """Return whether ``flag`` is true on some rank."""
+    if not across_ranks():
+        return flag
+    found = torch.tensor(int(flag))
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the ranks, all in one message a kind of number."""
+    if not across_ranks():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for gradient in gradients:
+        kinds.setdefault(gradient.dtype, []).append(gradient)
+    for own in kinds.values():
+        flat = torch.cat([gradient.flatten() for gradient in own])
+        dist.all_reduce(flat)
+        flat /= rank_and_ranks()[1]
+        for gradient, part in zip(own, torch.split(flat, [each.numel() for each in own]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return what an optimiser moves, in order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def check_share(batch_size: int) -> None:
+    """Raise ``ValueError`` unless a batch can be shared equally by the ranks."""
+    count = rank_and_ranks()[1]
+    if batch_size % count:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared equally by {count} processes: --batch-size is that of all "
+            f"together; use {batch_size // count * count or count}"
+        )
+
+
+def share_batch_statistics(network: nn.Module) -> None:
+    """Let every batch normalisation in ``network`` take its statistics over all ranks; its state keeps its names."""
+    if not across_ranks():
+        return
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.__class__ = SharedBatchNorm  # type: ignore[assignment]  # the same state, another forward pass
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the equal shares of all ranks, on any device, twice differentiable."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take any number of dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``input`` (N, C, ...) normalised; the statistics are the ranks' only in training mode."""
+        if not self.training:
+            return super().forward(input)
+        points, form = input.float(), (1, -1, *[1] * (input.dim() - 2))
+        dims = [dim for dim in range(input.dim()) if dim != 1]
+        mean = mean_over_ranks(points.mean(dims))
+        centred = points - mean.view(form)
+        variance = mean_over_ranks(centred.square().mean(dims))
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            count = input.numel() / input.shape[1] * rank_and_ranks()[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        normal = centred * (variance + self.eps).rsqrt().view(form)
+        if self.affine:
+            normal = torch.addcmul(self.bias.view(form), normal, self.weight.view(form))
+        return normal.to(input.dtype)
