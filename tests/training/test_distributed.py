@@ -1,0 +1,183 @@
+"""A run on two processes is the run on one; a rank that dies ends it, and nothing that was saved is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference.ranks import CASES, digits, new_run, train
+
+from snngan.data import Dataset
+from snngan.training.checkpoint import checkpoint_paths, load_newest
+from snngan.training.runlog import RunFolder, open_folder
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SCRIPT = Path(__file__).parents[1] / "reference" / "ranks.py"
+STEPS = 200
+TOLERANCE = 1e-4
+"""Relative, of losses in the first steps; sums are rounded otherwise."""
+LATER = 0.02
+"""Of the mean loss of the last 50 of 200 steps: games magnify rounding."""
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return digits()
+
+
+def on_two(folder: Path, steps: int, names: list[str]) -> None:
+    done = subprocess.run(
+        [*TORCHRUN, str(SCRIPT), str(folder), str(steps), *names],
+        capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    run = open_folder(path)
+    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, RunFolder) else "members")
+
+
+def tensors_of(state: Any) -> list[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return [state] if state.is_floating_point() else []
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return [tensor for value in values for tensor in tensors_of(value)]
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_process_with_the_same_global_batch(tmp_path: Path, dataset: Dataset) -> None:
+    on_two(tmp_path / "two", STEPS, list(CASES))
+    (tmp_path / "one").mkdir()
+    for name in CASES:
+        alone = torch.tensor(train(new_run(tmp_path / "one", name, dataset, STEPS), dataset))
+        together = torch.tensor(torch.load(tmp_path / "two" / f"{name}.losses"))
+        assert alone.shape == together.shape == (STEPS, alone.shape[1]), name
+        torch.testing.assert_close(
+            together[:20], alone[:20], rtol=TOLERANCE, atol=TOLERANCE, msg=f"{name}: losses differ"
+        )
+        ends = [losses[-50:].mean(0) for losses in (together, alone)]
+        torch.testing.assert_close(*ends, rtol=LATER, atol=LATER, msg=f"{name}: losses differ")
+        lines = [
+            [json.loads(line)["step"] for line in (tmp_path / where / name / "metrics.jsonl").read_text().splitlines()]
+            for where in ("one", "two")
+        ]
+        assert lines[0] == lines[1] == [0, STEPS]  # one rank wrote, once
+
+
+@pytest.mark.slow
+def test_checkpoints_are_interchangeable(tmp_path: Path, dataset: Dataset) -> None:
+    """6 steps on one process; 3 on two and 3 on one; 3 on one and 3 on two."""
+    names = ["snnl-projected", "classifier", "batch-norm"]
+    for where, steps in (("whole", 6), ("second-two", 3)):
+        (tmp_path / where).mkdir()
+        for name in names:
+            train(new_run(tmp_path / where, name, dataset, steps), dataset)
+    on_two(tmp_path / "first-two", 3, names)
+    on_two(tmp_path / "second-two", 6, names)
+    for name in names:
+        run = open_folder(tmp_path / "first-two" / name)
+        run.set_steps(6)
+        train(run, dataset, state_of(run.path))
+        whole = state_of(tmp_path / "whole" / name)
+        for other in (state_of(run.path), state_of(tmp_path / "second-two" / name)):
+            assert other["step"] == 6
+            assert other["batches"] == whole["batches"] or str(other["batches"]) == str(whole["batches"])
+            found, wanted = (
+                tensors_of(state[key]) for state in (other, whole) for key in state if key in ("players", "members")
+            )
+            assert len(found) == len(wanted) > 10
+            for one, two in zip(found, wanted, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_and_it_can_be_gone_on_with(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [
+        *TORCHRUN, "-m", "snngan", "train", "--dataset", "digits", "--objective", "gan", "--set", "width=4",
+        "--batch-size", "16", "--steps", "100000", "--checkpoint-every", "5", "--run-dir", str(run), "--device", "cpu",
+    ]  # fmt: skip
+    errors = tmp_path / "errors"
+    with errors.open("w") as sink:
+        job = subprocess.Popen(command, stderr=sink, stdout=sink, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        until(lambda: len(checkpoint_paths(run / "checkpoints")) >= 2, errors)
+        os.kill(rank_of(1), signal.SIGKILL)
+        assert job.wait(timeout=120) != 0
+    finally:
+        job.kill()
+    said = errors.read_text()
+    assert f"another rank is gone; go on with: snngan resume {run}" in said
+    step = state_of(run)["step"]
+    assert step >= 5
+    again = [*TORCHRUN, "-m", "snngan", "resume", str(run), "--steps", str(step + 5)]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("resuming") == 1  # only the first rank speaks
+    assert state_of(run)["step"] == step + 5
+
+
+@pytest.mark.slow
+def test_sigterm_saves_once_and_leaves(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [
+        *TORCHRUN, "-m", "snngan", "classify", "train", "--dataset", "digits", "--arch", "feedforward",
+        "--set", "widths=8", "--batch-size", "16", "--steps", "100000", "--checkpoint-every", "100000",
+        "--run-dir", str(run), "--device", "cpu",
+    ]  # fmt: skip
+    errors = tmp_path / "errors"
+    with errors.open("w") as sink:
+        job = subprocess.Popen(command, stderr=sink, stdout=sink, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        until(lambda: "steps/s" in errors.read_text(), errors)
+        os.kill(rank_of(1), signal.SIGTERM)  # one rank alone: all agree to stop
+        job.wait(timeout=120)
+    finally:
+        job.kill()
+    assert errors.read_text().count("SIGTERM: saved at step") == 1
+    assert len(checkpoint_paths(run / "checkpoints")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--batch-size", "15"], "a batch of 15 cannot be shared equally by 2 processes"),
+        (["--dataset", "nowhere"], "unknown dataset 'nowhere'"),
+    ],
+)
+def test_what_is_wrong_is_said_by_the_first_rank(options: list[str], words: str, tmp_path: Path) -> None:
+    command = [*TORCHRUN, "-m", "snngan", "train", "--dataset", "digits", "--device", "cpu", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count(words) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def until(happened: Any, errors: Path) -> None:
+    end = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < end, errors.read_text()
+        time.sleep(0.1)
+
+
+def rank_of(number: int) -> int:
+    """Return the process that is this rank of the job that was started last."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"RANK={number}".encode() in variables and b"WORLD_SIZE=2" in variables:
+            found.append(int(path.parent.name))
+    return max(found)
