@@ -88,9 +88,10 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
     import torch
 
     from snngan.training.checkpoint import SaveError
+    from snngan.training.distributed import RankLostError
     from snngan.training.loop import DivergedError
 
-    if isinstance(error, DivergedError):
+    if isinstance(error, DivergedError | RankLostError):
         fail(str(error), 1)
     if isinstance(error, SaveError):
         fail(str(error))

@@ -22,7 +22,14 @@ from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.intervals import mean_interval
 from snngan.training.checkpoint import SaveError, checkpoint_paths, load_newest
 from snngan.training.classifier import train_classifier
-from snngan.training.distributed import check_share, is_first, joined, told_by_first
+from snngan.training.distributed import (
+    RankLostError,
+    check_share,
+    is_first,
+    is_of_a_lost_rank,
+    joined,
+    told_by_first,
+)
 from snngan.training.gan import Measure, train_gan
 from snngan.training.loop import Outcome
 from snngan.training.runlog import ClassifierFolder, RunFolder, next_run_dir, open_folder
@@ -183,6 +190,12 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
             if not checkpoint_paths(run.checkpoints):
                 raise
             raise SaveError(f"{error}; make room, then go on with: snngan resume {run.quoted}") from error
+        except RuntimeError as error:
+            if not is_of_a_lost_rank(error):
+                raise
+            saved = bool(checkpoint_paths(run.checkpoints))
+            rest = f"go on with: snngan resume {run.quoted}" if saved else f"nothing was saved in {run.quoted} yet"
+            raise RankLostError(f"another rank is gone; {rest}") from error
         finally:
             progress.end()
     if not outcome.finished:

@@ -57,16 +57,18 @@ def joined(device: str) -> Iterator[torch.device]:
     try:
         yield chosen
     except RuntimeError as error:
-        if _is_of_ranks(error):
-            raise RankLostError(f"rank {rank_and_ranks()[0]}: another rank is gone") from error
+        if is_of_a_lost_rank(error):
+            raise RankLostError("another rank is gone, before there was a run") from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def _is_of_ranks(error: RuntimeError) -> bool:
+def is_of_a_lost_rank(error: RuntimeError) -> bool:
+    """Return whether ``error`` says that another rank could not be reached."""
     words = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in words for word in ("gloo", "nccl", "connection closed"))
+    said = isinstance(error, dist.DistError) or any(word in words for word in ("gloo", "nccl", "connection closed"))
+    return across_ranks() and said and not isinstance(error, RankLostError)
 
 
 def is_first() -> bool:
