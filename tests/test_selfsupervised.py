@@ -125,7 +125,7 @@ def test_the_caller_s_random_state_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("points", "options", "words"),
     [
-        (torch.zeros(20, 2), {"near": 0}, "near must be 1 or above"),
+        (torch.zeros(20, 2), {"near": 0}, "near must be a whole number above 0"),
         (torch.zeros(20, 2), {"far": 1.0}, "far between 0 and 1"),
         (torch.zeros(20, 2), {"near": 3}, "20 points cannot each have 3 near and 18 far"),
         (torch.zeros(20), {}, "must be \\(N, ...\\) and finite"),
