@@ -6,6 +6,7 @@ it is close to SCAN's (Van Gansbeke et al. 2020, "Learning to Classify Images wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,8 @@ class Neighbourhood:
 def neighbourhood(points: Tensor, near: int = 10, far: float = 0.9) -> Neighbourhood:
     """Return the ``near`` nearest points of each point, by Euclidean distance, and those that are not far from it.
 
+    Distances are those of float64, wherever the points lie.
+
     Args:
         points: (N, ...), floating point.
         near: how many are near, 1 or above.
@@ -50,11 +53,9 @@ def neighbourhood(points: Tensor, near: int = 10, far: float = 0.9) -> Neighbour
     Raises:
         ValueError: an argument is out of its range, a coordinate is not finite, or there are too few points.
     """
-    if not (near >= 1 and 0 < far < 1):
-        raise ValueError(f"near must be 1 or above and far between 0 and 1, not {near} and {far}")
-    if points.dim() < 2 or not points.is_floating_point() or not bool(points.isfinite().all()):
-        raise ValueError(f"points must be (N, ...) and finite, not {tuple(points.shape)} {points.dtype}")
-    flat, count = points.flatten(1), len(points)
+    if not (isinstance(near, int) and near >= 1 and 0 < far < 1):
+        raise ValueError(f"near must be a whole number above 0 and far between 0 and 1, not {near} and {far}")
+    flat, count = _scaled(points)[0], len(points)
     num_far = round(far * count)
     if num_far < 1 or near > count - 1 - num_far:
         raise ValueError(f"{count} points cannot each have {near} near and {num_far} far ones of the others")
@@ -89,9 +90,14 @@ def min_max_loss(
     Returns:
         (), at best ``-entropy_weight * log(K)``.
 
+    Raises:
+        ValueError: the probabilities are of another number of points.
+
     Source:
         The blog post named above: dot products of normalised predictions, their squared error, and the entropy.
     """
+    if len(probabilities) != len(points.near):
+        raise ValueError(f"probabilities of {len(probabilities)} points, and neighbours of {len(points.near)}")
     turned = F.normalize(probabilities, dim=1)
     near, between, own = points.near, points.between, turned
     if anchors is not None:
@@ -106,6 +112,25 @@ def min_max_loss(
     return loss
 
 
+def _scaled(points: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return points (N, D) in float64 about their mean and of mean length 1, that mean (D,) and that length.
+
+    Centred first: of float32 points far from the origin the digits in which they differ would be lost.
+
+    Raises:
+        ValueError: they are not (N, ...), floating point and finite.
+    """
+    if points.dim() < 2 or not points.is_floating_point() or not bool(points.isfinite().all()):
+        raise ValueError(f"points must be (N, ...) and finite, not {tuple(points.shape)} {points.dtype}")
+    flat = points.detach().flatten(1).double()
+    middle = flat.mean(0)
+    flat = flat - middle
+    largest = float(flat.abs().max()) or 1.0  # squares of what is left neither overflow nor vanish
+    length = largest * float((flat / largest).norm(dim=1).mean())
+    length = length or 1.0  # of points that all coincide
+    return flat / length, middle, length
+
+
 @dataclass(frozen=True)
 class Clusters:
     """What :func:`cluster` found."""
@@ -115,7 +140,7 @@ class Clusters:
     starts: Tensor
     """The classes (R, N) that each start gives."""
     network: nn.Module
-    """Maps points (N, D) to logits (N, K)."""
+    """Maps points (N, D), float32, to logits (N, K)."""
     losses: tuple[float, ...]
     """The loss over all points at the end of each start (R)."""
 
@@ -139,7 +164,7 @@ def cluster(
     No label is used, and none to choose among the starts.
 
     Args:
-        points: (N, ...), floating point; flattened, centred and divided by the mean length beforehand.
+        points: (N, ...), floating point; flattened, centred and divided by their mean length beforehand.
         num_clusters: how many classes there are, 2 or above.
         near: as for :func:`neighbourhood`.
         far: likewise.
@@ -151,8 +176,14 @@ def cluster(
         restarts: how many starts there are, 1 or above.
         seed: of weights and anchors.
 
+    Returns:
+        The classes and the network of the kept start, and what every start gave.
+
     Raises:
-        ValueError: an argument is out of its range, or as :func:`neighbourhood`.
+        ValueError: an argument is out of its range, as :func:`neighbourhood`, or a loss is not finite.
+
+    Source:
+        The blog post named above, for the objective; network and optimiser are ours.
 
     Example:
         >>> points = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 20])
@@ -160,13 +191,14 @@ def cluster(
         >>> len(set(found.labels[:50].tolist())), len(set(found.labels.tolist()))
         (1, 2)
     """
-    if min(num_clusters - 1, units, steps, batch_size, restarts) < 1:
-        raise ValueError("num_clusters must be 2 or above; units, steps, batch_size and restarts 1 or above")
+    counts = (num_clusters - 1, units, steps, batch_size, restarts)
+    if not all(isinstance(each, int) and each >= 1 for each in counts):
+        raise ValueError("num_clusters must be 2 or above; units, steps, batch_size and restarts 1 or above, and whole")
+    if not (0 <= entropy_weight < math.inf and 0 < learning_rate < math.inf):
+        raise ValueError(f"entropy_weight {entropy_weight} or learning_rate {learning_rate} is out of range")
     ordered = neighbourhood(points, near, far)
-    flat = points.flatten(1).float()
-    middle = flat.mean(0)
-    length = float((flat - middle).norm(dim=1).mean()) or 1.0
-    flat = (flat - middle) / length
+    scaled, middle, length = _scaled(points)
+    flat = scaled.float()
     networks, losses, starts = [], [], []
     for start in range(restarts):
         generator = torch.Generator().manual_seed(seed_for(seed, f"start {start}"))
@@ -176,18 +208,22 @@ def cluster(
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
             anchors = torch.randint(len(flat), (batch_size,), generator=generator).to(flat.device)
             optimizer.zero_grad()
-            min_max_loss(network(flat).softmax(1), ordered, anchors, entropy_weight).backward()  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
+                loss = min_max_loss(network(flat).softmax(1), ordered, anchors, entropy_weight)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        networks.append(network)
+        networks.append(network.requires_grad_(False))
         probabilities = network(flat).softmax(1).detach()
         losses.append(_loss_of_all(probabilities, ordered, entropy_weight))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"the loss is {losses[-1]} after {steps} steps: use a lower learning_rate")
         starts.append(probabilities.argmax(1))
     lowest = min(range(restarts), key=losses.__getitem__)
     first = networks[lowest][0]
     assert isinstance(first, nn.Linear)
     with torch.no_grad():  # it takes points as they came
         first.weight /= length
-        first.bias.sub_(first.weight @ middle)
+        first.bias.sub_((first.weight.double() @ middle).float())
     return Clusters(starts[lowest], torch.stack(starts), networks[lowest], tuple(losses))
 
 

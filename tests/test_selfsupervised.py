@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -113,6 +114,68 @@ def test_the_kept_start_is_the_one_of_the_lowest_loss_and_is_that_again() -> Non
     assert cluster(points, 8, steps=25, restarts=1, seed=2).losses != single.losses
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 1e4), (1.0, -1e5), (1e30, 0.0), (1e-30, 0.0)])
+def test_neither_place_nor_unit_of_the_points_matters(scale: float, offset: float) -> None:
+    points, labels = blobs()
+    points = points * scale + offset  # float32: what is left of their digits is what counts
+    exact = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    apart = exact.gather(1, neighbourhood(points).near)
+    torch.testing.assert_close(apart, exact.sort(1).values[:, 1:11], rtol=1e-6, atol=0)
+    found = cluster(points, 4, far=0.6, steps=150, restarts=1)
+    assert cluster_accuracy(labels, found.labels, 4) == 1
+
+
+def test_the_weight_of_the_entropy_is_the_caller_s() -> None:
+    points, _ = blobs()
+    light, heavy = (cluster(points, 4, steps=10, restarts=1, entropy_weight=weight) for weight in (0.1, 5.0))
+    for found, weight in ((light, 0.1), (heavy, 5.0)):
+        value = min_max_loss(found.network(points).softmax(1), neighbourhood(points), entropy_weight=weight)
+        assert found.losses[0] == pytest.approx(float(value), abs=1e-4)
+    assert not torch.allclose(light.network(points), heavy.network(points), atol=1e-3)
+    options = inspect.signature(cluster).parameters
+    assert options["entropy_weight"].default == inspect.signature(min_max_loss).parameters["entropy_weight"].default
+    for name in ("near", "far"):
+        assert options[name].default == inspect.signature(neighbourhood).parameters[name].default
+
+
+def test_anchors_are_of_all_points_and_the_rate_falls_to_0_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    anchors: list[Tensor] = []
+    rates = []
+    step = torch.optim.Adam.step
+
+    def noted(probabilities: Tensor, points: Neighbourhood, some: Tensor, weight: float) -> Tensor:
+        anchors.append(some)
+        return min_max_loss(probabilities, points, some, weight)
+
+    def stepped(self: torch.optim.Adam) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        step(self)
+
+    monkeypatch.setattr("snngan.selfsupervised.min_max_loss", noted)
+    monkeypatch.setattr(torch.optim.Adam, "step", stepped)
+    points, _ = blobs()
+    cluster(points, 4, steps=10, batch_size=64, restarts=1)
+    assert rates == pytest.approx([0.01 * (1 - number / 10) for number in range(10)])
+    drawn = torch.stack(anchors[:10])
+    assert drawn.shape == (10, 64)
+    assert len(drawn.unique()) > 150  # of 160
+
+
+def test_points_with_a_graph_and_no_grad_are_no_obstacle() -> None:
+    points, _ = blobs()
+    wanted = cluster(points, 4, steps=5, restarts=2)
+    assert cluster(points.clone().requires_grad_() * 1, 4, steps=5, restarts=2).losses == wanted.losses
+    with torch.no_grad():
+        assert cluster(points, 4, steps=5, restarts=2).losses == wanted.losses
+    assert not any(weight.requires_grad for weight in wanted.network.parameters())
+
+
+def test_probabilities_are_of_the_same_points() -> None:
+    points, _ = blobs()
+    with pytest.raises(ValueError, match="probabilities of 161 points, and neighbours of 160"):
+        min_max_loss(torch.ones(161, 4), neighbourhood(points))
+
+
 def test_the_caller_s_random_state_is_left_alone() -> None:
     points, _ = blobs()
     torch.manual_seed(3)
@@ -125,7 +188,7 @@ def test_the_caller_s_random_state_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("points", "options", "words"),
     [
-        (torch.zeros(20, 2), {"near": 0}, "near must be 1 or above"),
+        (torch.zeros(20, 2), {"near": 0}, "near must be a whole number above 0"),
         (torch.zeros(20, 2), {"far": 1.0}, "far between 0 and 1"),
         (torch.zeros(20, 2), {"near": 3}, "20 points cannot each have 3 near and 18 far"),
         (torch.zeros(20), {}, "must be \\(N, ...\\) and finite"),
@@ -133,6 +196,12 @@ def test_the_caller_s_random_state_is_left_alone() -> None:
         (torch.full((20, 2), math.nan), {}, "must be \\(N, ...\\) and finite"),
         (torch.zeros(20, 2), {"num_clusters": 1}, "num_clusters must be 2 or above"),
         (torch.zeros(20, 2), {"restarts": 0}, "restarts 1 or above"),
+        (torch.zeros(20, 2), {"num_clusters": 2.5}, "and whole"),
+        (torch.zeros(20, 2), {"near": 2.5}, "near must be a whole number"),
+        (torch.zeros(20, 2), {"entropy_weight": -1.0}, "entropy_weight -1.0 or learning_rate 0.01 is out of range"),
+        (torch.zeros(20, 2), {"entropy_weight": math.nan}, "is out of range"),
+        (torch.zeros(20, 2), {"learning_rate": 0.0}, "is out of range"),
+        (torch.rand(40, 2), {"learning_rate": 1e30, "near": 2, "steps": 3}, "the loss is nan after 3 steps"),
     ],
 )
 def test_what_makes_no_sense_is_refused(points: Tensor, options: dict[str, float], words: str) -> None:

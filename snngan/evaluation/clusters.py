@@ -23,10 +23,10 @@ def matched(labels: Tensor, clusters: Tensor, count: int) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
-    label, cluster = linear_sum_assignment(confusion(labels, clusters, count).numpy(), maximize=True)
+    label, cluster = linear_sum_assignment(confusion(labels, clusters, count).cpu().numpy(), maximize=True)
     new = torch.empty(count, dtype=torch.int64)
     new[torch.from_numpy(cluster)] = torch.from_numpy(label)
-    return new[clusters]
+    return new.to(clusters.device)[clusters]
 
 
 def confusion(labels: Tensor, guesses: Tensor, count: int) -> Tensor:

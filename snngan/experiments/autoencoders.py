@@ -21,6 +21,7 @@ from snngan.losses.temperature import parse_temperature
 from snngan.models.autoencoder import Autoencoder
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import checkpoint_paths, load_newest, save_checkpoint
+from snngan.training.loop import DivergedError
 
 CHUNK = 1000
 """Images in each pass over the held-out ones."""
@@ -38,13 +39,13 @@ class Autoencoders:
     dataset: str
     steps: int = count()
     batch_size: int = count()
-    learning_rate: float = 1e-3
+    learning_rate: float = option(1e-3, "", low=1e-9, high=1)
     """Of Adam."""
     code: int = option(32, "", low=2)
     """Length of the code."""
     widths: str = "500-500-2000"
     """Units of the encoder's hidden layers; the decoder has them in reverse."""
-    alpha: float = 0.1
+    alpha: float = option(0.1, "", low=1e-9, high=1e6)
     """Weight of the loss beside the mean squared error of pixels in [-1, 1]; above 0, so that it disentangles."""
     temperature: str = "optimal"
 
@@ -61,14 +62,15 @@ class Autoencoders:
 
         Raises:
             ValueError: what lies there is of other settings or data.
+            DivergedError: the loss is not finite; nothing is left then.
         """
         folder = setting.folder / "runs" / f"{side.replace(' ', '-')}-{seed}"
         known = {each.name: getattr(self, each.name) for each in dataclasses.fields(Autoencoders)}
         known["data"] = dataset.labelled_digest()
         if not checkpoint_paths(folder):
             setting.notify(f"{folder.name}: {self.steps} steps")
-            folder.mkdir(parents=True, exist_ok=True)
             codes, error = self._trained(side, seed, dataset, setting.device)
+            folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder, self.steps, {"step": self.steps, "known": known, "codes": codes, "error": error})
         state: dict[str, Any] = load_newest(folder, setting.notify, holds="codes")
         if state["known"] != known:
@@ -92,11 +94,14 @@ class Autoencoders:
             dataset.train_images, self.batch_size, seed=seed, device=device, labels=dataset.train_labels
         )  # fmt: skip
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)
-        for _ in range(self.steps):
+        for step in range(1, self.steps + 1):
             images, labels = batches.next_labelled()
             optimizer.zero_grad()
-            criterion(images, labels).backward()
+            loss = criterion(images, labels)
+            loss.backward()
             optimizer.step()
+            if (step % 50 == 0 or step == self.steps) and not bool(loss.isfinite()):
+                raise DivergedError(f"step {step}: the autoencoder's loss is {loss.item()}: lower learning_rate")
         codes, errors = [], []
         with torch.no_grad():
             for chunk in torch.split(dataset.test_images, CHUNK):

@@ -43,14 +43,8 @@ class TemperatureAndFactor(Classifiers, Experiment):
     def run(self, setting: Setting) -> Finding:
         dataset = self.data(setting)
         epoch = -(-len(dataset.train_images) // self.batch_size)
-        rules = {f"T = {self.temperature:g}": f"absolute:{self.temperature:g}",
-                 "annealed T": f"annealed-absolute:1:{epoch}"}  # fmt: skip
-        rows = {"baseline": {"alpha": 0.0}} | {
-            f"{name}, factor {factor:+g}": {"alpha": factor, "temperature": rule}
-            for name, rule in rules.items() for factor in (self.factor, -self.factor)
-        }  # fmt: skip
         logs = {}
-        for number, (name, chosen) in enumerate(rows.items()):
+        for number, (name, chosen) in enumerate(self.rows(epoch).items()):
             config = self.config("feedforward", setting, **chosen)
             run = trained_classifier(config, dataset, setting.folder / "runs" / f"row-{number}", setting)
             logs[name] = logs_of_seeds(run)
@@ -70,6 +64,15 @@ class TemperatureAndFactor(Classifiers, Experiment):
             text.append(f"| {name} | {' | '.join(cells)} | {f'{theirs[number]} %' if theirs else ''} |")
         tags = ("accuracy/test", "accuracy/train")
         return Finding(numbers, text, [curves_of_groups(logs, tags, setting.folder / "curves.png")])
+
+    def rows(self, epoch: int) -> dict[str, dict[str, Any]]:
+        """Return what is chosen for each row's run, by its name, in the order of ``PUBLISHED``."""
+        rules = {f"T = {self.temperature:g}": f"absolute:{self.temperature:g}",
+                 "annealed T": f"annealed-absolute:1:{epoch}"}  # fmt: skip
+        return {"baseline": {"alpha": 0.0}} | {
+            f"{name}, factor {factor:+g}": {"alpha": factor, "temperature": rule}
+            for name, rule in rules.items() for factor in (self.factor, -self.factor)
+        }  # fmt: skip
 
 
 TemperatureAndFactor.presets = MappingProxyType(

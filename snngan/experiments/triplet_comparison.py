@@ -56,12 +56,12 @@ class TripletComparison(Experiment):
         figures = []
         for seed in range(self.seeds):
             points, labels, _ = drawn(self.num_points, self.num_classes, 1, seed)
-            note(found.setdefault("start", {}), points, labels)
+            note(found.setdefault("start", {}), points, points, labels)
             for name, loss in self.losses(points.to(setting.device), labels.to(setting.device)).items():
                 ways = {}
                 for direction, sign in WAYS.items():
                     ways[direction] = way = self.way(points.to(setting.device), loss, sign)
-                    note(found.setdefault(f"{name}, {direction}", {}), way[-1], labels)
+                    note(found.setdefault(f"{name}, {direction}", {}), way[-1], points, labels)
                 if seed == 0:
                     low, high = (way[-1] for way in ways.values())
                     for title, place in (("minimised", low), ("start", points), ("maximised", high)):
@@ -74,12 +74,19 @@ class TripletComparison(Experiment):
         }
         text = [
             f"{self.num_points} points of one Gaussian, {self.num_classes} random classes, {self.seeds} sets, "
-            f"{self.steps} steps in which all points move alike far, in the direction that the gradient gives each. "
-            "Entanglement: the loss at its optimal T over that at an infinite one. Radius variance over area: of the "
-            "distances from the mean, and of the convex hull; 0 for a ring and 0.018 for a full disc, of "
-            "any size. Mean over sets (Student's 95 % interval).",
-            "", "| | entanglement | radius variance over area |", "|---|---|---|",
-            *(f"| {row} | {' | '.join(map(shown, measures.values()))} |" for row, measures in numbers.items()),
+            f"{self.steps} steps in which all points move alike far, in the direction that the gradient gives each; "
+            f"margin and T are {self.margin:g} and {self.temperature:g} of the first mean squared distance. At the "
+            "optimal T points stay where they are once it is infinite, since there is no gradient then: a random set "
+            "is at or near its maximum already. Still: the share of sets whose points end within a hundredth of the "
+            "first root mean squared distance of where they began. Entanglement: the loss at its optimal T over that "
+            "at an infinite one. Radius variance over area: of the distances from the mean, and of the convex hull; 0 "
+            "for a ring and 0.018 for a full disc, of any size. Mean over sets (Student's 95 % interval).",
+            "", "| | entanglement | radius variance over area | still |", "|---|---|---|---|",
+            *(
+                f"| {row} | {shown(measures['entanglement'])} | {shown(measures['radius variance over area'])} | "
+                f"{measures['still']['mean']:.2g} |"
+                for row, measures in numbers.items()
+            ),
         ]  # fmt: skip
         return Finding(numbers, text, [planes(panels, 3, setting.folder / "points.png"), *figures])
 
@@ -103,11 +110,13 @@ class TripletComparison(Experiment):
         return way_of(points, loss, moved_by, self.steps, self.frames)
 
 
-def note(measures: dict[str, list[float]], points: Tensor, labels: Tensor) -> None:
-    """Add to the lists of ``measures`` what is measured of points (N, 2) with labels (N,)."""
+def note(measures: dict[str, list[float]], points: Tensor, start: Tensor, labels: Tensor) -> None:
+    """Add to the lists of ``measures`` what is measured of points (N, 2) with labels (N,) that began at ``start``."""
     value, most = (float(soft_nearest_neighbor_loss(points, labels, rule)) for rule in ("optimal", math.inf))
     measures.setdefault("entanglement", []).append(value / most)
     measures.setdefault("radius variance over area", []).append(ringness(points))
+    moved = float((points - start).square().sum(1).mean().sqrt())
+    measures.setdefault("still", []).append(float(moved < 0.01 * math.sqrt(mean_squared_distance(start))))
 
 
 def ringness(points: Tensor) -> float:

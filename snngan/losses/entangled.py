@@ -103,10 +103,11 @@ class LayerLosses(nn.Module):
         distance: Distance,
         backend: Backend = "auto",
         instead: LayerLoss | None = None,
+        units: int | None = None,
         across_ranks: bool = False,
     ) -> None:
         super().__init__()
-        self.instead, self.across_ranks = instead, across_ranks
+        self.instead, self.units, self.across_ranks = instead, units, across_ranks
         self.options = {"distance": distance, "backend": backend, "across_ranks": across_ranks}
         self.first = (as_temperature(temperature),)  # in a tuple: it is a pattern, and no part of the module
         self.each = nn.ModuleDict()
@@ -137,6 +138,8 @@ class LayerLosses(nn.Module):
                 f"layer {layer} puts out {str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}, not a point "
                 f"for each of the {len(labels)} labels: leave it out"
             )
+        if self.units is not None:
+            output = output.flatten(1)[:, : self.units]
         if self.instead is None:
             value: Tensor = self.of(layer)(output, labels)
             return value
@@ -179,7 +182,8 @@ class EntangledLoss(nn.Module):
         layer_loss: what to take of each layer in place of its soft nearest neighbour loss, such as
             ``partial(triplet_loss, margin=0.5, distance="cosine")``; the three before are not used then.
         over_layers: ``"sum"``, ``"mean"`` or ``"min"`` of the layers' values is what alpha weighs.
-        units: take only this many of each layer's values, its first ones; the others stay free of the labels.
+        units: take only this many of each layer's values, its first ones, or all where it has fewer; the others stay
+            free of the labels.
         task: what to take in place of the cross-entropy, by output, inputs and labels, of a model that is no
             classifier: ``lambda output, inputs, labels: F.mse_loss(output, inputs)`` of an autoencoder. ``logits`` and
             ``cross_entropy`` hold the model's output and this loss then.
@@ -217,14 +221,14 @@ class EntangledLoss(nn.Module):
         super().__init__()
         if over_layers not in OVER_LAYERS:
             raise ValueError(f"over_layers must be {', '.join(OVER_LAYERS)}, not {over_layers!r}")
-        if units is not None and units < 1:
-            raise ValueError(f"units must be 1 or above, not {units}")
-        self.over_layers, self.units, self.task = OVER_LAYERS[over_layers], units, task
+        if units is not None and (type(units) is not int or units < 1):
+            raise ValueError(f"units must be a whole number above 0, not {units!r}")
+        self.over_layers, self.task = OVER_LAYERS[over_layers], task
         self._model = (model,)  # in a tuple: its parameters are its own
         self.layers = hidden_layers(model, layers)
         self._by_weights = layers == "*" and not any(isinstance(each, NONLINEARITIES) for each in self.layers.values())
         self.alpha = alpha
-        self.losses = LayerLosses(temperature, distance, backend, layer_loss, across_ranks)
+        self.losses = LayerLosses(temperature, distance, backend, layer_loss, units, across_ranks)
         self.logits = self.cross_entropy = torch.tensor(0.0)
         self.entanglement: dict[str, Tensor] = {}
 
@@ -238,6 +242,8 @@ class EntangledLoss(nn.Module):
         self.losses.train(self.model.training)
         logits, values = self._run(inputs, labels, enabled=self.alpha != 0)
         cross_entropy = F.cross_entropy(logits, labels) if self.task is None else self.task(logits, inputs, labels)
+        if cross_entropy.dim():
+            raise ValueError(f"task must return a scalar, not {tuple(cross_entropy.shape)}")
         self.logits, self.cross_entropy = logits.detach(), cross_entropy.detach()
         self.entanglement = {name: value.detach() for name, value in values.items()}
         if not values:
@@ -257,8 +263,7 @@ class EntangledLoss(nn.Module):
 
         def see(name: str, output: Tensor) -> None:
             outputs[name], shapes[name] = weakref.ref(output), output.shape
-            own = output if self.units is None else output.flatten(1)[:, : self.units]
-            values[name] = self.losses(name, own, labels)
+            values[name] = self.losses(name, output, labels)
 
         with watched(self.layers if enabled else {}, see):
             logits = self.model(inputs)

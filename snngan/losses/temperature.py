@@ -91,7 +91,7 @@ class AnnealedTemperature(Temperature):
         factor = factor.clamp_min(self.final).reshape(1)
         if self.training:
             self.evaluations += 1
-        return _per_scale(pairs, factor) if self.relative else 1 / factor
+        return _per_scale(pairs, factor) if self.relative else (1 / factor).to(pairs.scale)
 
 
 class LearnedTemperature(Temperature):
@@ -175,6 +175,8 @@ def parse_temperature(text: str) -> Temperature:
             return RelativeTemperature(*(float(part) for part in argument.split("+")))
         if kind in ("annealed", "annealed-absolute"):
             initial, period = [float(part) for part in (argument if ":" in argument else f"{argument}:100").split(":")]
+            if period == math.inf:
+                raise ValueError("it would never cool")
             return AnnealedTemperature(initial, period=period, relative=kind == "annealed")
         forms: dict[str, type[Temperature]] = {"absolute": FixedTemperature, "learned": LearnedTemperature}
         return forms[kind](float(argument))

@@ -16,7 +16,8 @@ class Autoencoder(nn.Module):
     """Maps images to themselves by way of a short code.
 
     ``encoder`` maps images (N, C, H, W) to codes (N, code); ``decoder`` maps codes to images in [-1, 1]. The layers of
-    the encoder are ``encoder.fc1``, ``encoder.fc2``, ... (rectified linear) and ``encoder.code`` (linear).
+    the encoder are ``encoder.fc1``, ``encoder.fc2``, ... (rectified linear) and ``encoder.code`` (linear): name those
+    whose loss is to be taken, since ``"*"`` means every nonlinearity, the decoder's too, and the code has none.
 
     Args:
         image_shape: (C, H, W).
@@ -46,7 +47,7 @@ class Autoencoder(nn.Module):
         for inputs, outputs in pairwise([code, *sizes[:0:-1]]):
             up += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.encoder = nn.Sequential(down)
-        self.decoder = nn.Sequential(*up, nn.Linear(sizes[1], sizes[0]), nn.Tanh(), nn.Unflatten(1, image_shape))
+        self.decoder = nn.Sequential(*up, nn.Linear(sizes[1], sizes[0]), nn.Unflatten(1, image_shape), nn.Tanh())
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the images (N, C, H, W) that the codes of ``images`` give."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,14 +65,18 @@ def test_ring_and_disc_differ_by_radius_variance_over_area() -> None:
 
 def test_all_points_move_alike_far_and_down_or_up_the_loss() -> None:
     points, labels, _ = drawn(40, 4, 1, 0)
-    experiment = TripletComparison(seeds=1, steps=30, frames=31)
+    experiment = TripletComparison(seeds=1, steps=30, frames=200)
     unit = mean_squared_distance(points)
     for name, loss in experiment.losses(points, labels).items():
         for sign in (1, -1):
             way = experiment.way(points, loss, sign)
             if "optimal" not in name:  # where the start may be a maximum already
                 assert sign * float(loss(way[-1])) < sign * float(loss(points))
-            moved = (way[1] - way[0]).norm(dim=1)
-            torch.testing.assert_close(
-                moved[moved > 0].amax(), torch.tensor(0.025 * math.sqrt(unit)), rtol=1e-4, atol=0
-            )
+            for number, (before, after) in enumerate(pairwise(way)):
+                moved = (after - before).norm(dim=1)
+                rest = 0.025 * math.sqrt(unit) * (1 - number / 30)
+                assert float(moved.amax()) <= rest * 1.001
+                if "optimal" not in name:  # all but points whose gradient vanishes
+                    assert float(moved.median()) == pytest.approx(rest, rel=1e-3)
+            larger = experiment.losses(points * 8, labels)[name]
+            torch.testing.assert_close(experiment.way(points * 8, larger, sign)[-1], way[-1] * 8, rtol=1e-2, atol=1e-2)

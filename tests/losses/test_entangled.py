@@ -301,7 +301,7 @@ def test_only_the_first_units_of_a_layer_count() -> None:
     torch.testing.assert_close(loss, soft_nearest_neighbor_loss(hidden[:, :5], LABELS, 1.0))
     (slope,) = torch.autograd.grad(loss, model[0].bias)
     assert float(slope[1]) != 0  # the fifth value is of the second filter
-    with pytest.raises(ValueError, match="units must be 1 or above, not 0"):
+    with pytest.raises(ValueError, match="units must be a whole number above 0, not 0"):
         EntangledLoss(model, units=0)
 
 
