@@ -32,6 +32,7 @@ CLASSIFIER: dict[str, Any] = {
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     **{name: GAN | {"objective": name} for name in ("gan", "wgan-gp", "mmd", "snnl-projected")},
+    "wgan-gp, batch": GAN | {"objective": "wgan-gp", "set": (*GAN["set"], "discriminator_norm=batch")},
     "snnl-pixel": {"objective": "snnl-pixel", "arch": "mlp", "set": ("width=16", "latent_dim=8"), "batch_size": 16},
     "learned": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=learned:1")},
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
