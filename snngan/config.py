@@ -186,6 +186,10 @@ class Plan:
         return self.optimization.steps
 
     @property
+    def batch_size(self) -> int:
+        return self.optimization.batch_size
+
+    @property
     def title(self) -> str:
         """What its folder is named after, beside the data set."""
         return self.objective

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import torch
 
-from snngan.config import ClassifyConfig, Plan, TrainConfig
+from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.intervals import mean_interval
@@ -47,8 +47,9 @@ SHOWN_SCALARS = (
 
 
 def notify(line: str) -> None:
-    """Print a line that is no result on standard error."""
-    click.echo(line, err=True)
+    """Print a line that is no result on standard error; of several processes only the first speaks."""
+    if is_first():
+        click.echo(line, err=True)
 
 
 def begin(
@@ -88,7 +89,7 @@ def _prepared(
         raise ValueError(f"--dry-run fetches nothing; first: snngan data prepare {config.dataset} --download")
     dataset = _data_of(config, keep=not config.dry_run)
     plan = make(config, dataset)
-    check_share(plan.optimization.batch_size if isinstance(plan, Plan) else plan.batch_size)
+    check_share(plan.batch_size)
     for line in describe(plan, dataset, device):
         click.echo(line)
     given = Path(config.run_dir) if config.run_dir else None
@@ -109,7 +110,7 @@ def _data_of(config: TrainConfig | ClassifyConfig, *, keep: bool) -> Dataset:
         download=config.download,
         skip_broken=config.skip_broken,
         keep=keep,
-        notify=notify if is_first() else lambda line: None,
+        notify=notify,
     )
 
 
@@ -128,11 +129,7 @@ def go_on(
     """
     say = click.echo if is_first() else lambda line: None
     folder = open_folder(path)
-    start = load_newest(
-        folder.checkpoints,
-        notify if is_first() else lambda line: None,
-        holds="players" if isinstance(folder, RunFolder) else "members",
-    )
+    start = load_newest(folder.checkpoints, notify, holds="players" if isinstance(folder, RunFolder) else "members")
     plan, at, last = folder.plan, start["step"], steps or folder.plan.steps
     if at >= last:
         say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
@@ -140,14 +137,14 @@ def go_on(
     say(f"resuming {path} at step {at} of {last}, on {device}")
     if dry_run:
         return
-    check_share(plan.optimization.batch_size if isinstance(plan, Plan) else plan.batch_size)
+    check_share(plan.batch_size)
     data = load_dataset(
         dataset or plan.dataset,
         data_dir=data_dir or plan.data_dir,
         image_size=plan.image_size,
         skip_broken=plan.skip_broken,
         keep=is_first(),
-        notify=notify if is_first() else lambda line: None,
+        notify=notify,
     )
     if steps is not None:
         folder.set_steps(steps)
@@ -160,8 +157,9 @@ def go_on(
 def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
     """Train a generator from ``start``, if any, then say what was written and what to type next."""
     measure = figures_of(run, dataset, device)
-    size = run.plan.optimization.batch_size
-    outcome = to_the_end(run, size, partial(train_gan, run, dataset, device, start=start, measure=measure))
+    outcome = to_the_end(
+        run, run.plan.batch_size, partial(train_gan, run, dataset, device, start=start, measure=measure)
+    )
     if is_first():
         say_result(run, outcome)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,9 +16,9 @@ from snngan.evaluation.figures import tsne
 from snngan.evaluation.planes import planes
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.autoencoders import SIDES, Autoencoders
+from snngan.experiments.points import relative_loss
 from snngan.experiments.running import shown
 from snngan.intervals import summary
-from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.training.classifier import reading_order
 from snngan.training.classifier_plan import check_labels
 
@@ -50,13 +49,10 @@ class LatentCode(Autoencoders, Experiment):
             for seed in range(self.seeds):
                 codes, error = self.codes(side, seed, dataset, setting)
                 found = k_means(codes, dataset.num_classes)
-                value, most = (
-                    float(soft_nearest_neighbor_loss(codes[read], labels[read], rule)) for rule in ("optimal", math.inf)
-                )
                 for name, each in (
                     ("k-means accuracy", cluster_accuracy(labels, found, dataset.num_classes)),
                     ("squared error", error),
-                    ("entanglement", value / most),
+                    ("entanglement", relative_loss(codes[read], labels[read])),
                 ):
                     row.setdefault(name, []).append(each)
                 if seed == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from torch import Tensor
 from snngan.config import check_options, option
 from snngan.evaluation.planes import moving, planes
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.points import drawn, mean_squared_distance, way_of
+from snngan.experiments.points import drawn, mean_squared_distance, relative_loss, way_of
 from snngan.experiments.running import shown
 from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
@@ -98,7 +97,6 @@ def measured(points: Tensor, labels: Tensor, mode: Tensor) -> dict[str, float]:
     from sklearn.cluster import HDBSCAN
     from sklearn.metrics import adjusted_rand_score
 
-    value, most = (float(soft_nearest_neighbor_loss(points, labels, rule)) for rule in ("optimal", math.inf))
     clusters, kept = [], []
     for label in range(int(labels.max()) + 1):
         own = labels == label
@@ -106,7 +104,7 @@ def measured(points: Tensor, labels: Tensor, mode: Tensor) -> dict[str, float]:
         found = search.fit_predict(points[own].numpy())
         clusters.append(float(len({*found} - {-1})))
         kept.append(float(adjusted_rand_score(mode[own].numpy(), found)))
-    result = {"entanglement": value / most, "clusters": sum(clusters) / len(clusters)}
+    result = {"entanglement": relative_loss(points, labels), "clusters": sum(clusters) / len(clusters)}
     if int(mode.max()):
         result["modes kept"] = sum(kept) / len(kept)
     return result

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from snngan.config import check_options, option
 from snngan.evaluation.planes import moving, planes
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.points import drawn, mean_squared_distance, way_of
+from snngan.experiments.points import drawn, mean_squared_distance, relative_loss, way_of
 from snngan.experiments.running import shown
 from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
@@ -112,8 +112,7 @@ class TripletComparison(Experiment):
 
 def note(measures: dict[str, list[float]], points: Tensor, start: Tensor, labels: Tensor) -> None:
     """Add to the lists of ``measures`` what is measured of points (N, 2) with labels (N,) that began at ``start``."""
-    value, most = (float(soft_nearest_neighbor_loss(points, labels, rule)) for rule in ("optimal", math.inf))
-    measures.setdefault("entanglement", []).append(value / most)
+    measures.setdefault("entanglement", []).append(relative_loss(points, labels))
     measures.setdefault("radius variance over area", []).append(ringness(points))
     moved = float((points - start).square().sum(1).mean().sqrt())
     measures.setdefault("still", []).append(float(moved < 0.01 * math.sqrt(mean_squared_distance(start))))
