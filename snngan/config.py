@@ -130,6 +130,8 @@ class TrainConfig:
     seed: int = option(0, "of weights, order and noise", low=0, group="Run")
     device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
     precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
+    compile: bool = option(False, "compile the networks: slow first steps", group="Run")
+    cuda_graph: bool = option(False, "record the step as one CUDA graph", group="Run")
     run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
@@ -180,6 +182,8 @@ class Plan:
     sample_every: int
     track_every: int
     evaluate_every: int = 0
+    compile: bool = False
+    cuda_graph: bool = False
 
     @property
     def steps(self) -> int:

@@ -37,6 +37,13 @@ class Objective(Protocol):
     """Outputs of the discriminator: None for no discriminator, 1 for a logit, more for a projection."""
     recommended: ClassVar[Recommended] = MappingProxyType({})
     """Training and architecture options that this objective wants where the user says nothing."""
+    differentiates_twice: ClassVar[bool] = False
+    """Whether a loss contains a gradient of the discriminator."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether its losses read values that the device computes, and so wait for a GPU."""
+        return False
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         """Return what the discriminator minimises, ()."""
@@ -95,6 +102,10 @@ class _Entangling:
 
     def state(self) -> nn.Module:
         return self._rule
+
+    @property
+    def waits(self) -> bool:
+        return self._rule.waits
 
 
 TEMPERATURE_HELP = (
@@ -228,6 +239,7 @@ class Wasserstein(_OneOutput):
 class WassersteinGradientPenalty(_OneOutput):
     """Gulrajani et al. 2017: the critic's slope is held near 1 between real and fake images."""
 
+    differentiates_twice = True
     penalty: float = option(10.0, "weight of the gradient penalty", low=0, high=1e6)
     recommended: ClassVar[Recommended] = MappingProxyType(
         {"discriminator_norm": "layer", "discriminator_steps": 5, "learning_rate": 1e-4, "betas": (0.0, 0.9)}

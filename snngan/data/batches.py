@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -10,13 +12,17 @@ from torch import Tensor
 from snngan.data import to_unit_range
 from snngan.seeds import seed_for
 
+AHEAD = 4
+"""Batches that lie ready where the images do not fit on the device."""
+
 
 class Batches:
     """Endless shuffled mini-batches of images on one device, as float32 in [-1, 1].
 
     Every epoch is a fresh permutation; the rest of it that does not fill a batch is dropped. The order comes from a
     CPU generator of its own, so it is the same on every device. The images stay in their stored dtype, on the device
-    itself unless they would take more than half of its free memory.
+    itself. If they would take more than half of its free memory, they stay where they are, and a thread gathers the
+    next batches in pinned memory meanwhile.
 
     Args:
         images: (N, C, H, W), uint8, or float32 in [-1, 1].
@@ -44,29 +50,56 @@ class Batches:
         number, parts = part
         assert batch_size % parts == 0, "parts of unlike size"
         self._own = slice(number * batch_size // parts, (number + 1) * batch_size // parts)
-        self._images = images.to(device) if _fits(images, device) else images
+        fits = _fits(images, device)
+        self._images = images.to(device) if fits else images
         self._labels = None if labels is None else labels.to(self._images.device)
+        self._helper = None if fits else ThreadPoolExecutor(1, "batches")
         self._batch_size = batch_size
         self._device = device
         self._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
+        self._ahead: deque[tuple[dict[str, Tensor | int], Future[tuple[Tensor, Tensor | None]]]] = deque()
         self._start_epoch()
 
     def of_seed(self, seed: int) -> Batches:
         """Return another stream over the same images, which are kept once."""
         other = copy.copy(self)
         other._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
+        other._ahead = deque()
         other._start_epoch()
         return other
 
     def next(self) -> Tensor:
         """Return the next batch, or this process's part of it, (batch_size, C, H, W) float32 in [-1, 1]."""
-        return to_unit_range(self._images[self._next_rows()].to(self._device))
+        return to_unit_range(self.next_stored())
+
+    def next_stored(self) -> Tensor:
+        """Return the next batch, or this process's part of it, (batch_size, C, H, W) as the images are stored."""
+        return self._take()[0]
 
     def next_labelled(self) -> tuple[Tensor, Tensor]:
         """Return the next batch and its labels, (batch_size,) int64."""
-        assert self._labels is not None
-        rows = self._next_rows()
-        return to_unit_range(self._images[rows].to(self._device)), self._labels[rows].to(self._device)
+        images, labels = self._take()
+        assert labels is not None
+        return to_unit_range(images), labels
+
+    def _take(self) -> tuple[Tensor, Tensor | None]:
+        """Return images and labels of the next batch on the device."""
+        if self._helper is None:
+            return self._gathered(self._next_rows())
+        while len(self._ahead) < AHEAD:
+            state = self._state()
+            self._ahead.append((state, self._helper.submit(self._gathered, self._next_rows())))
+        _, batch = self._ahead.popleft()
+        images, labels = batch.result()
+        labels = None if labels is None else labels.to(self._device, non_blocking=True)
+        return images.to(self._device, non_blocking=True), labels
+
+    def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return images and labels of ``rows``, in pinned memory if they have to go to a GPU from there."""
+        images, labels = self._images[rows], None if self._labels is None else self._labels[rows]
+        if self._helper is None or self._device.type != "cuda":
+            return images, labels
+        return images.pin_memory(), None if labels is None else labels.pin_memory()
 
     def _next_rows(self) -> Tensor:
         if self._position + self._batch_size > len(self._images):
@@ -77,6 +110,10 @@ class Batches:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return what the rest of the stream follows from: the generator at the epoch's start, and the position."""
+        return self._ahead[0][0] if self._ahead else self._state()
+
+    def _state(self) -> dict[str, Tensor | int]:
+        """Return where the stream stands, what lies ready included."""
         return {
             "epoch_generator": self._epoch_generator.clone(),
             "position": self._position,
@@ -90,10 +127,13 @@ class Batches:
         self._generator.set_state(generator)
         self._start_epoch()
         self._position = position
+        self._ahead = deque()
 
     def _start_epoch(self) -> None:
         self._epoch_generator = self._generator.get_state()
-        self._order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
+        place = self._images.device
+        order = torch.randperm(len(self._images), generator=self._generator, pin_memory=place.type == "cuda")
+        self._order = order.to(place, non_blocking=True)
         self._position = 0
 
 

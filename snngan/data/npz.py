@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +26,8 @@ def read_npz(name: str, path: Path) -> Dataset:
 
     The file holds ``train_images`` and, if wanted, ``train_labels``, ``test_images``, ``test_labels``; or ``images``
     and, if wanted, ``labels``. Images are (N, C, H, W) or (N, H, W), uint8 or floats in [-1, 1]; floats become uint8
-    unless they are points (N, 1, 1, 2). Where there is no test half, one is held out.
+    unless they are points (N, 1, 1, 2). Where there is no test half, one is held out. uint8 images that would fill
+    more than a quarter of the memory are left in the file and read as they are needed, if it is not compressed.
 
     Raises:
         ValueError: the file is missing, damaged or not of that form; the message names file and key.
@@ -94,12 +97,47 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             for key in file.files:
-                arrays[key] = np.asarray(file[key]) if key in _KEYS else np.empty(0)
+                mapped = _mapped(path, key) if key.endswith("images") else None
+                if mapped is not None:
+                    arrays[key] = mapped
+                else:
+                    arrays[key] = np.asarray(file[key]) if key in _KEYS else np.empty(0)
     except Exception as error:  # a damaged archive fails in many ways
         raise ValueError(
             f"{path}: {key} cannot be read ({error_line(error)}); expected plain arrays, written by numpy.savez"
         ) from error
     return arrays
+
+
+def _mapped(path: Path, key: str) -> NDArray[np.generic] | None:
+    """Return a large uint8 array as it lies in the file, without reading it; None for others.
+
+    Raises:
+        ValueError: the file ends before the array does.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{key}.npy")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size <= _memory() // 4:
+            return None
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + 26)  # of the entry's own header: the lengths of name and extra field
+        name, extra = struct.unpack("<HH", file.read(4))
+        file.seek(name + extra, os.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, in_columns, dtype = read(file)
+        header = file.tell() - (entry.header_offset + 30 + name + extra)
+        if dtype != np.uint8 or in_columns or header + math.prod(shape) != entry.file_size:
+            return None
+        return np.memmap(path, np.uint8, "c", file.tell(), shape)
+
+
+def _memory() -> float:
+    """Return the bytes of memory that the machine has, as far as it says so."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _half(path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str) -> tuple[Tensor, Tensor | None]:

@@ -152,6 +152,9 @@ def real_fake_pairs(
     labels[len(real) :] = 1
     points = torch.cat([real.flatten(1), fake.flatten(1)])
     pairs = pairs_of(points, labels, distance, across_ranks=across_ranks)
+    if pairs.backend == "fused":  # known here, without a wait for the GPU
+        ones = pairs.labels.sum()
+        pairs.classes = pairs.labels.int(), torch.stack([len(pairs.labels) - ones, ones])
     if not real.requires_grad:
         pairs.moving = slice(pairs.moving.start + len(real), pairs.moving.stop)
     if scale == "real":

@@ -7,7 +7,9 @@ remembers between batches is in its buffers, so that saving and loading state ke
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +21,18 @@ from snngan.losses.pairs import Pairs
 class Temperature(nn.Module):
     """A rule that gives the inverse temperatures (K,) at which the loss of a batch is taken and averaged."""
 
+    waits: ClassVar[bool] = False
+    """Whether it reads values that the device computes, and so waits for a GPU."""
+
     def forward(self, pairs: Pairs) -> Tensor:
         """Return 1/T (K,) in float64 for the batch ``pairs``."""
         raise NotImplementedError
 
 
-def _per_scale(pairs: Pairs, factors: Tensor) -> Tensor:
+def _per_scale(pairs: Pairs, factors: Sequence[float | Tensor]) -> Tensor:
     """Return 1 / (factors * scale); where all points coincide every temperature gives the same loss, so 1."""
-    product = factors.to(pairs.scale) * pairs.scale
-    return torch.where(pairs.scale > 0, 1 / product, 1.0)
+    products = torch.stack([pairs.scale * factor for factor in factors])
+    return torch.where(pairs.scale > 0, 1 / products, 1.0)
 
 
 def _positive(name: str, value: float) -> float:
@@ -66,7 +71,7 @@ class RelativeTemperature(Temperature):
         self.factors = tuple(_positive("relative temperature", factor) for factor in factors)
 
     def forward(self, pairs: Pairs) -> Tensor:
-        return _per_scale(pairs, torch.tensor(self.factors, dtype=torch.float64))
+        return _per_scale(pairs, self.factors)
 
 
 class AnnealedTemperature(Temperature):
@@ -88,10 +93,10 @@ class AnnealedTemperature(Temperature):
 
     def forward(self, pairs: Pairs) -> Tensor:
         factor = self.initial / (1 + self.evaluations.double() / self.period) ** self.power
-        factor = factor.clamp_min(self.final).reshape(1)
+        factor = factor.clamp_min(self.final)
         if self.training:
             self.evaluations += 1
-        return _per_scale(pairs, factor) if self.relative else (1 / factor).to(pairs.scale)
+        return _per_scale(pairs, [factor]) if self.relative else (1 / factor).reshape(1).to(pairs.scale)
 
 
 class LearnedTemperature(Temperature):
@@ -102,6 +107,7 @@ class LearnedTemperature(Temperature):
     Frosst, Papernot and Hinton 2019, section 2, learn 1/T itself, unbounded, which can turn negative.
     """
 
+    waits = True
     log_inverse: Tensor
 
     def __init__(self, initial: float = 1.0, *, step: float = 0.1, low: float = 1e-3, high: float = 1e3) -> None:
@@ -134,6 +140,8 @@ class OptimalTemperature(Temperature):
     By the envelope theorem the gradient of the minimum by the features is the partial one at the optimal T, so T
     itself carries no gradient.
     """
+
+    waits = True
 
     def forward(self, pairs: Pairs) -> Tensor:
         return optimal_inverse_temperature(pairs).reshape(1)

@@ -17,7 +17,7 @@ from snngan.losses.gather import across_ranks, rank_and_ranks
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.classifier_plan import parse_adversary
-from snngan.training.device import allow_tf32
+from snngan.training.device import set_up
 from snngan.training.distributed import any_rank, average_gradients, check_share, is_first, parameters_of
 from snngan.training.loop import LossWatch, Outcome, Report, check_weights, random_state, restore_random_state
 from snngan.training.members import Members, build_members
@@ -65,7 +65,7 @@ def train_classifier(
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
-    allow_tf32(plan.precision == "tf32")
+    set_up(tf32=plan.precision == "tf32")
     adversary = parse_adversary(plan.adversary)
     networks = [f"network of seed {seed}" for seed in plan.seeds]
     step, scalars = 0, {}

@@ -7,10 +7,16 @@ import re
 import torch
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Let CUDA round the factors of products and convolutions to 10 bits, or not: torch allows convolutions to."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+def set_up(*, tf32: bool) -> None:
+    """Set what torch keeps for the whole process, before a run of steps that are all of one shape.
+
+    Args:
+        tf32: whether CUDA may round the factors of products and convolutions to 10 bits: by itself torch lets
+            convolutions do so. What cuDNN's algorithms cost is measured at the first step.
+    """
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import across_ranks, rank_and_ranks, share_of
+from snngan.losses.gather import across_ranks, rank_and_ranks
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
-from snngan.training.device import allow_tf32
-from snngan.training.distributed import any_rank, average_gradients, check_share, is_first
+from snngan.training.device import set_up
+from snngan.training.distributed import any_rank, check_share, is_first
+from snngan.training.game import Game, draw_latents
 from snngan.training.loop import (
     LossWatch,
     Outcome,
@@ -74,10 +75,10 @@ def train_gan(
     batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_ranks())
     first, alone = is_first(), not across_ranks()  # of several processes the first reads figures and writes
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
+    game = Game(players, plan, batches, noise, device)
     gauge = Gauge(players, dataset, plan, device)
     watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
-    allow_tf32(plan.precision == "tf32")
+    set_up(tf32=plan.precision == "tf32")
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
     if start is not None:
@@ -89,45 +90,13 @@ def train_gan(
         scalars = gauge.read()
         run.log(0, scalars)
         run.log_samples(0, gauge.samples(), gauge.real[:SHOWN])
-    generator, discriminator, objective = players.generator, players.discriminator, players.objective
     started, tracking_seconds, measuring_seconds, stopping = time.monotonic(), 0.0, 0.0, False
 
     while step < options.steps and not stopping:
         step += 1
 
-        # Discriminator: fresh real and synthetic images at each of its steps.
-        real = None
-        if discriminator is not None and players.discriminator_optimizer is not None:
-            for _ in range(options.discriminator_steps):
-                real = batches.next()
-                with autocast:
-                    with torch.no_grad():
-                        fake = generator(own_latents(players, options.batch_size, noise, device))
-                    discriminator_loss = objective.discriminator_loss(discriminator, real, fake)
-                players.discriminator_optimizer.zero_grad()
-                discriminator_loss.backward()  # type: ignore[no-untyped-call]
-                average_gradients(discriminator.parameters())
-                players.discriminator_optimizer.step()
-                objective.constrain(discriminator)
-            watch.note(step, "discriminator", discriminator_loss)
-            discriminator.requires_grad_(False)
-
-        # Generator: against the last real batch, or a fresh one where there is no discriminator.
-        real = batches.next() if real is None else real
-        with autocast:
-            fake = generator(own_latents(players, options.batch_size, noise, device))
-            generator_loss = objective.generator_loss(discriminator, real, fake)
-        players.generator_optimizer.zero_grad()
-        generator_loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(generator.parameters())
-        players.generator_optimizer.step()
-        watch.note(step, "generator", generator_loss)
-        del real, fake, generator_loss  # the next step's would lie beside them
-        if discriminator is not None:
-            discriminator.requires_grad_(True)
-
-        # Average.
-        players.update_average(options.ema_decay, step)
+        for player, loss in game.step(step).items():
+            watch.note(step, player, loss)
 
         # Track, show, save: each at its own interval and at the end.
         checking, last = step % watch.check_every == 0, step == options.steps
@@ -162,16 +131,6 @@ def train_gan(
     return Outcome(
         step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds, measuring_seconds
     )
-
-
-def draw_latents(players: Players, count: int, noise: torch.Generator, device: torch.device) -> Tensor:
-    """Return standard normal latents (count, latent_dim); drawn on the CPU, so the same on every device."""
-    return torch.randn(count, players.latent_dim, generator=noise).to(device, non_blocking=True)
-
-
-def own_latents(players: Players, count: int, noise: torch.Generator, device: torch.device) -> Tensor:
-    """Return this rank's share of a batch of ``count`` latents, all of which every rank draws."""
-    return share_of(draw_latents(players, count, noise, device))
 
 
 def networks_of(players: Players) -> dict[str, nn.Module]:

@@ -16,9 +16,11 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return ``adam`` with ``betas``, ``rmsprop``, or ``sgd`` with Nesterov's momentum of 0.9."""
     _spare_the_compiler()
+    parameters = list(parameters)
+    on_gpu = parameters[0].is_cuda  # what counts steps is there too, so that none of them waits
     kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: _Adam(parameters, lr=learning_rate, betas=betas, fused=True),
-        "rmsprop": lambda: _RMSprop(parameters, lr=learning_rate),
+        "adam": lambda: _Adam(parameters, lr=learning_rate, betas=betas, fused=True, capturable=on_gpu),
+        "rmsprop": lambda: _RMSprop(parameters, lr=learning_rate, capturable=on_gpu),
         "sgd": lambda: _SGD(parameters, lr=learning_rate, momentum=0.9, nesterov=True),
     }
     return kinds[name]()
@@ -39,13 +41,25 @@ def _spare_the_compiler() -> None:
             wrapped.__dynamo_disable = wrapped
 
 
+def _as_here(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved ``state`` with the way of counting steps that suits this optimiser's device."""
+    capturable = optimizer.defaults["capturable"]
+    return {**state, "param_groups": [{**group, "capturable": capturable} for group in state["param_groups"]]}
+
+
 class _Adam(torch.optim.Adam):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(_as_here(self, state))
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         return inspect.unwrap(torch.optim.Adam.step)(self, closure)
 
 
 class _RMSprop(torch.optim.RMSprop):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(_as_here(self, state))
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)

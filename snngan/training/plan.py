@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,9 +14,11 @@ from snngan.config import Optimization, Plan, TrainConfig, parse_value, range_te
 from snngan.data import Dataset, ImageShape
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
+from snngan.losses.gather import across_ranks
 from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
+from snngan.training.device import choose_device
 
 
 def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
@@ -52,6 +56,8 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
         sample_every=config.sample_every,
         track_every=config.track_every,
         evaluate_every=config.evaluate_every,
+        compile=config.compile,
+        cuda_graph=config.cuda_graph,
     )
     check_batch_size(plan.optimization.batch_size, len(dataset.train_images))
     if len(dataset.test_images) < 2:
@@ -73,7 +79,34 @@ def check_config(config: TrainConfig) -> None:
     architectures = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
     said = _said(config, (kind, *architectures, Optimization))
     chosen = dict(kind.recommended) | said
-    _refuse_idle(config.objective, _build(kind, chosen), _build(Optimization, chosen), said)
+    objective = _build(kind, chosen)
+    _refuse_idle(config.objective, objective, _build(Optimization, chosen), said)
+    if config.compile:
+        _check_compile(config.objective, objective)
+    if config.cuda_graph:
+        _check_cuda_graph(objective, choose_device(config.device))
+
+
+def _check_compile(name: str, objective: Objective) -> None:
+    """Raise ``ValueError`` where the networks cannot be compiled."""
+    if objective.differentiates_twice:
+        raise ValueError(f"{name} differentiates its networks twice, which compiled ones do not allow; drop --compile")
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
+    if not any(name and shutil.which(name) for name in compilers):
+        raise ValueError("--compile needs a C++ compiler, and none is found (g++, clang++, or what $CXX names)")
+
+
+def _check_cuda_graph(objective: Objective, device: torch.device) -> None:
+    """Raise ``ValueError`` where a step cannot be a CUDA graph."""
+    if device.type != "cuda":
+        raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
+    if objective.waits:
+        raise ValueError(
+            "--cuda-graph: this temperature reads values in each step, which a graph cannot; give another "
+            "temperature, or leave it out"
+        )
+    if across_ranks():
+        raise ValueError("--cuda-graph is for one process; leave it out under torchrun")
 
 
 def check_same_data(plan: Plan, dataset: Dataset) -> None:
@@ -164,11 +197,12 @@ def describe_plan(plan: Plan, dataset: Dataset, device: torch.device) -> list[st
         return ", ".join(f"{name}={options[name]}" for name in played)
 
     chosen = text(plan.objective_options)
+    ways = ", compiled" * plan.compile + ", CUDA graph" * plan.cuda_graph
     return [
         f"data       {plan.dataset}: {len(dataset.train_images)} images {size}, {len(dataset.test_images)} held out",
         f"objective  {plan.objective}" + (f" ({chosen})" if chosen else ""),
         f"networks   {plan.arch} ({text(plan.arch_options)})",
-        f"training   {text(optimization)}, seed={plan.seed}, {plan.precision} on {device}",
+        f"training   {text(optimization)}, seed={plan.seed}, {plan.precision}{ways} on {device}",
     ]
 
 

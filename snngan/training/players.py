@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -55,14 +56,24 @@ class Players:
         return {name: part for name, part in parts.items() if part is not None}
 
     @torch.no_grad()
-    def update_average(self, decay: float, step: int) -> None:
-        """Move the average, batch statistics included, towards the generator; ``decay`` is reached as steps go by."""
-        share = 1 - min(decay, step / (step + 10))
-        averaged: list[Tensor] = list(self.averaged.parameters())
-        current: list[Tensor] = list(self.generator.parameters())
-        torch._foreach_lerp_(averaged, current, share)
-        for kept, buffer in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-            kept.lerp_(buffer, share) if kept.is_floating_point() else kept.copy_(buffer)
+    def update_average(self, share: Tensor) -> None:
+        """Move the average, batch statistics included, a ``share`` () of the way towards the generator."""
+        moving, counting = self._averaged_pairs
+        torch._foreach_lerp_([kept for kept, _ in moving], [new for _, new in moving], [share] * len(moving))
+        for kept, count in counting:
+            kept.copy_(count)
+
+    @cached_property
+    def _averaged_pairs(self) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+        """Each tensor of the average with the generator's: those that move, and those that count and are copied."""
+        pairs: list[tuple[Tensor, Tensor]] = [
+            *zip(self.averaged.parameters(), self.generator.parameters(), strict=True),
+            *zip(self.averaged.buffers(), self.generator.buffers(), strict=True),
+        ]
+        return (
+            [pair for pair in pairs if pair[0].is_floating_point()],
+            [pair for pair in pairs if not pair[0].is_floating_point()],
+        )
 
     @torch.no_grad()
     def sample(self, latents: Tensor) -> Tensor:

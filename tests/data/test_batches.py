@@ -91,6 +91,41 @@ def test_batch_size_out_of_range(batch_size: int, message: str) -> None:
         Batches(IMAGES, batch_size, seed=0, device=CPU)
 
 
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no images fit on the device."""
+    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: False)
+
+
+def test_batches_made_ready_ahead_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(len(IMAGES))
+    plain = Batches(IMAGES, 4, seed=0, device=CPU, labels=labels)
+    elsewhere(monkeypatch)
+    ahead = Batches(IMAGES, 4, seed=0, device=CPU, labels=labels)
+    other = ahead.of_seed(1)
+    for _ in range(9):
+        assert_close(ahead.next_labelled(), plain.next_labelled(), rtol=0, atol=0)
+        other.next()
+    assert_close(other.next(), batches_at(9, seed=1), rtol=0, atol=0)
+
+
+def batches_at(position: int, seed: int) -> torch.Tensor:
+    batches = Batches(IMAGES, 4, seed=seed, device=CPU)
+    return [batches.next() for _ in range(position + 1)][-1]
+
+
+@pytest.mark.parametrize("taken", range(7))
+def test_a_stream_made_ready_ahead_is_resumed_where_it_was_read_to(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere(monkeypatch)
+    unbroken = Batches(IMAGES, 4, seed=0, device=CPU)
+    for _ in range(taken):
+        unbroken.next()
+    resumed = Batches(IMAGES, 4, seed=5, device=CPU)
+    resumed.next()
+    resumed.load_state_dict(unbroken.state_dict())
+    for _ in range(7):
+        assert_close(resumed.next(), unbroken.next(), rtol=0, atol=0)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("fits", [True, False])

@@ -152,3 +152,58 @@ def test_damaged_files(tmp_path: Path) -> None:
         load(tmp_path / "cut.npz")
     with pytest.raises(ValueError, match=r"flipped\.npz: images cannot be read"):
         load(tmp_path / "flipped.npz")
+
+
+def is_mapped(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+def test_images_that_fill_the_memory_stay_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    arrays = {"train_images": images[:32], "train_labels": np.arange(32), "test_images": images[32:]}
+    path = tmp_path / "large.npz"
+    np.savez(path, **arrays)
+    read = load_dataset(f"npz:{path}")
+    assert not is_mapped(path)
+    monkeypatch.setattr("snngan.data.npz._memory", lambda: 4 * 32 * 192)
+    mapped = load_dataset(f"npz:{path}")
+    assert is_mapped(path)
+    assert_close(mapped.train_images, read.train_images)
+    assert_close(mapped.test_images, read.test_images)
+    assert mapped.labelled_digest() == read.labelled_digest()
+    path.unlink()  # who has it open keeps it
+    assert_close(mapped.train_images, read.train_images)
+
+
+@pytest.mark.parametrize("how", ["compressed", "floats", "by columns", "three dimensions"])
+def test_large_images_of_other_kinds_are_read(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 6), dtype=np.uint8)
+    expected, path = load_of(images, tmp_path / "small.npz"), tmp_path / "large.npz"
+    monkeypatch.setattr("snngan.data.npz._memory", lambda: 8)
+    if how == "floats":
+        np.savez(path, images=images.astype(np.float64) / 127.5 - 1)
+    elif how == "compressed":
+        np.savez_compressed(path, images=images)
+    else:
+        np.savez(path, images=np.asfortranarray(images) if how == "by columns" else images[:, 0])
+    assert load_dataset(f"npz:{path}").digest() == expected.digest()
+
+
+def test_a_large_file_that_ends_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snngan.data.npz._memory", lambda: 8)
+    path = tmp_path / "large.npz"
+    np.savez(path, images=np.zeros((40, 1, 8, 8), dtype=np.uint8))
+    whole = path.read_bytes()
+    for size in (len(whole) - 100, len(whole) // 2, 60):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="large"):
+            load_dataset(f"npz:{path}")
+    path.write_bytes(whole.replace(b"(40, 1, 8, 8)", b"(90, 1, 8, 8)"))  # a header that promises more
+    with pytest.raises(ValueError, match="images cannot be read"):
+        load_dataset(f"npz:{path}")
+
+
+def load_of(images: NDArray[np.uint8], path: Path) -> Dataset:
+    np.savez(path, images=images)
+    return load_dataset(f"npz:{path}")
