@@ -19,6 +19,12 @@ def set_up(*, tf32: bool) -> None:
     torch.backends.cudnn.benchmark = True
 
 
+def preferred_layout(device: torch.device, precision: str) -> torch.memory_format:
+    """Return how convolutions lie best in memory: channels last on a CPU, and for tensor cores, which fp32 leaves."""
+    tensor_cores = precision != "fp32"
+    return torch.channels_last if device.type == "cpu" or tensor_cores else torch.contiguous_format
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 

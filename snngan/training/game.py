@@ -6,7 +6,8 @@ the whole step is one CUDA graph.
 
 from __future__ import annotations
 
-from typing import cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,11 @@ class Game:
         if plan.compile:  # the same weights; who samples or reads goes on with the plain networks
             self.generator = compiled(self.generator)
             self.discriminator = None if self.discriminator is None else compiled(self.discriminator)
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+        half = plan.precision == "bf16"
+        self.autocast: AbstractContextManager[Any] = (
+            torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+        )
+        self.weights = [] if players.discriminator is None else list(players.discriminator.parameters())
         on_gpu = device.type == "cuda"
         self._play: Work = (
             Captured(self.play, device) if plan.cuda_graph and on_gpu and not across_ranks() else self.play
@@ -88,7 +93,7 @@ class Game:
                 players.discriminator_optimizer.step()
                 objective.constrain(discriminator)
             losses["discriminator"] = loss.detach()
-            discriminator.requires_grad_(False)
+            self.learn(False)
 
         # Generator: against the last real batch.
         with self.autocast:
@@ -98,12 +103,16 @@ class Game:
         average_gradients(generator.parameters())
         players.generator_optimizer.step()
         losses["generator"] = loss.detach()
-        if discriminator is not None:
-            discriminator.requires_grad_(True)
+        self.learn(True)
 
         # Average.
         players.update_average(share)
         return losses
+
+    def learn(self, flag: bool) -> None:
+        """Let gradients come to the discriminator's weights, or not."""
+        for weight in self.weights:
+            weight.requires_grad_(flag)
 
 
 def compiled(network: nn.Module) -> nn.Module:

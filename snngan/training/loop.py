@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -67,9 +68,9 @@ class LossWatch:
         """Return the values of each loss that is unread, the mean over ranks, in one message and one read."""
         if not self._unread:
             return []
-        losses = [loss.reshape(-1).float() for _, _, loss, _ in self._unread]
-        means = mean_over_ranks(torch.cat(losses))
-        return [part.tolist() for part in torch.split(means.cpu(), [len(loss) for loss in losses])]
+        losses = [loss.reshape(-1) for _, _, loss, _ in self._unread]
+        values = iter(mean_over_ranks(torch.cat(losses)).tolist())
+        return [list(islice(values, len(loss))) for loss in losses]
 
 
 def check_weights(step: int, networks: Mapping[str, nn.Module]) -> None:

@@ -20,6 +20,7 @@ from snngan.robustness.rule import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier_plan import build_classifier, parse_regularizer
+from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
 from snngan.training.optimizers import make_optimizer
 from snngan.training.players import load_part
@@ -34,7 +35,8 @@ class Members(ABC):
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
         self._seeds = plan.seeds
-        self._networks = [build_network(plan, seed).to(device) for seed in plan.seeds]
+        layout = preferred_layout(device, plan.precision)
+        self._networks = [build_network(plan, seed).to(device).to(memory_format=layout) for seed in plan.seeds]
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
 
     @abstractmethod

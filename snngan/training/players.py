@@ -14,6 +14,7 @@ from snngan.config import Plan
 from snngan.objectives import Objective
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
+from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
 from snngan.training.optimizers import make_optimizer
 from snngan.training.plan import build_architecture, build_objective
@@ -111,12 +112,14 @@ def build_players(plan: Plan, device: torch.device) -> Players:
         ValueError: the architecture cannot make images of the plan's shape.
     """
     objective, architecture = build_objective(plan), build_architecture(plan)
+    layout = preferred_layout(device, plan.precision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(plan.seed, "weights"))
-        generator = architecture.generator(plan.image_shape).to(device)
+        generator = architecture.generator(plan.image_shape).to(device).to(memory_format=layout)
         discriminator = None
         if objective.discriminator_dim is not None:
-            discriminator = architecture.discriminator(plan.image_shape, objective.discriminator_dim).to(device)
+            discriminator = architecture.discriminator(plan.image_shape, objective.discriminator_dim)
+            discriminator = discriminator.to(device).to(memory_format=layout)
     for network in (generator, discriminator):
         if network is not None:
             share_batch_statistics(network)

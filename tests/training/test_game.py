@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +20,11 @@ from snngan.data.batches import Batches
 from snngan.objectives import OBJECTIVES
 from snngan.training import players as players_module
 from snngan.training.checkpoint import load_newest
-from snngan.training.device import set_up
+from snngan.training.device import preferred_layout, set_up
 from snngan.training.game import Game
 from snngan.training.gan import train_gan
 from snngan.training.optimizers import make_optimizer
-from snngan.training.plan import check_config
+from snngan.training.plan import check_config, make_plan
 from snngan.training.players import build_players
 from snngan.training.runlog import RunFolder
 
@@ -178,6 +179,34 @@ def test_set_up_lets_cudnn_measure() -> None:
         assert torch.backends.cudnn.benchmark
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+@pytest.mark.parametrize("arch", ["dcgan", "resnet"])
+@pytest.mark.parametrize("objective", ["gan", "wgan-gp", "snnl-projected"])
+def test_channels_last_is_the_same_game(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, objective: str
+) -> None:
+    """As networks lie on a GPU in bf16 and TF32."""
+    images = torch.randint(0, 256, (80, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    data, losses = Dataset("colours", images[:64], None, images[64:], None), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        monkeypatch.setattr(players_module, "preferred_layout", lambda device, precision, own=layout: own)
+        config = TrainConfig(
+            objective=objective, arch=arch, dataset="colours", batch_size=16, steps=2, set=("width=8",)
+        )
+        run = RunFolder.create(tmp_path / str(layout), make_plan(config, data), CPU)
+        losses.append({tag: value for tag, value in train_gan(run, data, CPU).scalars.items() if "loss/" in tag})
+    weights = [each for each in build_players(run.plan, CPU).generator.parameters() if each.dim() == 4]
+    assert any(not each.is_contiguous() for each in weights)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "last"), [("cpu", "fp32", True), ("cuda", "fp32", False), ("cuda", "bf16", True)]
+)
+def test_where_channels_lie_last(device: str, precision: str, last: bool) -> None:
+    found = preferred_layout(torch.device(device), precision)
+    assert found == (torch.channels_last if last else torch.contiguous_format)
 
 
 @pytest.mark.gpu
