@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -55,6 +56,9 @@ class Commands(NamedGroup):
         # one's own, and a loss over tiles, many short pieces of work, 2.5 times. So they spin a little, then sleep.
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+        words = list(sys.argv[1:] if args is None else args)
+        if one_of_several() and not any(words[: len(each)] == each for each in ON_SEVERAL):
+            fail("torchrun is for train, classify train and resume; start this command without it")
         try:
             sys.exit(super().main(args, *rest, **options) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -74,13 +78,26 @@ class Commands(NamedGroup):
             fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
 
 
+ON_SEVERAL = (["train"], ["resume"], ["classify", "train"])
+"""The commands for several processes."""
 OUT_OF_MEMORY = "out of memory: use a smaller --batch-size, fewer pixels or narrower networks"
 
 
-def fail(message: str, status: int = 2) -> NoReturn:
-    """Print ``message`` as one line on standard error and leave with ``status``."""
+def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
+    """Print ``message`` as one line on standard error and leave with ``status``.
+
+    Of several processes the first speaks at once. What the others have to say is most likely the same: if not told to
+    speak ``at_once``, they wait until its end ends them, and speak after all if it does not.
+    """
+    if one_of_several() and os.environ["RANK"] != "0" and not at_once:
+        time.sleep(10)
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(status)
+
+
+def one_of_several() -> bool:
+    """Return whether this process is one of several that ``torchrun`` started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def fail_or_raise(error: RuntimeError) -> NoReturn:
@@ -92,7 +109,7 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
     from snngan.training.loop import DivergedError
 
     if isinstance(error, DivergedError | RankLostError):
-        fail(str(error), 1)
+        fail(str(error), 1, at_once=isinstance(error, RankLostError))
     if isinstance(error, SaveError):
         fail(str(error))
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):

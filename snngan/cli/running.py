@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from snngan.training.checkpoint import SaveError, checkpoint_paths, load_newest
 from snngan.training.classifier import train_classifier
 from snngan.training.distributed import (
     RankLostError,
+    agreed,
     check_share,
     is_first,
     is_of_a_lost_rank,
@@ -67,14 +67,11 @@ def begin(
         run_to_end: trains, given run, data set and device.
     """
     with joined(config.device) as device:
-        if is_first():
-            found = _prepared(config, kind, check, make, describe, device)
-            told_by_first(None if found is None else (found[0].path, dataclasses.asdict(found[0].plan)))
-        else:
-            told = told_by_first(None)
-            found = None if told is None else (kind(told[0], kind.read_plan(told[1])), _data_of(config, keep=False))
-        if found is not None:
-            run_to_end(*found, device)
+        found = agreed(lambda: _prepared(config, kind, check, make, describe, device) if is_first() else None)
+        path = told_by_first(None if found is None else found[0].path)
+        if path is not None:  # None: a dry run
+            run, dataset = agreed(lambda: found or (kind.open(path), _data_of(config, keep=False)))
+            run_to_end(run, dataset, device)
 
 
 def _prepared(
@@ -128,8 +125,7 @@ def go_on(
         dry_run: only say where it would go on.
     """
     say = click.echo if is_first() else lambda line: None
-    folder = open_folder(path)
-    start = load_newest(folder.checkpoints, notify, holds="players" if isinstance(folder, RunFolder) else "members")
+    folder, start = agreed(lambda: _opened(path))
     plan, at, last = folder.plan, start["step"], steps or folder.plan.steps
     if at >= last:
         say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
@@ -137,14 +133,15 @@ def go_on(
     say(f"resuming {path} at step {at} of {last}, on {device}")
     if dry_run:
         return
-    check_share(plan.batch_size)
-    data = load_dataset(
-        dataset or plan.dataset,
-        data_dir=data_dir or plan.data_dir,
-        image_size=plan.image_size,
-        skip_broken=plan.skip_broken,
-        keep=is_first(),
-        notify=notify,
+    data = agreed(
+        lambda: load_dataset(
+            dataset or plan.dataset,
+            data_dir=data_dir or plan.data_dir,
+            image_size=plan.image_size,
+            skip_broken=plan.skip_broken,
+            keep=is_first(),
+            notify=notify,
+        )
     )
     if steps is not None:
         folder.set_steps(steps)
@@ -152,6 +149,13 @@ def go_on(
         run_gan(folder, data, device, start)
     else:
         run_classifier(folder, data, device, start)
+
+
+def _opened(path: Path) -> tuple[RunFolder | ClassifierFolder, dict[str, Any]]:
+    """Return a run and its newest sound checkpoint."""
+    folder = open_folder(path)
+    holds = "players" if isinstance(folder, RunFolder) else "members"
+    return folder, load_newest(folder.checkpoints, notify, holds=holds)
 
 
 def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:

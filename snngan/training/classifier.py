@@ -13,12 +13,21 @@ from torch.nn import functional as F
 from snngan.config import ClassifyPlan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import across_ranks, rank_and_ranks
+from snngan.losses.gather import rank_and_ranks
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.classifier_plan import parse_adversary
 from snngan.training.device import set_up
-from snngan.training.distributed import any_rank, average_gradients, check_share, is_first, parameters_of
+from snngan.training.distributed import (
+    agreed,
+    any_rank,
+    average_gradients,
+    check_same_step,
+    check_share,
+    is_first,
+    parameters_of,
+    told_by_first,
+)
 from snngan.training.loop import LossWatch, Outcome, Report, check_weights, random_state, restore_random_state
 from snngan.training.members import Members, build_members
 from snngan.training.runlog import ClassifierFolder
@@ -60,7 +69,9 @@ def train_classifier(
     """
     plan = run.plan
     check_share(plan.batch_size)
-    first, alone = is_first(), not across_ranks()  # of several processes the first reads figures and writes
+    agreed(lambda: check_same_labelled_data(plan, dataset))
+    check_same_step(0 if start is None else start["step"])
+    first = is_first()  # of several processes it reads figures and writes
     members = build_members(plan, device)
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
@@ -71,7 +82,6 @@ def train_classifier(
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
     if start is not None:
-        check_same_labelled_data(plan, dataset)
         step = restore(start, members, batches, device)
         if first:
             run.rewind(step)
@@ -100,7 +110,7 @@ def train_classifier(
         del images, labels
 
         checking, last = step % watch.check_every == 0, step == plan.steps
-        stopping = any_rank(should_stop()) if checking or last or alone else False
+        stopping = any_rank(should_stop())
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         if checking or reading or saving:
             scalars = scalars | watch.check()
@@ -117,6 +127,7 @@ def train_classifier(
             save_checkpoint(run.checkpoints, step, snapshot(step, members, batches, device))
         report(step, scalars)
 
+    told_by_first(None)  # no rank leaves before the first has saved
     return Outcome(step, step == plan.steps, scalars, time.monotonic() - started, tracking_seconds, 0.0)
 
 

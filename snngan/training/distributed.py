@@ -8,10 +8,10 @@ rounding of sums. Only rank 0 reads figures and writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,17 @@ from torch import distributed as dist
 from snngan.losses.gather import across_ranks, mean_over_ranks, rank_and_ranks
 from snngan.training.device import choose_device
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for another: rank 0 may be taking figures meanwhile."""
 
 
 class RankLostError(RuntimeError):
     """Another rank ended before this one."""
+
+
+class SharedError(ValueError):
+    """What was wrong on some rank, raised on all of them."""
 
 
 def started_by_torchrun() -> bool:
@@ -42,12 +47,14 @@ def joined(device: str) -> Iterator[torch.device]:
 
     Raises:
         ValueError: there is no such device, or fewer GPUs than processes.
-        RankLostError: another rank ended before this one.
+        SharedError: another rank ended, before there was a run.
     """
-    if not started_by_torchrun():
-        yield choose_device(device)
-        return
     chosen = choose_device(device)
+    if not started_by_torchrun():
+        yield chosen
+        return
+    if chosen.index is not None:
+        raise ValueError(f"--device {device}: under torchrun each process has a GPU of its own; use --device cuda")
     if chosen.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = choose_device(f"cuda:{local}")
@@ -58,17 +65,38 @@ def joined(device: str) -> Iterator[torch.device]:
         yield chosen
     except RuntimeError as error:
         if is_of_a_lost_rank(error):
-            raise RankLostError("another rank is gone, before there was a run") from error
+            raise SharedError("another rank is gone, before there was a run") from error
         raise
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()  # not after an error: others may be stuck in what it would wait for
 
 
 def is_of_a_lost_rank(error: RuntimeError) -> bool:
     """Return whether ``error`` says that another rank could not be reached."""
     words = str(error).lower()
-    said = isinstance(error, dist.DistError) or any(word in words for word in ("gloo", "nccl", "connection closed"))
-    return across_ranks() and said and not isinstance(error, RankLostError)
+    said = any(word in words for word in ("gloo", "nccl", "connection closed"))
+    return across_ranks() and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and said))
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, once it has been done on every rank.
+
+    Raises:
+        SharedError: it raised a ``ValueError`` on one of them; the message is that of the first.
+    """
+    if not across_ranks():
+        return work()
+    found: list[T] = []
+    problem = None
+    try:
+        found.append(work())
+    except ValueError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * rank_and_ranks()[1]
+    dist.all_gather_object(problems, problem)
+    for each in problems:
+        if each is not None:
+            raise SharedError(each)
+    return found[0]
 
 
 def is_first() -> bool:
@@ -116,11 +144,21 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def check_same_step(step: int) -> None:
+    """Raise ``SharedError`` unless every rank stands at the same ``step``."""
+
+    def same() -> None:
+        if step != told_by_first(step):
+            raise ValueError("the processes do not see the same checkpoints in the run's folder, which all must share")
+
+    agreed(same)
+
+
 def check_share(batch_size: int) -> None:
     """Raise ``ValueError`` unless a batch can be shared equally by the ranks."""
     count = rank_and_ranks()[1]
     if batch_size % count:
-        raise ValueError(
+        raise SharedError(
             f"a batch of {batch_size} cannot be shared equally by {count} processes: --batch-size is that of all "
             f"together; use {batch_size // count * count or count}"
         )

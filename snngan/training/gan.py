@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import across_ranks, rank_and_ranks
+from snngan.losses.gather import rank_and_ranks
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.device import set_up
-from snngan.training.distributed import any_rank, check_share, is_first
+from snngan.training.distributed import agreed, any_rank, check_same_step, check_share, is_first, told_by_first
 from snngan.training.game import Game, draw_latents
 from snngan.training.loop import (
     LossWatch,
@@ -71,9 +71,11 @@ def train_gan(
     """
     plan, options = run.plan, run.plan.optimization
     check_share(options.batch_size)
+    agreed(lambda: check_same_data(plan, dataset))
+    check_same_step(0 if start is None else start["step"])
     players = build_players(plan, device)
     batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_ranks())
-    first, alone = is_first(), not across_ranks()  # of several processes the first reads figures and writes
+    first = is_first()  # of several processes it reads figures and writes
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
     game = Game(players, plan, batches, noise, device)
     gauge = Gauge(players, dataset, plan, device)
@@ -82,7 +84,6 @@ def train_gan(
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
     if start is not None:
-        check_same_data(plan, dataset)
         step = restore(start, players, batches, noise, device)
         if first:
             run.rewind(step)
@@ -100,7 +101,7 @@ def train_gan(
 
         # Track, show, save: each at its own interval and at the end.
         checking, last = step % watch.check_every == 0, step == options.steps
-        stopping = any_rank(should_stop()) if checking or last or alone else False
+        stopping = any_rank(should_stop())
         showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         reading = step % plan.track_every == 0 or last
         measuring = plan.evaluate_every > 0 and (step % plan.evaluate_every == 0 or last)
@@ -128,6 +129,7 @@ def train_gan(
             save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise, device))
         report(step, scalars)
 
+    told_by_first(None)  # no rank leaves before the first has saved
     return Outcome(
         step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds, measuring_seconds
     )

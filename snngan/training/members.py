@@ -63,12 +63,20 @@ class Members(ABC):
         return self._networks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of networks, temperatures and optimiser."""
+        """Return the state of networks, temperatures and optimiser, the same whether they train in turn or not."""
         return {
             "networks": [network.state_dict() for network in self.networks()],
             "temperatures": [losses.state_dict() for losses in self.temperatures],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._optimizer_state(),
         }
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """Return the optimiser's state as that of one for the weights of all networks, one network after the other."""
+        return self.optimizer.state_dict()
+
+    def _load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Take the state that :meth:`_optimizer_state` gave."""
+        load_part("optimizer", self.optimizer, {"optimizer": state})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the state that :meth:`state_dict` gave.
@@ -82,7 +90,7 @@ class Members(ABC):
         for number, (network, losses) in enumerate(zip(self._networks, self.temperatures, strict=True)):
             load_part("network", network, {"network": state["networks"][number]})
             load_part("temperatures", losses, {"temperatures": state["temperatures"][number]})
-        load_part("optimizer", self.optimizer, dict(state))
+        self._load_optimizer_state(state["optimizer"])
 
 
 def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
@@ -109,6 +117,11 @@ def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
     vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
     vectorised = vectorised and len(plan.seeds) > 1 and not across_ranks()
     return Vectorised(plan, device) if vectorised else InTurn(plan, device)
+
+
+def _of_member(name: str, part: Tensor | None, member: int) -> Tensor | None:
+    """Return one network's share of what an optimiser remembers of a stacked weight; they count steps together."""
+    return part if name == "step" or part is None else part[member].clone()
 
 
 class InTurn(Members):
@@ -254,6 +267,33 @@ class Vectorised(Members):
             for number, network in enumerate(self._networks):
                 network.load_state_dict({name: part[number] for name, part in (self.weights | self.buffers).items()})
         return self._networks
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        state, count = self.optimizer.state_dict(), len(self._seeds)
+        each = len(self.weights)
+        return {
+            "state": {
+                member * each + weight: {name: _of_member(name, part, member) for name, part in parts.items()}
+                for member in range(count)
+                for weight, parts in state["state"].items()
+            },
+            "param_groups": [{**group, "params": list(range(count * each))} for group in state["param_groups"]],
+        }
+
+    def _load_optimizer_state(self, state: dict[str, Any]) -> None:
+        count, each, parts = len(self._seeds), len(self.weights), state["state"]
+        if parts and set(parts) != set(range(count * each)):
+            raise CheckpointError("the checkpoint does not fit the run's config.json: its optimizer is another")
+        stacked = {
+            weight: {
+                name: part if name == "step" or part is None
+                else torch.stack([parts[member * each + weight][name] for member in range(count)])
+                for name, part in parts[weight].items()
+            }
+            for weight in range(each if parts else 0)
+        }  # fmt: skip
+        groups = [{**group, "params": list(range(each))} for group in state["param_groups"]]
+        super()._load_optimizer_state({"state": stacked, "param_groups": groups})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -7,16 +7,21 @@ Each NAME is a key of ``CASES``; its run is in FOLDER/NAME, made there by rank 0
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.losses.gather import across_ranks
+from snngan.training import classifier, gan
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
@@ -26,17 +31,26 @@ from snngan.training.plan import make_plan
 from snngan.training.runlog import ClassifierFolder, RunFolder
 
 CPU = torch.device("cpu")
+MADE: list[Any] = []
+"""The players or members of the last run."""
 GAN: dict[str, Any] = {"arch": "dcgan", "set": ("width=4", "latent_dim=8"), "batch_size": 16}
+BATCH_NORM = ("width=16", "latent_dim=8", "discriminator_norm=batch")
 CLASSIFIER: dict[str, Any] = {
     "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.05, "batch_size": 24, "learning_rate": 1e-3,
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     **{name: GAN | {"objective": name} for name in ("gan", "wgan-gp", "mmd", "snnl-projected")},
-    "wgan-gp, batch": GAN | {"objective": "wgan-gp", "set": (*GAN["set"], "discriminator_norm=batch")},
-    "snnl-pixel": {"objective": "snnl-pixel", "arch": "mlp", "set": ("width=16", "latent_dim=8"), "batch_size": 16},
+    "snnl-pixel": GAN | {"objective": "snnl-pixel", "arch": "mlp", "set": ("width=16", "latent_dim=8")},
+    "wgan-gp, batch": GAN | {"objective": "wgan-gp", "arch": "mlp", "set": BATCH_NORM},
+    "hinge, batch": GAN | {"objective": "hinge", "arch": "mlp", "set": (*BATCH_NORM, "spectral_norm=true")},
+    "many points": GAN | {"objective": "snnl-pixel", "arch": "mlp", "set": ("width=16",), "batch_size": 300},
+    "mixed": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=0.3+1", "distance=cosine")},
+    "annealed": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=annealed:1")},
     "learned": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=learned:1")},
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch-norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
+    "in one": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorised"},
+    "sgd": CLASSIFIER | {"optimizer": "sgd", "over_layers": "mean", "alpha_final": 0.05},
     "triplet": CLASSIFIER | {"regularizer": "triplet:0.5", "distance": "cosine"},
 }
 
@@ -70,9 +84,32 @@ def train(
     return losses
 
 
+def remember(owner: Any, name: str) -> None:
+    """Keep what the function ``name`` of a module makes in ``MADE``."""
+    make = getattr(owner, name)
+
+    def made(*given: Any) -> Any:
+        MADE[:] = [make(*given)]
+        return MADE[0]
+
+    setattr(owner, name, made)
+
+
+def check_alike() -> None:
+    """Compare what the ranks hold, to the bit."""
+    state = io.BytesIO()
+    torch.save([MADE[0].state_dict(), torch.get_rng_state()], state)
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, state.getvalue())
+    assert all(each == states[0] for each in states), "the ranks hold different networks"
+
+
 def of_rank(folder: Path, steps: int, names: list[str]) -> None:
+    remember(gan, "build_players")
+    remember(classifier, "build_members")
     with joined("cpu"):
         assert across_ranks()
+        fault = os.environ.get("FAULT") if not is_first() else None
         dataset = digits()
         for name in names:
             known = (folder / name).exists()
@@ -84,7 +121,11 @@ def of_rank(folder: Path, steps: int, names: list[str]) -> None:
             run = kind.open(folder / name)
             run.set_steps(steps)
             holds = "players" if kind is RunFolder else "members"
-            losses = train(run, dataset, load_newest(run.checkpoints, holds=holds) if known else None)
+            start = load_newest(run.checkpoints, holds=holds) if known else None
+            if fault == "data":
+                dataset = dataclasses.replace(dataset, train_images=255 - dataset.train_images)
+            losses = train(run, dataset, None if fault == "checkpoint" else start)
+            check_alike()
             if is_first():
                 torch.save(losses, folder / f"{name}.losses")
 

@@ -15,6 +15,7 @@ from snngan.config import Plan
 from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import CheckpointError
+from snngan.training.game import average_share
 from snngan.training.players import Players, build_players
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def test_the_average_by_hand(plan_of: Callable[..., Plan], decay: float, step: i
         for parameter in players.generator.parameters():
             parameter.add_(torch.randn_like(parameter))
     players.generator(LATENTS)  # moves the running means
-    players.update_average(decay, step)
+    players.update_average(torch.tensor(average_share(decay, step)))
     for name, new in players.averaged.state_dict().items():
         current = players.generator.state_dict()[name]
         if current.is_floating_point():
