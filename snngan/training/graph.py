@@ -40,7 +40,8 @@ class Captured:
         if self._graph is None:
             self._inputs = [each.clone() for each in inputs]
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
+            # Another thread may be pinning the next batches meanwhile, which is no part of the recording.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._outputs = self._work(*self._inputs)
             self._graph = graph
         for kept, new in zip(self._inputs, inputs, strict=True):
