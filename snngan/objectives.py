@@ -5,6 +5,7 @@ To add an objective, write one more class here: the commands, the help and the t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import check_options, option
-from snngan.losses import adversarial
+from snngan.losses import adversarial, fused
 from snngan.losses.gather import across_ranks
 from snngan.losses.mmd import squared_mmd
-from snngan.losses.pairs import DISTANCES, log_odds
+from snngan.losses.pairs import DENSE_UP_TO, DISTANCES, log_odds
 from snngan.losses.snnl import Scale, real_fake_pairs
 from snngan.losses.temperature import Temperature, parse_temperature
 from snngan.registry import Registry
@@ -40,9 +41,8 @@ class Objective(Protocol):
     differentiates_twice: ClassVar[bool] = False
     """Whether a loss contains a gradient of the discriminator."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether its losses read values that the device computes, and so wait for a GPU."""
+    def waits(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
+        """Return whether its losses of such batches read values that the device computes, and so wait for a GPU."""
         return False
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
@@ -86,6 +86,7 @@ class _Entangling:
     form: str
     temperature: str
     distance: str
+    discriminator_dim: int | None
     scale: ClassVar[Scale]
     default_temperatures: ClassVar[Mapping[str, str]]
     _rule: Temperature
@@ -103,9 +104,10 @@ class _Entangling:
     def state(self) -> nn.Module:
         return self._rule
 
-    @property
-    def waits(self) -> bool:
-        return self._rule.waits
+    def waits(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
+        dims = self.discriminator_dim or math.prod(image_shape)
+        in_tiles = 2 * batch_size > DENSE_UP_TO and not (dims <= fused.WIDEST and fused.is_available(device))
+        return self._rule.waits or in_tiles
 
 
 TEMPERATURE_HELP = (

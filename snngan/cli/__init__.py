@@ -97,7 +97,11 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
 
 def one_of_several() -> bool:
     """Return whether this process is one of several that ``torchrun`` started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    if "RANK" not in os.environ:  # help needs no torch
+        return False
+    from snngan.training.distributed import started_by_torchrun
+
+    return started_by_torchrun()
 
 
 def fail_or_raise(error: RuntimeError) -> NoReturn:

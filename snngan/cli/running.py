@@ -24,6 +24,7 @@ from snngan.training.classifier import train_classifier
 from snngan.training.distributed import (
     RankLostError,
     agreed,
+    check_same_step,
     check_share,
     is_first,
     is_of_a_lost_rank,
@@ -126,6 +127,7 @@ def go_on(
     """
     say = click.echo if is_first() else lambda line: None
     folder, start = agreed(lambda: _opened(path))
+    check_same_step(start["step"])
     plan, at, last = folder.plan, start["step"], steps or folder.plan.steps
     if at >= last:
         say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,10 @@ def read_npz(name: str, path: Path) -> Dataset:
 
     The file holds ``train_images`` and, if wanted, ``train_labels``, ``test_images``, ``test_labels``; or ``images``
     and, if wanted, ``labels``. Images are (N, C, H, W) or (N, H, W), uint8 or floats in [-1, 1]; floats become uint8
-    unless they are points (N, 1, 1, 2). Where there is no test half, one is held out. uint8 images that would fill
-    more than a quarter of the memory are left in the file and read as they are needed, if it is not compressed.
+    unless they are points (N, 1, 1, 2). Where there is no test half, one is held out, and all of it is in memory then.
+
+    A half of uint8 images that would fill more than a quarter of the memory is left in the file, if that is not
+    compressed, and read as it is needed, without the file's check sums.
 
     Raises:
         ValueError: the file is missing, damaged or not of that form; the message names file and key.
@@ -97,7 +100,7 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             for key in file.files:
-                mapped = _mapped(path, key) if key.endswith("images") else None
+                mapped = _mapped(path, key) if key in _KEYS and key.endswith("images") else None
                 if mapped is not None:
                     arrays[key] = mapped
                 else:
@@ -129,7 +132,7 @@ def _mapped(path: Path, key: str) -> NDArray[np.generic] | None:
         header = file.tell() - (entry.header_offset + 30 + name + extra)
         if dtype != np.uint8 or in_columns or header + math.prod(shape) != entry.file_size:
             return None
-        return np.memmap(path, np.uint8, "c", file.tell(), shape)
+        return np.memmap(path, np.uint8, "r", file.tell(), shape)
 
 
 def _memory() -> float:
@@ -168,7 +171,9 @@ def _images(path: Path, key: str, array: NDArray[np.generic]) -> Tensor:
         last = "; channels that come last are moved by images.transpose(0, 3, 1, 2)" if array.shape[3] in (1, 3) else ""
         raise ValueError(f"{path}: {key} have shape {array.shape}; {expected}{last}")
     if array.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(array))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # one left in its file
+            return torch.from_numpy(np.ascontiguousarray(array))
     if array.dtype.kind != "f":
         raise ValueError(f"{path}: {key} are {array.dtype}; expected uint8 (0 to 255), or floats in [-1, 1]")
     images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -29,10 +29,6 @@ class RankLostError(RuntimeError):
     """Another rank ended before this one."""
 
 
-class SharedError(ValueError):
-    """What was wrong on some rank, raised on all of them."""
-
-
 def started_by_torchrun() -> bool:
     """Return whether this process is one of several that ``torchrun`` started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
@@ -46,8 +42,7 @@ def joined(device: str) -> Iterator[torch.device]:
         device: as the user names it; with ``auto`` or ``cuda`` each process of a machine has a GPU of its own.
 
     Raises:
-        ValueError: there is no such device, or fewer GPUs than processes.
-        SharedError: another rank ended, before there was a run.
+        ValueError: there is no such device, fewer GPUs than processes, or another rank ended before there was a run.
     """
     chosen = choose_device(device)
     if not started_by_torchrun():
@@ -65,7 +60,7 @@ def joined(device: str) -> Iterator[torch.device]:
         yield chosen
     except RuntimeError as error:
         if is_of_a_lost_rank(error):
-            raise SharedError("another rank is gone, before there was a run") from error
+            raise ValueError("another rank is gone, before there was a run") from error
         raise
     dist.destroy_process_group()  # not after an error: others may be stuck in what it would wait for
 
@@ -81,7 +76,7 @@ def agreed(work: Callable[[], T]) -> T:
     """Return what ``work`` returns, once it has been done on every rank.
 
     Raises:
-        SharedError: it raised a ``ValueError`` on one of them; the message is that of the first.
+        ValueError: it raised one on some rank; the message is that of the first which did.
     """
     if not across_ranks():
         return work()
@@ -95,7 +90,7 @@ def agreed(work: Callable[[], T]) -> T:
     dist.all_gather_object(problems, problem)
     for each in problems:
         if each is not None:
-            raise SharedError(each)
+            raise ValueError(each)
     return found[0]
 
 
@@ -145,7 +140,7 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def check_same_step(step: int) -> None:
-    """Raise ``SharedError`` unless every rank stands at the same ``step``."""
+    """Raise ``ValueError`` unless every rank stands at the same ``step``."""
 
     def same() -> None:
         if step != told_by_first(step):
@@ -158,7 +153,7 @@ def check_share(batch_size: int) -> None:
     """Raise ``ValueError`` unless a batch can be shared equally by the ranks."""
     count = rank_and_ranks()[1]
     if batch_size % count:
-        raise SharedError(
+        raise ValueError(
             f"a batch of {batch_size} cannot be shared equally by {count} processes: --batch-size is that of all "
             f"together; use {batch_size // count * count or count}"
         )

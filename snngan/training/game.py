@@ -39,7 +39,9 @@ class Game:
         self.options = plan.optimization
         self.updates = 0 if players.discriminator is None else self.options.discriminator_steps
         self.generator, self.discriminator = players.generator, players.discriminator
-        if plan.compile:  # the same weights; who samples or reads goes on with the plain networks
+        if plan.compile:
+            torch.compiler.reset()  # what an earlier run left counts as this one's
+            # The same weights; who samples or reads goes on with the plain networks
             self.generator = compiled(self.generator)
             self.discriminator = None if self.discriminator is None else compiled(self.discriminator)
         half = plan.precision == "bf16"
@@ -59,18 +61,20 @@ class Game:
         """
         real = [self.batches.next_stored() for _ in range(max(1, self.updates))]
         latents = [share_of(self.latents()) for _ in range(self.updates + 1)]
-        share = torch.full((), average_share(self.options.ema_decay, number), device=self.device)
+        share = average_share(self.options.ema_decay, number)
+        if isinstance(self._play, Captured):  # a number would be recorded once and for all
+            return self._play(torch.full((), share, device=self.device), *real, *latents)
         return self._play(share, *real, *latents)
 
     def latents(self) -> Tensor:
         """Return the latents (batch_size, latent_dim) of one update."""
         return draw_latents(self.players, self.options.batch_size, self.noise, self.device)
 
-    def play(self, share: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+    def play(self, share: float | Tensor, *drawn: Tensor) -> dict[str, Tensor]:
         """Return the loss () of each player by name, after its updates.
 
         Args:
-            share: (), how far the average moves towards the generator.
+            share: how far the average moves towards the generator.
             drawn: images, as they are stored, for each update of the discriminator, or one batch where there is none;
                 then latents for each, and for the generator.
         """

@@ -27,7 +27,8 @@ class Captured:
     """Calls before the recording."""
 
     def __init__(self, work: Work, device: torch.device) -> None:
-        self._work, self._stream, self._plain = work, torch.cuda.Stream(device), 0  # type: ignore[no-untyped-call]
+        self._work, self._device, self._plain = work, device, 0
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._outputs: dict[str, Tensor] = {}
@@ -41,7 +42,10 @@ class Captured:
             self._inputs = [each.clone() for each in inputs]
             graph = torch.cuda.CUDAGraph()
             # Another thread may be pinning the next batches meanwhile, which is no part of the recording.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(self._device),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
                 self._outputs = self._work(*self._inputs)
             self._graph = graph
         for kept, new in zip(self._inputs, inputs, strict=True):
@@ -51,7 +55,7 @@ class Captured:
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Work on the stream that the recording will be made on, as autograd wants it."""
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             found = self._work(*inputs)

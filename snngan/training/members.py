@@ -90,6 +90,8 @@ class Members(ABC):
         for number, (network, losses) in enumerate(zip(self._networks, self.temperatures, strict=True)):
             load_part("network", network, {"network": state["networks"][number]})
             load_part("temperatures", losses, {"temperatures": state["temperatures"][number]})
+        if "optimizer" not in state:
+            raise CheckpointError("the checkpoint does not fit the run's config.json: its optimizer is missing")
         self._load_optimizer_state(state["optimizer"])
 
 
@@ -120,8 +122,8 @@ def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
 
 
 def _of_member(name: str, part: Tensor | None, member: int) -> Tensor | None:
-    """Return one network's share of what an optimiser remembers of a stacked weight; they count steps together."""
-    return part if name == "step" or part is None else part[member].clone()
+    """Return one network's own copy of what an optimiser remembers of a stacked weight."""
+    return None if part is None else (part if name == "step" else part[member]).clone()
 
 
 class InTurn(Members):
@@ -281,19 +283,23 @@ class Vectorised(Members):
         }
 
     def _load_optimizer_state(self, state: dict[str, Any]) -> None:
-        count, each, parts = len(self._seeds), len(self.weights), state["state"]
-        if parts and set(parts) != set(range(count * each)):
-            raise CheckpointError("the checkpoint does not fit the run's config.json: its optimizer is another")
-        stacked = {
-            weight: {
-                name: part if name == "step" or part is None
-                else torch.stack([parts[member * each + weight][name] for member in range(count)])
-                for name, part in parts[weight].items()
+        count, each = len(self._seeds), len(self.weights)
+
+        def stacked(weight: int) -> dict[str, Any]:
+            of_members = [state["state"][member * each + weight] for member in range(count)]
+            parts = {name: [own[name] for own in of_members] for name in of_members[0]}
+            return {
+                name: own[0] if name == "step" or own[0] is None else torch.stack(own) for name, own in parts.items()
             }
-            for weight in range(each if parts else 0)
-        }  # fmt: skip
-        groups = [{**group, "params": list(range(each))} for group in state["param_groups"]]
-        super()._load_optimizer_state({"state": stacked, "param_groups": groups})
+
+        try:
+            found = {weight: stacked(weight) for weight in range(each if state["state"] else 0)}
+            groups = [{**group, "params": list(range(each))} for group in state["param_groups"]]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                "the checkpoint does not fit the run's config.json: its optimizer is another"
+            ) from error
+        super()._load_optimizer_state({"state": found, "param_groups": groups})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -41,15 +41,22 @@ def _spare_the_compiler() -> None:
             wrapped.__dynamo_disable = wrapped
 
 
-def _as_here(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a saved ``state`` with the way of counting steps that suits this optimiser's device."""
-    capturable = optimizer.defaults["capturable"]
-    return {**state, "param_groups": [{**group, "capturable": capturable} for group in state["param_groups"]]}
+def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any], load: Callable[[dict[str, Any]], None]) -> None:
+    """Load a saved ``state`` as this optimiser's device and the layout of its weights in memory want it.
+
+    Fused steps go through memory as it lies, and a checkpoint may come from weights that lay otherwise.
+    """
+    own = {name: optimizer.defaults[name] for name in ("capturable",) if name in optimizer.defaults}
+    load({**state, "param_groups": [{**group, **own} for group in state["param_groups"]]})
+    for weight, parts in optimizer.state.items():
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and part.shape == weight.shape and name != "step":
+                parts[name] = torch.empty_like(weight, dtype=part.dtype).copy_(part)
 
 
 class _Adam(torch.optim.Adam):
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(_as_here(self, state))
+        _load(self, state, super().load_state_dict)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -58,7 +65,7 @@ class _Adam(torch.optim.Adam):
 
 class _RMSprop(torch.optim.RMSprop):
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(_as_here(self, state))
+        _load(self, state, super().load_state_dict)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -66,6 +73,9 @@ class _RMSprop(torch.optim.RMSprop):
 
 
 class _SGD(torch.optim.SGD):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        _load(self, state, super().load_state_dict)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         return inspect.unwrap(torch.optim.SGD.step)(self, closure)

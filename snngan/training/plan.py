@@ -15,6 +15,7 @@ from snngan.data import Dataset, ImageShape
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
 from snngan.losses.gather import across_ranks
+from snngan.losses.pairs import DENSE_UP_TO
 from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
@@ -65,6 +66,8 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
             f"{dataset.name}: only {len(dataset.test_images)} image is held out, entanglement needs 2; give 20 training"
             " images or more, or a test half of 2 or more"
         )
+    if config.cuda_graph:
+        _check_cuda_graph(plan, objective, choose_device(config.device))
     with torch.random.fork_rng(devices=[]):  # networks that do not fit the images are refused before a run begins
         architecture.generator(plan.image_shape)
         if objective.discriminator_dim is not None:
@@ -83,8 +86,8 @@ def check_config(config: TrainConfig) -> None:
     _refuse_idle(config.objective, objective, _build(Optimization, chosen), said)
     if config.compile:
         _check_compile(config.objective, objective)
-    if config.cuda_graph:
-        _check_cuda_graph(objective, choose_device(config.device))
+    if config.cuda_graph and choose_device(config.device).type != "cuda":
+        raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
 
 
 def _check_compile(name: str, objective: Objective) -> None:
@@ -96,14 +99,12 @@ def _check_compile(name: str, objective: Objective) -> None:
         raise ValueError("--compile needs a C++ compiler, and none is found (g++, clang++, or what $CXX names)")
 
 
-def _check_cuda_graph(objective: Objective, device: torch.device) -> None:
+def _check_cuda_graph(plan: Plan, objective: Objective, device: torch.device) -> None:
     """Raise ``ValueError`` where a step cannot be a CUDA graph."""
-    if device.type != "cuda":
-        raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
-    if objective.waits:
+    if objective.waits(plan.batch_size, plan.image_shape, device):
         raise ValueError(
-            "--cuda-graph: this temperature reads values in each step, which a graph cannot; give another "
-            "temperature, or leave it out"
+            "--cuda-graph: a step would read values, for a learned or optimal temperature or for a loss over tiles; "
+            f"give another temperature or a --batch-size up to {DENSE_UP_TO // 2}, or leave it out"
         )
     if across_ranks():
         raise ValueError("--cuda-graph is for one process; leave it out under torchrun")

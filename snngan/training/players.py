@@ -57,10 +57,14 @@ class Players:
         return {name: part for name, part in parts.items() if part is not None}
 
     @torch.no_grad()
-    def update_average(self, share: Tensor) -> None:
-        """Move the average, batch statistics included, a ``share`` () of the way towards the generator."""
+    def update_average(self, share: float | Tensor) -> None:
+        """Move the average, batch statistics included, a ``share`` of the way towards the generator.
+
+        A number takes one operation; a tensor () on the device, one a weight, may change in a CUDA graph.
+        """
         moving, counting = self._averaged_pairs
-        torch._foreach_lerp_([kept for kept, _ in moving], [new for _, new in moving], [share] * len(moving))
+        weight = share if isinstance(share, float) else [share] * len(moving)
+        torch._foreach_lerp_([kept for kept, _ in moving], [new for _, new in moving], weight)
         for kept, count in counting:
             kept.copy_(count)
 

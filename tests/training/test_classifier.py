@@ -441,3 +441,23 @@ def test_small_images_are_refused_in_words() -> None:
         with pytest.raises(ValueError, match="feedforward"):
             CLASSIFIERS[arch]().network(shape, 3)
     assert math.prod(CLASSIFIERS["feedforward"]().network((1, 1, 2), 3)(torch.zeros(5, 1, 1, 2)).shape) == 15
+
+
+@pytest.mark.parametrize("first", ["in-turn", "vectorised"])
+def test_an_ensemble_goes_on_in_turn_or_vectorised(make: Make, labelled: Dataset, first: str) -> None:
+    """Each network's optimiser counts its own steps."""
+    second = {"in-turn": "vectorised", "vectorised": "in-turn"}[first]
+    options: dict[str, Any] = {"seeds": "0:3", "alpha": 0.0, "steps": 3}
+    start = make("start", ensemble=first, **options)
+    train_classifier(start, labelled, CPU)
+    found = []
+    for ensemble in (first, second):
+        run = make(f"on-{ensemble}", **options | {"steps": 6, "ensemble": ensemble})
+        train_classifier(run, labelled, CPU, start=state_of(start))
+        found.append(state_of(run)["members"])
+    assert found[0]["optimizer"]["state"].keys() == found[1]["optimizer"]["state"].keys()
+    for state in found:
+        counters = [parts["step"] for parts in state["optimizer"]["state"].values()]
+        assert all(float(each) == 6 for each in counters)
+        assert len({each.data_ptr() for each in counters}) == len(counters)
+    torch.testing.assert_close(found[1]["networks"], found[0]["networks"], rtol=1e-4, atol=1e-5)
