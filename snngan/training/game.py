@@ -40,8 +40,7 @@ class Game:
         self.updates = 0 if players.discriminator is None else self.options.discriminator_steps
         self.generator, self.discriminator = players.generator, players.discriminator
         if plan.compile:
-            torch.compiler.reset()  # what an earlier run left counts as this one's
-            # The same weights; who samples or reads goes on with the plain networks
+            torch.compiler.reset()  # what an earlier run left would count as this one's
             self.generator = compiled(self.generator)
             self.discriminator = None if self.discriminator is None else compiled(self.discriminator)
         half = plan.precision == "bf16"
@@ -120,7 +119,7 @@ class Game:
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """Return ``network`` with its passes compiled, over the same weights."""
+    """Return ``network`` with its passes compiled, over the same weights; it itself stays as it is."""
     return cast(nn.Module, torch.compile(network, dynamic=False))
 
 

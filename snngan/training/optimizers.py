@@ -46,7 +46,7 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any], load: Callabl
 
     Fused steps go through memory as it lies, and a checkpoint may come from weights that lay otherwise.
     """
-    own = {name: optimizer.defaults[name] for name in ("capturable",) if name in optimizer.defaults}
+    own = {"capturable": optimizer.defaults["capturable"]} if "capturable" in optimizer.defaults else {}
     load({**state, "param_groups": [{**group, **own} for group in state["param_groups"]]})
     for weight, parts in optimizer.state.items():
         for name, part in parts.items():
