@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from snngan.registry import unknown_name
@@ -30,11 +31,13 @@ def option(
 
 
 def check_options(config: Any) -> None:
-    """Raise ``ValueError`` for the first field of the dataclass ``config`` outside its range or choices."""
+    """Raise ``ValueError`` for the first field of the dataclass ``config`` not of its type, range or choices."""
     for field in dataclasses.fields(config):
         value, meta = getattr(config, field.name), field.metadata
-        if value is None or not meta:
+        if not meta or (value is None and field.default is None):
             continue
+        if not _fits(value, field_hint(type(config), field.name)):
+            raise ValueError(f"{field.name} takes {_kind_text(type(config), field.name)}, not {value!r}")
         if meta["choices"] and value not in meta["choices"]:
             raise unknown_name(f"value for {field.name}", str(value), meta["choices"])
         for number in value if isinstance(value, tuple) else (value,):
@@ -46,6 +49,21 @@ def check_options(config: Any) -> None:
                 raise ValueError(f"{field.name} must lie in {range_text(meta)}, not {number:g}")
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether ``value`` is of the annotated type; a whole number may stand for any number."""
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple:
+        items = typing.get_args(hint)
+        if not isinstance(value, tuple) or (items[-1] is not ... and len(value) != len(items)):
+            return False
+        return all(_fits(each, items[0]) for each in value)
+    if kind is Literal or not isinstance(kind, type):
+        return True
+    if kind in (int, float):
+        return isinstance(value, kind | int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
 def range_text(metadata: Mapping[str, Any]) -> str:
     """Return the closed range of an option as text, such as ``[0, 1]`` or ``[1, inf)``."""
     low, high = metadata["low"], metadata["high"]
@@ -55,10 +73,15 @@ def range_text(metadata: Mapping[str, Any]) -> str:
 
 def field_hint(owner: type, name: str) -> Any:
     """Return the annotation of the dataclass field ``name``: ``int | None`` counts as ``int``."""
-    hint = typing.get_type_hints(owner)[name]
+    hint = _hints(owner)[name]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
+
+
+@functools.cache
+def _hints(owner: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(owner)
 
 
 def field_type(owner: type, name: str) -> type:
@@ -86,13 +109,14 @@ def parse_value(owner: type, name: str, text: str) -> Any:
             return parts
         return kind(text)
     except (ValueError, KeyError) as error:
-        expected = {
-            bool: "true or false",
-            tuple: _tuple_text(field_hint(owner, name)),
-            int: "a whole number",
-            float: "a number",
-        }
-        raise ValueError(f"{name} takes {expected.get(kind, kind.__name__)}, not {text!r}") from error
+        raise ValueError(f"{name} takes {_kind_text(owner, name)}, not {text!r}") from error
+
+
+def _kind_text(owner: type, name: str) -> str:
+    kind = field_type(owner, name)
+    if kind is tuple:
+        return _tuple_text(field_hint(owner, name))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, kind.__name__)
 
 
 def _tuple_text(hint: Any) -> str:
@@ -130,6 +154,7 @@ class TrainConfig:
     seed: int = option(0, "of weights, order and noise", low=0, group="Run")
     device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
     precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
+    deterministic: bool = option(False, "the same bits each time on CUDA too", group="Run")
     compile: bool = option(False, "compile the networks: slow first steps", group="Run")
     cuda_graph: bool = option(False, "record the step as one CUDA graph", group="Run")
     run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
@@ -184,6 +209,7 @@ class Plan:
     evaluate_every: int = 0
     compile: bool = False
     cuda_graph: bool = False
+    deterministic: bool = False
 
     @property
     def steps(self) -> int:
@@ -248,6 +274,7 @@ class ClassifyConfig:
     )
     device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
     precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
+    deterministic: bool = option(False, "the same bits each time on CUDA too", group="Run")
     run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
     track_every: int = option(500, "steps between readings", low=1, group="Run")
@@ -292,6 +319,7 @@ class ClassifyPlan:
     regularizer: str = "snnl"
     over_layers: str = "sum"
     adversary: str | None = None
+    deterministic: bool = False
 
     @property
     def title(self) -> str:

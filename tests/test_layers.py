@@ -15,7 +15,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "seeds", "version", "intervals"},
+    {"registry", "config", "seeds", "version", "intervals", "untrusted"},
     {"losses"},
     {"data", "models", "robustness"},
     {"objectives", "selfsupervised"},

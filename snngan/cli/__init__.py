@@ -91,8 +91,14 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """
     if one_of_several() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(status)
+
+
+def printable(message: str) -> str:
+    """Return a message on one line, without what would steer a terminal: names may come from anyone's files."""
+    line = " ".join(message.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
 
 def one_of_several() -> bool:
@@ -118,6 +124,8 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
         fail(str(error))
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         fail(OUT_OF_MEMORY)
+    if "does not have a deterministic implementation" in str(error):
+        fail(f"--deterministic: {str(error).partition(',')[0]}; leave it out, or use the CPU")
     raise error
 
 

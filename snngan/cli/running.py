@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -32,11 +33,13 @@ from snngan.training.distributed import (
     told_by_first,
 )
 from snngan.training.gan import Measure, train_gan
-from snngan.training.loop import Outcome
+from snngan.training.loop import DivergedError, Outcome
 from snngan.training.runlog import ClassifierFolder, RunFolder, next_run_dir, open_folder
 
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The numbers of the errors of a full disk."""
 SHOWN_SCALARS = (
     ("loss G", "loss/generator"),
     ("loss D", "loss/discriminator"),
@@ -72,7 +75,16 @@ def begin(
         path = told_by_first(None if found is None else found[0].path)
         if path is not None:  # None: a dry run
             run, dataset = agreed(lambda: found or (kind.open(path), _data_of(config, keep=False)))
-            run_to_end(run, dataset, device)
+            with locked_by_first(run):
+                run_to_end(run, dataset, device)
+
+
+@contextmanager
+def locked_by_first(run: RunFolder | ClassifierFolder) -> Iterator[None]:
+    """Keep other trainings out of the run's folder; every rank raises the ``ValueError`` of the first."""
+    with ExitStack() as stack:
+        agreed(lambda: is_first() and stack.enter_context(run.locked()))
+        yield
 
 
 def _prepared(
@@ -125,10 +137,20 @@ def go_on(
         device: where it computes.
         dry_run: only say where it would go on.
     """
+    folder = agreed(lambda: open_folder(path))
+    with nullcontext() if dry_run else locked_by_first(folder):  # first of all: nothing newer is saved from then on
+        _go_on(folder, dataset, steps, data_dir, device, dry_run=dry_run)
+
+
+def _go_on(
+    folder: RunFolder | ClassifierFolder, dataset: str | None, steps: int | None, data_dir: str | None,
+    device: torch.device, *, dry_run: bool,
+) -> None:  # fmt: skip
     say = click.echo if is_first() else lambda line: None
-    folder, start = agreed(lambda: _opened(path))
-    check_same_step(start["step"])
-    plan, at, last = folder.plan, start["step"], steps or folder.plan.steps
+    start = agreed(lambda: _start_of(folder))
+    path, plan, last = folder.path, folder.plan, steps or folder.plan.steps
+    at = 0 if start is None else start["step"]
+    check_same_step(at)
     if at >= last:
         say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
         return
@@ -141,23 +163,29 @@ def go_on(
             data_dir=data_dir or plan.data_dir,
             image_size=plan.image_size,
             skip_broken=plan.skip_broken,
-            keep=is_first(),
+            keep=False,  # the folder to keep it in is named by the run, which may be anyone's
             notify=notify,
         )
     )
     if steps is not None:
         folder.set_steps(steps)
+    if start is None and is_first():
+        folder.rewind(-1)
     if isinstance(folder, RunFolder):
         run_gan(folder, data, device, start)
     else:
         run_classifier(folder, data, device, start)
 
 
-def _opened(path: Path) -> tuple[RunFolder | ClassifierFolder, dict[str, Any]]:
-    """Return a run and its newest sound checkpoint."""
-    folder = open_folder(path)
-    holds = "players" if isinstance(folder, RunFolder) else "members"
-    return folder, load_newest(folder.checkpoints, notify, holds=holds)
+def _start_of(folder: RunFolder | ClassifierFolder) -> dict[str, Any] | None:
+    """Return the newest sound checkpoint, or None where the run was stopped before it saved its first."""
+    folder.check_links()
+    if not checkpoint_paths(folder.checkpoints) and folder.last_logged() <= folder.plan.checkpoint_every:
+        return None
+    start = load_newest(folder.checkpoints, notify, holds="players" if isinstance(folder, RunFolder) else "members")
+    for line in folder.changed_since_begun():
+        notify(line)
+    return start
 
 
 def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
@@ -186,14 +214,18 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
     It exits with 130 or 143 if a signal ended the run.
     """
     first = is_first()
-    with run.locked() if first else nullcontext(), caught_signals() as caught:
+    with caught_signals() as caught:
         progress = Progress(run.plan.steps, batch_size)
         try:
             outcome = train(should_stop=lambda: bool(caught), report=progress if first else lambda step, scalars: None)
         except SaveError as error:
             if not checkpoint_paths(run.checkpoints):
                 raise
-            raise SaveError(f"{error}; make room, then go on with: snngan resume {run.quoted}") from error
+            no_room = isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM
+            what = "make room" if no_room else "mend that"
+            raise SaveError(f"{error}; {what}, then go on with: snngan resume {run.quoted}") from error
+        except DivergedError as error:
+            raise DivergedError(f"{error}. {_kept(run)}") from error
         except RuntimeError as error:
             if not is_of_a_lost_rank(error):
                 raise
@@ -211,6 +243,14 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
     return outcome
 
 
+def _kept(run: RunFolder | ClassifierFolder) -> str:
+    """Return what a run that came to nothing has left."""
+    steps = [int(path.stem.removeprefix("step-")) for path in checkpoint_paths(run.checkpoints)]
+    if not steps:
+        return f"Nothing was saved before that; {run.quoted} holds its readings"
+    return f"Kept: the checkpoint of step {steps[-1]} and those before it, in {run.quoted}"
+
+
 def figures_of(run: RunFolder, dataset: Dataset, device: torch.device) -> Measure:
     """Return what takes the run's figures beside entanglement while it trains."""
     if not (run.plan.evaluate_every and is_first()):
@@ -222,7 +262,10 @@ def figures_of(run: RunFolder, dataset: Dataset, device: torch.device) -> Measur
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second SIGINT interrupts at once."""
+    """Collect SIGINT, SIGTERM and a closed terminal's SIGHUP in a list instead of dying of them.
+
+    A second SIGINT interrupts at once; a SIGHUP that is ignored already, as by nohup, stays so.
+    """
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -230,7 +273,10 @@ def caught_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield caught
     finally:
@@ -264,12 +310,16 @@ class Progress:
         if done:
             parts.append(f"{duration((self.steps - step) * seconds / done)} left")
         line = "  ".join(parts)
-        click.echo(f"\r\x1b[K{line}" if self.in_place else line, err=True, nl=not self.in_place)
+        self._show(f"\r\x1b[K{line}" if self.in_place else f"{line}\n")
 
     def end(self) -> None:
         """Leave the line."""
         if self.in_place and self.shown:
-            click.echo(err=True)
+            self._show("\n")
+
+    def _show(self, text: str) -> None:
+        with suppress(OSError):  # a closed pipe or terminal ends no run
+            click.echo(text, err=True, nl=False)
 
 
 def duration(seconds: float) -> str:

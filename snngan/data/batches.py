@@ -120,10 +120,14 @@ class Batches:
         }
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on where the stream that gave ``state`` stood, over the same images."""
+        """Go on where the stream that gave ``state`` stood, over the same images.
+
+        Raises:
+            ValueError: that stood nowhere in a stream over these images.
+        """
         generator, position = state["epoch_generator"], state["position"]
-        assert isinstance(generator, Tensor)
-        assert isinstance(position, int)
+        if not isinstance(generator, Tensor) or not isinstance(position, int) or not 0 <= position <= len(self._images):
+            raise ValueError(f"position {position} of {len(self._images)} images")
         self._generator.set_state(generator)
         self._start_epoch()
         self._position = position

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from snngan.data import Dataset, error_line
 from snngan.data.holdout import hold_out
+from snngan.untrusted import check_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
+
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name: of its other formats some run another program."""
 
 
 class _BrokenImageError(Exception):
@@ -101,7 +106,7 @@ def is_grey(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 return (image.mode in ("1", "L", "I") or image.mode.startswith("I;16")) and (
                     "transparency" not in image.info
                 )
@@ -124,8 +129,10 @@ def _image_paths(folder: Path) -> Iterator[Path]:
         seen.add(real)
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
         for file in files:
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
-                yield Path(parent, file)
+            path = Path(parent, file)
+            # A pipe or a device could be read for ever; a dangling link is named when it is read.
+            if not file.startswith(".") and path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink()):
+                yield path
 
 
 def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
@@ -133,10 +140,11 @@ def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
+        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in metadata that is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 picture = _grey_or_rgb(ImageOps.exif_transpose(image)) if min(width, height) >= (size or 1) else None
     except Exception as error:  # the decoders raise errors of many kinds on a damaged file

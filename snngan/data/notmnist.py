@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import zlib
@@ -19,8 +20,8 @@ URL = f"http://yaroslavvb.com/upload/notMNIST/{ARCHIVE}"
 SIZE = 8458043
 """Bytes of the whole archive; its author gives no checksum."""
 LETTERS = "ABCDEFGHIJ"
-LARGEST = 1 << 20
-"""Bytes of one picture, which has some 500."""
+LARGEST, LARGEST_UNPACKED = 1 << 20, 1 << 28
+"""Bytes of one picture, which has some 500, and of the unpacked archive, which has some 30 million."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,19 @@ def _pictures(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     from PIL import Image
 
     images, labels = [], []
-    with tarfile.open(path, "r:gz") as archive:
+    with gzip.open(path) as file:
+        content = file.read(LARGEST_UNPACKED + 1)
+    if len(content) > LARGEST_UNPACKED:
+        raise ValueError(f"it unpacks to more than {LARGEST_UNPACKED >> 20} MiB")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
         for member in archive:
             letter = Path(member.name).parent.name
             if not member.isfile() or not 0 < member.size <= LARGEST or letter not in tuple(LETTERS):
                 continue
-            file = archive.extractfile(member)
-            assert file is not None
+            own = archive.extractfile(member)
+            assert own is not None
             try:
-                with Image.open(io.BytesIO(file.read())) as picture:
+                with Image.open(io.BytesIO(own.read()), formats=["PNG"]) as picture:
                     if picture.size != (28, 28):
                         continue
                     images.append(np.asarray(picture.convert("L")))

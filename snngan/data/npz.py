@@ -17,6 +17,7 @@ from torch import Tensor
 
 from snngan.data import Dataset, error_line, to_uint8
 from snngan.data.holdout import hold_out
+from snngan.untrusted import check_memory, check_regular, memory_bytes, npz_keys, read_npy_header, read_npz_array
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels")
 _POINTS = (1, 1, 2)
@@ -30,7 +31,8 @@ def read_npz(name: str, path: Path) -> Dataset:
     unless they are points (N, 1, 1, 2). Where there is no test half, one is held out, and all of it is in memory then.
 
     A half of uint8 images that would fill more than a quarter of the memory is left in the file, if that is not
-    compressed, and read as it is needed, without the file's check sums.
+    compressed, and read as it is needed, without the file's check sums. A file that declares more than fits in memory
+    is refused before any of it is read.
 
     Raises:
         ValueError: the file is missing, damaged or not of that form; the message names file and key.
@@ -92,19 +94,21 @@ def write_npz(dataset: Dataset, path: Path) -> None:
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of the file that have a meaning here; of others only the name, as an empty array."""
-    if not path.exists():
-        raise ValueError(f"there is no file {path}")
+    check_regular(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no npz file, or a damaged one; expected a file written by numpy.savez")
     arrays, key = {}, "its index"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for key in file.files:
-                mapped = _mapped(path, key) if key in _KEYS and key.endswith("images") else None
-                if mapped is not None:
-                    arrays[key] = mapped
+        with zipfile.ZipFile(path) as archive:
+            keys = npz_keys(archive)
+            mapped = {key: _mapped(path, archive, key) for key in keys if key in _KEYS and key.endswith("images")}
+            check_memory(sum(archive.getinfo(f"{key}.npy").file_size for key in keys if mapped.get(key) is None), "it")
+            for key in keys:
+                own = mapped.get(key)
+                if own is not None:
+                    arrays[key] = own
                 else:
-                    arrays[key] = np.asarray(file[key]) if key in _KEYS else np.empty(0)
+                    arrays[key] = read_npz_array(archive, key) if key in _KEYS else np.empty(0)
     except Exception as error:  # a damaged archive fails in many ways
         raise ValueError(
             f"{path}: {key} cannot be read ({error_line(error)}); expected plain arrays, written by numpy.savez"
@@ -112,35 +116,24 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def _mapped(path: Path, key: str) -> NDArray[np.generic] | None:
+def _mapped(path: Path, archive: zipfile.ZipFile, key: str) -> NDArray[np.generic] | None:
     """Return a large uint8 array as it lies in the file, without reading it; None for others.
 
     Raises:
         ValueError: the file ends before the array does.
     """
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo(f"{key}.npy")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size <= _memory() // 4:
-            return None
+    entry = archive.getinfo(f"{key}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size <= memory_bytes() // 4:
+        return None
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)  # of the entry's own header: the lengths of name and extra field
         name, extra = struct.unpack("<HH", file.read(4))
         file.seek(name + extra, os.SEEK_CUR)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, in_columns, dtype = read(file)
+        shape, in_columns, dtype = read_npy_header(file)
         header = file.tell() - (entry.header_offset + 30 + name + extra)
         if dtype != np.uint8 or in_columns or header + math.prod(shape) != entry.file_size:
             return None
         return np.memmap(path, np.uint8, "r", file.tell(), shape)
-
-
-def _memory() -> float:
-    """Return the bytes of memory that the machine has, as far as it says so."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def _half(path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str) -> tuple[Tensor, Tensor | None]:

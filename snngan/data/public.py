@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, ImageShape, error_line
+from snngan.untrusted import check_memory
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 
@@ -142,15 +143,18 @@ def _read_idx(path: Path) -> Tensor:
     found = _plain_or_packed(path)
     assert found is not None, "find() saw it"
     try:
-        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        with gzip.open(found) if found.suffix == ".gz" else found.open("rb") as file:
+            head = file.read(4)
+            rank = head[3] if head[:3] == b"\0\0\x08" and len(head) == 4 else 0
+            sizes = [int.from_bytes(file.read(4), "big") for _ in range(rank)]
+            size = math.prod(sizes)
+            check_memory(size, f"{found.name}, by its head,")
+            content = bytearray(file.read(size + 1))  # no more than it declares, whatever it unpacks to
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{found.name}: {error_line(error)}") from error
-    rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 4 else 0
-    sizes = [int.from_bytes(content[4 * axis + 4 : 4 * axis + 8], "big") for axis in range(rank)]
-    start = 4 * rank + 4
-    if len(content) != start + math.prod(sizes):
+    if not rank or len(content) != size:
         raise ValueError(f"{found.name} is no whole idx file of bytes")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(sizes))
 
 
 def _plain_or_packed(path: Path) -> Path | None:

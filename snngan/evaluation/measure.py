@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Collection, Iterator
@@ -22,7 +21,7 @@ from snngan.evaluation.kernel import kernel_distance
 from snngan.evaluation.neighbours import neighbour_figures
 from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.losses.snnl import entanglement
-from snngan.training.checkpoint import SaveError, write_atomically
+from snngan.training.checkpoint import SaveError, load_tensors, save_tensors
 from snngan.version import __version__
 
 METRICS = {
@@ -195,18 +194,16 @@ def _see_cached(
     path = cache / f"seen-{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
     if path.exists():
         try:
-            state = torch.load(path, weights_only=True)
+            state = load_tensors(path)
             moments = Moments(len(state["mean"]))
             moments.count, moments.mean, moments.scatter = int(state["count"]), state["mean"], state["scatter"]
             return Seen(moments, state["features"], source.first(num_images) if num_images else Tensor())
         except Exception as error:  # a damaged file fails in many ways
             raise ValueError(f"{path} is damaged ({error_line(error)[:100]}): delete it") from error
     found = see(source, extractor, count, points, num_images)
-    buffer = io.BytesIO()
     state = {"count": found.moments.count, "mean": found.moments.mean, "scatter": found.moments.scatter}
-    torch.save(state | {"features": found.features}, buffer)
     try:
-        write_atomically(path, buffer.getbuffer())
+        save_tensors(path, state | {"features": found.features})
     except SaveError as error:
         notify(f"{error}; going on without")
     return found

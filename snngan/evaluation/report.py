@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -15,8 +14,11 @@ from typing import Any
 from snngan.evaluation.measure import EVALUATIONS
 from snngan.training.checkpoint import write_atomically
 from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.untrusted import read_json, read_lines
 from snngan.version import __version__
 
+MOST_STEPS = 1 << 53
+"""Steps beyond it are no longer told apart as numbers of a plot."""
 GRIDS = 6
 """Sample grids of each run, spread over its steps."""
 CURVES = {
@@ -94,7 +96,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _environment(run: RunFolder) -> dict[str, Any]:
-    content = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
+    content = read_json(run.path / "config.json")
     environment = content.get("environment", {})
     return environment if isinstance(environment, dict) else {}
 
@@ -113,15 +115,12 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
 def read_metrics(run: RunFolder | ClassifierFolder) -> dict[str, tuple[list[int], list[float]]]:
     """Return the steps and values of each tag in the run's ``metrics.jsonl``; unfinished lines are passed over."""
     found: dict[str, tuple[list[int], list[float]]] = {}
-    file = run.path / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
-        try:
-            values = json.loads(line)
-            step = int(values.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    for values in read_lines(run.path / "metrics.jsonl"):
+        step = values.pop("step", None)
+        if type(step) is not int or abs(step) > MOST_STEPS:
             continue
         for tag, value in values.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
+            if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:
                 steps, numbers = found.setdefault(tag, ([], []))
                 steps.append(step)
                 numbers.append(float(value))
@@ -139,7 +138,7 @@ def _plot(tag: str, lines: dict[str, tuple[list[int], list[float]]], names: Sequ
     axes = figure.add_subplot()
     for name, (steps, values) in lines.items():
         axes.plot(steps, values, f"C{names.index(name) % 10}", label=name.replace("$", r"\$"), linewidth=1.2)
-    axes.set_title(f"{tag}\n{CURVES.get(tag, '')}", fontsize=8)
+    axes.set_title(f"{tag}\n{CURVES.get(tag, '')}".replace("$", r"\$"), fontsize=8)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7)
@@ -153,7 +152,7 @@ def _grids(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     """Yield each run's sample grids through time."""
     yield "<h2>Samples through time</h2>"
     for run, name in zip(runs, names, strict=True):
-        paths = sorted(run.samples.glob("step-*.png"))
+        paths = sorted(path for path in run.samples.glob("step-*.png") if path.is_file() and not path.is_symlink())
         places = sorted(
             {round(place * (len(paths) - 1) / max(1, GRIDS - 1)) for place in range(GRIDS)} if paths else []
         )
@@ -195,15 +194,18 @@ def _number(evaluation: dict[str, Any], figure: str) -> str:
 
 def read_evaluations(run: RunFolder) -> list[dict[str, Any]]:
     """Return what ``snngan evaluate`` has left in the run's folder, oldest first; damaged lines are passed over."""
-    file, found = run.path / EVALUATIONS, []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
+    found = []
+    for content in read_lines(run.path / EVALUATIONS):
         try:
-            content = json.loads(line)
-            content["figures"].items(), content["protocol"].items()
+            content["protocol"].items()
+            content["figures"] = {
+                name: value if isinstance(value, bool | str | None) else float(value)
+                for name, value in content["figures"].items()
+            }
             content["intervals"] = {
                 name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue
         found.append(content)
     return found

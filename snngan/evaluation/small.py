@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from snngan.data.datasets import Notify
 from snngan.evaluation.features import SmallClassifier, SmallFeatures
 from snngan.evaluation.sources import digest_of
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import SaveError, write_atomically
+from snngan.training.checkpoint import SaveError, load_tensors, save_tensors
 
 EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
 
@@ -39,10 +38,8 @@ def trained_features(
     if features is None:
         path, network = _path(dataset, folder), _blank(dataset)
         _train(network, dataset, torch.device(device))
-        buffer = io.BytesIO()
-        torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
         try:
-            write_atomically(path, buffer.getbuffer())
+            save_tensors(path, {name: value.cpu() for name, value in network.state_dict().items()})
             notify(f"features: a small classifier of {dataset.name} -> {path}")
         except SaveError as error:
             notify(f"{error}; going on without")
@@ -63,7 +60,7 @@ def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "
         return None
     network = _blank(dataset)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(load_tensors(path))
     except Exception as error:  # a file of another kind fails in many ways
         raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
     return _features(dataset, network.to(device))

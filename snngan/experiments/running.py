@@ -20,7 +20,7 @@ from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.intervals import summary
-from snngan.training.checkpoint import checkpoint_paths, load_newest, write_atomically
+from snngan.training.checkpoint import checkpoint_paths, load_newest, load_tensors, save_tensors, write_atomically
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.gan import train_gan
@@ -119,7 +119,7 @@ def trained(
     def measure(step: int, players: Players) -> dict[str, float]:
         if step in stages:
             samples = players.sample(latents[:, : players.latent_dim].to(setting.device)).cpu()
-            torch.save(samples, path / f"stage-{step:08d}.pt")
+            save_tensors(path / f"stage-{step:08d}.pt", samples)
         return watch(step, players)
 
     with run.locked():
@@ -165,7 +165,7 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> tuple[F, di
 
 def samples_at(run: RunFolder, step: int) -> Tensor:
     """Return the samples (500, C, H, W) that :func:`trained` left of a stage."""
-    samples: Tensor = torch.load(run.path / f"stage-{step:08d}.pt", weights_only=True)
+    samples: Tensor = load_tensors(run.path / f"stage-{step:08d}.pt")
     return samples
 
 

@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.registry import unknown_name
+from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
 
 SETTINGS = ("num_classes", "num_neighbours", "distance")
+MOST_CLASSES = 1 << 20
+"""No saved DkNN is read that has more."""
 BLOCK = 256
 """Queries whose distances to all training points are held at once."""
 
@@ -171,14 +174,20 @@ class DkNN:
             ValueError: the file is missing or not of this kind.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            settings = json.loads(str(arrays.pop("settings")))
+            check_regular(path)
+            with zipfile.ZipFile(path) as archive:
+                check_memory(sum(entry.file_size for entry in archive.infolist()), "it")
+                arrays = {name: read_npz_array(archive, name) for name in npz_keys(archive)}
+            settings = parse_json(str(arrays.pop("settings")))
             tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+            if type(settings["num_classes"]) is not int or settings["num_classes"] > MOST_CLASSES:
+                raise ValueError(f"{settings['num_classes']} classes")
             labels, calibration = tensors.pop("labels"), tensors.pop("calibration")
             layers = {name.removeprefix("points/"): points for name, points in tensors.items()}
             dknn = cls(layers, labels, **settings)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+            if calibration.dtype != torch.int64 or calibration.dim() != 1:
+                raise ValueError(f"calibration of shape {tuple(calibration.shape)} {calibration.dtype}")
+        except Exception as error:  # a damaged or hostile archive fails in many ways
             raise ValueError(f"{path} is not a saved DkNN: {error}") from error
         dknn.calibration = calibration
         return dknn

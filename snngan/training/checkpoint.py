@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickletools
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from snngan.untrusted import PickledCodeError, check_regular, read_tensors
+
 KEEP = 3
 """How many of the newest checkpoints stay: if one is damaged there are others."""
-_IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
-"""The instructions of a pickle that import something."""
 
 
 class CheckpointError(ValueError):
@@ -55,6 +53,23 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def save_tensors(path: Path, value: Any) -> None:
+    """Write tensors, in dicts and lists with plain values, as ``torch.save`` does, whole or not at all.
+
+    Raises:
+        SaveError: the file could not be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_tensors(path: Path) -> Any:
+    """Return what :func:`save_tensors` wrote, without running anything; raises ``ValueError``."""
+    check_regular(path)
+    return read_tensors(path.read_bytes())
+
+
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` to ``path`` so that after a crash at any moment the old or the new content is there, whole.
 
@@ -69,14 +84,42 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def sync(path: Path) -> None:
+    """Wait until ``path``, a file or a folder, is on the disk as it stands; raises ``OSError``."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def clear_after(folder: Path, step: int) -> None:
+    """Set aside the checkpoints after ``step``, and remove what a killed process left half done.
+
+    A run goes on from the newest sound checkpoint; were damaged ones of later steps left, they would count among the
+    newest, which stay.
+
+    Raises:
+        SaveError: the folder cannot be written to.
+    """
+    paths = checkpoint_paths(folder)
+    try:
+        for path in paths:
+            if int(path.stem.removeprefix("step-")) > step:
+                path.rename(path.with_name(f"{path.name}.damaged"))
+        for path in folder.glob(".step-*.part"):
+            path.unlink()
+        for path in folder.glob("step-*.pt.sha256"):
+            if not path.with_suffix("").exists():
+                path.unlink()
+    except OSError as error:
+        raise SaveError(f"{folder} could not be written: {error.strerror or error}") from error
 
 
 def load_newest(
@@ -93,9 +136,10 @@ def load_newest(
     for number, path in reversed(list(enumerate(paths))):
         next_one = "falling back to the checkpoint before it" if number else "there is none before it"
         try:
+            check_regular(path)
             content = path.read_bytes()
-        except OSError as error:
-            notify(f"{path} is damaged (it cannot be read: {error.strerror}): {next_one}")
+        except (OSError, ValueError) as error:
+            notify(f"{path} is damaged (it cannot be read: {getattr(error, 'strerror', error)}): {next_one}")
             continue
         code = _named_code(content)
         if code is not None:
@@ -124,39 +168,23 @@ def _damage(path: Path, content: bytes) -> str | None:
 def _unpack(path: Path, content: bytes, holds: str) -> dict[str, Any]:
     """Return what an undamaged checkpoint holds; it was not ours to begin with if that fails."""
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of another kind fails in many ways
-        raise CheckpointError(
-            f"{path} is undamaged, but not a checkpoint that this version reads ({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or "step" not in state or holds not in state:
+        state = read_tensors(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is undamaged, but not a checkpoint that this version reads: {error}") from error
+    if not isinstance(state, dict) or type(state.get("step")) is not int or not isinstance(state.get(holds), dict):
         raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and {holds}")
     return state
 
 
 def _named_code(content: bytes) -> str | None:
-    """Return a name that loading the file would import, beyond what tensors need; None: there is none to be found.
+    """Return a name that a file would import beyond what tensors need; None: there is none to be found.
 
-    A damaged archive gives None as well: nothing in it is ever loaded.
+    A damaged file gives None as well: nothing in it is ever loaded.
     """
-    if content.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".pkl"):
-                        archive.read(name)  # its own checksum tells damage from intent
-        except Exception:  # a damaged archive fails in many ways
-            return None
-        try:
-            return min(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)), default=None)
-        except Exception:
-            return "in a form that torch.save does not write"
-    stream = io.BytesIO(content)
     try:
-        while stream.tell() < len(content):  # torch's old format is several pickles in a row
-            for code, argument, _ in pickletools.genops(stream):
-                if code.name in _IMPORTING:
-                    return str(argument or code.name)
+        read_tensors(content)
+    except PickledCodeError as error:
+        return str(error)
     except ValueError:
-        pass  # neither an archive nor a pickle
+        pass
     return None

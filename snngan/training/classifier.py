@@ -15,7 +15,6 @@ from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.losses.gather import rank_and_ranks
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import save_checkpoint
 from snngan.training.classifier_plan import parse_adversary
 from snngan.training.device import set_up
 from snngan.training.distributed import (
@@ -28,8 +27,18 @@ from snngan.training.distributed import (
     parameters_of,
     told_by_first,
 )
-from snngan.training.loop import LossWatch, Outcome, Report, check_weights, random_state, restore_random_state
+from snngan.training.loop import (
+    LossWatch,
+    Outcome,
+    Report,
+    check_weights,
+    explained,
+    random_state,
+    remedy_of,
+    restore_random_state,
+)
 from snngan.training.members import Members, build_members
+from snngan.training.players import fitting
 from snngan.training.runlog import ClassifierFolder
 
 CHUNK = 500
@@ -75,10 +84,13 @@ def train_classifier(
     members = build_members(plan, device)
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
-    watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
-    set_up(tf32=plan.precision == "tf32")
-    adversary = parse_adversary(plan.adversary)
     networks = [f"network of seed {seed}" for seed in plan.seeds]
+    watch = LossWatch(
+        check_every=1 if device.type == "cpu" else 50,
+        explain=lambda: explained(dict(zip(networks, members.networks(), strict=True)), precision=plan.precision),
+    )
+    set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
+    adversary = parse_adversary(plan.adversary)
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
     if start is not None:
@@ -103,19 +115,21 @@ def train_classifier(
             group["lr"] = falling(plan.learning_rate, plan.learning_rate_final, at, over)
         members.optimizer.zero_grad()
         losses, cross_entropies = members.backward(images, labels, alpha)
-        average_gradients(parameters_of(members.optimizer))
-        members.optimizer.step()
         watch.note(step, "classifier", losses, networks)
         watch.note(step, "cross_entropy", cross_entropies, networks)
+        if step % watch.check_every == 0:
+            scalars = scalars | watch.check()  # before anything follows from them
+        average_gradients(parameters_of(members.optimizer))
+        members.optimizer.step()
         del images, labels
 
-        checking, last = step % watch.check_every == 0, step == plan.steps
+        last = step == plan.steps
         stopping = any_rank(should_stop())
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
-        if checking or reading or saving:
-            scalars = scalars | watch.check()
         if reading or saving:
-            check_weights(step, dict(zip(networks, members.networks(), strict=True)))
+            scalars = scalars | watch.check()
+            found = dict(zip(networks, members.networks(), strict=True))
+            check_weights(step, found, [members.optimizer], remedy_of(plan.precision))
         if not first:
             continue
         if reading:
@@ -124,7 +138,7 @@ def train_classifier(
             tracking_seconds += time.monotonic() - before
             run.log(step, scalars)
         if saving:
-            save_checkpoint(run.checkpoints, step, snapshot(step, members, batches, device))
+            run.save(step, snapshot(step, members, batches, device))
         report(step, scalars)
 
     told_by_first(None)  # no rank leaves before the first has saved
@@ -252,7 +266,8 @@ def restore(state: Mapping[str, Any], members: Members, batches: Sequence[Batche
         CheckpointError: the state is of other networks.
     """
     members.load_state_dict(state["members"])
-    for each, kept in zip(batches, state["batches"], strict=True):
-        each.load_state_dict(kept)
-    restore_random_state(state, device)
+    with fitting("random state"):
+        for each, kept in zip(batches, state["batches"], strict=True):
+            each.load_state_dict(kept)
+        restore_random_state(state, device)
     return int(state["step"])

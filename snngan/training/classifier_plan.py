@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
 import torch
 
-from snngan.config import ClassifyConfig, ClassifyPlan, field_type
+from snngan.config import ClassifyConfig, ClassifyPlan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
@@ -20,7 +19,7 @@ from snngan.losses.temperature import parse_temperature
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS, Classifier
 from snngan.robustness.rule import Attack, parse_attack
-from snngan.training.plan import option_values, parse_settings
+from snngan.training.plan import check_written, option_values, parse_settings, read_shape
 
 MOST_SEEDS = 1000
 
@@ -50,6 +49,7 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         regularizer=config.regularizer,
         over_layers=config.over_layers,
         adversary=config.adversary,
+        deterministic=config.deterministic,
         alpha=alpha,
         alpha_final=alpha if config.alpha_final is None else config.alpha_final,
         temperature=config.temperature,
@@ -143,7 +143,7 @@ def classify_plan_from_json(values: Mapping[str, Any]) -> ClassifyPlan:
         ValueError: a field is missing, unknown or out of range.
     """
     try:
-        shape = tuple(int(size) for size in values["image_shape"])
+        shape = read_shape(values["image_shape"])
         listed = {name: tuple(values[name]) for name in ("layers", "seeds", "class_names")}
         plan = ClassifyPlan(**{**values, **listed, "image_shape": shape})
         _check_plan(plan)
@@ -154,13 +154,9 @@ def classify_plan_from_json(values: Mapping[str, Any]) -> ClassifyPlan:
 
 def _check_plan(plan: ClassifyPlan) -> None:
     """Raise ``ValueError`` or ``TypeError`` for what no user could have asked for."""
-    options = {field.name for field in fields(ClassifyConfig)} & {field.name for field in fields(plan)}
-    said = {name: getattr(plan, name) for name in options - {"layers", "seeds"}}
-    for name, value in said.items():
-        kind = field_type(ClassifyConfig, name)
-        if value is not None and type(value) is not kind and (kind, type(value)) != (float, int):
-            raise TypeError(f"{name} is {value!r}, not a {kind.__name__}")
-    ClassifyConfig(**said)
+    check_written(plan, ClassifyConfig, "layers", "seeds")
+    if not all(isinstance(name, str) for name in (*plan.layers, *plan.class_names)):
+        raise TypeError("layers and class_names are texts")
     parse_temperature(plan.temperature)
     parse_regularizer(plan.regularizer, plan.distance)
     parse_adversary(plan.adversary)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
 
 
-def set_up(*, tf32: bool) -> None:
+def set_up(*, tf32: bool, deterministic: bool = False) -> None:
     """Set what torch keeps for the whole process, before a run of steps that are all of one shape.
 
     Args:
         tf32: whether CUDA may round the factors of products and convolutions to 10 bits: by itself torch lets
             convolutions do so. What cuDNN's algorithms cost is measured at the first step.
+        deterministic: whether CUDA is to give the same bits each time: its algorithms are not chosen by their speed
+            then, and an operation that has no such algorithm is refused by a ``RuntimeError``.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first product is taken
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def preferred_layout(device: torch.device, precision: str) -> torch.memory_format:

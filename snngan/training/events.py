@@ -23,19 +23,24 @@ from snngan.data import to_uint8
 from snngan.data.pictures import Picture, grid
 from snngan.training.checkpoint import write_atomically
 
+PREFIX = "events.out.tfevents."
+"""How the names of event files begin; a time in seconds follows."""
+
 
 class EventFile:
     """The event file of one start of a run; opened, written and closed at each call.
 
     Args:
         folder: the run's folder.
-        resumed_at: what earlier files hold of later steps is void; 0: a new run.
+        resumed_at: what earlier files hold of later steps is void; None: a new run.
     """
 
-    def __init__(self, folder: Path, resumed_at: int) -> None:
-        self.path = folder / f"events.out.tfevents.{time.time():020.9f}"  # TensorBoard reads in the order of the names
+    def __init__(self, folder: Path, resumed_at: int | None) -> None:
+        # TensorBoard reads in the order of the names, so that the file must come last even if the clock was set back.
+        before = max((_time_of(path) for path in folder.glob(f"{PREFIX}*")), default=0.0)
+        self.path = folder / f"{PREFIX}{max(time.time(), before + 1e-3):020.9f}"
         self._unwritten = [Event(wall_time=time.time(), file_version="brain.Event:2")]
-        if resumed_at:
+        if resumed_at is not None:
             start = SessionLog(status=SessionLog.START)
             self._unwritten.append(Event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
 
@@ -54,6 +59,15 @@ class EventFile:
             for event in self._unwritten:
                 records.write(event.SerializeToString())
         self._unwritten.clear()
+
+
+def _time_of(path: Path) -> float:
+    """Return the time in the name of an event file, or 0 where another program named it."""
+    try:
+        time_in_name = float(path.name.removeprefix(PREFIX))
+    except ValueError:
+        return 0.0
+    return time_in_name if 0 < time_in_name < 1e10 else 0.0
 
 
 def _image(content: Picture) -> Summary.Image:

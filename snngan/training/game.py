@@ -6,6 +6,7 @@ the whole step is one CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -47,6 +48,10 @@ class Game:
         self.autocast: AbstractContextManager[Any] = (
             torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
         )
+        self.judge: Callable[[str, Tensor], None] = lambda name, loss: None
+        """Called with each player's loss before its weights move; it may raise."""
+        self.last_real: list[Tensor] = []
+        """The real images of the last step, as they are stored."""
         self.weights = [] if players.discriminator is None else list(players.discriminator.parameters())
         on_gpu = device.type == "cuda"
         self._play: Work = (
@@ -59,6 +64,7 @@ class Game:
         Every rank draws the batch of all and takes its share.
         """
         real = [self.batches.next_stored() for _ in range(max(1, self.updates))]
+        self.last_real = real
         latents = [share_of(self.latents()) for _ in range(self.updates + 1)]
         share = average_share(self.options.ema_decay, number)
         if isinstance(self._play, Captured):  # a number would be recorded once and for all
@@ -90,6 +96,7 @@ class Game:
                     with torch.no_grad():
                         fake = generator(own)
                     loss = objective.discriminator_loss(discriminator, real, fake)
+                self.judge("discriminator", loss)
                 players.discriminator_optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 average_gradients(discriminator.parameters())
@@ -101,6 +108,7 @@ class Game:
         # Generator: against the last real batch.
         with self.autocast:
             loss = objective.generator_loss(discriminator, real, generator(last))
+        self.judge("generator", loss)
         players.generator_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(generator.parameters())

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import rank_and_ranks
+from snngan.losses.gather import across_ranks, rank_and_ranks
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import save_checkpoint
 from snngan.training.device import set_up
 from snngan.training.distributed import agreed, any_rank, check_same_step, check_share, is_first, told_by_first
 from snngan.training.game import Game, draw_latents
@@ -24,11 +23,13 @@ from snngan.training.loop import (
     Outcome,
     Report,
     check_weights,
+    explained,
     random_state,
+    remedy_of,
     restore_random_state,
 )
 from snngan.training.plan import check_same_data
-from snngan.training.players import Players, build_players
+from snngan.training.players import Players, build_players, fitting
 from snngan.training.runlog import RunFolder
 
 Measure = Callable[[int, Players], dict[str, float]]
@@ -79,8 +80,13 @@ def train_gan(
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
     game = Game(players, plan, batches, noise, device)
     gauge = Gauge(players, dataset, plan, device)
-    watch = LossWatch(check_every=1 if device.type == "cpu" else 50)
-    set_up(tf32=plan.precision == "tf32")
+    watch = LossWatch(
+        check_every=1 if device.type == "cpu" else 50,
+        explain=lambda: explained(networks_of(players), precision=plan.precision, images=game.last_real),
+    )
+    if device.type == "cpu" and not across_ranks():  # where reading a loss costs nothing, it is read before it acts
+        game.judge = lambda name, loss: watch.judge(step, name, loss)
+    set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
     if start is not None:
@@ -108,7 +114,7 @@ def train_gan(
         if checking or reading or measuring or showing or saving:
             scalars = scalars | watch.check()
         if reading or measuring or showing or saving:
-            check_weights(step, networks_of(players))
+            check_weights(step, networks_of(players), optimizers_of(players), remedy_of(plan.precision))
         if not first:
             continue
         figures: dict[str, float] = {}
@@ -126,7 +132,7 @@ def train_gan(
             run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
         if saving:
             gauge.show_projection(run, step)
-            save_checkpoint(run.checkpoints, step, snapshot(step, players, batches, noise, device))
+            run.save(step, snapshot(step, players, batches, noise, device))
         report(step, scalars)
 
     told_by_first(None)  # no rank leaves before the first has saved
@@ -137,8 +143,19 @@ def train_gan(
 
 def networks_of(players: Players) -> dict[str, nn.Module]:
     """Return the networks whose weights must stay finite, by name."""
-    named = {"generator": players.generator, "discriminator": players.discriminator}
+    named = {
+        "generator": players.generator,
+        "discriminator": players.discriminator,
+        "average": players.averaged,
+        "objective": players.objective.state(),
+    }
     return {name: network for name, network in named.items() if network is not None}
+
+
+def optimizers_of(players: Players) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of both players."""
+    both = (players.generator_optimizer, players.discriminator_optimizer)
+    return [optimizer for optimizer in both if optimizer is not None]
 
 
 class Gauge:
@@ -206,7 +223,8 @@ def restore(
         CheckpointError: the state is of other networks.
     """
     players.load_state_dict(state["players"])
-    batches.load_state_dict(state["batches"])
-    noise.set_state(state["noise"])
-    restore_random_state(state, device)
+    with fitting("random state"):
+        batches.load_state_dict(state["batches"])
+        noise.set_state(state["noise"])
+        restore_random_state(state, device)
     return int(state["step"])

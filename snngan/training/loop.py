@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from snngan.losses.gather import mean_over_ranks
 
 Report = Callable[[int, dict[str, float]], None]
-DIVERGED_REMEDY = "the checkpoints before it are kept. Try a lower --learning-rate"
+EXPLODED = 1e4
+"""The size of a weight that speaks for a network that grows without bound."""
 
 
 class DivergedError(RuntimeError):
-    """A loss or a weight that is not finite: the message names step, loss and network."""
+    """A loss or a weight that is not finite: the message names step, network and parameter, and says what helps."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,18 @@ class Outcome:
 class LossWatch:
     """Keeps the losses of the last steps on the device and reads them only now and then: reading waits for a GPU."""
 
-    def __init__(self, check_every: int) -> None:
+    def __init__(self, check_every: int, explain: Callable[[], str] = lambda: "no network was looked at") -> None:
         self.check_every = check_every
+        self._explain = explain
         self._unread: list[tuple[int, str, Tensor, Sequence[str]]] = []
+
+    def judge(self, step: int, name: str, loss: Tensor) -> None:
+        """Raise ``DivergedError`` if a loss () is not finite, before anything follows from it; this waits for it."""
+        self._refuse(step, name, float(loss.detach()))
+
+    def _refuse(self, step: int, network: str, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(f"step {step}: the {network}'s loss is {loss}; {self._explain()}")
 
     def note(self, step: int, name: str, loss: Tensor, networks: Sequence[str] = ()) -> None:
         """Remember a loss at one step: () of one network, or (E,) of several ``networks``; default: ``name``."""
@@ -58,8 +68,7 @@ class LossWatch:
         read = self._of_all_ranks()
         for (step, name, _, networks), each in zip(self._unread, read, strict=True):
             for network, value in zip(networks, each, strict=True):
-                if not math.isfinite(value):
-                    raise DivergedError(f"step {step}: the {network}'s loss is {value}; {DIVERGED_REMEDY}")
+                self._refuse(step, network, value)
             values[f"loss/{name}"] = math.fsum(each) / len(each)
         self._unread.clear()
         return values
@@ -73,13 +82,73 @@ class LossWatch:
         return [list(islice(values, len(loss))) for loss in losses]
 
 
-def check_weights(step: int, networks: Mapping[str, nn.Module]) -> None:
-    """Raise ``DivergedError`` if a network holds NaN or infinity: a finite loss can have a gradient that is not."""
+def check_weights(
+    step: int, networks: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = (), remedy: str = ""
+) -> None:
+    """Raise ``DivergedError`` if a network or what an optimiser remembers of it holds NaN or infinity.
+
+    A finite loss can have a gradient that is not, and a weight whose squared gradient overflows never moves again.
+    """
+    values = _values_of(networks, optimizers)
+    if values and not bool(torch.stack([part.isfinite().all() for part in values.values()]).all()):
+        raise DivergedError(f"step {step}: {culprit(values)}, though the losses were. {remedy}".rstrip())
+
+
+def explained(networks: Mapping[str, nn.Module], *, precision: str = "fp32", images: Sequence[Tensor] = ()) -> str:
+    """Return why a loss is not finite, as far as weights and images show it, and what helps.
+
+    Args:
+        networks: by name.
+        precision: of the plan.
+        images: the last real ones.
+    """
+    if any(not bool(each.isfinite().all()) for each in images):
+        return "the real images hold NaN or infinity. Mend the data"
+    values = _values_of(networks)
+    largest = max((float(part.abs().max()) for part in values.values() if part.numel()), default=0.0)
+    bound = not largest <= EXPLODED and "discriminator" in networks
+    return f"{culprit(values)}. {remedy_of(precision, bound=bound)}"
+
+
+def remedy_of(precision: str, *, bound: bool = False) -> str:
+    """Return what helps a run that diverges; ``bound``: its discriminator is seen to grow."""
+    parts = ["a lower --learning-rate"]
+    if precision == "bf16":
+        parts.append("--precision fp32")
+    if bound:
+        parts.append("an objective that bounds its discriminator, such as wgan-gp or hinge")
+    return "Try " + ", or ".join(parts)
+
+
+def culprit(values: Mapping[str, Tensor]) -> str:
+    """Return in words which of some tensors, by name, is not finite, or else which is largest."""
+    bad = {name: int((~part.isfinite()).sum()) for name, part in values.items()}
+    bad = {name: count for name, count in bad.items() if count}
+    if bad:
+        name, count = next(iter(bad.items()))
+        more = f" (and of {len(bad) - 1} tensors more)" if len(bad) > 1 else ""
+        return f"{count} of the {values[name].numel()} values of {name}{more} are not finite"
+    sizes = {name: float(part.abs().max()) for name, part in values.items() if part.numel()}
+    if not sizes:
+        return "there are no weights"
+    name = max(sizes, key=lambda each: sizes[each])
+    return f"all weights are finite, the largest {sizes[name]:.3g} in {name}"
+
+
+def _values_of(
+    networks: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = ()
+) -> dict[str, Tensor]:
+    """Return the numbers of networks, and what optimisers remember of their weights, by a name for a message."""
+    values, names = {}, {}
     for name, network in networks.items():
-        if not all(bool(part.isfinite().all()) for part in network.state_dict().values()):
-            raise DivergedError(
-                f"step {step}: the {name}'s weights are not finite, though its loss was; {DIVERGED_REMEDY}"
-            )
+        for key, part in network.state_dict(keep_vars=True).items():
+            if part.is_floating_point():
+                values[f"the {name}'s {key}"], names[id(part)] = part.detach(), f"the {name}'s {key}"
+    for optimizer in optimizers:
+        for weight, parts in optimizer.state.items():
+            of = names.get(id(weight), "a weight of all networks")
+            values |= {f"{key} of {of}": part for key, part in parts.items() if isinstance(part, Tensor)}
+    return values
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

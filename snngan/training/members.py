@@ -23,7 +23,7 @@ from snngan.training.classifier_plan import build_classifier, parse_regularizer
 from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
 from snngan.training.optimizers import make_optimizer
-from snngan.training.players import load_part
+from snngan.training.players import fitting, load_part
 
 
 class Members(ABC):
@@ -88,8 +88,10 @@ class Members(ABC):
         if len(state.get("networks", ())) != count or len(state.get("temperatures", ())) != count:
             raise CheckpointError(f"the checkpoint does not fit the run's config.json: it is not of {count} networks")
         for number, (network, losses) in enumerate(zip(self._networks, self.temperatures, strict=True)):
-            load_part("network", network, {"network": state["networks"][number]})
-            load_part("temperatures", losses, {"temperatures": state["temperatures"][number]})
+            with fitting("network"):
+                network.load_state_dict(state["networks"][number])
+            with fitting("temperatures"):
+                losses.load_state_dict(state["temperatures"][number])
         if "optimizer" not in state:
             raise CheckpointError("the checkpoint does not fit the run's config.json: its optimizer is missing")
         self._load_optimizer_state(state["optimizer"])
@@ -292,13 +294,9 @@ class Vectorised(Members):
                 name: own[0] if name == "step" or own[0] is None else torch.stack(own) for name, own in parts.items()
             }
 
-        try:
+        with fitting("optimizer"):
             found = {weight: stacked(weight) for weight in range(each if state["state"] else 0)}
             groups = [{**group, "params": list(range(each))} for group in state["param_groups"]]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(
-                "the checkpoint does not fit the run's config.json: its optimizer is another"
-            ) from error
         super()._load_optimizer_state({"state": found, "param_groups": groups})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

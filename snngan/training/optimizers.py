@@ -42,15 +42,27 @@ def _spare_the_compiler() -> None:
 
 
 def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any], load: Callable[[dict[str, Any]], None]) -> None:
-    """Load a saved ``state`` as this optimiser's device and the layout of its weights in memory want it.
+    """Load what a saved ``state`` remembers of each weight, as this optimiser's device and its weights' layout want it.
 
-    Fused steps go through memory as it lies, and a checkpoint may come from weights that lay otherwise.
+    Fused steps go through memory as it lies, and a checkpoint may come from weights that lay otherwise. Rates and other
+    options stay as they are: they are the plan's.
+
+    Raises:
+        ValueError: the state is of other weights, or of another optimiser.
     """
-    own = {"capturable": optimizer.defaults["capturable"]} if "capturable" in optimizer.defaults else {}
-    load({**state, "param_groups": [{**group, **own} for group in state["param_groups"]]})
+    saved, own = state["param_groups"], optimizer.state_dict()["param_groups"]
+    if len(saved) != len(own) or any(old["params"] != new["params"] for old, new in zip(saved, own, strict=True)):
+        raise ValueError("another number of weights")
+    load({"state": state["state"], "param_groups": own})
     for weight, parts in optimizer.state.items():
+        if not isinstance(weight, Tensor) or set(parts) != REMEMBERED[type(optimizer)]:
+            raise ValueError("what another optimiser remembers")
         for name, part in parts.items():
-            if isinstance(part, Tensor) and part.shape == weight.shape and name != "step":
+            if part is None and name == "momentum_buffer":
+                continue
+            if not isinstance(part, Tensor) or part.shape != (() if name == "step" else weight.shape):
+                raise ValueError(f"{name} of another shape")
+            if name != "step":
                 parts[name] = torch.empty_like(weight, dtype=part.dtype).copy_(part)
 
 
@@ -79,3 +91,11 @@ class _SGD(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         return inspect.unwrap(torch.optim.SGD.step)(self, closure)
+
+
+REMEMBERED = {
+    _Adam: {"step", "exp_avg", "exp_avg_sq"},
+    _RMSprop: {"step", "square_avg"},
+    _SGD: {"momentum_buffer"},
+}
+"""What each optimiser keeps of a weight."""

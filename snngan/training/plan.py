@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from snngan.config import Optimization, Plan, TrainConfig, parse_value, range_text
+from snngan.config import ClassifyConfig, ClassifyPlan, Optimization, Plan, TrainConfig, parse_value, range_text
 from snngan.data import Dataset, ImageShape
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
@@ -20,6 +20,9 @@ from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
 from snngan.training.device import choose_device
+
+LARGEST_SIDE = 4096
+"""Pixels: no run is read that has larger images."""
 
 
 def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
@@ -59,6 +62,7 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
         evaluate_every=config.evaluate_every,
         compile=config.compile,
         cuda_graph=config.cuda_graph,
+        deterministic=config.deterministic,
     )
     check_batch_size(plan.optimization.batch_size, len(dataset.train_images))
     if len(dataset.test_images) < 2:
@@ -127,12 +131,30 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan:
     """
     try:
         optimization = dict(values["optimization"], betas=tuple(values["optimization"]["betas"]))
-        shape = tuple(int(size) for size in values["image_shape"])
+        shape = read_shape(values["image_shape"])
         plan = Plan(**{**values, "optimization": Optimization(**optimization), "image_shape": shape})
+        check_written(plan, TrainConfig)
         build_objective(plan), build_architecture(plan)
         return plan
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the run's plan is not one that this version reads: {error}") from error
+
+
+def read_shape(sizes: Any) -> ImageShape:
+    """Return the shape of images that was written as ``sizes``; raises ``TypeError`` or ``ValueError``."""
+    channels, height, width = sizes
+    for size in (channels, height, width):
+        if type(size) is not int or not 1 <= size <= LARGEST_SIDE:
+            raise ValueError(f"image_shape {sizes!r}; expected (C, H, W) of 1 to {LARGEST_SIDE}")
+    return channels, height, width
+
+
+def check_written(plan: Plan | ClassifyPlan, config: type[TrainConfig | ClassifyConfig], *apart: str) -> None:
+    """Raise ``ValueError`` for what a plan holds that no ``config`` could ask for; fields that differ are ``apart``."""
+    options = {field.name for field in dataclasses.fields(config)} & {field.name for field in dataclasses.fields(plan)}
+    config(**{name: getattr(plan, name) for name in options - {*apart}})
+    if not isinstance(plan.data_digest, str):
+        raise ValueError("data_digest is no text")
 
 
 def build_objective(plan: Plan) -> Objective:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -103,9 +105,18 @@ def load_part(name: str, part: Any, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: it is missing, or of another shape.
     """
-    try:
+    with fitting(name):
         part.load_state_dict(state[name])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+
+
+@contextmanager
+def fitting(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint's part is taken over into the ``CheckpointError`` that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint does not fit the run's config.json: its {name} is another") from error
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
-from snngan.training.checkpoint import SaveError, write_atomically
+from snngan.training.checkpoint import SaveError, clear_after, save_checkpoint, sync, write_atomically
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.events import EventFile, write_projection
 from snngan.training.plan import build_architecture, plan_from_json
+from snngan.untrusted import read_json, read_lines
 from snngan.version import __version__
 
 P = TypeVar("P", Plan, ClassifyPlan)
@@ -46,7 +48,7 @@ class Folder(ABC, Generic[P]):
     def __init__(self, path: Path, plan: P) -> None:
         self.path = path
         self.plan: P = plan
-        self._resumed_at = 0
+        self._resumed_at: int | None = None
 
     @staticmethod
     @abstractmethod
@@ -55,24 +57,27 @@ class Folder(ABC, Generic[P]):
 
     @classmethod
     def create(cls, path: Path, plan: P, device: torch.device) -> Self:
-        """Make the folder, which must not exist, and write ``config.json`` into it.
+        """Make the folder, which must not exist, with ``config.json`` in it: both at once, whatever happens meanwhile.
 
         Raises:
             ValueError: it exists, or cannot be made.
+            SaveError: ``config.json`` could not be written.
         """
         cls.check_new(path)
+        content = {"kind": cls.kind, "plan": asdict(plan), "environment": environment(device)}
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.mkdir(parents=True)
+            beside.mkdir(parents=True)
+            with writing(path / "config.json"):
+                with open(beside / "config.json", "w", encoding="utf-8") as file:
+                    file.write(json.dumps(content, indent=2) + "\n")
+                sync(beside / "config.json")
+            os.rename(beside, path)  # fails where a folder with something in it has come meanwhile
         except OSError as error:
             raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
-        run = cls(path, plan)
-        content = {"kind": cls.kind, "plan": asdict(plan), "environment": environment(device)}
-        try:
-            write_atomically(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
-        except SaveError:
-            path.rmdir()
-            raise
-        return run
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return cls(path, plan)
 
     @staticmethod
     def check_new(path: Path) -> None:
@@ -110,19 +115,13 @@ class Folder(ABC, Generic[P]):
         Raises:
             ValueError: there is no such folder, or its ``config.json`` is missing or not a run's.
         """
-        if not path.is_dir():
-            raise ValueError(f"no run folder {path}: give the folder that snngan train named, such as runs/0001-...")
-        file = path / "config.json"
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            kind, plan = content.get("kind", "generator"), content["plan"]
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} is no run folder: it has no config.json") from error
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            raise ValueError(f"{file} is not a run's configuration: {error}") from error
+        kind, plan = _configuration(path)
         if kind != cls.kind:
             raise ValueError(f"{path} is the run of a {kind}; this takes a {cls.kind}'s")
-        return cls(path, cls.read_plan(plan))
+        try:
+            return cls(path, cls.read_plan(plan))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path / 'config.json'} is not a run's configuration: {error}") from error
 
     def set_steps(self, steps: int) -> None:
         """Let the run go on to ``steps``; :meth:`rewind`, called once it can, writes that down."""
@@ -130,14 +129,17 @@ class Folder(ABC, Generic[P]):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this folder at the same time.
+        """Keep other processes from training in this folder at the same time; the lock ends with the process.
 
         Raises:
-            ValueError: one does so already.
+            ValueError: one does so already, or the folder cannot be written to.
         """
         import fcntl
 
-        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be trained in: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -145,6 +147,23 @@ class Folder(ABC, Generic[P]):
             raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
         finally:
             os.close(handle)
+
+    def check_links(self) -> None:
+        """Raise ``ValueError`` where a link would lead what is written out of the folder: it may be anyone's."""
+        for path in self.path.rglob("*"):  # not through links
+            if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
+                raise ValueError(f"{path} leads out of the run's folder; put the file itself there, or remove it")
+
+    def changed_since_begun(self) -> list[str]:
+        """Return lines on what has changed since the run was begun that the last bits of its numbers depend on."""
+        content = read_json(self.path / "config.json").get("environment")
+        begun = content if isinstance(content, dict) else {}
+        now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        return [
+            f"begun with {begun[name]} of {name}, gone on with {value}: the last bits of its numbers may differ"
+            for name, value in now.items()
+            if name in begun and begun[name] != value
+        ]
 
     @property
     def quoted(self) -> str:
@@ -156,22 +175,43 @@ class Folder(ABC, Generic[P]):
         return self.path / "checkpoints"
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after ``step``, so that a resumed run logs it once, and write down its plan."""
+        """Forget what was logged after ``step``, so that a resumed run logs it once, and write down its plan.
+
+        Checkpoints of later steps, which were damaged, are set aside; -1 forgets everything.
+        """
         file = self.path / "config.json"
-        content = json.loads(file.read_text(encoding="utf-8")) | {"plan": asdict(self.plan)}
+        content = read_json(file) | {"plan": asdict(self.plan)}
         write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
         file = self.path / "metrics.jsonl"
         if file.exists():
-            kept = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-            write_atomically(file, "".join(kept).encode())
+            kept = [values for values in read_lines(file) if _step_of(values) <= step]
+            write_atomically(file, "".join(json.dumps(values) + "\n" for values in kept).encode())
+        clear_after(self.checkpoints, step)
         self._resumed_at = step
+
+    def last_logged(self) -> float:
+        """Return the step of the last reading, -1 where there is none."""
+        return max((_step_of(values) for values in read_lines(self.path / "metrics.jsonl")), default=-1)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint; what was logged until then is on the disk first, so that it never lags behind.
+
+        Raises:
+            SaveError: it could not be written; those before it are as they were.
+        """
+        with writing(self.path):
+            sync(self.path)  # nothing is saved into a folder that was taken away
+            for path in (self.path / "metrics.jsonl", self._events.path):
+                if path.exists():
+                    sync(path)
+        save_checkpoint(self.checkpoints, step, state)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Append ``scalars`` to ``metrics.jsonl`` (an infinite temperature as null) and to TensorBoard."""
-        with _writing(self.path / "metrics.jsonl") as path, open(path, "a", encoding="utf-8") as file:
+        with writing(self.path / "metrics.jsonl") as path, open(path, "a", encoding="utf-8") as file:
             values = {tag: value if math.isfinite(value) else None for tag, value in scalars.items()}
             file.write(json.dumps({"step": step, **values}) + "\n")
-        with _writing(self._events.path):
+        with writing(self._events.path):
             self._events.add_scalars(step, scalars)
 
     @cached_property
@@ -202,9 +242,9 @@ class RunFolder(Folder[Plan]):
         pictures = {"samples/fixed_noise": picture(fake, behind=real)}
         if step == 0:
             pictures["samples/real"] = picture(real)
-        with _writing(self.samples / f"step-{step:08d}.png") as path:
+        with writing(self.samples / f"step-{step:08d}.png") as path:
             save_png(pictures["samples/fixed_noise"], path)
-        with _writing(self._events.path):
+        with writing(self._events.path):
             self._events.add_pictures(step, pictures)
         return path
 
@@ -229,15 +269,25 @@ def open_folder(path: Path) -> RunFolder | ClassifierFolder:
     Raises:
         ValueError: as :meth:`Folder.open`.
     """
-    try:
-        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError):
-        kind = None  # RunFolder.open says what is wrong
+    kind, _ = _configuration(path)
     return ClassifierFolder.open(path) if kind == ClassifierFolder.kind else RunFolder.open(path)
 
 
+def _configuration(path: Path) -> tuple[str, Any]:
+    """Return kind and plan of the run in the folder ``path``, the plan unread."""
+    if not path.is_dir():
+        raise ValueError(f"no run folder {path}: give the folder that snngan train named, such as runs/0001-...")
+    file = path / "config.json"
+    if not file.exists():
+        raise ValueError(f"{path} is no run folder: it has no config.json")
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("plan"), dict):
+        raise ValueError(f"{file} is not a run's configuration: it has no plan")
+    return str(content.get("kind", RunFolder.kind)), content["plan"]
+
+
 @contextmanager
-def _writing(path: Path) -> Iterator[Path]:
+def writing(path: Path) -> Iterator[Path]:
     """Turn an ``OSError`` into the ``SaveError`` that names ``path``."""
     try:
         yield path
@@ -245,11 +295,9 @@ def _writing(path: Path) -> Iterator[Path]:
         raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # the half-written last line of a killed run
+def _step_of(values: Mapping[str, Any]) -> float:
+    step = values.get("step")
+    return step if type(step) is int else math.inf
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -188,8 +188,7 @@ def test_what_cannot_be_kept_is_shown_all_the_same(cli: Cli, refused: Cli, monke
     def full(path: Path, content: bytes) -> None:
         raise SaveError(f"{path} could not be written: No space left on device")
 
-    monkeypatch.setattr("snngan.evaluation.measure.write_atomically", full)
-    monkeypatch.setattr("snngan.evaluation.small.write_atomically", full)
+    monkeypatch.setattr("snngan.training.checkpoint.write_atomically", full)
     said = cli("evaluate digits --against digits --train-features digits --metrics fid")
     assert "  fid " in said.out
     assert said.err.count("No space left on device; going on without") == 2

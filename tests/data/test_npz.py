@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -137,9 +138,14 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     np.save(tmp_path / "bare.npy", PICTURES)
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "text.npz").write_text("hello")
-    for name in ("bare.npy", "empty.npz", "text.npz", "."):
+    for name in ("bare.npy", "empty.npz", "text.npz"):
         with pytest.raises(ValueError, match="is no npz file, or a damaged one"):
             load(tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder; expected a file"):
+        load(tmp_path)
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="is no ordinary file"):
+        load(tmp_path / "pipe.npz")
 
 
 def test_damaged_files(tmp_path: Path) -> None:
@@ -166,7 +172,7 @@ def test_images_that_fill_the_memory_stay_in_the_file(tmp_path: Path, monkeypatc
     np.savez(path, **arrays)
     read = load_dataset(f"npz:{path}")
     assert not is_mapped(path)
-    monkeypatch.setattr("snngan.data.npz._memory", lambda: 4 * 32 * 192)
+    monkeypatch.setattr("snngan.data.npz.memory_bytes", lambda: 4 * 32 * 192)
     mapped = load_dataset(f"npz:{path}")
     assert is_mapped(path)
     assert_close(mapped.train_images, read.train_images)
@@ -180,7 +186,7 @@ def test_images_that_fill_the_memory_stay_in_the_file(tmp_path: Path, monkeypatc
 def test_large_images_of_other_kinds_are_read(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 6), dtype=np.uint8)
     expected, path = load_of(images, tmp_path / "small.npz"), tmp_path / "large.npz"
-    monkeypatch.setattr("snngan.data.npz._memory", lambda: 8)
+    monkeypatch.setattr("snngan.data.npz.memory_bytes", lambda: 8)
     if how == "floats":
         np.savez(path, images=images.astype(np.float64) / 127.5 - 1)
     elif how == "compressed":
@@ -191,7 +197,7 @@ def test_large_images_of_other_kinds_are_read(how: str, tmp_path: Path, monkeypa
 
 
 def test_a_large_file_that_ends_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snngan.data.npz._memory", lambda: 8)
+    monkeypatch.setattr("snngan.data.npz.memory_bytes", lambda: 8)
     path = tmp_path / "large.npz"
     np.savez(path, images=np.zeros((40, 1, 8, 8), dtype=np.uint8))
     whole = path.read_bytes()

@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(NonSaturating, f"{player}_loss", breaks_at_step_5)
-        with pytest.raises(DivergedError, match=f"step 5: the {player}'s loss is {value}; the checkpoints before"):
+        with pytest.raises(DivergedError, match=f"step 5: the {player}'s loss is {value}; all weights are finite"):
             train_gan(run, dataset, CPU)
     state = state_of(run)
     assert state["step"] == 4
@@ -172,7 +172,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
         return loss + (fake - fake).sum().sqrt() if len(calls) == 4 else loss
 
     monkeypatch.setattr(PixelEntanglement, "generator_loss", breaks_at_step_4)
-    with pytest.raises(DivergedError, match="step 4: the generator's weights are not finite, though its loss was; the"):
+    with pytest.raises(DivergedError, match=r"step 4: \d+ of the \d+ values of the generator's .* are not finite"):
         train_gan(run, dataset, CPU)
     assert state_of(run)["step"] == 2
     assert [line["step"] for line in metrics(run)] == [0, 1, 2, 3]
@@ -184,7 +184,7 @@ def test_weights_that_are_not_finite_are_named(plan_of: Callable[..., Plan], nam
     check_weights(3, networks_of(players))
     with torch.no_grad():
         list(getattr(players, name).parameters())[-1][0] = math.inf
-    with pytest.raises(DivergedError, match=f"step 3: the {name}'s weights"):
+    with pytest.raises(DivergedError, match=f"step 3: 1 of the .* values of the {name}'s .*bias are not finite"):
         check_weights(3, networks_of(players))
 
 

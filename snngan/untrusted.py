@@ -1,0 +1,264 @@
+"""Files that anyone may have made: read without running anything of theirs, in memory that they declare and we have.
+
+JSON, NumPy's npz archives and the archives of ``torch.save`` come through here. A file is refused by a ``ValueError``
+of one line, whatever is wrong with it; nothing of it has been run, and no more memory taken than it has declared.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+import pickletools
+import stat
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+CHUNK = 1 << 20
+"""Bytes read at a time."""
+_IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+"""The instructions of a pickle that import something."""
+_READ = (
+    "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET "
+    "BINPERSID GLOBAL"
+)
+"""The instructions that ``torch.save`` writes."""
+_DTYPES = {
+    f"{name}Storage": dtype
+    for name, dtype in (
+        ("Float", "float32"), ("Double", "float64"), ("Half", "float16"), ("BFloat16", "bfloat16"), ("Byte", "uint8"),
+        ("Char", "int8"), ("Short", "int16"), ("Int", "int32"), ("Long", "int64"), ("Bool", "bool"),
+    )
+}  # fmt: skip
+_REBUILD = "torch._utils _rebuild_tensor_v2"
+_NAMES = frozenset({"collections OrderedDict", _REBUILD, *(f"torch {name}" for name in _DTYPES)})
+"""What a file of tensors imports, as a pickle spells it."""
+
+
+class PickledCodeError(ValueError):
+    """A file that would import something else than tensors need: ``args[0]`` is its name."""
+
+
+def check_regular(path: Path) -> None:
+    """Raise ``ValueError`` unless ``path`` is a file: a pipe or a device could be read for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ValueError(f"there is no file {path} ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}; expected a file")
+
+
+def read_json(path: Path) -> Any:
+    """Return what the JSON file ``path`` holds; raises ``ValueError`` that names it."""
+    check_regular(path)
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no JSON that can be read: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text holds; raises ``ValueError``, also where it is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file with one JSON object a line; what is damaged or unfinished is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            try:
+                found = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and line.endswith("\n"):
+                yield found
+
+
+def memory_bytes() -> float:
+    """Return the bytes of memory that the machine has, as far as it says so."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def check_memory(size: int, what: str) -> None:
+    """Raise ``ValueError`` if ``what``, by its own account of ``size`` bytes, does not fit in memory."""
+    if size > memory_bytes():
+        raise ValueError(f"{what} would take {size / 2**30:.1f} GiB, more than this machine's memory")
+
+
+def npz_keys(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of the arrays in an npz archive."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order (true: Fortran's) and dtype at the head of an npy file, which is left at its data.
+
+    Raises:
+        ValueError: it is no npy file, or one of Python objects.
+    """
+    import numpy as np
+
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are pickled code")
+    return shape, in_columns, dtype
+
+
+def read_npz_array(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
+    """Return one array of an npz archive; it takes the memory that the archive declares, checked before it is read.
+
+    Raises:
+        ValueError: it is of Python objects, too large for memory, or not of the size it declares.
+        OSError, zipfile.BadZipFile, zlib.error: the archive is damaged.
+    """
+    import numpy as np
+
+    entry = archive.getinfo(f"{key}.npy")
+    with archive.open(entry) as file:
+        shape, in_columns, dtype = read_npy_header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
+            raise ValueError(f"it declares {size} bytes of shape {shape}, and the archive {entry.file_size} in all")
+        check_memory(size, "it")
+        content, filled = np.empty(size, np.uint8), 0  # memory that is taken as it is filled
+        view = content.data
+        while filled < size and (count := file.readinto(view[filled : filled + CHUNK])):  # type: ignore[attr-defined]
+            filled += count
+        if filled < size:
+            raise ValueError(f"it ends after {filled} of {size} bytes")
+    array = content.view(dtype) if size else np.zeros(shape, dtype)
+    return array.reshape(shape, order="F" if in_columns else "C")
+
+
+def read_tensors(content: bytes) -> Any:
+    """Return what ``torch.save`` wrote, read by instructions that build plain values and tensors on the CPU only.
+
+    Unlike ``torch.load(weights_only=True)`` it takes no storage for larger than it is, nothing compressed, and no
+    shape of more elements than are stored, so that memory stays bounded by the file.
+
+    Raises:
+        PickledCodeError: it would import anything else than tensors need.
+        ValueError: it is damaged, or of another kind.
+    """
+    try:
+        return _read_tensors(content)
+    except PickledCodeError:
+        raise
+    except Exception as error:  # hostile content fails in many ways, MemoryError and RecursionError among them
+        raise ValueError(
+            f"it is no file of tensors ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+
+
+def _read_tensors(content: bytes) -> Any:
+    if not content.startswith(b"PK"):
+        stream = io.BytesIO(content)
+        while stream.tell() < len(content):  # torch's old format is several pickles in a row
+            _refuse_code(stream)
+        raise ValueError("no archive of torch.save")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {PurePosixPath(entry.filename): entry for entry in archive.infolist()}
+        if len(entries) < len(archive.infolist()) or any(each.compress_type for each in archive.infolist()):
+            raise ValueError("entries that are compressed or bear one name")
+        if sum(each.file_size for each in archive.infolist()) > len(content):
+            raise ValueError("entries that overlap")
+        (head,) = (name for name in entries if name.name == "data.pkl")
+        order = entries.get(head.parent / "byteorder")
+        if order is not None and archive.read(order) != b"little":
+            raise ValueError("numbers in another byte order")
+        pickled = archive.read(entries[head])
+        _refuse_code(io.BytesIO(pickled))
+        return _Reader(pickled, lambda key: archive.read(entries[head.parent / "data" / key])).load()
+
+
+def _refuse_code(stream: io.BytesIO) -> None:
+    """Pass over one pickle; raises ``PickledCodeError`` for what it would import, ``ValueError`` if it is none."""
+    for code, argument, _ in pickletools.genops(stream):
+        if code.name in _IMPORTING and not (code.name == "GLOBAL" and argument in _NAMES):
+            raise PickledCodeError(str(argument or code.name))
+
+
+class _Reader(pickle._Unpickler):
+    """The standard library's unpickler in Python, with the instructions of ``_READ`` alone.
+
+    Its sibling in C takes memory for as many values as an instruction says that there are.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _READ.split())
+    }
+
+    def __init__(self, pickled: bytes, record: Callable[[str], bytes]) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self._record = record
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module} {name}" == _REBUILD:
+            return _rebuild
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        import torch
+
+        return getattr(torch, _DTYPES[name])  # _refuse_code saw that it is one of them
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Return a storage's elements (n,)."""
+        import torch
+
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+            raise ValueError("a storage of another kind")
+        if key not in self._storages:
+            record = self._record(key)
+            self._storages[key] = torch.frombuffer(bytearray(record), dtype=dtype) if record else torch.empty(0)
+            self._storages[key] = self._storages[key].to(dtype)
+        found = self._storages[key]
+        if type(count) is not int or found.dtype != dtype or found.numel() != count:
+            raise ValueError(f"storage {key} holds {found.numel()} elements, not {count}")
+        return found
+
+    def _load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        if self.stack[-1] not in (_rebuild, OrderedDict) or type(arguments) is not tuple:
+            raise ValueError("a call of something else")
+        self.stack[-1] = self.stack[-1](*arguments)
+
+    def _load_build(self) -> None:
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or set(state) - {"_metadata"}:
+            raise ValueError("attributes of something else")
+        self.stack[-1].__dict__.update(state)
+
+    dispatch[pickle.REDUCE[0]] = _load_reduce
+    dispatch[pickle.BUILD[0]] = _load_build
+
+
+def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+    """Return elements of a storage as a tensor that shares its memory."""
+    if math.prod(size) > storage.numel() or min(*size, *stride, offset, 0) < 0:
+        raise ValueError(f"shape {size} of {storage.numel()} elements")
+    return storage.as_strided(size, stride, offset)
