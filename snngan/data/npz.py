@@ -95,10 +95,10 @@ def write_npz(dataset: Dataset, path: Path) -> None:
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of the file that have a meaning here; of others only the name, as an empty array."""
     check_regular(path)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no npz file, or a damaged one; expected a file written by numpy.savez")
     arrays, key = {}, "its index"
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no npz file, or a damaged one")
         with zipfile.ZipFile(path) as archive:
             keys = npz_keys(archive)
             mapped = {key: _mapped(path, archive, key) for key in keys if key in _KEYS and key.endswith("images")}

@@ -139,7 +139,7 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "text.npz").write_text("hello")
     for name in ("bare.npy", "empty.npz", "text.npz"):
-        with pytest.raises(ValueError, match="is no npz file, or a damaged one"):
+        with pytest.raises(ValueError, match="it is no npz file, or a damaged one"):
             load(tmp_path / name)
     with pytest.raises(ValueError, match="is a folder; expected a file"):
         load(tmp_path)
