@@ -209,7 +209,7 @@ class Folder(ABC, Generic[P]):
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Append ``scalars`` to ``metrics.jsonl`` (an infinite temperature as null) and to TensorBoard."""
         with writing(self.path / "metrics.jsonl") as path, open(path, "a", encoding="utf-8") as file:
-            values = {tag: value if math.isfinite(value) else None for tag, value in scalars.items()}
+            values = {tag: value if math.isfinite(value) else None for tag, value in sorted(scalars.items())}
             file.write(json.dumps({"step": step, **values}) + "\n")
         with writing(self._events.path):
             self._events.add_scalars(step, scalars)
