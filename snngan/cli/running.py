@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -50,10 +51,19 @@ SHOWN_SCALARS = (
 )
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print ``text``; that nobody hears it, for a closed terminal or pipe or a full disk behind it, ends no run."""
+    try:
+        click.echo(text, err=err, nl=nl)
+    except OSError:
+        # or what is left of it would fail at the end
+        setattr(sys, "stderr" if err else "stdout", open(os.devnull, "w"))  # noqa: SIM115
+
+
 def notify(line: str) -> None:
     """Print a line that is no result on standard error; of several processes only the first speaks."""
     if is_first():
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 def begin(
@@ -101,14 +111,14 @@ def _prepared(
     plan = make(config, dataset)
     check_share(plan.batch_size)
     for line in describe(plan, dataset, device):
-        click.echo(line)
+        say(line)
     given = Path(config.run_dir) if config.run_dir else None
     if config.dry_run:
-        click.echo(f"run        {given or next_run_dir(plan)}")
-        click.echo("dry run: nothing was written")
+        say(f"run        {given or next_run_dir(plan)}")
+        say("dry run: nothing was written")
         return None
     run = kind.create(given, plan, device) if given else kind.create_next(plan, device)
-    click.echo(f"run        {run.path}")
+    say(f"run        {run.path}")
     return run, dataset
 
 
@@ -146,15 +156,17 @@ def _go_on(
     folder: RunFolder | ClassifierFolder, dataset: str | None, steps: int | None, data_dir: str | None,
     device: torch.device, *, dry_run: bool,
 ) -> None:  # fmt: skip
-    say = click.echo if is_first() else lambda line: None
+    first = is_first()
     start = agreed(lambda: _start_of(folder))
     path, plan, last = folder.path, folder.plan, steps or folder.plan.steps
     at = 0 if start is None else start["step"]
     check_same_step(at)
     if at >= last:
-        say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
+        if first:
+            say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
         return
-    say(f"resuming {path} at step {at} of {last}, on {device}")
+    if first:
+        say(f"resuming {path} at step {at} of {last}, on {device}")
     if dry_run:
         return
     data = agreed(
@@ -238,7 +250,7 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
         number = caught[0] if caught else signal.SIGTERM  # that another rank caught
         if first:
             name = signal.Signals(number).name
-            click.echo(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
+            say(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
         sys.exit(128 + number)
     return outcome
 
@@ -318,8 +330,7 @@ class Progress:
             self._show("\n")
 
     def _show(self, text: str) -> None:
-        with suppress(OSError):  # a closed pipe or terminal ends no run
-            click.echo(text, err=True, nl=False)
+        say(text, err=True, nl=False)
 
 
 def duration(seconds: float) -> str:
@@ -332,45 +343,43 @@ def say_result(run: RunFolder, outcome: Outcome) -> None:
     """Print what a finished run reached and wrote, and the next commands."""
     spent = (outcome.tracking_seconds, outcome.measuring_seconds)
     tracking, measuring = (seconds / outcome.seconds if outcome.seconds else 0.0 for seconds in spent)
-    click.echo(
+    say(
         f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it entanglement "
         f"readings, {measuring:.1%} other figures"
     )
     if "entanglement/input_score" in outcome.scalars:
-        click.echo(
+        say(
             f"entanglement score {outcome.scalars['entanglement/input_score']:.3f} (1: not to be told from real), "
             f"real anchors {outcome.scalars['entanglement/real_anchors']:.3f}, "
             f"synthetic anchors {outcome.scalars['entanglement/fake_anchors']:.3f} (chance: 0.693)"
         )
-    click.echo(f"samples      {run.samples / f'step-{outcome.step:08d}.png'}")
-    click.echo(f"metrics      {run.path / 'metrics.jsonl'}")
-    click.echo(f"checkpoints  {run.checkpoints}")
-    click.echo("next:")
-    click.echo(f"  snngan sample {run.quoted} --count 100 --out grid.png")
-    click.echo(f"  snngan interpolate {run.quoted} --out plane.png")
-    click.echo(f"  snngan board {run.quoted}")
+    say(f"samples      {run.samples / f'step-{outcome.step:08d}.png'}")
+    say(f"metrics      {run.path / 'metrics.jsonl'}")
+    say(f"checkpoints  {run.checkpoints}")
+    say("next:")
+    say(f"  snngan sample {run.quoted} --count 100 --out grid.png")
+    say(f"  snngan interpolate {run.quoted} --out plane.png")
+    say(f"  snngan board {run.quoted}")
 
 
 def say_classifier_result(run: ClassifierFolder, outcome: Outcome) -> None:
     """Print what a finished classifier's run reached and wrote, and the next commands."""
     scalars, plan = outcome.scalars, run.plan
     tracking = outcome.tracking_seconds / outcome.seconds if outcome.seconds else 0.0
-    click.echo(f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it readings")
+    say(f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it readings")
     for half, words in (("train", "training images"), ("test", "held-out images")):
-        click.echo(
+        say(
             f"{words:16} accuracy {scalars[f'accuracy/{half}']:.2%}, cross-entropy "
             f"{scalars[f'cross_entropy/{half}']:.4g}, calibration error {scalars[f'calibration_error/{half}']:.4f}"
         )
     if len(plan.seeds) > 1:
         values = [scalars[f"seed-{seed}/accuracy/test"] for seed in plan.seeds]
         _, low, high = mean_interval(values)
-        click.echo(
-            f"over {len(values)} seeds     best {max(values):.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}"
-        )
+        say(f"over {len(values)} seeds     best {max(values):.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}")
     for layer in plan.layers:
-        click.echo(f"  entanglement of {layer}: {scalars[f'entanglement/test/{layer}']:.4f}")
-    click.echo(f"metrics      {run.path / 'metrics.jsonl'}")
-    click.echo(f"checkpoints  {run.checkpoints}")
-    click.echo("next:")
-    click.echo(f"  snngan classify evaluate {run.quoted}")
-    click.echo(f"  snngan board {run.quoted}")
+        say(f"  entanglement of {layer}: {scalars[f'entanglement/test/{layer}']:.4f}")
+    say(f"metrics      {run.path / 'metrics.jsonl'}")
+    say(f"checkpoints  {run.checkpoints}")
+    say("next:")
+    say(f"  snngan classify evaluate {run.quoted}")
+    say(f"  snngan board {run.quoted}")

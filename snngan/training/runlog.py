@@ -243,6 +243,7 @@ class RunFolder(Folder[Plan]):
         if step == 0:
             pictures["samples/real"] = picture(real)
         with writing(self.samples / f"step-{step:08d}.png") as path:
+            self.samples.mkdir(exist_ok=True)  # and not the run's folder: it may have been taken away
             save_png(pictures["samples/fixed_noise"], path)
         with writing(self._events.path):
             self._events.add_pictures(step, pictures)
@@ -250,6 +251,8 @@ class RunFolder(Folder[Plan]):
 
     def log_projection(self, step: int, points: Tensor, images: Tensor, names: list[str]) -> None:
         """Show ``points`` (N, D) with their ``images`` (N, C, H, W) in [-1, 1] and ``names`` in the projector."""
+        with writing(self.path / "projector") as folder:
+            folder.mkdir(exist_ok=True)
         write_projection(self.path, step, points, images, names)
 
 

@@ -305,8 +305,9 @@ def test_a_diverging_run(cli: Cli, tiny: str) -> None:
     said = cli(f"train {tiny} {options} --checkpoint-every 1 --steps 9 --run-dir run", 1)
     last = said.err.splitlines()[-1]
     assert re.fullmatch(
-        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest 1\d\S* in "
-        r"the discriminator's \S+\. Try a lower --learning-rate\. Nothing was saved before that; run holds its readings",
+        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest 1\d\S* "
+        r"in the discriminator's \S+\. Try a lower --learning-rate\. Nothing was saved before that; run holds its "
+        r"readings",
         last,
     )
     assert sum(line.startswith("Error") for line in said.err.splitlines()) == 1

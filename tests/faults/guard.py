@@ -63,7 +63,7 @@ def _check_place(event: str, path: str | bytes) -> None:
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[None]:
-    """Let what runs inside write below ``folder`` alone; raises ``ForbiddenError`` out of the call that breaks a rule."""
+    """Let what runs inside write below ``folder`` alone; a call that breaks a rule raises ``ForbiddenError``."""
     global _place, _installed
     if not _installed:
         sys.addaudithook(_watch)

@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader of files, fed with any bytes. It may refuse them by the errors it promises, and no others.
+"""What is fuzzed: each reader of files, fed with any bytes. It may refuse them by the errors it promises alone.
 
 The first byte of an input chooses how the rest is dressed, so that a mutation reaches beyond the first checksum.
 """
@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -82,8 +81,7 @@ class Target(ABC):
             return False
         try:
             self.read(data[0], data[1:])
-        except ValueError as error:
-            assert str(error).strip(), "a refusal says why"
+        except ValueError:
             return False
         return True
 
@@ -223,31 +221,28 @@ class Npz(Target):
 
     def read(self, form: int, content: bytes) -> None:
         form %= 7
-        if form > 1:
+        if form < 2:
+            self.path.write_bytes(content)
+        else:
             labels, values = bytes_of_npy(LABELS), bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32))
+            parts = {"labels": labels}
+            parts |= {"points/a": values, "calibration": labels} if form > 3 else {"images": bytes_of_npy(IMAGES)}
             settings = '{"num_classes": 3, "num_neighbours": 3, "distance": "cosine"}'
-            parts = {"images": bytes_of_npy(IMAGES), "labels": labels, "points/a": values, "calibration": labels,
-                     "settings": bytes_of_npy(np.array(settings))}  # fmt: skip
-            with suppress(UnicodeDecodeError):
-                changed = {2: "images", 3: "images", 4: "labels", 5: "points/a", 6: "settings"}[form]
-                parts[changed] = bytes_of_npy(np.array(content.decode())) if form == 6 else content
+            if form == 6:
+                settings = content.decode(errors="replace")
+            if form > 3:
+                parts["settings"] = bytes_of_npy(np.array(settings))
+            changed = {2: "images", 3: "images", 4: "labels", 5: "points/a"}.get(form)
+            if changed:
+                parts[changed] = content
             kind = zipfile.ZIP_DEFLATED if form == 3 else zipfile.ZIP_STORED
             with zipfile.ZipFile(self.path, "w", kind) as archive:
                 for name, part in parts.items():
                     archive.writestr(f"{name}.npy", part)
-        else:
-            self.path.write_bytes(content)
-        if form in (0, 2, 3, 4):
+        if form in (0, 2, 3):
             read_npz("some", self.path)
             read_images(self.path, "test")
-        if form in (1, 4, 5, 6):
-            with zipfile.ZipFile(self.path, "a") if form == 4 else suppress():
-                if form == 4:
-                    with zipfile.ZipFile(self.path) as archive:
-                        parts = {name: archive.read(name) for name in archive.namelist() if name != "images.npy"}
-                    with zipfile.ZipFile(self.path, "w") as archive:
-                        for name, part in parts.items():
-                            archive.writestr(name, part)
+        else:
             found = DkNN.load(self.path)
             found(found.layers)
 
