@@ -54,11 +54,11 @@ def evaluate(
         if name not in measure.METRICS:
             raise unknown_name("metric", name, measure.METRICS)
     where = choose_device(device)
+    folder = data_folder(data_dir) / "features"  # where the user keeps data; a run's own words may be anyone's
     size = image_size
     if run is not None and is_run(run):
         plan = RunFolder.open(Path(run)).plan
         data_dir, size = data_dir or plan.data_dir, image_size or plan.image_size
-    folder = data_folder(data_dir) / "features"
     opened = partial(
         open_source, split=split, data_dir=data_dir, image_size=image_size, device=where, notify=notify
     )  # fmt: skip

@@ -36,7 +36,7 @@ def choose_extractor(
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} name two feature spaces: give one")
     if train_features:
-        dataset = load_dataset(train_features, data_dir=data_dir, image_size=image_size, notify=notify)
+        dataset = load_dataset(train_features, data_dir=data_dir, image_size=image_size, keep=False, notify=notify)
         return trained_features(dataset, folder, device, notify)
     if features == "pixels":
         return Pixels()
@@ -63,7 +63,7 @@ def open_training_set(
     plan = RunFolder.open(Path(run)).plan
     dataset = load_dataset(
         plan.dataset, data_dir=data_dir or plan.data_dir, image_size=image_size or plan.image_size,
-        skip_broken=plan.skip_broken, notify=notify,
+        skip_broken=plan.skip_broken, keep=False, notify=notify,
     )  # fmt: skip
     if image_size in (None, plan.image_size):
         check_same_data(plan, dataset)

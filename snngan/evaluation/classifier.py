@@ -55,7 +55,7 @@ def evaluate_classifier(
     def loaded(name: str) -> Dataset:
         return load_dataset(
             name, data_dir=data_dir or plan.data_dir, image_size=plan.image_size, skip_broken=plan.skip_broken,
-            notify=notify,
+            keep=False, notify=notify,
         )  # fmt: skip
 
     dataset = loaded(against or plan.dataset)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import ClassifyPlan
@@ -34,7 +34,6 @@ from snngan.training.loop import (
     check_weights,
     explained,
     random_state,
-    remedy_of,
     restore_random_state,
 )
 from snngan.training.members import Members, build_members
@@ -85,9 +84,13 @@ def train_classifier(
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
     networks = [f"network of seed {seed}" for seed in plan.seeds]
+
+    def named() -> dict[str, nn.Module]:
+        return dict(zip(networks, members.networks(), strict=True))
+
     watch = LossWatch(
         check_every=1 if device.type == "cpu" else 50,
-        explain=lambda: explained(dict(zip(networks, members.networks(), strict=True)), precision=plan.precision),
+        explain=lambda: explained(named(), precision=plan.precision, images=dataset.train_images),
     )
     set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
     adversary = parse_adversary(plan.adversary)
@@ -128,8 +131,7 @@ def train_classifier(
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         if reading or saving:
             scalars = scalars | watch.check()
-            found = dict(zip(networks, members.networks(), strict=True))
-            check_weights(step, found, [members.optimizer], remedy_of(plan.precision))
+            check_weights(step, named(), members.remembered(), plan.precision)
         if not first:
             continue
         if reading:

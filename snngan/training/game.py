@@ -50,8 +50,6 @@ class Game:
         )
         self.judge: Callable[[str, Tensor], None] = lambda name, loss: None
         """Called with each player's loss before its weights move; it may raise."""
-        self.last_real: list[Tensor] = []
-        """The real images of the last step, as they are stored."""
         self.weights = [] if players.discriminator is None else list(players.discriminator.parameters())
         on_gpu = device.type == "cuda"
         self._play: Work = (
@@ -64,7 +62,6 @@ class Game:
         Every rank draws the batch of all and takes its share.
         """
         real = [self.batches.next_stored() for _ in range(max(1, self.updates))]
-        self.last_real = real
         latents = [share_of(self.latents()) for _ in range(self.updates + 1)]
         share = average_share(self.options.ema_decay, number)
         if isinstance(self._play, Captured):  # a number would be recorded once and for all

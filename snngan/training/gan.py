@@ -19,13 +19,14 @@ from snngan.training.device import set_up
 from snngan.training.distributed import agreed, any_rank, check_same_step, check_share, is_first, told_by_first
 from snngan.training.game import Game, draw_latents
 from snngan.training.loop import (
+    DivergedError,
     LossWatch,
     Outcome,
     Report,
     check_weights,
     explained,
     random_state,
-    remedy_of,
+    remembered,
     restore_random_state,
 )
 from snngan.training.plan import check_same_data
@@ -82,7 +83,7 @@ def train_gan(
     gauge = Gauge(players, dataset, plan, device)
     watch = LossWatch(
         check_every=1 if device.type == "cpu" else 50,
-        explain=lambda: explained(networks_of(players), precision=plan.precision, images=game.last_real),
+        explain=lambda: explained(networks_of(players), precision=plan.precision, images=dataset.train_images),
     )
     if device.type == "cpu" and not across_ranks():  # where reading a loss costs nothing, it is read before it acts
         game.judge = lambda name, loss: watch.judge(step, name, loss)
@@ -94,9 +95,9 @@ def train_gan(
         if first:
             run.rewind(step)
     elif first:
-        scalars = gauge.read()
+        scalars = gauge.read(0)
         run.log(0, scalars)
-        run.log_samples(0, gauge.samples(), gauge.real[:SHOWN])
+        run.log_samples(0, gauge.samples(0), gauge.real[:SHOWN])
     started, tracking_seconds, measuring_seconds, stopping = time.monotonic(), 0.0, 0.0, False
 
     while step < options.steps and not stopping:
@@ -114,7 +115,7 @@ def train_gan(
         if checking or reading or measuring or showing or saving:
             scalars = scalars | watch.check()
         if reading or measuring or showing or saving:
-            check_weights(step, networks_of(players), optimizers_of(players), remedy_of(plan.precision))
+            check_weights(step, networks_of(players), remembered_by(players), plan.precision)
         if not first:
             continue
         figures: dict[str, float] = {}
@@ -124,12 +125,12 @@ def train_gan(
             measuring_seconds += time.monotonic() - before
         if reading:
             before = time.monotonic()
-            scalars = scalars | gauge.read()
+            scalars = scalars | gauge.read(step)
             tracking_seconds += time.monotonic() - before
         if reading or figures:
             run.log(step, (scalars if reading else {}) | figures)
         if showing:
-            run.log_samples(step, gauge.samples(), gauge.real[:SHOWN])
+            run.log_samples(step, gauge.samples(step), gauge.real[:SHOWN])
         if saving:
             gauge.show_projection(run, step)
             run.save(step, snapshot(step, players, batches, noise, device))
@@ -152,10 +153,13 @@ def networks_of(players: Players) -> dict[str, nn.Module]:
     return {name: network for name, network in named.items() if network is not None}
 
 
-def optimizers_of(players: Players) -> list[torch.optim.Optimizer]:
-    """Return the optimisers of both players."""
-    both = (players.generator_optimizer, players.discriminator_optimizer)
-    return [optimizer for optimizer in both if optimizer is not None]
+def remembered_by(players: Players) -> dict[str, Tensor]:
+    """Return what the optimisers keep of the players' weights, by a name for a message."""
+    found = remembered("generator", players.generator.named_parameters(), players.generator_optimizer)
+    if players.discriminator is not None and players.discriminator_optimizer is not None:
+        own = players.discriminator.named_parameters()
+        found |= remembered("discriminator", own, players.discriminator_optimizer)
+    return found
 
 
 class Gauge:
@@ -165,20 +169,28 @@ class Gauge:
     """
 
     def __init__(self, players: Players, dataset: Dataset, plan: Plan, device: torch.device) -> None:
-        self.players = players
+        self.players, self.precision = players, plan.precision
         own = torch.Generator().manual_seed(seed_for(plan.seed, "gauge"))
         count = TRACKED if dataset.test_images[0].numel() >= 100 else TRACKED_SMALL
         rows = torch.randperm(len(dataset.test_images), generator=own)[:count]
         self.real = to_unit_range(dataset.test_images[rows]).to(device)
         self.latents = draw_latents(players, max(SHOWN, len(self.real)), own, device)
 
-    def samples(self) -> Tensor:
-        """Return the images (SHOWN, C, H, W) of the first latents, the same at every call."""
-        return self.players.sample(self.latents[:SHOWN])
+    def samples(self, step: int, count: int = SHOWN) -> Tensor:
+        """Return the images (count, C, H, W) of the first latents, the same at every call.
 
-    def read(self) -> dict[str, float]:
+        Raises:
+            DivergedError: they are not finite, though the average's weights are.
+        """
+        images = self.players.sample(self.latents[:count])
+        if not bool(images.isfinite().all()):
+            why = explained(networks_of(self.players), precision=self.precision)
+            raise DivergedError(f"step {step}: the average's images are not finite; {why}")
+        return images
+
+    def read(self, step: int) -> dict[str, float]:
         """Return the entanglement in the input domain and, where there is a learned space, in it."""
-        fake = self.players.sample(self.latents[: len(self.real)])
+        fake = self.samples(step, len(self.real))
         reading = entanglement(self.real, fake)
         scalars = {
             "entanglement/input": reading.value,
@@ -195,7 +207,7 @@ class Gauge:
     def show_projection(self, run: RunFolder, step: int) -> None:
         """Put real and synthetic points of the learned space, if there is one, into TensorBoard's projector."""
         count = len(self.real)
-        images = torch.cat([self.real, self.players.sample(self.latents[:count])])
+        images = torch.cat([self.real, self.samples(step, count)])
         points = self.players.project(images)
         if points is not None:
             run.log_projection(step, points, images, ["real"] * count + ["synthetic"] * count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -83,31 +83,29 @@ class LossWatch:
 
 
 def check_weights(
-    step: int, networks: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = (), remedy: str = ""
+    step: int, networks: Mapping[str, nn.Module], remembered: Mapping[str, Tensor], precision: str = "fp32"
 ) -> None:
-    """Raise ``DivergedError`` if a network or what an optimiser remembers of it holds NaN or infinity.
+    """Raise ``DivergedError`` if a network, or what its optimiser has ``remembered`` of it, holds NaN or infinity.
 
     A finite loss can have a gradient that is not, and a weight whose squared gradient overflows never moves again.
     """
-    values = _values_of(networks, optimizers)
+    values = {**_values_of(networks), **remembered}
     if values and not bool(torch.stack([part.isfinite().all() for part in values.values()]).all()):
-        raise DivergedError(f"step {step}: {culprit(values)}, though the losses were. {remedy}".rstrip())
+        remedy = remedy_of(precision, bound=_grows(networks))
+        raise DivergedError(f"step {step}: {culprit(values)}, though the losses were. {remedy}")
 
 
-def explained(networks: Mapping[str, nn.Module], *, precision: str = "fp32", images: Sequence[Tensor] = ()) -> str:
-    """Return why a loss is not finite, as far as weights and images show it, and what helps.
+def explained(networks: Mapping[str, nn.Module], *, precision: str = "fp32", images: Tensor | None = None) -> str:
+    """Return why a loss is not finite, as far as weights and the real ``images`` show it, and what helps."""
+    if images is not None and not bool(images.isfinite().all()):
+        return "the real images hold NaN or infinity. Mend the data, and begin a new run"
+    return f"{culprit(_values_of(networks))}. {remedy_of(precision, bound=_grows(networks))}"
 
-    Args:
-        networks: by name.
-        precision: of the plan.
-        images: the last real ones.
-    """
-    if any(not bool(each.isfinite().all()) for each in images):
-        return "the real images hold NaN or infinity. Mend the data"
-    values = _values_of(networks)
-    largest = max((float(part.abs().max()) for part in values.values() if part.numel()), default=0.0)
-    bound = not largest <= EXPLODED and "discriminator" in networks
-    return f"{culprit(values)}. {remedy_of(precision, bound=bound)}"
+
+def _grows(networks: Mapping[str, nn.Module]) -> bool:
+    """Return whether there is a discriminator with huge weights; NaN is not huge."""
+    weights = networks["discriminator"].parameters() if "discriminator" in networks else ()
+    return any(bool((weight.detach().abs() > EXPLODED).any()) for weight in weights)
 
 
 def remedy_of(precision: str, *, bound: bool = False) -> str:
@@ -126,7 +124,7 @@ def culprit(values: Mapping[str, Tensor]) -> str:
     bad = {name: count for name, count in bad.items() if count}
     if bad:
         name, count = next(iter(bad.items()))
-        more = f" (and of {len(bad) - 1} tensors more)" if len(bad) > 1 else ""
+        more = f" (and some of {len(bad) - 1} more)" if len(bad) > 1 else ""
         return f"{count} of the {values[name].numel()} values of {name}{more} are not finite"
     sizes = {name: float(part.abs().max()) for name, part in values.items() if part.numel()}
     if not sizes:
@@ -135,20 +133,26 @@ def culprit(values: Mapping[str, Tensor]) -> str:
     return f"all weights are finite, the largest {sizes[name]:.3g} in {name}"
 
 
-def _values_of(
-    networks: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer] = ()
+def _values_of(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the numbers of networks by a name for a message."""
+    return {
+        f"the {name}'s {key}": part
+        for name, network in networks.items()
+        for key, part in network.state_dict().items()
+        if part.is_floating_point()
+    }
+
+
+def remembered(
+    network: str, weights: Iterable[tuple[str, Tensor]], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Return the numbers of networks, and what optimisers remember of their weights, by a name for a message."""
-    values, names = {}, {}
-    for name, network in networks.items():
-        for key, part in network.state_dict(keep_vars=True).items():
-            if part.is_floating_point():
-                values[f"the {name}'s {key}"], names[id(part)] = part.detach(), f"the {name}'s {key}"
-    for optimizer in optimizers:
-        for weight, parts in optimizer.state.items():
-            of = names.get(id(weight), "a weight of all networks")
-            values |= {f"{key} of {of}": part for key, part in parts.items() if isinstance(part, Tensor)}
-    return values
+    """Return what an optimiser keeps of the named ``weights`` of a ``network``, by a name for a message."""
+    return {
+        f"{key} of the {network}'s {name}": part
+        for name, weight in weights
+        for key, part in optimizer.state.get(weight, {}).items()
+        if isinstance(part, Tensor)
+    }
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

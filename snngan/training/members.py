@@ -22,6 +22,7 @@ from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier_plan import build_classifier, parse_regularizer
 from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
+from snngan.training.loop import remembered
 from snngan.training.optimizers import make_optimizer
 from snngan.training.players import fitting, load_part
 
@@ -68,6 +69,14 @@ class Members(ABC):
             "networks": [network.state_dict() for network in self.networks()],
             "temperatures": [losses.state_dict() for losses in self.temperatures],
             "optimizer": self._optimizer_state(),
+        }
+
+    def remembered(self) -> dict[str, Tensor]:
+        """Return what the optimiser keeps of each network's weights, by a name for a message."""
+        return {
+            name: part
+            for seed, network in zip(self._seeds, self._networks, strict=True)
+            for name, part in remembered(f"network of seed {seed}", network.named_parameters(), self.optimizer).items()
         }
 
     def _optimizer_state(self) -> dict[str, Any]:
@@ -271,6 +280,13 @@ class Vectorised(Members):
             for number, network in enumerate(self._networks):
                 network.load_state_dict({name: part[number] for name, part in (self.weights | self.buffers).items()})
         return self._networks
+
+    def remembered(self) -> dict[str, Tensor]:
+        return {
+            name.replace("network of a seed", f"network of seed {seed}"): part if part.dim() == 0 else part[member]
+            for name, part in remembered("network of a seed", self.weights.items(), self.optimizer).items()
+            for member, seed in enumerate(self._seeds)
+        }
 
     def _optimizer_state(self) -> dict[str, Any]:
         state, count = self.optimizer.state_dict(), len(self._seeds)

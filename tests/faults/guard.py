@@ -35,6 +35,8 @@ _installed = False
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if _place is None:
         return
+    if event.startswith("subprocess.") and arguments[0] in ("git", "uname"):  # for what config.json says of the machine
+        return
     if event.startswith(FORBIDDEN) or (event == "pickle.find_class" and not _is_harmless(arguments)):
         raise ForbiddenError(f"{event} {arguments!r}")
     if event == "open" and isinstance(arguments[0], str | bytes) and _is_for_writing(arguments):

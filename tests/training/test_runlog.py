@@ -189,7 +189,7 @@ def test_the_projector_shows_real_and_synthetic_points_with_their_pictures(
         assert all(len([float(value) for value in row.split("\t")]) == 5 for row in rows)
         with Image.open(run.path / each.sprite.image_path) as sheet:
             assert sheet.size == (48, 48)  # 6 x 6 places of 8x8, row by row
-            first = torch.tensor(list(sheet.convert("L").crop((0, 0, 8, 8)).get_flattened_data()), dtype=torch.uint8)
+            first = torch.frombuffer(bytearray(sheet.convert("L").crop((0, 0, 8, 8)).tobytes()), dtype=torch.uint8)
     held_out = {tuple(image.flatten().tolist()) for image in dataset.test_images}
     assert tuple(first.tolist()) in held_out
 
