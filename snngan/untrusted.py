@@ -42,7 +42,8 @@ _DTYPES = {
     )
 }  # fmt: skip
 _REBUILD = "torch._utils _rebuild_tensor_v2"
-_NAMES = frozenset({"collections OrderedDict", _REBUILD, *(f"torch {name}" for name in _DTYPES)})
+_PARAMETER = "torch._utils _rebuild_parameter"
+_NAMES = frozenset({"collections OrderedDict", _REBUILD, _PARAMETER, *(f"torch {name}" for name in _DTYPES)})
 """What a file of tensors imports, as a pickle spells it."""
 
 
@@ -219,6 +220,8 @@ class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module} {name}" == _REBUILD:
             return _rebuild
+        if f"{module} {name}" == _PARAMETER:
+            return _parameter
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         import torch
@@ -243,7 +246,7 @@ class _Reader(pickle._Unpickler):
 
     def _load_reduce(self) -> None:
         arguments = self.stack.pop()
-        if self.stack[-1] not in (_rebuild, OrderedDict) or type(arguments) is not tuple:
+        if self.stack[-1] not in (_rebuild, _parameter, OrderedDict) or type(arguments) is not tuple:
             raise ValueError("a call of something else")
         self.stack[-1] = self.stack[-1](*arguments)
 
@@ -262,3 +265,8 @@ def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[
     if math.prod(size) > storage.numel() or min(*size, *stride, offset, 0) < 0:
         raise ValueError(f"shape {size} of {storage.numel()} elements")
     return storage.as_strided(size, stride, offset)
+
+
+def _parameter(values: Tensor, *rest: Any) -> Tensor:
+    """Return the values of a saved parameter."""
+    return values

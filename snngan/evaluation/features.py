@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snngan.data import error_line, to_unit_range
+from snngan.evaluation.programs import checked_program
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
@@ -72,7 +73,11 @@ class Inception:
 
 
 class Program:
-    """A network of the user's, saved by ``torch.export`` (.pt2) or as TorchScript: images in [-1, 1] to features."""
+    """A network of the user's, saved by ``torch.export`` (.pt2) or as TorchScript: images in [-1, 1] to features.
+
+    Raises:
+        ValueError: the file is none, or holds more than a network: see ``checked_program``.
+    """
 
     resize = "none"
 
@@ -84,12 +89,13 @@ class Program:
         self.name, self.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
         self.device = torch.device(device)
         try:
+            content = checked_program(path)
             if path.suffix == ".pt2":
-                self.network = torch.export.load(path).module().to(self.device)
+                self.network = torch.export.load(content).module().to(self.device)
             else:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, and yet it is in use
-                    self.network = torch.jit.load(path, map_location=self.device).eval()  # type: ignore[no-untyped-call]
+                    self.network = torch.jit.load(content, map_location=self.device).eval()  # type: ignore[no-untyped-call]
         except Exception as error:  # a file of another kind fails in many ways
             raise ValueError(
                 f"{path} is no network saved by torch.export.save (.pt2) or torch.jit.save: {error_line(error)[:200]}"

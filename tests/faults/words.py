@@ -60,8 +60,8 @@ NUMBERS = (
 NAMES = (
     "mnist-5k digits rings svhn mlp dcgan cnn feedforward gan wgan-gp snnl-pixel mmd fid,kid prdc entanglement pixels "
     "inception pgd:0.3 bim:nan fgsm:1e30 triplet:0.5 triplet:-inf learned:1 learned:nan absolute:0 annealed:1:2 "
-    "0.1+0.2 optimal help * fc* width=1000000000000 width=-3 latent_dim=0 hidden_layers=99 = width= betas=1 temperature=inf "
-    "steps=2 cuda cuda:7 cpu:0 meta"
+    "0.1+0.2 optimal help * fc* width=1000000000000 width=-3 latent_dim=0 hidden_layers=99 = width= betas=1 "
+    "temperature=inf steps=2 cuda cuda:7 cpu:0 meta"
 )
 PATHS = (
     ". .. / run run/ classifier empty missing few.npz text.txt pictures pipe.npz run/config.json npz: folder: "
@@ -94,7 +94,7 @@ def options_of(words: list[str]) -> list[click.Option]:
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
     """Draw the words of a command line: a right one in which some options or names are others."""
-    words = draw(st.sampled_from(LINES))
+    words = draw(st.sampled_from(LINES)).split()
     options = options_of(words)
     for option in draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():
         name = option.opts[0]
@@ -103,7 +103,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
             if option.is_flag
             else [name, draw(st.sampled_from((*PLACES.split(), *LONG)) if name in WRITTEN else ANY)]
         )
-    for _ in range(draw(st.integers(0, 1))):
+    for _ in range(draw(st.integers(0, 1)) if len(words) > 1 else 0):
         at = draw(st.integers(1, len(words) - 1))
         if words[at - 1] not in WRITTEN and words[at] != "--dry-run":
             words[at] = draw(ANY)

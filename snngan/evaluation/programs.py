@@ -1,0 +1,90 @@
+"""Networks in files of ``torch.export`` and TorchScript: what in them could run as Python or touch files is refused.
+
+Both formats hold a program, and torch's own loaders unpickle, evaluate and link what they find in the first. So only
+the entries that a plain export has are taken over, each checked, into an archive of our own, which torch then loads.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from snngan.untrusted import check_memory, check_regular, read_tensors
+
+_EXPORTED = re.compile(
+    r"models/\w+\.json|data/(weights|constants)/(\w+_config\.json|(weight|tensor)_\d+|model\.pt)|data/sample_inputs/\w+\.pt"
+    r"|archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version|\.storage_alignment"
+)
+"""What a plain export holds; others are compiled libraries, objects and files of any kind."""
+_EXPRESSION = re.compile(
+    r"(?:[\s\d+\-*/(),=<>&|~.]|'[suz]\d+'|\b(?:[suz]\d+|Symbol|positive|nonnegative|integer|True|False|Max|Min|Mod|PythonMod|"
+    r"FloorDiv|CleanDiv|CeilDiv|Pow|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Integer|Rational|oo|int_oo)\b)*"
+)
+"""Sizes as formulas; torch evaluates them as Python."""
+_TOUCHES_FILES = re.compile(r"\btorch\s*\.\s*(_?save|_?load|from_file)\b|\bops\s*\.\s*(?!prim\b|aten\b)\w+")
+"""TorchScript that reads or writes files, or calls operators of other packages."""
+
+
+def checked_program(path: Path) -> io.BytesIO:
+    """Return the network in the file ``path`` as an archive that holds nothing but what was checked.
+
+    Raises:
+        ValueError: it is no such archive, or holds what could run as Python, touch files or be linked.
+    """
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            check_memory(sum(entry.file_size for entry in entries), "it")
+            if len({entry.filename for entry in entries}) < len(entries):
+                raise ValueError("two entries bear one name")
+            parts = {entry.filename: archive.read(entry) for entry in entries}
+    except Exception as error:  # a damaged archive fails in many ways
+        raise ValueError(f"it is no archive that can be read: {error}") from error
+    check = _check_exported if path.suffix == ".pt2" else _check_script
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w") as archive:
+        for name, content in parts.items():
+            check(name.partition("/")[2], content)
+            archive.writestr(name, content)
+    checked.seek(0)
+    return checked
+
+
+def _check_exported(name: str, content: bytes) -> None:
+    if not _EXPORTED.fullmatch(name):
+        raise ValueError(f"it holds {name}, which is no part of a plain export")
+    if name.endswith(".pt"):
+        read_tensors(content)
+    if name.endswith(".json"):
+        for key, value in _walk(json.loads(content)):
+            if (key in ("use_pickle", "guards_code") and value) or (
+                key == "expr_str" and not (isinstance(value, str) and _EXPRESSION.fullmatch(value))
+            ):
+                raise ValueError(f"its {name} has {key} {str(value)[:60]!r}, which would run as Python")
+
+
+def _check_script(name: str, content: bytes) -> None:
+    if name.startswith("code/") and name.endswith(".py"):
+        found = _TOUCHES_FILES.search(content.decode())
+        if found:
+            raise ValueError(f"its {name} calls {found[0]}")
+    elif name.endswith((".so", ".dll", ".dylib")):
+        raise ValueError(f"it holds the library {name}")
+
+
+def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of a JSON document, however deep, with the key it stands under."""
+    waiting = [(key, value)]
+    while waiting:
+        key, value = waiting.pop()
+        yield key, value
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += ((key, each) for each in value)
