@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from snngan.cli.options import (
+    MOST,
     GroupedCommand,
     NamedGroup,
     data_dir_option,
@@ -50,11 +51,11 @@ def train(**values: Any) -> None:
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of it")
 @click.option("--attack", metavar="NAME", help="fgsm, bim or pgd")
 @click.option("--epsilon", type=numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]")
-@click.option("--attack-steps", type=click.IntRange(min=1), help="of bim [10] or pgd [40]")
+@click.option("--attack-steps", type=click.IntRange(1, 10**6), help="of bim [10] or pgd [40]")
 @click.option("--source", type=click.Path(path_type=Path), metavar="RUN", help="attacks made on that one [RUN itself]")
 @click.option("--dknn", is_flag=True, help="judge by the nearest training images in each layer, too")
-@click.option("--points", type=click.IntRange(min=1), help="how many training images --dknn looks among [all]")
-@click.option("--count", type=click.IntRange(min=1), help="images attacked or judged [1000]")
+@click.option("--points", type=click.IntRange(1, MOST), help="how many training images --dknn looks among [all]")
+@click.option("--count", type=click.IntRange(1, MOST), help="images attacked or judged [1000]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
 @device_option

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import SEED, data_dir_option, device_option
+from snngan.cli.options import MOST, SEED, data_dir_option, device_option
 
 
 @click.command(epilog="Example:  snngan entangle mnist runs/0001-mnist-snnl-pixel --count 5000 --out compared")
@@ -19,11 +19,13 @@ from snngan.cli.options import SEED, data_dir_option, device_option
     help="where distances are taken; projection: the learned space of the run among A and B",
 )  # fmt: skip
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
-@click.option("--count", type=click.IntRange(min=4), help="images of each side [all; of a run as many as of the other]")
+@click.option(
+    "--count", type=click.IntRange(4, MOST), help="images of each side [all; of a run as many as of the other]"
+)
 @click.option("--features", metavar="SPACE", help="inception, or a file of torch.export or TorchScript")
 @click.option("--inception-weights", metavar="FILE", type=click.Path(path_type=Path), help="of pytorch-fid's network")
 @click.option("--train-features", metavar="NAME", help="features of a small classifier of this set, trained once")
-@click.option("--image-size", type=click.IntRange(min=1), help="to shrink and crop a folder's images or a set to")
+@click.option("--image-size", type=click.IntRange(1, 4096), help="to shrink and crop a folder's images or a set to")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise and of the permutations")
 @click.option("--out", type=click.Path(path_type=Path), help="a new folder for the curve and two grids of images")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import SEED, data_dir_option, device_option
+from snngan.cli.options import MOST, SEED, data_dir_option, device_option
 
 EPILOG = "Example:  snngan evaluate runs/0001-mnist-snnl-pixel --train-features mnist"
 
@@ -17,15 +17,15 @@ EPILOG = "Example:  snngan evaluate runs/0001-mnist-snnl-pixel --train-features 
 @click.argument("run", required=False)
 @click.option("--against", metavar="SET", help="what it is held against, as RUN is given [the run's data set]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
-@click.option("--count", default=10000, show_default=True, type=click.IntRange(min=2), help="images of each side")
+@click.option("--count", default=10000, show_default=True, type=click.IntRange(2, MOST), help="images of each side")
 @click.option(
-    "--points", default=5000, show_default=True, type=click.IntRange(min=2), help="of them in figures over pairs"
+    "--points", default=5000, show_default=True, type=click.IntRange(2, MOST), help="of them in figures over pairs"
 )
 @click.option("--metrics", metavar="NAMES", help="fid, kid, prdc, 1nn, entanglement, with commas between [all]")
 @click.option("--features", metavar="SPACE", help="inception, pixels, or a file of torch.export or TorchScript")
 @click.option("--inception-weights", metavar="FILE", type=click.Path(path_type=Path), help="of pytorch-fid's network")
 @click.option("--train-features", metavar="NAME", help="features of a small classifier of this set, trained once")
-@click.option("--image-size", type=click.IntRange(min=1), help="to shrink and crop a folder's images or a set to")
+@click.option("--image-size", type=click.IntRange(1, 4096), help="to shrink and crop a folder's images or a set to")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option

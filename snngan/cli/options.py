@@ -98,6 +98,8 @@ def two_numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
 
 
 SEED = click.IntRange(min=0)
+MOST = 10**7
+"""Images in one figure: beyond it lies a slip of the hand."""
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
 data_dir_option = click.option("--data-dir", metavar="DIR", help="where data sets are kept [$SNNGAN_DATA or data]")

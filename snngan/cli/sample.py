@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
-from snngan.cli.options import SEED, device_option, run_argument
+from snngan.cli.options import MOST, SEED, device_option, run_argument
 
 
 @click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
 @run_argument
-@click.option("--count", default=64, show_default=True, type=click.IntRange(min=1), help="how many images")
+@click.option("--count", default=64, show_default=True, type=click.IntRange(1, MOST), help="how many images")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of the noise: same seed, same bytes")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="grid.png, images.npz or folder/")
 @device_option
@@ -26,9 +27,11 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder
     from snngan.training.sampling import draw, generator_of, sample_images
+    from snngan.untrusted import check_memory
 
     check_target(out)
     folder = RunFolder.open(run)
+    check_memory(16 * count * (math.prod(folder.plan.image_shape) + folder.latent_dim), f"--count {count}")
     generator = generator_of(folder, choose_device(device), notify)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.pairs import Pairs, lowest_exponent
+from snngan.losses.pairs import Pairs, log_odds, lowest_exponent
 from snngan.losses.tiled import TiledNeighbours
 
 SMALL_BATCH = 128
@@ -25,6 +25,8 @@ SMALL_BATCH = 128
 COLDEST = 1e10
 """The farthest pair's distance over the coldest T tried: beyond it the rounding of distances would decide. The grid
 ends before, where nothing colder can be lower."""
+ROUNDING = 1e-6
+"""The error of distances in float32, as a share of the farthest pair's."""
 
 
 class _Point(NamedTuple):
@@ -44,11 +46,24 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
     small = len(fine.gap) <= SMALL_BATCH
     coarse = fine if small else fine.rounded()
     grid = _grid(coarse, per_octave=8 if small else 2)
-    best = min(grid) if coarse is fine else fine.at([min(grid).inverse])[0]
-    for left, right in itertools.pairwise(grid):
-        if left.slope < 0 < right.slope and _lowest_possible(left, right) < best.loss * (1 + 1e-5):
-            best = min(best, _refined(fine, left, right))
+    best = _lowest(fine, coarse, grid)
+    if pairs.backend != "dense" and pairs.points.dtype == torch.float32:
+        error = ROUNDING * fine.neighbours.farthest
+        sure = [point for point in grid if point.inverse * error <= 1e-3]
+        # Log-odds that are off by e multiply the loss by exp(e) at most.
+        off = best.inverse * error
+        if off > 1e-3 and (off > 700 or best.loss * math.exp(off) >= min(sure).loss):
+            candidates = pairs.scale.new_tensor([0.0, _lowest(fine, coarse, sure).inverse, best.inverse])
+            return candidates[_losses_at(pairs, candidates).argmin()]
     return pairs.scale.new_tensor(best.inverse)
+
+
+@torch.no_grad()
+def _losses_at(pairs: Pairs, inverses: Tensor) -> Tensor:
+    """Return the mean loss (K,) at each 1/T of ``inverses`` (K,), from the log-odds themselves."""
+    losses = F.softplus(log_odds(pairs, inverses)).where(pairs.anchors, 0.0)
+    mean: Tensor = losses.mean(1)
+    return mean
 
 
 def slope_by_log_inverse(pairs: Pairs, inverse: Tensor) -> Tensor:
@@ -174,6 +189,15 @@ def _grid(curve: _Curve, per_octave: int) -> list[_Point]:
         if lowest == 0 or curve.floor(points[-1].inverse) >= lowest:
             break
     return points
+
+
+def _lowest(fine: _Curve, coarse: _Curve, grid: list[_Point]) -> _Point:
+    """Return the lowest point, from points of the ``coarse`` curve and what the ``fine`` one has between."""
+    best = min(grid) if coarse is fine else fine.at([min(grid).inverse])[0]
+    for left, right in itertools.pairwise(grid):
+        if left.slope < 0 < right.slope and _lowest_possible(left, right) < best.loss * (1 + 1e-5):
+            best = min(best, _refined(fine, left, right))
+    return best
 
 
 def _lowest_possible(left: _Point, right: _Point) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from snngan.losses import fused
 from snngan.losses.derivatives import first_derivatives_only
 from snngan.losses.gather import gathered
-from snngan.losses.tiled import TiledLogOdds, layout_of
+from snngan.losses.tiled import TiledLogOdds, full_precision, layout_of
 
 Distance = Literal["sqeuclidean", "cosine"]
 DISTANCES = ("sqeuclidean", "cosine")
@@ -241,7 +241,7 @@ class _LogOdds(torch.autograd.Function):
         if weights.is_cuda:  # where TF32 is allowed, a float32 product would keep three digits
             slopes = slopes.double()
         rounded = points.to(slopes.dtype)
-        with torch.autocast(points.device.type, enabled=False):
+        with full_precision(points.device):
             moving = ctx.moving
             pulled = slopes.sum(0)[moving, None] * rounded[moving] - (slopes[moving] + slopes.T[moving]) @ rounded
         gradient = torch.zeros_like(points)

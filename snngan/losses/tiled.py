@@ -11,8 +11,9 @@ Those anchors, few unless T is cold, are done again one row at a time in the log
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -36,20 +37,33 @@ LOWEST = {torch.float32: -87.0, torch.float64: -708.0}
 COLD = {torch.float32: -60.0, torch.float64: -650.0}
 """Log-sums below this are taken in the log domain."""
 COLD_ROWS = 256
+COLDEST = 1e10
+"""The largest squared length over T up to which the rounding of float64 distances is lost in the weights."""
 WIDE = 64
 """Dimensions from which weighting a tile costs less than multiplying the weighted points with it."""
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep products of float32 matrices in float32, whatever autocast and the TF32 switch say outside."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Keep products of float32 matrices in float32, whatever autocast and torch's switches for others say outside."""
+    change: Callable[[str], None] = torch.set_float32_matmul_precision
+    highest = "highest"
     try:
-        with torch.autocast(device.type, enabled=False):
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it refuses where the switches of torch 2.9 were used
+        backends: Any = torch.backends
+        matmul = (backends.cuda if device.type == "cuda" else backends.mkldnn).matmul
+        before, highest = matmul.fp32_precision, "ieee"
+        change = partial(setattr, matmul, "fp32_precision")
+    with torch.autocast(device.type, enabled=False):
+        if before == highest:
             yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+            return
+        change(highest)
+        try:
+            yield
+        finally:
+            change(before)
 
 
 class Block(NamedTuple):
@@ -250,7 +264,9 @@ class TiledLogOdds(torch.autograd.Function):
             with full_precision(augmented.device):
                 if bool(warm.any()):
                     _pull(_Tiles(augmented, factor, inverse, layout), of_same, of_other, gradient)
-                for rows in _groups(cold & (slope != 0)):
+                # Products of other shapes round otherwise: where that would show, the groups are the forward pass's.
+                shows = inverse * factor * augmented[:, -1].amax() > COLDEST
+                for rows in _groups(cold & ((slope != 0) | shows)):
                     sums = same[rows], other[rows]
                     _cold_pull(augmented, factor, inverse, layout, rows, slope[rows], sums, gradient)
         gradient.mul_(2 * factor).masked_fill_(layout.fixed[:, None], 0.0)
@@ -343,7 +359,8 @@ def _cold_pull(
     points = augmented[:, :-2]
     slope, mine = slope[:, None], points[rows]
     for to, exponents, alike in _cold_exponents(augmented, factor, inverse, layout, rows):
-        weights = (exponents - torch.where(alike, log_same, log_other)).exp_().mul_(torch.where(alike, slope, -slope))
+        weights = (exponents - torch.where(alike, log_same, log_other)).clamp_max_(0).exp_()
+        weights.mul_(torch.where(alike, slope, -slope))
         weights = weights.to(points.dtype)
         gradient.index_add_(0, rows, mine * weights.sum(1, keepdim=True) - weights @ points[to])
         gradient[to] += points[to] * weights.sum(0)[:, None] - weights.T @ mine

@@ -53,6 +53,8 @@ WRITTEN = ("--out", "--run-dir", "--data-dir")
 """Options that say where to write: theirs are places in the test's own folder."""
 LEFT = ("--download", "--compile", "--help", "--version")
 """Options that go to the network or start a compiler, or that do nothing to be afraid of."""
+ENDLESS = ("--steps", "--attack-steps")
+"""Options whose large values are no mistake, but no test either."""
 NUMBERS = (
     "-1 0 1 2 3 7 8 1000 1000000000000000000 -0 1_0 0x10 ٣ 1.5 -0.0 1e-320 1e308 1e400 nan inf -inf 1,2 0.5,0.9 0:4 "
     "4:0 0:1000000000000"
@@ -107,6 +109,9 @@ def command_lines(draw: st.DrawFn) -> list[str]:
         at = draw(st.integers(1, len(words) - 1))
         if words[at - 1] not in WRITTEN and words[at] != "--dry-run":
             words[at] = draw(ANY)
+    for place, name in enumerate(words[:-1]):
+        if name in ENDLESS and len(words[place + 1]) > 3:
+            words[place + 1] = "3"
     hidden = {*LEFT, "-h"}
     return [word for word in words if word.partition("=")[0] not in hidden and not word.startswith(("--dow", "--com"))]
 

@@ -1,0 +1,57 @@
+"""A few of the trials of ``scripts/kill``, and that a fault in what it watches would be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import snngan
+
+ROOT = Path(snngan.__file__).parents[1]
+TRIALS = """
+import json, pathlib, sys
+from faults.kills import trials
+{breaks}
+print(json.dumps(trials(int(sys.argv[1]), 1, pathlib.Path(sys.argv[2]))))
+"""
+BREAKS = {
+    "the optimisers are forgotten": (
+        "from snngan.training.players import Players\n"
+        "parts = Players._parts\n"
+        "Players._parts = lambda self: {k: v for k, v in parts(self).items() if k != 'generator_optimizer'}"
+    ),
+    "checkpoints are not written beside": (
+        "import snngan.training.checkpoint as c\n"
+        "c.write_atomically = lambda path, content: (path.parent.mkdir(exist_ok=True), open(path, 'wb').write(content))"
+    ),
+}
+
+
+def trials(count: int, folder: Path, breaks: str = "") -> dict[str, int | list[str]]:
+    """Return what came of some trials, in a process of their own, which forks."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", TRIALS.format(breaks=breaks), str(count), str(folder)],
+        capture_output=True, text=True, timeout=600, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, int | list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_killed_runs_are_the_unbroken_ones_in_the_end(tmp_path: Path) -> None:
+    found = trials(10, tmp_path)
+    assert found["wrong"] == []
+    assert found["trials"] == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", BREAKS)
+def test_a_fault_would_be_seen(tmp_path: Path, breaks: str) -> None:
+    assert trials(30, tmp_path, BREAKS[breaks])["wrong"] != []
