@@ -43,6 +43,8 @@ def check_options(config: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
+            if isinstance(number, int) and number.bit_length() > 63:
+                raise ValueError(f"{field.name} must lie in {range_text(meta)}, and below 2^63")
             low = -math.inf if meta["low"] is None else meta["low"]
             high = math.inf if meta["high"] is None else meta["high"]
             if not low <= number <= high or math.isinf(number):
