@@ -73,7 +73,8 @@ def evaluate(
     else:
         real = opened(against, seed=seed + 1)  # of two runs each has a noise of its own
     extractor = choose_extractor(
-        features, inception_weights, train_features, data_dir, size, folder, where, notify
+        features, inception_weights, train_features, data_dir, size, folder, where, notify,
+        also=data_folder(data_dir) / "features",
     )  # fmt: skip
     result = measure.evaluate(
         fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
@@ -84,6 +85,9 @@ def evaluate(
         for line in result.lines():
             click.echo(line)
     if is_run(run):
-        result.keep(Path(run))
+        try:
+            result.keep(Path(run))
+        except OSError as error:
+            notify(f"{Path(run) / measure.EVALUATIONS} could not be written ({error.strerror}); going on without")
         if not as_json:
             click.echo(f"next:\n  snngan sample {shlex.quote(run)} --count 100 --out grid.png")

@@ -21,9 +21,9 @@ from snngan.training.runlog import RunFolder
 
 def choose_extractor(
     features: str | None, inception_weights: Path | None, train_features: str | None, data_dir: str | None,
-    image_size: int | None, folder: Path, device: torch.device, notify: Notify,
+    image_size: int | None, folder: Path, device: torch.device, notify: Notify, also: Path | None = None,
 ) -> Extractor:  # fmt: skip
-    """Return the extractor that the options mean; trained ones are kept in ``folder``.
+    """Return the extractor that the options mean; trained ones are kept in ``folder``, and looked for in ``also`` too.
 
     Raises:
         ValueError: the options contradict one another, or there is no such thing.
@@ -37,7 +37,7 @@ def choose_extractor(
         raise ValueError(f"{' and '.join(named)} name two feature spaces: give one")
     if train_features:
         dataset = load_dataset(train_features, data_dir=data_dir, image_size=image_size, keep=False, notify=notify)
-        return trained_features(dataset, folder, device, notify)
+        return trained_features(dataset, folder, device, notify, also=also)
     if features == "pixels":
         return Pixels()
     if features not in (None, "inception"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,9 +71,13 @@ class Evaluation:
         """Append it to ``evaluations.jsonl`` in a run's folder.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or is a link, which might lead anywhere.
         """
-        with open(run / EVALUATIONS, "ab+") as file:
+
+        def no_link(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+        with open(run / EVALUATIONS, "ab+", opener=no_link) as file:
             file.seek(max(0, file.seek(0, 2) - 1))
             cut_off = file.read() not in (b"", b"\n")  # a line that was never finished
             file.write(f"{chr(10) * cut_off}{self.to_json()}\n".encode())

@@ -20,9 +20,16 @@ EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
 
 
 def trained_features(
-    dataset: Dataset, folder: Path, device: torch.device | str = "cpu", notify: Notify = lambda line: None
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    notify: Notify = lambda line: None,
+    *,
+    also: Path | None = None,
 ) -> SmallFeatures:
     """Return the features of a small classifier of ``dataset``, from ``folder`` or trained and kept there.
+
+    They are looked for in the folder ``also`` too, where nothing is written.
 
     3 epochs of Adam over the training half, at seed 0: always the same features on one machine.
 
@@ -35,6 +42,8 @@ def trained_features(
             "use --features inception or pixels"
         )
     features = kept_features(dataset, folder, device)
+    if features is None and also is not None:
+        features = kept_features(dataset, also, device)
     if features is None:
         path, network = _path(dataset, folder), _blank(dataset)
         _train(network, dataset, torch.device(device))

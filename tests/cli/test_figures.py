@@ -174,8 +174,12 @@ def test_two_runs_have_a_noise_each(cli: Cli, tmp_path: Path) -> None:
 
 def test_features_are_looked_for_where_the_run_s_data_were(cli: Cli) -> None:
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
-    said = cli(f"evaluate {run} --train-features digits --metrics fid")
-    assert "features: a small classifier of digits -> elsewhere/features" in said.err.replace(f"{Path.cwd()}/", "")
+    words = f"evaluate {run} --train-features digits --metrics fid"
+    kept = cli(f"{words} --data-dir elsewhere").err
+    assert "features: a small classifier of digits -> elsewhere/features" in kept.replace(f"{Path.cwd()}/", "")
+    before = {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")}
+    assert "features: " not in cli(words).err
+    assert {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")} == before
 
 
 def test_a_data_set_is_meant_by_its_name_though_a_folder_has_it(cli: Cli, refused: Cli) -> None:
@@ -227,3 +231,13 @@ def test_projection_wants_images_of_the_run_s_shape(cli: Cli, refused: Cli, run:
 def test_a_page_replaces_no_folder_or_device(refused: Cli, run: Path) -> None:
     Path("place").mkdir()
     refused(f"report {run} --out place --force", "place exists already: choose another --out$")
+
+
+def test_what_was_found_is_not_written_through_a_link(cli: Cli) -> None:
+    run = train(cli, "digits", "one")
+    Path("mine").write_text("mine")
+    (Path(run) / "evaluations.jsonl").symlink_to(Path("mine").absolute())
+    said = cli(f"evaluate {run} --features pixels --metrics fid")
+    assert "  fid " in said.out
+    assert "evaluations.jsonl could not be written" in said.err
+    assert Path("mine").read_text() == "mine"
