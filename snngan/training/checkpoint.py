@@ -171,7 +171,11 @@ def _unpack(path: Path, content: bytes, holds: str) -> dict[str, Any]:
         state = read_tensors(content)
     except ValueError as error:
         raise CheckpointError(f"{path} is undamaged, but not a checkpoint that this version reads: {error}") from error
-    if not isinstance(state, dict) or type(state.get("step")) is not int or not isinstance(state.get(holds), dict):
+    if (
+        not isinstance(state, dict)
+        or type(state.get("step")) is not int
+        or not isinstance(state.get(holds), dict | torch.Tensor)
+    ):
         raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and {holds}")
     return state
 

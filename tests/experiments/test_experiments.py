@@ -157,7 +157,7 @@ def test_an_interrupted_experiment_comes_to_the_same_result(
         saved += 1
         return save_checkpoint(*arguments)
 
-    monkeypatch.setattr("snngan.training.gan.save_checkpoint", stop)
+    monkeypatch.setattr("snngan.training.runlog.save_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         smoke(tmp_path / "broken")
     monkeypatch.undo()

@@ -39,9 +39,10 @@ def loops() -> Iterator[None]:
     """Let Triton 3.6 loop to a bound under NumPy 2.4, which makes no number of an array of one any more."""
     patch_tensor = interpreter._patch_lang_tensor
 
-    def with_index(tensor: Any, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+    def with_index(tensor: Any, *scope: Any) -> None:
+        patch_tensor(tensor, *scope)
+        change = scope[0].set_attr if scope else setattr  # Triton 3.4 has no scope
+        change(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_lang_tensor", with_index)

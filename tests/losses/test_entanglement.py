@@ -83,8 +83,8 @@ def test_collapsed_points_see_only_themselves() -> None:
     collapsed, scattered = entanglement(wide, tight), entanglement(tight, wide)
     assert 0 < 10 * collapsed.fake_anchors < collapsed.real_anchors
     assert (scattered.fake_anchors, scattered.real_anchors) == pytest.approx(
-        (collapsed.real_anchors, collapsed.fake_anchors)
-    )
+        (collapsed.real_anchors, collapsed.fake_anchors), rel=1e-5
+    )  # distances reach 1000 T, and tiles round them in float32
 
 
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 1000), st.floats(0, 3))
