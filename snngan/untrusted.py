@@ -13,6 +13,7 @@ import os
 import pickle
 import pickletools
 import stat
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -121,7 +122,9 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
 
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, in_columns, dtype = read(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of heads that Python 2 wrote
+        shape, in_columns, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are pickled code")
     return shape, in_columns, dtype
