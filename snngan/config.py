@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
+import os
 import types
 import typing
 from collections.abc import Hashable, Mapping, Sequence
@@ -31,12 +33,18 @@ def option(
 
 
 def check_options(config: Any) -> None:
-    """Raise ``ValueError`` for the first field of the dataclass ``config`` not of its type, range or choices."""
+    """Raise ``ValueError`` for the first field of the dataclass ``config`` not of its type, range or choices.
+
+    What is of another library's type is turned into Python's own: paths, NumPy's numbers, lists of numbers.
+    """
     for field in dataclasses.fields(config):
         value, meta = getattr(config, field.name), field.metadata
         if not meta or (value is None and field.default is None):
             continue
-        if not _fits(value, field_hint(type(config), field.name)):
+        hint = field_hint(type(config), field.name)
+        value = _plain(value, hint)
+        object.__setattr__(config, field.name, value)  # of frozen ones too
+        if not _fits(value, hint):
             raise ValueError(f"{field.name} takes {_kind_text(type(config), field.name)}, not {value!r}")
         if meta["choices"] and value not in meta["choices"]:
             raise unknown_name(f"value for {field.name}", str(value), meta["choices"])
@@ -49,6 +57,18 @@ def check_options(config: Any) -> None:
             high = math.inf if meta["high"] is None else meta["high"]
             if not low <= number <= high or math.isinf(number):
                 raise ValueError(f"{field.name} must lie in {range_text(meta)}, not {number:g}")
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Return ``value`` as Python's own type where another one means the same."""
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_plain(each, typing.get_args(hint)[0]) for each in value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-CHUNK = 1 << 20
-"""Bytes read at a time."""
+CHUNK, LONGEST_LINE = 1 << 20, 1 << 24
+"""Bytes read at a time, and characters of a line."""
 _IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 """The instructions of a pickle that import something."""
 _READ = (
@@ -52,14 +52,18 @@ class PickledCodeError(ValueError):
     """A file that would import something else than tensors need: ``args[0]`` is its name."""
 
 
-def check_regular(path: Path) -> None:
-    """Raise ``ValueError`` unless ``path`` is a file: a pipe or a device could be read for ever."""
+def check_regular(path: Path, *, bounded: bool = True) -> None:
+    """Raise ``ValueError`` unless ``path`` is a file that fits in memory: a pipe or a device could be read for ever."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise ValueError(f"there is no file {path} ({getattr(error, 'strerror', None) or error})") from error
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}; expected a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no ordinary file'}; expected a file"
+        )
+    if bounded:
+        check_memory(found.st_size, str(path))
 
 
 def read_json(path: Path) -> Any:
@@ -84,7 +88,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for line in file:
+        while line := file.readline(LONGEST_LINE):
             try:
                 found = parse_json(line)
             except ValueError:
@@ -143,6 +147,8 @@ def read_npz_array(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
     with archive.open(entry) as file:
         shape, in_columns, dtype = read_npy_header(file)
         size = math.prod(shape) * dtype.itemsize
+        if not dtype.itemsize:
+            raise ValueError(f"it is of {dtype}, elements without size")
         if min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
             raise ValueError(f"it declares {size} bytes of shape {shape}, and the archive {entry.file_size} in all")
         check_memory(size, "it")
@@ -177,7 +183,7 @@ def read_tensors(content: bytes) -> Any:
 
 
 def _read_tensors(content: bytes) -> Any:
-    if not content.startswith(b"PK"):
+    if not content.startswith(b"PK\3\4"):
         stream = io.BytesIO(content)
         while stream.tell() < len(content):  # torch's old format is several pickles in a row
             _refuse_code(stream)
@@ -194,7 +200,21 @@ def _read_tensors(content: bytes) -> Any:
             raise ValueError("numbers in another byte order")
         pickled = archive.read(entries[head])
         _refuse_code(io.BytesIO(pickled))
-        return _Reader(pickled, lambda key: archive.read(entries[head.parent / "data" / key])).load()
+        value = _Reader(pickled, lambda key: archive.read(entries[head.parent / "data" / key])).load()
+        _check_unfolded(value, 2 * len(pickled))
+        return value
+
+
+def _check_unfolded(value: Any, most: int) -> None:
+    """Raise ``ValueError`` if parts that stand in several places make more than ``most`` values for who walks them."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        parts = each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple) else ()
+        most -= 1 + len(parts)
+        if most < 0:
+            raise ValueError("values that stand in too many places")
+        waiting += parts
 
 
 def _refuse_code(stream: io.BytesIO) -> None:
@@ -236,7 +256,7 @@ class _Reader(pickle._Unpickler):
         import torch
 
         kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(key) is not str or not key.isdigit():
             raise ValueError("a storage of another kind")
         if key not in self._storages:
             record = self._record(key)
@@ -244,12 +264,15 @@ class _Reader(pickle._Unpickler):
             self._storages[key] = self._storages[key].to(dtype)
         found = self._storages[key]
         if type(count) is not int or found.dtype != dtype or found.numel() != count:
-            raise ValueError(f"storage {key} holds {found.numel()} elements, not {count}")
+            raise ValueError(f"storage {key} does not hold the {found.numel()} elements it has")
         return found
 
     def _load_reduce(self) -> None:
         arguments = self.stack.pop()
-        if self.stack[-1] not in (_rebuild, _parameter, OrderedDict) or type(arguments) is not tuple:
+        called = self.stack[-1]
+        if called not in (_rebuild, _parameter, OrderedDict) or type(arguments) is not tuple:
+            raise ValueError("a call of something else")
+        if called is OrderedDict and arguments:
             raise ValueError("a call of something else")
         self.stack[-1] = self.stack[-1](*arguments)
 
@@ -259,12 +282,29 @@ class _Reader(pickle._Unpickler):
             raise ValueError("attributes of something else")
         self.stack[-1].__dict__.update(state)
 
+    def _load_setitems(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self._set(items)
+
+    def _load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _set(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or any(type(key) not in (str, int) for key in items[::2]):
+            raise ValueError("keys that are no texts or numbers")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch[pickle.SETITEM[0]] = _load_setitem
+    dispatch[pickle.SETITEMS[0]] = _load_setitems
     dispatch[pickle.REDUCE[0]] = _load_reduce
     dispatch[pickle.BUILD[0]] = _load_build
 
 
 def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
     """Return elements of a storage as a tensor that shares its memory."""
+    if len(size) > 64 or any(type(each) is not int for each in (*size, *stride, offset)):
+        raise ValueError("a shape of something else")
     if math.prod(size) > storage.numel() or min(*size, *stride, offset, 0) < 0:
         raise ValueError(f"shape {size} of {storage.numel()} elements")
     return storage.as_strided(size, stride, offset)

@@ -55,6 +55,8 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print ``text``; that nobody hears it, for a closed terminal or pipe or a full disk behind it, ends no run."""
     try:
         click.echo(text, err=err, nl=nl)
+    except BlockingIOError:
+        pass  # a slow reader
     except OSError:
         # or what is left of it would fail at the end
         setattr(sys, "stderr" if err else "stdout", open(os.devnull, "w"))  # noqa: SIM115
@@ -181,8 +183,8 @@ def _go_on(
     )
     if steps is not None:
         folder.set_steps(steps)
-    if start is None and is_first():
-        folder.rewind(-1)
+    if start is None:
+        agreed(lambda: folder.rewind(-1) if is_first() else None)
     if isinstance(folder, RunFolder):
         run_gan(folder, data, device, start)
     else:

@@ -140,7 +140,7 @@ def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        check_regular(path)
+        check_regular(path, bounded=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities in metadata that is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from snngan.untrusted import check_memory, check_regular, read_tensors
+import torch
+
+from snngan.untrusted import check_memory, check_regular, parse_json, read_tensors
 
 _EXPORTED = re.compile(
     r"models/\w+\.json|data/(weights|constants)/(\w+_config\.json|(weight|tensor)_\d+|model\.pt)|data/sample_inputs/\w+\.pt"
@@ -26,8 +28,15 @@ _EXPRESSION = re.compile(
     r"FloorDiv|CleanDiv|CeilDiv|Pow|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Integer|Rational|oo|int_oo)\b)*"
 )
 """Sizes as formulas; torch evaluates them as Python."""
-_TOUCHES_FILES = re.compile(r"\btorch\s*\.\s*(_?save|_?load|from_file)\b|\bops\s*\.\s*(?!prim\b|aten\b)\w+")
-"""TorchScript that reads or writes files, or calls operators of other packages."""
+_OPERATOR = re.compile(
+    r"torch\.ops\.aten\.(?!from_file|_?save|_?load)\w+\.\w+|torch\.ops\.higher_order\.\w+|_operator\.\w+|math\.\w+"
+    r"|torch\.sym_\w+|(?!torch|_operator|math)[\w./-]*"
+)
+"""What a node may call; the last are names of parameters, buffers and constants."""
+_TOUCHES_FILES = re.compile(
+    r"\b(_?save|_?load|from_file)\b|getattr\([^)]*\\|(?<![\w.])ops\b(?!\.(prim|aten)\.)|\bimport\b"
+)
+"""Words of TorchScript that reads or writes files, or calls operators of other packages: networks do without."""
 
 
 def checked_program(path: Path) -> io.BytesIO:
@@ -40,8 +49,8 @@ def checked_program(path: Path) -> io.BytesIO:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            check_memory(sum(entry.file_size for entry in entries), "it")
-            if len({entry.filename for entry in entries}) < len(entries):
+            check_memory(3 * sum(entry.file_size for entry in entries), "it")  # as it is read, copied and loaded
+            if len({entry.filename.lower() for entry in entries}) < len(entries):  # torch looks for names in any case
                 raise ValueError("two entries bear one name")
             parts = {entry.filename: archive.read(entry) for entry in entries}
     except Exception as error:  # a damaged archive fails in many ways
@@ -50,32 +59,47 @@ def checked_program(path: Path) -> io.BytesIO:
     checked = io.BytesIO()
     with zipfile.ZipFile(checked, "w") as archive:
         for name, content in parts.items():
-            check(name.partition("/")[2], content)
-            archive.writestr(name, content)
+            archive.writestr(name, check(name.partition("/")[2].lower(), content))
     checked.seek(0)
     return checked
 
 
-def _check_exported(name: str, content: bytes) -> None:
+def _check_exported(name: str, content: bytes) -> bytes:
+    """Return what is taken over of an entry; pickles are written anew, from what was read."""
     if not _EXPORTED.fullmatch(name):
         raise ValueError(f"it holds {name}, which is no part of a plain export")
     if name.endswith(".pt"):
-        read_tensors(content)
+        buffer = io.BytesIO()
+        torch.save(read_tensors(content), buffer)
+        return buffer.getvalue()
     if name.endswith(".json"):
-        for key, value in _walk(json.loads(content)):
-            if (key in ("use_pickle", "guards_code") and value) or (
-                key == "expr_str" and not (isinstance(value, str) and _EXPRESSION.fullmatch(value))
+        document = parse_json(content.decode())
+        for key, value in _walk(document):
+            if (
+                (key in ("use_pickle", "guards_code") and value)
+                or (key == "expr_str" and not _is_formula(value))
+                or (key == "target" and not (isinstance(value, str) and _OPERATOR.fullmatch(value)))
             ):
-                raise ValueError(f"its {name} has {key} {str(value)[:60]!r}, which would run as Python")
+                raise ValueError(f"its {name} has {key} {str(value)[:60]!r}, which could run anything")
+        return json.dumps(document).encode()
+    return content
 
 
-def _check_script(name: str, content: bytes) -> None:
+def _is_formula(text: Any) -> bool:
+    """Return whether a text is a formula of sizes, and one that can be worked out."""
+    if not isinstance(text, str) or len(text) > 500 or not _EXPRESSION.fullmatch(text):
+        return False
+    return len(re.findall(r"\*\*|Pow", text)) < 2 and not re.search(r"\d{10}", text)
+
+
+def _check_script(name: str, content: bytes) -> bytes:
     if name.startswith("code/") and name.endswith(".py"):
         found = _TOUCHES_FILES.search(content.decode())
         if found:
             raise ValueError(f"its {name} calls {found[0]}")
     elif name.endswith((".so", ".dll", ".dylib")):
         raise ValueError(f"it holds the library {name}")
+    return content
 
 
 def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,8 @@ from snngan.version import __version__
 
 MOST_STEPS = 1 << 53
 """Steps beyond it are no longer told apart as numbers of a plot."""
+MOST_PLOTS, MOST_ROWS = 60, 200
+"""More than any run has: the page of a hostile one ends there."""
 GRIDS = 6
 """Sample grids of each run, spread over its steps."""
 CURVES = {
@@ -105,7 +107,7 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     """Yield a plot a tag, with a line a run."""
     logs = [read_metrics(run) for run in runs]
     tags = [tag for tag in CURVES if any(tag in log for log in logs)]
-    tags += sorted({tag for log in logs for tag in log if tag.startswith(("features/", "pixels/"))})
+    tags += sorted({tag for log in logs for tag in log if tag.startswith(("features/", "pixels/"))})[:MOST_PLOTS]
     yield '<h2>Curves</h2><div class="curves">'
     for tag in tags:
         yield _plot(tag, {name: log[tag] for name, log in zip(names, logs, strict=True) if tag in log}, names)
@@ -174,8 +176,8 @@ def _figures(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     if not entries:
         yield "<p>None yet: <code>snngan evaluate RUN</code> takes them and leaves them in the run's folder.</p>"
         return
-    figures = list(dict.fromkeys(figure for _, each in entries for figure in each["figures"]))
-    protocols = list(dict.fromkeys(key for _, each in entries for key in each["protocol"]))
+    figures = list(dict.fromkeys(figure for _, each in entries for figure in each["figures"]))[:MOST_ROWS]
+    protocols = list(dict.fromkeys(key for _, each in entries for key in each["protocol"]))[:MOST_ROWS]
     yield "<table>" + _row("th", ["", *(name for name, _ in entries)])
     for figure in figures:
         cells = [_number(each, figure) for _, each in entries]

@@ -154,6 +154,7 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> tuple[F, di
         setting.notify(f"{path.name}: {plan.steps} steps")
         return kind.create(path, plan, setting.device), None
     run = kind.open(path)
+    run.check_links()
     known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
     if known != plan:
         raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class SaveError(RuntimeError):
 
 def checkpoint_paths(folder: Path) -> list[Path]:
     """Return the checkpoints in ``folder``, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if path.stem.removeprefix("step-").isdigit())
+    return sorted(path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-[0-9]+\.pt", path.name))
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -112,7 +113,9 @@ def clear_after(folder: Path, step: int) -> None:
     try:
         for path in paths:
             if int(path.stem.removeprefix("step-")) > step:
-                path.rename(path.with_name(f"{path.name}.damaged"))
+                for each in (path, path.with_name(f"{path.name}.sha256")):
+                    if each.exists():
+                        each.rename(each.with_name(f"{each.name}.damaged"))
         for path in folder.glob(".step-*.part"):
             path.unlink()
         for path in folder.glob("step-*.pt.sha256"):
@@ -138,6 +141,8 @@ def load_newest(
         try:
             check_regular(path)
             content = path.read_bytes()
+        except PermissionError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         except (OSError, ValueError) as error:
             notify(f"{path} is damaged (it cannot be read: {getattr(error, 'strerror', error)}): {next_one}")
             continue

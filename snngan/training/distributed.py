@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from snngan.losses.gather import across_ranks, mean_over_ranks, rank_and_ranks
+from snngan.training.checkpoint import SaveError
 from snngan.training.device import choose_device
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ def agreed(work: Callable[[], T]) -> T:
     problem = None
     try:
         found.append(work())
-    except ValueError as error:
+    except (ValueError, SaveError) as error:
         problem = str(error)
     problems: list[str | None] = [None] * rank_and_ranks()[1]
     dist.all_gather_object(problems, problem)

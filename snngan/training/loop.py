@@ -97,7 +97,7 @@ def check_weights(
 
 def explained(networks: Mapping[str, nn.Module], *, precision: str = "fp32", images: Tensor | None = None) -> str:
     """Return why a loss is not finite, as far as weights and the real ``images`` show it, and what helps."""
-    if images is not None and not bool(images.isfinite().all()):
+    if images is not None and images.is_floating_point() and not bool(images.isfinite().all()):
         return "the real images hold NaN or infinity. Mend the data, and begin a new run"
     return f"{culprit(_values_of(networks))}. {remedy_of(precision, bound=_grows(networks))}"
 

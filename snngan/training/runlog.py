@@ -72,7 +72,9 @@ class Folder(ABC, Generic[P]):
                 with open(beside / "config.json", "w", encoding="utf-8") as file:
                     file.write(json.dumps(content, indent=2) + "\n")
                 sync(beside / "config.json")
+                sync(beside)
             os.rename(beside, path)  # fails where a folder with something in it has come meanwhile
+            sync(path.parent)
         except OSError as error:
             raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
         finally:
@@ -141,18 +143,20 @@ class Folder(ABC, Generic[P]):
         except OSError as error:
             raise ValueError(f"{self.path} cannot be trained in: {error.strerror}") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
             yield
-        except BlockingIOError as error:
-            raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
         finally:
             os.close(handle)
 
     def check_links(self) -> None:
         """Raise ``ValueError`` where a link would lead what is written out of the folder: it may be anyone's."""
         for path in self.path.rglob("*"):  # not through links
-            if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
-                raise ValueError(f"{path} leads out of the run's folder; put the file itself there, or remove it")
+            real = os.path.realpath(path)
+            if path.is_symlink() and not Path(real).is_relative_to(os.path.realpath(self.path)):
+                raise ValueError(f"{path} is a link out of the run's folder, to {real}; move that to where the link is")
 
     def changed_since_begun(self) -> list[str]:
         """Return lines on what has changed since the run was begun that the last bits of its numbers depend on."""
@@ -191,7 +195,8 @@ class Folder(ABC, Generic[P]):
 
     def last_logged(self) -> float:
         """Return the step of the last reading, -1 where there is none."""
-        return max((_step_of(values) for values in read_lines(self.path / "metrics.jsonl")), default=-1)
+        steps = (_step_of(values) for values in read_lines(self.path / "metrics.jsonl"))
+        return max((step for step in steps if step < math.inf), default=-1)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; what was logged until then is on the disk first, so that it never lags behind.
@@ -200,6 +205,7 @@ class Folder(ABC, Generic[P]):
             SaveError: it could not be written; those before it are as they were.
         """
         with writing(self.path):
+            self.checkpoints.mkdir(exist_ok=True)
             sync(self.path)  # nothing is saved into a folder that was taken away
             for path in (self.path / "metrics.jsonl", self._events.path):
                 if path.exists():

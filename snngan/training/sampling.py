@@ -12,7 +12,7 @@ from snngan.config import Plan
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_architecture
-from snngan.training.players import load_part
+from snngan.training.players import fitting, load_part
 from snngan.training.runlog import RunFolder
 
 CHUNK = 100
@@ -44,6 +44,11 @@ def load_generator(
 def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
     """Return the averaged generator of an opened run, as :func:`load_generator` does."""
     state = load_newest(run.checkpoints, notify)
+    with torch.device("meta"):  # before memory is taken for it
+        shapes = {name: part.shape for name, part in blank_generator(run.plan).state_dict().items()}
+    with fitting("averaged"):
+        if shapes != {name: part.shape for name, part in state["players"]["averaged"].items()}:
+            raise ValueError("other shapes")
     generator = blank_generator(run.plan)
     load_part("averaged", generator, state["players"])
     return generator.to(device)

@@ -169,7 +169,9 @@ class Unbroken:
         found = told + differences(*states)
         names = [sorted(str(path.relative_to(each)) for path in each.rglob("*") if path.is_file()
                         and "tfevents" not in path.name) for each in (self.run, run)]  # fmt: skip
-        found += [f"only one has {name}" for name in {*names[0]} ^ {*names[1]}]
+        # Killed once the last checkpoint was saved, a run may have one more of the old ones.
+        found += [f"only one has {name}" for name in {*names[0]} ^ {*names[1]} if "checkpoints" not in name]
+        found += [f"{name} is missing" for name in {*names[0]} - {*names[1]}]
         for name in {*names[0]} & {*names[1]} - {"config.json"}:
             if (self.run / name).read_bytes() != (run / name).read_bytes() and not name.endswith((".pt", ".sha256")):
                 found.append(f"{name} is another")

@@ -160,6 +160,25 @@ BOMBS = {
     "nested without end": saved(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."),
     "attributes": saved(b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00aK\x01sb."),
     "no pickle": saved(b""),
+    "a key that takes for ever to hash": saved(
+        b"\x80\x02}" + b")" + b"".join(b"q%cq%ch%c\x86" % (n, n, n) for n in range(40)) + b"K\x01s."
+    ),
+    "lists in lists that unfold": saved(b"\x80\x02]" + b"".join(b"q%c]h%cah%ca" % (n, n, n) for n in range(40)) + b"."),
+    "one record by many names": saved(
+        b"\x80\x02]("
+        + b"".join(
+            b"(X\x07\x00\x00\x00storagectorch\nByteStorage\nX"
+            + struct.pack("<I", n)
+            + (b"0" + b"/" * n)[:n]
+            + b"X\x03\x00\x00\x00cpuJ\x00\x00\x10\x00tQ"
+            for n in range(2, 40)
+        )
+        + b"e.",
+        s0=bytes(MIB),
+    ),
+    "a dictionary of a dictionary": saved(b"\x80\x02ccollections\nOrderedDict\n}\x85R."),
+    "items of a tensor": saved(FOUR[:-1] + b"K\x00K\x01s.", s0=bytes(16)),
+    "a shape of long numbers": saved(tensor(4, b"\x8a\xff" + b"\x01" * 255 + b"\x85", b"K\x01\x85"), s0=bytes(16)),
 }
 
 

@@ -54,4 +54,4 @@ def test_killed_runs_are_the_unbroken_ones_in_the_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", BREAKS)
 def test_a_fault_would_be_seen(tmp_path: Path, breaks: str) -> None:
-    assert trials(30, tmp_path, BREAKS[breaks])["wrong"] != []
+    assert trials(40, tmp_path, BREAKS[breaks])["wrong"] != []
