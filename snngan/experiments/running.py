@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,22 +110,21 @@ def trained(
         ValueError: the run that lies there is another.
         DivergedError: a loss or a weight is not finite.
     """
-    run, start = begun(RunFolder, path, make_plan(config, dataset), setting)
-    if start is not None and start["step"] >= run.plan.steps:
-        return run
-    folder = data_folder(run.plan.data_dir) / "features"
-    watch = Watch(run.plan, dataset, folder, setting.device)
-    latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
+    with begun(RunFolder, path, make_plan(config, dataset), setting) as (run, start):
+        if start is not None and start["step"] >= run.plan.steps:
+            return run
+        folder = data_folder(run.plan.data_dir) / "features"
+        watch = Watch(run.plan, dataset, folder, setting.device)
+        latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
 
-    def measure(step: int, players: Players) -> dict[str, float]:
-        if step in stages:
-            samples = players.sample(latents[:, : players.latent_dim].to(setting.device)).cpu()
-            save_tensors(path / f"stage-{step:08d}.pt", samples)
-        return watch(step, players)
+        def measure(step: int, players: Players) -> dict[str, float]:
+            if step in stages:
+                samples = players.sample(latents[:, : players.latent_dim].to(setting.device)).cpu()
+                save_tensors(path / f"stage-{step:08d}.pt", samples)
+            return watch(step, players)
 
-    with run.locked():
         train_gan(run, dataset, setting.device, start=start, measure=measure)
-    return run
+        return run
 
 
 def trained_classifier(config: ClassifyConfig, dataset: Dataset, path: Path, setting: Setting) -> ClassifierFolder:
@@ -134,15 +134,17 @@ def trained_classifier(config: ClassifyConfig, dataset: Dataset, path: Path, set
         ValueError: the run that lies there is another.
         DivergedError: a loss or a weight is not finite.
     """
-    run, start = begun(ClassifierFolder, path, make_classify_plan(config, dataset), setting)
-    if start is None or start["step"] < run.plan.steps:
-        with run.locked():
+    with begun(ClassifierFolder, path, make_classify_plan(config, dataset), setting) as (run, start):
+        if start is None or start["step"] < run.plan.steps:
             train_classifier(run, dataset, setting.device, start=start)
-    return run
+        return run
 
 
-def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> tuple[F, dict[str, Any] | None]:
-    """Return the run of ``plan`` in ``path``, made now if there is none to go on with, and its newest checkpoint.
+@contextmanager
+def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tuple[F, dict[str, Any] | None]]:
+    """Yield the run of ``plan`` in ``path``, made now if there is none to go on with, and its newest checkpoint.
+
+    Other trainings are kept out of its folder meanwhile.
 
     Raises:
         ValueError: what lies there is another run, no run, or one that is being trained.
@@ -152,16 +154,20 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> tuple[F, di
             shutil.rmtree(path)  # a run that was stopped before there was anything to go on with
     if not path.exists():
         setting.notify(f"{path.name}: {plan.steps} steps")
-        return kind.create(path, plan, setting.device), None
+        run = kind.create(path, plan, setting.device)
+        with run.locked():
+            yield run, None
+        return
     run = kind.open(path)
     run.check_links()
     known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
     if known != plan:
         raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
-    start = load_newest(run.checkpoints, setting.notify, holds="players" if kind is RunFolder else "members")
-    if start["step"] < plan.steps:
-        setting.notify(f"{path.name}: {plan.steps} steps from step {start['step']}")
-    return run, start
+    with run.locked():
+        start = load_newest(run.checkpoints, setting.notify, holds="players" if kind is RunFolder else "members")
+        if start["step"] < plan.steps:
+            setting.notify(f"{path.name}: {plan.steps} steps from step {start['step']}")
+        yield run, start
 
 
 def samples_at(run: RunFolder, step: int) -> Tensor:

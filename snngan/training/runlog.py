@@ -138,8 +138,9 @@ class Folder(ABC, Generic[P]):
         """
         import fcntl
 
+        lock = self.path / ".lock"
         try:
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise ValueError(f"{self.path} cannot be trained in: {error.strerror}") from error
         try:
@@ -147,6 +148,10 @@ class Folder(ABC, Generic[P]):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
+            except OSError:
+                pass  # a file system without locks
+            if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
+                raise ValueError(f"{self.path} was removed by another process; start again")
             yield
         finally:
             os.close(handle)

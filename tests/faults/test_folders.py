@@ -413,7 +413,7 @@ def test_a_run_killed_after_a_file_was_taken_away_goes_on_from_the_newest_sound_
     said = cli("resume run")
     assert said.errors == [f"{NEWEST} is damaged ({note}): falling back to the checkpoint before it" for note in notes]
     assert f"resuming run at step {step} of {STEPS}" in said.out
-    aside = {path.name: path.read_bytes() for path in RUN.rglob("*.damaged")}
+    aside = {path.name: path.read_bytes() for path in RUN.rglob("*.pt.damaged")}
     assert aside == ({f"{NEWEST.name}.damaged": damaged} if notes else {})
     assert_unbroken(RUN, unbroken, **since)
 
@@ -616,7 +616,9 @@ def test_a_torn_reading_hides_nothing_that_comes_after_it(cli: Cli, tiny: str, u
     truncate(event_file(), fewer)
     truncate(RUN / "metrics.jsonl", fewer)
     with reader(RUN) as events:
+        deadline = time.monotonic() + 60
         while not events.Tags()["scalars"]:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         cli("resume run")
     assert scalars(events) == scalars(board(unbroken))
@@ -704,7 +706,7 @@ def test_a_link_out_of_the_folder_is_refused_and_the_place_outside_is_left_as_it
     else:
         outside.write_bytes(b"mine")
     path.symlink_to(os.path.relpath(outside, path.parent) if path.suffix else outside)
-    message = f"{path} leads out of the run's folder; put the file itself there, or remove it"
+    message = f"{path} is a link out of the run's folder, to {outside}; move that to where the link is"
     refused(cli, "resume run", message)
     refused(cli, "resume run --steps 20", message)
     path.unlink()
@@ -755,7 +757,7 @@ def test_a_run_killed_before_its_first_checkpoint_goes_on_from_nothing(
 
 def test_a_run_killed_before_its_first_reading_goes_on_from_nothing(cli: Cli, tiny: str, unbroken: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Gauge, "read", lambda self: cut_off())
+        patch.setattr(Gauge, "read", lambda self, step: cut_off())
         cli(f"train {tiny} --run-dir run", 130)
     assert {path.name for path in RUN.iterdir()} == {"config.json", ".lock"}
     assert f"resuming run at step 0 of {STEPS}" in cli("resume run").out
