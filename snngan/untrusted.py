@@ -1,55 +1,28 @@
 """Files that anyone may have made: read without running anything of theirs, in memory that they declare and we have.
 
-JSON, NumPy's npz archives and the archives of ``torch.save`` come through here. A file is refused by a ``ValueError``
-of one line, whatever is wrong with it; nothing of it has been run, and no more memory taken than it has declared.
+JSON and NumPy's npz archives come through here, archives of ``torch.save`` through ``snngan.tensors``. A file is
+refused by a ``ValueError`` of one line, whatever is wrong with it; nothing of it has been run, and no more memory taken
+than it has declared.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-import pickle
-import pickletools
 import stat
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
 CHUNK, LONGEST_LINE = 1 << 20, 1 << 24
 """Bytes read at a time, and characters of a line."""
-_IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
-"""The instructions of a pickle that import something."""
-_READ = (
-    "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET "
-    "BINPERSID GLOBAL"
-)
-"""The instructions that ``torch.save`` writes."""
-_DTYPES = {
-    f"{name}Storage": dtype
-    for name, dtype in (
-        ("Float", "float32"), ("Double", "float64"), ("Half", "float16"), ("BFloat16", "bfloat16"), ("Byte", "uint8"),
-        ("Char", "int8"), ("Short", "int16"), ("Int", "int32"), ("Long", "int64"), ("Bool", "bool"),
-    )
-}  # fmt: skip
-_REBUILD = "torch._utils _rebuild_tensor_v2"
-_PARAMETER = "torch._utils _rebuild_parameter"
-_NAMES = frozenset({"collections OrderedDict", _REBUILD, _PARAMETER, *(f"torch {name}" for name in _DTYPES)})
-"""What a file of tensors imports, as a pickle spells it."""
-
-
-class PickledCodeError(ValueError):
-    """A file that would import something else than tensors need: ``args[0]`` is its name."""
 
 
 def check_regular(path: Path, *, bounded: bool = True) -> None:
@@ -160,156 +133,3 @@ def read_npz_array(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
             raise ValueError(f"it ends after {filled} of {size} bytes")
     array = content.view(dtype) if size else np.zeros(shape, dtype)
     return array.reshape(shape, order="F" if in_columns else "C")
-
-
-def read_tensors(content: bytes) -> Any:
-    """Return what ``torch.save`` wrote, read by instructions that build plain values and tensors on the CPU only.
-
-    Unlike ``torch.load(weights_only=True)`` it takes no storage for larger than it is, nothing compressed, and no
-    shape of more elements than are stored, so that memory stays bounded by the file.
-
-    Raises:
-        PickledCodeError: it would import anything else than tensors need.
-        ValueError: it is damaged, or of another kind.
-    """
-    try:
-        return _read_tensors(content)
-    except PickledCodeError:
-        raise
-    except Exception as error:  # hostile content fails in many ways, MemoryError and RecursionError among them
-        raise ValueError(
-            f"it is no file of tensors ({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from error
-
-
-def _read_tensors(content: bytes) -> Any:
-    if not content.startswith(b"PK\3\4"):
-        stream = io.BytesIO(content)
-        while stream.tell() < len(content):  # torch's old format is several pickles in a row
-            _refuse_code(stream)
-        raise ValueError("no archive of torch.save")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        entries = {PurePosixPath(entry.filename): entry for entry in archive.infolist()}
-        if len(entries) < len(archive.infolist()) or any(each.compress_type for each in archive.infolist()):
-            raise ValueError("entries that are compressed or bear one name")
-        if sum(each.file_size for each in archive.infolist()) > len(content):
-            raise ValueError("entries that overlap")
-        (head,) = (name for name in entries if name.name == "data.pkl")
-        order = entries.get(head.parent / "byteorder")
-        if order is not None and archive.read(order) != b"little":
-            raise ValueError("numbers in another byte order")
-        pickled = archive.read(entries[head])
-        _refuse_code(io.BytesIO(pickled))
-        value = _Reader(pickled, lambda key: archive.read(entries[head.parent / "data" / key])).load()
-        _check_unfolded(value, 2 * len(pickled))
-        return value
-
-
-def _check_unfolded(value: Any, most: int) -> None:
-    """Raise ``ValueError`` if parts that stand in several places make more than ``most`` values for who walks them."""
-    waiting = [value]
-    while waiting:
-        each = waiting.pop()
-        parts = each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple) else ()
-        most -= 1 + len(parts)
-        if most < 0:
-            raise ValueError("values that stand in too many places")
-        waiting += parts
-
-
-def _refuse_code(stream: io.BytesIO) -> None:
-    """Pass over one pickle; raises ``PickledCodeError`` for what it would import, ``ValueError`` if it is none."""
-    for code, argument, _ in pickletools.genops(stream):
-        if code.name in _IMPORTING and not (code.name == "GLOBAL" and argument in _NAMES):
-            raise PickledCodeError(str(argument or code.name))
-
-
-class _Reader(pickle._Unpickler):
-    """The standard library's unpickler in Python, with the instructions of ``_READ`` alone.
-
-    Its sibling in C takes memory for as many values as an instruction says that there are.
-    """
-
-    stack: list[Any]
-    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
-        code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _READ.split())
-    }
-
-    def __init__(self, pickled: bytes, record: Callable[[str], bytes]) -> None:
-        super().__init__(io.BytesIO(pickled))
-        self._record = record
-        self._storages: dict[str, Tensor] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module} {name}" == _REBUILD:
-            return _rebuild
-        if f"{module} {name}" == _PARAMETER:
-            return _parameter
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        import torch
-
-        return getattr(torch, _DTYPES[name])  # _refuse_code saw that it is one of them
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        """Return a storage's elements (n,)."""
-        import torch
-
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(key) is not str or not key.isdigit():
-            raise ValueError("a storage of another kind")
-        if key not in self._storages:
-            record = self._record(key)
-            self._storages[key] = torch.frombuffer(bytearray(record), dtype=dtype) if record else torch.empty(0)
-            self._storages[key] = self._storages[key].to(dtype)
-        found = self._storages[key]
-        if type(count) is not int or found.dtype != dtype or found.numel() != count:
-            raise ValueError(f"storage {key} does not hold the {found.numel()} elements it has")
-        return found
-
-    def _load_reduce(self) -> None:
-        arguments = self.stack.pop()
-        called = self.stack[-1]
-        if called not in (_rebuild, _parameter, OrderedDict) or type(arguments) is not tuple:
-            raise ValueError("a call of something else")
-        if called is OrderedDict and arguments:
-            raise ValueError("a call of something else")
-        self.stack[-1] = self.stack[-1](*arguments)
-
-    def _load_build(self) -> None:
-        state = self.stack.pop()
-        if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or set(state) - {"_metadata"}:
-            raise ValueError("attributes of something else")
-        self.stack[-1].__dict__.update(state)
-
-    def _load_setitems(self) -> None:
-        items = self.pop_mark()  # type: ignore[attr-defined]
-        self._set(items)
-
-    def _load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set([key, value])
-
-    def _set(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or any(type(key) not in (str, int) for key in items[::2]):
-            raise ValueError("keys that are no texts or numbers")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
-
-    dispatch[pickle.SETITEM[0]] = _load_setitem
-    dispatch[pickle.SETITEMS[0]] = _load_setitems
-    dispatch[pickle.REDUCE[0]] = _load_reduce
-    dispatch[pickle.BUILD[0]] = _load_build
-
-
-def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """Return elements of a storage as a tensor that shares its memory."""
-    if len(size) > 64 or any(type(each) is not int for each in (*size, *stride, offset)):
-        raise ValueError("a shape of something else")
-    if math.prod(size) > storage.numel() or min(*size, *stride, offset, 0) < 0:
-        raise ValueError(f"shape {size} of {storage.numel()} elements")
-    return storage.as_strided(size, stride, offset)
-
-
-def _parameter(values: Tensor, *rest: Any) -> Tensor:
-    """Return the values of a saved parameter."""
-    return values

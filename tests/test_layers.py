@@ -15,7 +15,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "seeds", "version", "intervals", "untrusted"},
+    {"registry", "config", "seeds", "version", "intervals", "untrusted", "tensors"},
     {"losses"},
     {"data", "models", "robustness"},
     {"objectives", "selfsupervised"},

@@ -233,8 +233,6 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
         try:
             outcome = train(should_stop=lambda: bool(caught), report=progress if first else lambda step, scalars: None)
         except SaveError as error:
-            if not checkpoint_paths(run.checkpoints):
-                raise
             no_room = isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM
             what = "make room" if no_room else "mend that"
             raise SaveError(f"{error}; {what}, then go on with: snngan resume {run.quoted}") from error
@@ -243,9 +241,7 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
         except RuntimeError as error:
             if not is_of_a_lost_rank(error):
                 raise
-            saved = bool(checkpoint_paths(run.checkpoints))
-            rest = f"go on with: snngan resume {run.quoted}" if saved else f"nothing was saved in {run.quoted} yet"
-            raise RankLostError(f"another rank is gone; {rest}") from error
+            raise RankLostError(f"another rank is gone; go on with: snngan resume {run.quoted}") from error
         finally:
             progress.end()
     if not outcome.finished:

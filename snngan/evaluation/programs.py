@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from snngan.untrusted import check_memory, check_regular, parse_json, read_tensors
+from snngan.tensors import read_tensors
+from snngan.untrusted import check_memory, check_regular, parse_json
 
 _EXPORTED = re.compile(
     r"models/\w+\.json|data/(weights|constants)/(\w+_config\.json|(weight|tensor)_\d+|model\.pt)|data/sample_inputs/\w+\.pt"

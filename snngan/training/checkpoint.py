@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from snngan.untrusted import PickledCodeError, check_regular, read_tensors
+from snngan.tensors import PickledCodeError, read_tensors
+from snngan.untrusted import check_regular
 
 KEEP = 3
 """How many of the newest checkpoints stay: if one is damaged there are others."""

@@ -24,8 +24,8 @@ from snngan.data.npz import read_npz
 from snngan.data.public import _read_idx
 from snngan.evaluation.programs import checked_program
 from snngan.robustness.dknn import DkNN
+from snngan.tensors import read_tensors
 from snngan.training.runlog import RunFolder
-from snngan.untrusted import read_tensors
 
 MIB = 1 << 20
 

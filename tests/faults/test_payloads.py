@@ -24,8 +24,8 @@ from snngan.data.datasets import load_dataset
 from snngan.evaluation.features import Inception, Program
 from snngan.evaluation.small import _path, trained_features
 from snngan.robustness.dknn import DkNN
+from snngan.tensors import PickledCodeError, read_tensors
 from snngan.training.checkpoint import load_newest, load_tensors, save_tensors
-from snngan.untrusted import PickledCodeError, read_tensors
 
 
 class Payload:

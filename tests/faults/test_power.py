@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults.targets import run_in
 
 from snngan.training.checkpoint import KEEP, load_newest, save_checkpoint
 
@@ -123,3 +124,34 @@ def test_once_it_is_saved_it_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         disk = Disk(folder, patch)
         save_checkpoint(folder, 1, state_of(1))
     assert disk.moments[-1] == []
+
+
+def test_what_was_logged_is_on_the_disk_before_the_checkpoint_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, synced, fsync = run_in(tmp_path), [], os.fsync
+
+    def noted(number: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        fsync(number)
+
+    run.log(2, {"loss/generator": 1.0})
+    monkeypatch.setattr(os, "fsync", noted)
+    run.save(2, state_of(2))
+    assert [name.partition(".")[0] for name in synced] == [
+        "run", "metrics", "events", "", "checkpoints", "", "checkpoints"
+    ]  # fmt: skip
+
+
+def test_a_new_folder_is_on_the_disk_with_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def noted(number: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run_in(tmp_path)
+    assert synced[0] == "config.json"
+    assert synced[1].startswith(".run.")
+    assert synced[2] == tmp_path.name
