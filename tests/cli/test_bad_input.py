@@ -36,7 +36,7 @@ Cli = Callable[..., Any]
         ("data prepare mnits", "unknown dataset 'mnits'; did you mean 'mnist'"),
         ("board nowhere", "no folder nowhere: give a run's folder or the folder that holds runs"),
         ("board . --port 70000", "70000 is not in the range 0<=x<=65535"),
-        ("sample run --out x.png --count 0", "0 is not in the range x>=1"),
+        ("sample run --out x.png --count 0", "0 is not in the range 1<=x<=10000000"),
         ("sample run --out x.png --count many", "'many' is not a valid integer"),
         ("interpolate run --out x.png --side 1", "1 is not in the range 2<=x<=200"),
         ("resume run --steps 0", "0 is not in the range x>=1"),

@@ -242,7 +242,7 @@ def test_a_disk_that_is_full_costs_nothing_but_room(cli: Cli, tiny: str, unbroke
     said = cli(f"train {tiny} --run-dir run", 2)
     full = r"Error: run/\S+ could not be written: No space left on device"
     saved = checkpoint_paths(RUN / "checkpoints")
-    hint = "; make room, then go on with: snngan resume run" if saved else ""
+    hint = "; make room, then go on with: snngan resume run"
     assert len(said.errors) == 1 and re.fullmatch(full + hint, said.errors[0]), said
     step = load_newest(RUN / "checkpoints", pytest.fail)["step"] if saved else 0
     again = cli("resume run", 2)  # there still is no room
@@ -628,6 +628,15 @@ def test_a_torn_reading_hides_nothing_that_comes_after_it(cli: Cli, tiny: str, u
 # Terminals
 
 
+@pytest.fixture
+def hangs_up() -> Iterator[None]:
+    """Let SIGHUP be what it is in a terminal, also where the tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangs_up")
 def test_a_closed_terminal_lets_the_step_end_and_saves_it(
     cli: Cli, tiny: str, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -655,6 +664,7 @@ TERMINAL = f"import os, sys; os.close(os.open(sys.argv.pop(), os.O_RDWR)); {SCRI
 """The same, with the last word as its terminal."""
 
 
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.slow
 def test_a_terminal_that_is_gone_takes_no_more_than_the_words(cli: Cli, tiny: str, unbroken: Path) -> None:
     master, slave = os.openpty()

@@ -25,10 +25,7 @@ BREAKS = {
         "parts = Players._parts\n"
         "Players._parts = lambda self: {k: v for k, v in parts(self).items() if k != 'generator_optimizer'}"
     ),
-    "checkpoints are not written beside": (
-        "import snngan.training.checkpoint as c\n"
-        "c.write_atomically = lambda path, content: (path.parent.mkdir(exist_ok=True), open(path, 'wb').write(content))"
-    ),
+    "readings are not cut back": "import snngan.training.runlog as runlog\nrunlog._step_of = lambda values: 0",
 }
 
 
@@ -54,4 +51,4 @@ def test_killed_runs_are_the_unbroken_ones_in_the_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", BREAKS)
 def test_a_fault_would_be_seen(tmp_path: Path, breaks: str) -> None:
-    assert trials(40, tmp_path, BREAKS[breaks])["wrong"] != []
+    assert trials(20, tmp_path, BREAKS[breaks])["wrong"] != []

@@ -226,13 +226,13 @@ def test_readings_change_nothing_and_repeat(
     players = build_players(plan, CPU)
     gauge = Gauge(players, dataset, plan, CPU)
     before = everything(players)
-    first, samples = gauge.read(), gauge.samples()
+    first, samples = gauge.read(1), gauge.samples(1)
     gauge.show_projection(run_of("run"), 1)
     assert differences(before, everything(players)) == []
-    assert gauge.read() == first
-    assert torch.equal(gauge.samples(), samples)
+    assert gauge.read(1) == first
+    assert torch.equal(gauge.samples(1), samples)
     again = Gauge(players, dataset, plan, CPU)
-    assert again.read() == first
+    assert again.read(1) == first
     assert ("entanglement/projection" in first) == (objective in ("snnl-projected", "mmd"))
 
 
@@ -250,9 +250,9 @@ def test_a_reading_is_the_entanglement_of_held_out_and_synthetic_images(
     gauge = Gauge(players, dataset, plan, CPU)
     held_out = dataset.test_images.float() / 127.5 - 1
     assert_close(gauge.real.flatten(1).sort(dim=0).values, held_out.flatten(1).sort(dim=0).values)
-    far = gauge.read()
+    far = gauge.read(1)
     players.averaged = Memory()
-    near = gauge.read()
+    near = gauge.read(1)
     assert near["entanglement/input_score"] > 0.9 > far["entanglement/input_score"]
     for scalars in (near, far):
         anchors = (scalars["entanglement/real_anchors"] + scalars["entanglement/fake_anchors"]) / 2
