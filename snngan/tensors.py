@@ -1,4 +1,4 @@
-"""Archives of ``torch.save``, read without running anything in them: plain values and tensors on the CPU."""
+"""Archives of ``torch.save``: written, and read without running anything in them, as plain values and CPU tensors."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ _NAMES = frozenset({"collections OrderedDict", _REBUILD, _PARAMETER, *(f"torch {
 
 class PickledCodeError(ValueError):
     """A file that would import something else than tensors need: ``args[0]`` is its name."""
+
+
+def pack_tensors(value: Any) -> memoryview:
+    """Return what ``torch.save`` writes of tensors, in dicts and lists with plain values."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getbuffer()
 
 
 def read_tensors(content: bytes) -> Any:

@@ -68,7 +68,7 @@ def evaluate(
 
     With --attack, also their accuracy on adversarial images; with --dknn, also the credibility of their predictions.
     """
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.evaluation.classifier import evaluate_classifier
     from snngan.evaluation.credibility import Trial
     from snngan.training.device import choose_device

@@ -31,7 +31,7 @@ def list_(data_dir: str | None) -> None:
 @click.option("--dry-run", is_flag=True, help="say where it would come from, and stop")
 def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> None:
     """Read the data set NAME once, keep it as NAME.npz, and say what is in it."""
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.data import DATASETS
     from snngan.data.datasets import list_datasets, load_dataset
 

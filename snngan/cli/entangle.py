@@ -42,7 +42,7 @@ def entangle(
     low, neighbourhoods tell the sides apart. --out also draws the loss against the temperature, the images of A that
     those of B come least near, and the images of B that lie furthest from those of A.
     """
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation.choice import choose_extractor, projection_of
     from snngan.evaluation.comparison import check_new_folder, compare_sources

@@ -40,7 +40,7 @@ def evaluate(
     RUN may also be a folder of images, an npz file or a data set. Without --features, Inception's are taken where its
     weights are at hand, and else those that --train-features trains.
     """
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation import measure
     from snngan.evaluation.choice import choose_extractor, open_training_set

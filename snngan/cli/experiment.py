@@ -48,7 +48,7 @@ def run(
     Started again, it goes on with the runs that lie there. smoke takes seconds, cpu minutes to hours on two cores,
     paper wants a GPU.
     """
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.data.datasets import data_folder
     from snngan.experiments import Setting
     from snngan.experiments.running import run_experiment, sized

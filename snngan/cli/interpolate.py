@@ -17,7 +17,7 @@ from snngan.cli.options import SEED, device_option, run_argument
 @device_option
 def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None:
     """Draw the images over a plane through RUN's noise space: two directions, walked on great circles."""
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder

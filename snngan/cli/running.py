@@ -1,12 +1,10 @@
-"""What train and resume share: the progress line, the two signals that save and leave, and the last words."""
+"""What train and resume share: from a user's words to a run, the signals that save and leave, and the last words."""
 
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -14,14 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import click
 import torch
 
+from snngan.cli.output import Progress, duration, notify, say
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.intervals import mean_interval
-from snngan.training.checkpoint import SaveError, checkpoint_paths, load_newest
+from snngan.training.checkpoint import SaveError, checkpoint_paths, load_newest, step_of
 from snngan.training.classifier import train_classifier
 from snngan.training.distributed import (
     RankLostError,
@@ -37,35 +35,8 @@ from snngan.training.gan import Measure, train_gan
 from snngan.training.loop import DivergedError, Outcome
 from snngan.training.runlog import ClassifierFolder, RunFolder, next_run_dir, open_folder
 
-LINE_EVERY_SECONDS = 10
-"""Without a terminal, the progress line is printed anew this often."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of the errors of a full disk."""
-SHOWN_SCALARS = (
-    ("loss G", "loss/generator"),
-    ("loss D", "loss/discriminator"),
-    ("entanglement", "entanglement/input_score"),
-    ("loss", "loss/classifier"),
-    ("cross-entropy", "loss/cross_entropy"),
-    ("accuracy", "accuracy/test"),
-)
-
-
-def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print ``text``; that nobody hears it, for a closed terminal or pipe or a full disk behind it, ends no run."""
-    try:
-        click.echo(text, err=err, nl=nl)
-    except BlockingIOError:
-        pass  # a slow reader
-    except OSError:
-        # or what is left of it would fail at the end
-        setattr(sys, "stderr" if err else "stdout", open(os.devnull, "w"))  # noqa: SIM115
-
-
-def notify(line: str) -> None:
-    """Print a line that is no result on standard error; of several processes only the first speaks."""
-    if is_first():
-        say(line, err=True)
 
 
 def begin(
@@ -255,7 +226,7 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
 
 def _kept(run: RunFolder | ClassifierFolder) -> str:
     """Return what a run that came to nothing has left."""
-    steps = [int(path.stem.removeprefix("step-")) for path in checkpoint_paths(run.checkpoints)]
+    steps = [step_of(path) for path in checkpoint_paths(run.checkpoints)]
     if not steps:
         return f"Nothing was saved before that; {run.quoted} holds its readings"
     return f"Kept: the checkpoint of step {steps[-1]} and those before it, in {run.quoted}"
@@ -292,49 +263,6 @@ def caught_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Progress:
-    """One line that tells speed, losses, entanglement and time left; rewritten in place on a terminal."""
-
-    def __init__(self, steps: int, batch_size: int) -> None:
-        self.steps, self.batch_size = steps, batch_size
-        self.in_place = sys.stderr.isatty()
-        self.first: tuple[int, float] | None = None  # the end of the first step, which warms up
-        self.shown = 0.0
-
-    def __call__(self, step: int, scalars: dict[str, float]) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = (step, now)
-        if now - self.shown < (0.2 if self.in_place else LINE_EVERY_SECONDS) and step < self.steps:
-            return
-        self.shown = now
-        parts = [f"step {step}/{self.steps}"]
-        done, seconds = step - self.first[0], now - self.first[1]
-        if done and seconds:
-            parts += [f"{done / seconds:.1f} steps/s", f"{done / seconds * self.batch_size:.0f} images/s"]
-        for name, tag in SHOWN_SCALARS:
-            if tag in scalars:
-                parts.append(f"{name} {scalars[tag]:.4g}")
-        if done:
-            parts.append(f"{duration((self.steps - step) * seconds / done)} left")
-        line = "  ".join(parts)
-        self._show(f"\r\x1b[K{line}" if self.in_place else f"{line}\n")
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self.in_place and self.shown:
-            self._show("\n")
-
-    def _show(self, text: str) -> None:
-        say(text, err=True, nl=False)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``1:02:03`` or ``2:03``."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 def say_result(run: RunFolder, outcome: Outcome) -> None:

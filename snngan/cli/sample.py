@@ -22,7 +22,7 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     A name ending in .png gives one grid; in .npz the key `images`, uint8 (N, C, H, W); any other name a new folder of
     PNG files.
     """
-    from snngan.cli.running import notify
+    from snngan.cli.output import notify
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder

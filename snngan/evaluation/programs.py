@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from snngan.tensors import read_tensors
+from snngan.tensors import pack_tensors, read_tensors
 from snngan.untrusted import check_memory, check_regular, parse_json
 
 _EXPORTED = re.compile(
@@ -70,9 +68,7 @@ def _check_exported(name: str, content: bytes) -> bytes:
     if not _EXPORTED.fullmatch(name):
         raise ValueError(f"it holds {name}, which is no part of a plain export")
     if name.endswith(".pt"):
-        buffer = io.BytesIO()
-        torch.save(read_tensors(content), buffer)
-        return buffer.getvalue()
+        return bytes(pack_tensors(read_tensors(content)))
     if name.endswith(".json"):
         document = parse_json(content.decode())
         for key, value in _walk(document):

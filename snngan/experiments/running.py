@@ -24,10 +24,11 @@ from snngan.intervals import summary
 from snngan.training.checkpoint import checkpoint_paths, load_newest, load_tensors, save_tensors, write_atomically
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.environment import environment
 from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan, read_settings
 from snngan.training.players import Players
-from snngan.training.runlog import ClassifierFolder, RunFolder, environment
+from snngan.training.runlog import ClassifierFolder, RunFolder
 
 F = TypeVar("F", RunFolder, ClassifierFolder)
 

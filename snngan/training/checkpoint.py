@@ -7,7 +7,6 @@ A checkpoint is an ordinary ``torch.save`` file, ``step-00001000.pt``, with its 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from snngan.tensors import PickledCodeError, read_tensors
+from snngan.tensors import PickledCodeError, pack_tensors, read_tensors
 from snngan.untrusted import check_regular
 
 KEEP = 3
@@ -36,6 +35,11 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-[0-9]+\.pt", path.name))
 
 
+def step_of(path: Path) -> int:
+    """Return the step of the checkpoint at ``path``."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write ``state`` as the checkpoint of ``step`` and drop all but the newest; return its path.
 
@@ -43,9 +47,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         SaveError: the file could not be written (a full disk, say); the checkpoints before it are as they were.
     """
     path = folder / f"step-{step:08d}.pt"
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getbuffer()
+    content = pack_tensors(state)
     digest = hashlib.sha256(content).hexdigest()
     write_atomically(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
     write_atomically(path, content)
@@ -61,9 +63,7 @@ def save_tensors(path: Path, value: Any) -> None:
     Raises:
         SaveError: the file could not be written.
     """
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, pack_tensors(value))
 
 
 def load_tensors(path: Path) -> Any:
@@ -113,7 +113,7 @@ def clear_after(folder: Path, step: int) -> None:
     paths = checkpoint_paths(folder)
     try:
         for path in paths:
-            if int(path.stem.removeprefix("step-")) > step:
+            if step_of(path) > step:
                 for each in (path, path.with_name(f"{path.name}.sha256")):
                     if each.exists():
                         each.rename(each.with_name(f"{each.name}.damaged"))

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +23,10 @@ from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
 from snngan.training.checkpoint import SaveError, clear_after, save_checkpoint, sync, write_atomically
 from snngan.training.classifier_plan import classify_plan_from_json
+from snngan.training.environment import changes_since, environment
 from snngan.training.events import EventFile, write_projection
 from snngan.training.plan import build_architecture, plan_from_json
 from snngan.untrusted import read_json, read_lines
-from snngan.version import __version__
 
 P = TypeVar("P", Plan, ClassifyPlan)
 
@@ -117,7 +116,10 @@ class Folder(ABC, Generic[P]):
         Raises:
             ValueError: there is no such folder, or its ``config.json`` is missing or not a run's.
         """
-        kind, plan = _configuration(path)
+        return cls._of(path, *_configuration(path))
+
+    @classmethod
+    def _of(cls, path: Path, kind: str, plan: Mapping[str, Any]) -> Self:
         if kind != cls.kind:
             raise ValueError(f"{path} is the run of a {kind}; this takes a {cls.kind}'s")
         try:
@@ -165,14 +167,8 @@ class Folder(ABC, Generic[P]):
 
     def changed_since_begun(self) -> list[str]:
         """Return lines on what has changed since the run was begun that the last bits of its numbers depend on."""
-        content = read_json(self.path / "config.json").get("environment")
-        begun = content if isinstance(content, dict) else {}
-        now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        return [
-            f"begun with {begun[name]} of {name}, gone on with {value}: the last bits of its numbers may differ"
-            for name, value in now.items()
-            if name in begun and begun[name] != value
-        ]
+        begun = read_json(self.path / "config.json").get("environment")
+        return changes_since(begun if isinstance(begun, dict) else {})
 
     @property
     def quoted(self) -> str:
@@ -283,8 +279,8 @@ def open_folder(path: Path) -> RunFolder | ClassifierFolder:
     Raises:
         ValueError: as :meth:`Folder.open`.
     """
-    kind, _ = _configuration(path)
-    return ClassifierFolder.open(path) if kind == ClassifierFolder.kind else RunFolder.open(path)
+    kind, plan = _configuration(path)
+    return (ClassifierFolder if kind == ClassifierFolder.kind else RunFolder)._of(path, kind, plan)
 
 
 def _configuration(path: Path) -> tuple[str, Any]:
@@ -312,32 +308,3 @@ def writing(path: Path) -> Iterator[Path]:
 def _step_of(values: Mapping[str, Any]) -> float:
     step = values.get("step")
     return step if type(step) is int else math.inf
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, commit and device, as they stand in ``config.json``."""
-    import platform
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "snngan": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": str(device),
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout this package runs from, or None for an installed one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]
-        out = subprocess.run(command, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() or None

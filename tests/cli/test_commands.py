@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from snngan.cli import COMMANDS, main
-from snngan.cli.running import duration
+from snngan.cli.output import duration
 from snngan.objectives import NonSaturating
 
 Cli = Callable[..., Any]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from reference.files import Watched
 
 import snngan
 
@@ -30,26 +31,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
 
     def guarded(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
         opened = normal(file, mode, *args, **options)
-        if not set(mode) & set("wax") or part not in str(file):
-            return opened
-        full = Full(opened)
-        full.write = no_space  # type: ignore[attr-defined]
-        return full
-
-    class Full:
-        """An open file of which only ``write`` is another."""
-
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            self.file.close()
+        return Watched(opened, no_space) if set(mode) & set("wax") and part in str(file) else opened
 
     monkeypatch.setattr(builtins, "open", guarded)
     monkeypatch.setattr("io.open", guarded)  # what pathlib calls

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from reference.files import Watched
 from reference.states import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -94,28 +95,13 @@ def writes_counted(record: Path, dies_at: int | None) -> Iterator[None]:
 
         return before
 
-    class Counted:
-        """An open file, each of whose writes is one that may be the last."""
-
-        def __init__(self, file: Any) -> None:
-            self._file = file
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
-
-        def __enter__(self) -> Counted:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self._file.close()
-
-        def write(self, content: Any) -> Any:
-            comes(lambda: (self._file.write(content[: len(content) // 2]), self._file.flush()))
-            return self._file.write(content)
+    def half_then_all(file: Any, content: Any) -> Any:
+        comes(lambda: (file.write(content[: len(content) // 2]), file.flush()))
+        return file.write(content)
 
     def watched(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
         found = opened(file, mode, *rest, **options)
-        return Counted(found) if set(mode) & set("wax+") else found
+        return Watched(found, half_then_all) if set(mode) & set("wax+") else found
 
     calls = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink", "mkdir")}
     builtins.open = io.open = watched  # type: ignore[assignment]

@@ -1,0 +1,82 @@
+"""What commands say: lines that survive a closed terminal, and the progress line of a training."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import click
+
+from snngan.training.distributed import is_first
+
+LINE_EVERY_SECONDS = 10
+"""Without a terminal, the progress line is printed anew this often."""
+SHOWN_SCALARS = (
+    ("loss G", "loss/generator"),
+    ("loss D", "loss/discriminator"),
+    ("entanglement", "entanglement/input_score"),
+    ("loss", "loss/classifier"),
+    ("cross-entropy", "loss/cross_entropy"),
+    ("accuracy", "accuracy/test"),
+)
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print ``text``; that nobody hears it, for a closed terminal or pipe or a full disk behind it, ends no run."""
+    try:
+        click.echo(text, err=err, nl=nl)
+    except BlockingIOError:
+        pass  # a slow reader
+    except OSError:
+        # or what is left of it would fail at the end
+        setattr(sys, "stderr" if err else "stdout", open(os.devnull, "w"))  # noqa: SIM115
+
+
+def notify(line: str) -> None:
+    """Print a line that is no result on standard error; of several processes only the first speaks."""
+    if is_first():
+        say(line, err=True)
+
+
+class Progress:
+    """One line that tells speed, losses, entanglement and time left; rewritten in place on a terminal."""
+
+    def __init__(self, steps: int, batch_size: int) -> None:
+        self.steps, self.batch_size = steps, batch_size
+        self.in_place = sys.stderr.isatty()
+        self.first: tuple[int, float] | None = None  # the end of the first step, which warms up
+        self.shown = 0.0
+
+    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (step, now)
+        if now - self.shown < (0.2 if self.in_place else LINE_EVERY_SECONDS) and step < self.steps:
+            return
+        self.shown = now
+        parts = [f"step {step}/{self.steps}"]
+        done, seconds = step - self.first[0], now - self.first[1]
+        if done and seconds:
+            parts += [f"{done / seconds:.1f} steps/s", f"{done / seconds * self.batch_size:.0f} images/s"]
+        for name, tag in SHOWN_SCALARS:
+            if tag in scalars:
+                parts.append(f"{name} {scalars[tag]:.4g}")
+        if done:
+            parts.append(f"{duration((self.steps - step) * seconds / done)} left")
+        line = "  ".join(parts)
+        self._show(f"\r\x1b[K{line}" if self.in_place else f"{line}\n")
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self.in_place and self.shown:
+            self._show("\n")
+
+    def _show(self, text: str) -> None:
+        say(text, err=True, nl=False)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``1:02:03`` or ``2:03``."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
