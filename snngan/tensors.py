@@ -198,5 +198,7 @@ def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[
 
 
 def _parameter(values: Tensor, *rest: Any) -> Tensor:
-    """Return the values of a saved parameter."""
-    return values
+    """Return a saved parameter, which nothing trains: torch 2.8 takes no plain tensors for those of an export."""
+    from torch import nn
+
+    return nn.Parameter(values, requires_grad=False)

@@ -168,6 +168,8 @@ CHANGES: dict[str, Callable[[dict[str, bytes], str], None]] = {
 def test_in_an_exported_extractor(exported: dict[str, bytes], tmp_path: Path, change: str) -> None:
     parts, path = dict(exported), tmp_path / "net.pt2"
     CHANGES[change](parts, next(iter(parts)).partition("/")[0])
+    if torch.__version__.startswith("2.8.") and change == "weights marked as pickles":
+        pytest.skip("torch 2.8 keeps all weights in one pickle")
     assert parts != exported
     for content, message in ((parts, "net.pt2 is no network"), (exported, "")):
         with zipfile.ZipFile(path, "w") as archive:
