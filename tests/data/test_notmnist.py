@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -97,5 +98,10 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     whole = tmp_path / "whole" / notmnist.ARCHIVE
     write_archive(whole)
     whole.write_bytes(whole.read_bytes()[:300])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_dataset("notmnist", data_dir=whole.parent)
+    huge = tarfile.TarInfo("notMNIST_small/A/0.png")
+    huge.size = 1 << 63  # more than a file position holds
+    whole.write_bytes(gzip.compress(huge.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
     with pytest.raises(ValueError, match="cannot be read"):
         load_dataset("notmnist", data_dir=whole.parent)
