@@ -55,12 +55,12 @@ def evaluate(
             raise unknown_name("metric", name, measure.METRICS)
     where = choose_device(device)
     folder = data_folder(data_dir) / "features"  # where the user keeps data; a run's own words may be anyone's
-    size = image_size
+    size, keep = image_size, data_dir is not None or run is None or not is_run(run)
     if run is not None and is_run(run):
         plan = RunFolder.open(Path(run)).plan
         data_dir, size = data_dir or plan.data_dir, image_size or plan.image_size
     opened = partial(
-        open_source, split=split, data_dir=data_dir, image_size=image_size, device=where, notify=notify
+        open_source, split=split, data_dir=data_dir, image_size=image_size, device=where, keep=keep, notify=notify
     )  # fmt: skip
     if run is None:
         if not train_features:

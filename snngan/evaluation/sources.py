@@ -62,6 +62,7 @@ def open_source(
     image_size: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    keep: bool = True,
     notify: Notify = lambda line: None,
 ) -> ImageSource:
     """Return the images meant by ``text``: a data set's name, a run folder, a folder of images or an npz file.
@@ -76,6 +77,7 @@ def open_source(
         image_size: height and width in pixels to shrink and centre-crop to, but for a run's images.
         seed: of the noise that a run's generator starts from.
         device: where a run's generator is put.
+        keep: whether a data set that was built may be written into ``data_dir`` for the next time.
         notify: called with each line worth telling the user.
 
     Raises:
@@ -97,7 +99,8 @@ def open_source(
             images = shrink_images(path.name, images, image_size)
         return _array_source(path.name, half, images, labels)
     try:
-        return dataset_source(load_dataset(text, data_dir=data_dir, image_size=image_size, notify=notify), split)
+        dataset = load_dataset(text, data_dir=data_dir, image_size=image_size, keep=keep, notify=notify)
+        return dataset_source(dataset, split)
     except ValueError as error:
         if "/" in text:
             raise ValueError(f"{text} is no run folder, folder of images or npz file") from error

@@ -45,6 +45,18 @@ def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     assert len(protocol["extractor_digest"]) == 32
 
 
+def test_nothing_is_kept_where_a_run_says_that_data_is(cli: Cli, run: Path, tmp_path: Path) -> None:
+    """A run's own words may be anyone's."""
+    config = Path(run, "config.json")
+    content = json.loads(config.read_text())
+    content["plan"]["data_dir"] = str(tmp_path / "theirs")
+    config.write_text(json.dumps(content))
+    command = f"evaluate {run} --against mnist-5k --features pixels --image-size 8 --count 40 --points 30 --device cpu"
+    assert "kept mnist-5k" not in cli(command).err
+    assert not Path(tmp_path, "theirs").exists()
+    assert "kept mnist-5k" in cli(f"{command} --data-dir {tmp_path / 'mine'}").err
+
+
 def test_features_are_trained_without_a_run(cli: Cli) -> None:
     said = cli("evaluate --train-features digits --device cpu")
     assert "features: a small classifier of digits -> " in said.err
