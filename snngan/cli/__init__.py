@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from snngan.cli.options import NamedGroup
+from snngan.cli.output import tell
 from snngan.version import __version__
 
 COMMANDS = {
@@ -72,6 +73,8 @@ class Commands(NamedGroup):
             fail(str(error))
         except MemoryError:
             fail(OUT_OF_MEMORY)
+        except ImportError as error:
+            fail(f"{error}; snngan doctor says what is installed")
         except RuntimeError as error:
             fail_or_raise(error)
         except OSError as error:
@@ -91,14 +94,8 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """
     if one_of_several() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
-    click.echo(f"Error: {printable(message)}", err=True)
+    tell(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(status)
-
-
-def printable(message: str) -> str:
-    """Return a message on one line, without what would steer a terminal: names may come from anyone's files."""
-    line = " ".join(message.split())
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
 
 def one_of_several() -> bool:
@@ -114,7 +111,7 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
     """Turn the errors of a run's misfortunes into one line; let others through."""
     import torch
 
-    from snngan.training.checkpoint import SaveError
+    from snngan.files import SaveError
     from snngan.training.distributed import RankLostError
     from snngan.training.loop import DivergedError
 

@@ -18,5 +18,6 @@ def board(runs: Path, port: int) -> None:
     """Show RUNS (one run or a folder of them) in TensorBoard, on localhost only."""
     if not runs.is_dir():
         raise ValueError(f"no folder {runs}: give a run's folder or the folder that holds runs")
-    arguments = ["--logdir", str(runs), "--host", "localhost", "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *arguments])
+    arguments = [f"--logdir={runs}", "--host=localhost", f"--port={port}"]
+    # -P: no module is imported from the current folder, which may be anyone's run
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "tensorboard.main", *arguments])

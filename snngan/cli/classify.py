@@ -18,6 +18,7 @@ from snngan.cli.options import (
     options_of,
     run_argument,
 )
+from snngan.cli.output import notify, tell
 from snngan.config import ClassifyConfig
 
 
@@ -40,7 +41,7 @@ def train(**values: Any) -> None:
     from snngan.training.runlog import ClassifierFolder
 
     if "help" in config.set:
-        click.echo("\n".join(describe_options(config.arch, CLASSIFIERS[config.arch], {})))
+        tell("\n".join(describe_options(config.arch, CLASSIFIERS[config.arch], {})))
         return
     begin(config, ClassifierFolder, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
 
@@ -68,7 +69,6 @@ def evaluate(
 
     With --attack, also their accuracy on adversarial images; with --dknn, also the credibility of their predictions.
     """
-    from snngan.cli.output import notify
     from snngan.evaluation.classifier import evaluate_classifier
     from snngan.evaluation.credibility import Trial
     from snngan.training.device import choose_device
@@ -85,17 +85,17 @@ def evaluate(
         notify=notify,
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(content, indent=2))
+        tell(json.dumps(content, indent=2))
         return
     protocol = content["protocol"]
-    click.echo(f"{protocol['num_images']} images of {protocol['dataset']} {split}, step {protocol['step']}")
+    tell(f"{protocol['num_images']} images of {protocol['dataset']} {split}, step {protocol['step']}")
     for name, statistic in content["figures"].items():
         low, high = statistic["interval"] or (None, None)
         bounds = f"   95 %: {low:.4f} to {high:.4f}" if low is not None else ""
         best = f"   best {statistic['best']:.4f}" if name == "accuracy" and low is not None else ""
-        click.echo(f"  {name:32} {statistic['mean']:8.4f}{bounds}{best}")
+        tell(f"  {name:32} {statistic['mean']:8.4f}{bounds}{best}")
     if "trial" in content:
-        click.echo("\n".join(table_of_trial(content["trial"], content["protocol"])))
+        tell("\n".join(table_of_trial(content["trial"], content["protocol"])))
 
 
 def table_of_trial(rows: list[dict[str, Any]], protocol: dict[str, Any]) -> list[str]:

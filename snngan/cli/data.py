@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from snngan.cli.options import NamedGroup, data_dir_option
+from snngan.cli.output import notify, tell
 
 
 @click.group(cls=NamedGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -20,8 +23,8 @@ def list_(data_dir: str | None) -> None:
 
     for row in list_datasets(data_dir):
         size = "x".join(map(str, row.image_shape))
-        click.echo(f"{row.name:16} {size:9} {row.num_classes:3} classes  {row.where}")
-    click.echo("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W))")
+        tell(f"{row.name:16} {size:9} {row.num_classes:3} classes  {row.where}")
+    tell("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W))")
 
 
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -31,16 +34,15 @@ def list_(data_dir: str | None) -> None:
 @click.option("--dry-run", is_flag=True, help="say where it would come from, and stop")
 def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> None:
     """Read the data set NAME once, keep it as NAME.npz, and say what is in it."""
-    from snngan.cli.output import notify
     from snngan.data import DATASETS
     from snngan.data.datasets import list_datasets, load_dataset
 
     if dry_run:
         DATASETS[name]  # an unknown name is refused
         (where,) = (row.where for row in list_datasets(data_dir) if row.name == name)
-        click.echo(f"{name}: {where}\ndry run: nothing was read, fetched or written")
+        tell(f"{name}: {where}\ndry run: nothing was read, fetched or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)
     size = "x".join(map(str, dataset.image_shape))
-    click.echo(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out images of {size}")
-    click.echo(f"next:\n  snngan train --dataset {name}" + (f" --data-dir {data_dir}" if data_dir else ""))
+    tell(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out images of {size}")
+    tell(f"next:\n  snngan train --dataset {name}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""))

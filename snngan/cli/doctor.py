@@ -9,6 +9,7 @@ import platform
 import click
 
 from snngan.cli.options import data_dir_option
+from snngan.cli.output import tell
 from snngan.version import __version__
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "click", "tensorboard", "mlxtend", "scikit-learn")
@@ -18,13 +19,13 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "click", "tensorboard", "
 @data_dir_option
 def doctor(data_dir: str | None) -> None:
     """Say which versions are installed, which device is used, which data is here, and what is missing."""
-    click.echo(f"snngan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    tell(f"snngan {__version__}, Python {platform.python_version()}, {platform.platform()}")
     problems = []
     for package in PACKAGES:
         try:
-            click.echo(f"  {package:14} {importlib.metadata.version(package)}")
+            tell(f"  {package:14} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            click.echo(f"  {package:14} missing")
+            tell(f"  {package:14} missing")
             problems.append(f"pip install {package}")
     try:
         importlib.import_module("torchvision")
@@ -35,12 +36,12 @@ def doctor(data_dir: str | None) -> None:
     import torch
 
     if torch.cuda.is_available():
-        click.echo(f"device: cuda ({torch.cuda.get_device_name()})")
+        tell(f"device: cuda ({torch.cuda.get_device_name()})")
     else:
-        click.echo(f"device: cpu, {torch.get_num_threads()} threads (no CUDA device: everything runs, more slowly)")
+        tell(f"device: cpu, {torch.get_num_threads()} threads (no CUDA device: everything runs, more slowly)")
     from snngan.data.datasets import list_datasets
 
-    click.echo("data:")
+    tell("data:")
     for row in list_datasets(data_dir):
-        click.echo(f"  {row.name:16} {row.where}")
-    click.echo("problems: " + ("; ".join(problems) if problems else "none"))
+        tell(f"  {row.name:16} {row.where}")
+    tell("problems: " + ("; ".join(problems) if problems else "none"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import MOST, SEED, data_dir_option, device_option
+from snngan.cli.output import draw_plainly, notify, tell
 
 
 @click.command(epilog="Example:  snngan entangle mnist runs/0001-mnist-snnl-pixel --count 5000 --out compared")
@@ -42,7 +43,6 @@ def entangle(
     low, neighbourhoods tell the sides apart. --out also draws the loss against the temperature, the images of A that
     those of B come least near, and the images of B that lie furthest from those of A.
     """
-    from snngan.cli.output import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation.choice import choose_extractor, projection_of
     from snngan.evaluation.comparison import check_new_folder, compare_sources
@@ -66,12 +66,13 @@ def entangle(
         extractor = Pixels() if space == "pixel" else projection_of((first, second), where, notify)
     comparison = compare_sources(real, fake, extractor, count=count, seed=seed)
     if as_json:
-        click.echo(json.dumps(comparison.content, indent=2))
+        tell(json.dumps(comparison.content, indent=2))
     else:
         for line in comparison.lines():
-            click.echo(line)
+            tell(line)
     if out is not None:
+        draw_plainly()
         comparison.write(out)
-        click.echo(f"curve, grids and numbers -> {out}", err=as_json)
+        tell(f"curve, grids and numbers -> {out}", err=as_json)
     elif not as_json:
-        click.echo("the curve and two grids of images: the same with --out FOLDER")
+        tell("the curve and two grids of images: the same with --out FOLDER")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import MOST, SEED, data_dir_option, device_option
+from snngan.cli.output import notify, tell
 
 EPILOG = "Example:  snngan evaluate runs/0001-mnist-snnl-pixel --train-features mnist"
 
@@ -40,7 +41,6 @@ def evaluate(
     RUN may also be a folder of images, an npz file or a data set. Without --features, Inception's are taken where its
     weights are at hand, and else those that --train-features trains.
     """
-    from snngan.cli.output import notify
     from snngan.data.datasets import data_folder
     from snngan.evaluation import measure
     from snngan.evaluation.choice import choose_extractor, open_training_set
@@ -80,14 +80,14 @@ def evaluate(
         fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
     )
     if as_json:
-        click.echo(result.to_json(indent=2))
+        tell(result.to_json(indent=2))
     else:
         for line in result.lines():
-            click.echo(line)
+            tell(line)
     if is_run(run):
         try:
             result.keep(Path(run))
         except OSError as error:
             notify(f"{Path(run) / measure.EVALUATIONS} could not be written ({error.strerror}); going on without")
         if not as_json:
-            click.echo(f"next:\n  snngan sample {shlex.quote(run)} --count 100 --out grid.png")
+            tell(f"next:\n  snngan sample {shlex.quote(run)} --count 100 --out grid.png")

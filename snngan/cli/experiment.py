@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import NamedGroup, data_dir_option, device_option
+from snngan.cli.output import draw_plainly, notify, tell
 from snngan.experiments import PRESETS
 
 
@@ -26,7 +27,7 @@ def list_experiments(word: str) -> None:
         kind = EXPERIMENTS[name]
         line = f"{name:20} {kind.summary} ({kind.source})"
         if word in line:
-            click.echo(line)
+            tell(line)
 
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")
@@ -48,7 +49,6 @@ def run(
     Started again, it goes on with the runs that lie there. smoke takes seconds, cpu minutes to hours on two cores,
     paper wants a GPU.
     """
-    from snngan.cli.output import notify
     from snngan.data.datasets import data_folder
     from snngan.experiments import Setting
     from snngan.experiments.running import run_experiment, sized
@@ -60,10 +60,11 @@ def run(
     words = ["snngan", "experiment", "run", name, "--preset", preset]
     words += [word for each in settings for word in ("--set", each)]
     if dry_run:
-        click.echo(f"{sized(name, preset, settings)}\nfolder     {folder}\ndry run: nothing was written")
+        tell(f"{sized(name, preset, settings)}\nfolder     {folder}\ndry run: nothing was written")
         return
+    draw_plainly()
     setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify)
     finding = run_experiment(name, preset, setting, shlex.join(words), settings)
     for line in finding.text:
-        click.echo(line)
-    click.echo(f"figures, numbers.json, result.md -> {folder}")
+        tell(line)
+    tell(f"figures, numbers.json, result.md -> {folder}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import SEED, device_option, run_argument
+from snngan.cli.output import notify, tell
 
 
 @click.command(epilog="Example:  snngan interpolate runs/0001-mnist-5k-snnl-pixel --side 15 --out plane.png")
@@ -17,7 +18,6 @@ from snngan.cli.options import SEED, device_option, run_argument
 @device_option
 def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None:
     """Draw the images over a plane through RUN's noise space: two directions, walked on great circles."""
-    from snngan.cli.output import notify
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder
@@ -27,5 +27,5 @@ def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None
     folder = RunFolder.open(run)
     generator = generator_of(folder, choose_device(device), notify)
     export_images(sample_images(generator, plane(folder.latent_dim, side, seed)), out, columns=side)
-    click.echo(f"{side} x {side} images -> {out}")
-    click.echo(f"next:\n  snngan board {folder.quoted}")
+    tell(f"{side} x {side} images -> {out}")
+    tell(f"next:\n  snngan board {folder.quoted}")

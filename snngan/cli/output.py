@@ -8,8 +8,6 @@ import time
 
 import click
 
-from snngan.training.distributed import is_first
-
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
 SHOWN_SCALARS = (
@@ -22,10 +20,33 @@ SHOWN_SCALARS = (
 )
 
 
-def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print ``text``; that nobody hears it, for a closed terminal or pipe or a full disk behind it, ends no run."""
+def plain(text: str) -> str:
+    """Return a text without what would steer a terminal, line breaks apart: names may be anyone's."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Print a result; raises ``OSError`` where nobody can hear it."""
+    _echo(plain(text), err=err)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line while training: no closed terminal or pipe, and no full disk behind it, ends a run."""
+    _survive(plain(text), err=err)
+
+
+def _echo(text: str, *, err: bool, nl: bool = True) -> None:
     try:
         click.echo(text, err=err, nl=nl)
+    except UnicodeEncodeError:  # a terminal of another language
+        click.echo(text.encode("ascii", "backslashreplace").decode(), err=err, nl=nl)
+
+
+def _survive(text: str, *, err: bool, nl: bool = True) -> None:
+    try:
+        _echo(text, err=err, nl=nl)
     except BlockingIOError:
         pass  # a slow reader
     except OSError:
@@ -35,8 +56,17 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 def notify(line: str) -> None:
     """Print a line that is no result on standard error; of several processes only the first speaks."""
+    from snngan.training.distributed import is_first  # help needs no torch
+
     if is_first():
         say(line, err=True)
+
+
+def draw_plainly() -> None:
+    """Let matplotlib draw by its own settings: those of the current folder, which may be anyone's, can start LaTeX."""
+    import matplotlib
+
+    matplotlib.rcdefaults()
 
 
 class Progress:
@@ -44,7 +74,7 @@ class Progress:
 
     def __init__(self, steps: int, batch_size: int) -> None:
         self.steps, self.batch_size = steps, batch_size
-        self.in_place = sys.stderr.isatty()
+        self.in_place = sys.stderr is not None and sys.stderr.isatty()
         self.first: tuple[int, float] | None = None  # the end of the first step, which warms up
         self.shown = 0.0
 
@@ -65,15 +95,12 @@ class Progress:
         if done:
             parts.append(f"{duration((self.steps - step) * seconds / done)} left")
         line = "  ".join(parts)
-        self._show(f"\r\x1b[K{line}" if self.in_place else f"{line}\n")
+        _survive(f"\r\x1b[K{line}" if self.in_place else f"{line}\n", err=True, nl=False)
 
     def end(self) -> None:
         """Leave the line."""
         if self.in_place and self.shown:
-            self._show("\n")
-
-    def _show(self, text: str) -> None:
-        say(text, err=True, nl=False)
+            _survive("\n", err=True, nl=False)
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from snngan.cli.output import draw_plainly, tell
+
 
 @click.command(epilog="Example:  snngan report runs/* --out report.html")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -21,5 +23,6 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
 
     if out.exists() and not (force and out.is_file()):
         raise ValueError(f"{out} exists already: choose another --out{', or --force' * out.is_file()}")
+    draw_plainly()
     write_report([RunFolder.open(path) for path in runs], out)
-    click.echo(f"{len(runs)} run{'s' * (len(runs) > 1)} -> {out}")
+    tell(f"{len(runs)} run{'s' * (len(runs) > 1)} -> {out}")

@@ -18,8 +18,9 @@ from snngan.cli.output import Progress, duration, notify, say
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
+from snngan.files import SaveError
 from snngan.intervals import mean_interval
-from snngan.training.checkpoint import SaveError, checkpoint_paths, load_newest, step_of
+from snngan.training.checkpoint import checkpoint_paths, load_newest, step_of
 from snngan.training.classifier import train_classifier
 from snngan.training.distributed import (
     RankLostError,

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import MOST, SEED, device_option, run_argument
+from snngan.cli.output import notify, tell
 
 
 @click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
@@ -22,7 +23,6 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     A name ending in .png gives one grid; in .npz the key `images`, uint8 (N, C, H, W); any other name a new folder of
     PNG files.
     """
-    from snngan.cli.output import notify
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder
@@ -35,5 +35,5 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     generator = generator_of(folder, choose_device(device), notify)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)
-    click.echo(f"{count} images -> {out}")
-    click.echo(f"next:\n  snngan interpolate {folder.quoted} --out plane.png")
+    tell(f"{count} images -> {out}")
+    tell(f"next:\n  snngan interpolate {folder.quoted} --out plane.png")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from snngan.cli.options import GroupedCommand, options_of
+from snngan.cli.output import tell
 from snngan.config import TrainConfig
 
 
@@ -23,6 +24,6 @@ def train(**values: Any) -> None:
     from snngan.training.runlog import RunFolder
 
     if "help" in config.set:
-        click.echo(describe_settings(config.objective, config.arch))
+        tell(describe_settings(config.objective, config.arch))
         return
     begin(config, RunFolder, check_config, make_plan, describe_plan, run_gan)

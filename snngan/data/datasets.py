@@ -61,7 +61,7 @@ def load_dataset(
     if colon and kind in ("folder", "npz"):
         if not place:
             raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
-        path = Path(place).expanduser()
+        path = Path(os.path.expanduser(place))
         if kind == "folder":
             return read_folder(name, path, image_size or 64, skip_broken=skip_broken, notify=notify)
         dataset = read_npz(name, path)
@@ -73,7 +73,7 @@ def load_dataset(
 def absolute_name(name: str) -> str:
     """Return ``folder:PATH`` and ``npz:PATH`` with the path made absolute, any other name as it is."""
     kind, colon, place = name.partition(":")
-    return f"{kind}:{Path(place).expanduser().absolute()}" if colon and kind in ("folder", "npz") else name
+    return f"{kind}:{Path(os.path.expanduser(place)).absolute()}" if colon and kind in ("folder", "npz") else name
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
@@ -95,7 +95,7 @@ def is_here(name: str, data_dir: str | Path | None = None) -> bool:
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
     """Return the folder to look in: ``data_dir``, else what SNNGAN_DATA names, else ``data`` in the current folder."""
-    return Path(data_dir or os.environ.get("SNNGAN_DATA") or "data").expanduser()
+    return Path(os.path.expanduser(data_dir or os.environ.get("SNNGAN_DATA") or "data"))
 
 
 def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Notify) -> Dataset:

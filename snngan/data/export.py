@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from snngan.data import to_uint8
 from snngan.data.pictures import picture, save_png
+from snngan.files import replacing
 
 
 def check_target(path: Path) -> None:
@@ -41,12 +40,10 @@ def export_images(images: Tensor, path: Path, columns: int | None = None) -> Non
     is_points = images.shape[1:] == (1, 1, 2)
     try:
         if path.suffix.lower() == ".png":
-            content = picture(images, columns=columns)
-            _write_whole(path, lambda beside: save_png(content, beside))
+            save_png(picture(images, columns=columns), path)
         elif path.suffix.lower() == ".npz":
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, images=(images if is_points else to_uint8(images)).numpy())
-            _write_whole(path, lambda beside: beside.write_bytes(buffer.getvalue()))
+            with replacing(path) as file:
+                np.savez_compressed(file, images=(images if is_points else to_uint8(images)).numpy())
         elif is_points:
             raise ValueError(f"--out {path}: points have no picture each; give a name ending in .png or .npz")
         else:
@@ -55,13 +52,3 @@ def export_images(images: Tensor, path: Path, columns: int | None = None) -> Non
                 save_png(pixels[index].permute(1, 2, 0).squeeze(2).numpy(), path / f"{index:06d}.png")
     except OSError as error:
         raise ValueError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path`` and rename it, so that a file that was there is replaced or kept."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ URL = f"http://yaroslavvb.com/upload/notMNIST/{ARCHIVE}"
 SIZE = 8458043
 """Bytes of the whole archive; its author gives no checksum."""
 LETTERS = "ABCDEFGHIJ"
-LARGEST, LARGEST_UNPACKED = 1 << 20, 1 << 28
-"""Bytes of one picture, which has some 500, and of the unpacked archive, which has some 30 million."""
+LARGEST, LARGEST_UNPACKED, MOST_FILES = 1 << 20, 1 << 28, 200_000
+"""Bytes of one picture, which has some 500, and of the unpacked archive, which has some 30 million in 18 737 files."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def _pictures(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     if len(content) > LARGEST_UNPACKED:
         raise ValueError(f"it unpacks to more than {LARGEST_UNPACKED >> 20} MiB")
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-        for member in archive:
+        for number, member in enumerate(archive):
+            if member.size < 0 or number == MOST_FILES:  # backwards it would go on for ever
+                raise ValueError("its files are too many, or of less than no bytes")
             letter = Path(member.name).parent.name
             if not member.isfile() or not 0 < member.size <= LARGEST or letter not in tuple(LETTERS):
                 continue

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from snngan.data import to_uint8
+from snngan.files import replacing
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8."""
@@ -54,7 +55,7 @@ def scatter(points: Tensor, behind: Tensor | None = None, size: int = SMALLEST_G
 
 
 def save_png(content: Picture, path: Path) -> None:
-    """Write a picture as a PNG file, its folder made if need be.
+    """Write a picture as a PNG file, its folder made if need be, whole or not at all.
 
     Raises:
         OSError: the file cannot be written.
@@ -62,4 +63,5 @@ def save_png(content: Picture, path: Path) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(content).save(path, format="PNG")
+    with replacing(path, durable=False) as file:
+        Image.fromarray(content).save(file, format="PNG")

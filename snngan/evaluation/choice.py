@@ -14,7 +14,7 @@ from snngan.evaluation.features import INCEPTION_FILE, Extractor, Inception, Pix
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.sources import ImageSource, dataset_source, digest_of, is_run
 from snngan.training.checkpoint import load_newest
-from snngan.training.plan import check_same_data
+from snngan.training.plan import build_objective, check_same_data
 from snngan.training.players import build_players, load_part
 from snngan.training.runlog import RunFolder
 
@@ -76,10 +76,12 @@ class Projection:
     resize = "none"
 
     def __init__(self, run: RunFolder, device: torch.device, notify: Notify) -> None:
-        players = build_players(run.plan, device)
-        if players.discriminator is None or (players.objective.discriminator_dim or 0) < 2:
+        if (build_objective(run.plan).discriminator_dim or 0) < 2:
             raise ValueError(f"{run.path}: {run.plan.objective} learns no space; use --space pixel or features")
-        load_part("discriminator", players.discriminator, load_newest(run.checkpoints, notify)["players"])
+        state = load_newest(run.checkpoints, notify)["players"]
+        players = build_players(run.plan, device, state)
+        assert players.discriminator is not None
+        load_part("discriminator", players.discriminator, state)
         self.players, self.image_shape = players, run.plan.image_shape
         self.name = f"learned space of run {run.path.name}"
         self.digest = digest_of(players.discriminator.state_dict().values())

@@ -151,6 +151,6 @@ def load_members(
         CheckpointError: there is none.
     """
     state = load_newest(run.checkpoints, notify, holds="members")
-    members = build_members(run.plan, device)
+    members = build_members(run.plan, device, state["members"])
     members.load_state_dict(state["members"])
     return members, int(state["step"])

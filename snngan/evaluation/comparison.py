@@ -21,7 +21,7 @@ from snngan.evaluation.features import Extractor, features_of
 from snngan.evaluation.figures import save_curve
 from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.evaluation.twosample import TwoSample, compare
-from snngan.training.checkpoint import write_atomically
+from snngan.files import write_atomically
 from snngan.version import __version__
 
 SHOWN = 64

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from snngan.evaluation.twosample import TwoSample
+from snngan.files import replacing
 
 
 def save_curve(result: TwoSample, path: Path) -> None:
@@ -216,6 +217,6 @@ def save_figure(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     figure.savefig(content, dpi=100)
-    with Image.open(content) as image:
-        image.convert("RGB").quantize(256).save(path, optimize=True)
+    with Image.open(content) as image, replacing(path, durable=False) as file:
+        image.convert("RGB").quantize(256).save(file, format="PNG", optimize=True)
     return path

@@ -21,8 +21,9 @@ from snngan.evaluation.frechet import Moments, frechet_distance
 from snngan.evaluation.kernel import kernel_distance
 from snngan.evaluation.neighbours import neighbour_figures
 from snngan.evaluation.sources import ImageSource, same_channels
+from snngan.files import SaveError
 from snngan.losses.snnl import entanglement
-from snngan.training.checkpoint import SaveError, load_tensors, save_tensors
+from snngan.training.checkpoint import load_tensors, save_tensors
 from snngan.version import __version__
 
 METRICS = {
@@ -202,6 +203,12 @@ def _see_cached(
             state = load_tensors(path)
             moments = Moments(len(state["mean"]))
             moments.count, moments.mean, moments.scatter = int(state["count"]), state["mean"], state["scatter"]
+            dims = len(moments.mean)
+            kept = (moments.mean, (dims,)), (moments.scatter, (dims, dims)), (state["features"], (points, dims))
+            if moments.count != count or any(
+                part.shape != shape or not part.is_floating_point() or not part.isfinite().all() for part, shape in kept
+            ):
+                raise ValueError("numbers of something else")
             return Seen(moments, state["features"], source.first(num_images) if num_images else Tensor())
         except Exception as error:  # a damaged file fails in many ways
             raise ValueError(f"{path} is damaged ({error_line(error)[:100]}): delete it") from error

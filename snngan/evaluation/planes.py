@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from snngan.evaluation.figures import new_figure, save_figure
+from snngan.files import replacing
 
 
 def planes(panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, path: Path) -> Path:
@@ -46,7 +47,10 @@ def moving(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float 
             pictures.append(image.convert("RGB").quantize(32))
     path.parent.mkdir(parents=True, exist_ok=True)
     spent = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [1500]  # the last for long enough to be seen
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=spent, loop=0, optimize=True)
+    with replacing(path, durable=False) as file:
+        pictures[0].save(
+            file, format="GIF", save_all=True, append_images=pictures[1:], duration=spent, loop=0, optimize=True
+        )
     return path
 
 

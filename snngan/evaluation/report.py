@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from snngan.evaluation.measure import EVALUATIONS
-from snngan.training.checkpoint import write_atomically
+from snngan.files import write_atomically
 from snngan.training.runlog import ClassifierFolder, RunFolder
-from snngan.untrusted import read_json, read_lines
+from snngan.untrusted import check_regular, read_json, read_lines
 from snngan.version import __version__
 
 MOST_STEPS = 1 << 53
 """Steps beyond it are no longer told apart as numbers of a plot."""
+LARGEST_VALUE, LONGEST_TAG = 1e100, 100
+"""Numbers that a plot can scale, and characters of its title."""
 MOST_PLOTS, MOST_ROWS = 60, 200
 """More than any run has: the page of a hostile one ends there."""
 GRIDS = 6
@@ -63,7 +65,7 @@ def write_report(runs: Sequence[RunFolder], path: Path) -> None:
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>\n" + "\n".join(body) + "\n</html>\n"
     )
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="backslashreplace"))
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -73,6 +75,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         names = ["/".join(each[-length:]) for each in parts]
         if len(set(names)) == len(set(parts)):
             break
+    names = [name.encode(errors="backslashreplace").decode() for name in names]
     return [name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
             for place, name in enumerate(names)]  # fmt: skip
 
@@ -114,15 +117,34 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     yield "</div>"
 
 
-def read_metrics(run: RunFolder | ClassifierFolder) -> dict[str, tuple[list[int], list[float]]]:
-    """Return the steps and values of each tag in the run's ``metrics.jsonl``; unfinished lines are passed over."""
-    found: dict[str, tuple[list[int], list[float]]] = {}
+class Readings(dict[str, tuple[list[int], list[float]]]):
+    """Steps and values by tag; to ask for a tag that is not there raises ``ValueError``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def __missing__(self, tag: str) -> NoReturn:
+        raise ValueError(f"{self.path} holds no reading of {tag}: remove its folder, and it is trained anew")
+
+
+def read_metrics(run: RunFolder | ClassifierFolder) -> Readings:
+    """Return the steps and values of each tag in the run's ``metrics.jsonl``.
+
+    Unfinished lines are passed over, and what no run logs: endless tags and numbers that no plot can hold.
+    """
+    found = Readings(run.path / "metrics.jsonl")
     for values in read_lines(run.path / "metrics.jsonl"):
         step = values.pop("step", None)
         if type(step) is not int or abs(step) > MOST_STEPS:
             continue
         for tag, value in values.items():
-            if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:
+            if (
+                isinstance(value, (int, float))
+                and abs(value) <= LARGEST_VALUE
+                and len(tag) <= LONGEST_TAG
+                and tag.isprintable()
+            ):
                 steps, numbers = found.setdefault(tag, ([], []))
                 steps.append(step)
                 numbers.append(float(value))
@@ -145,7 +167,8 @@ def _plot(tag: str, lines: dict[str, tuple[list[int], list[float]]], names: Sequ
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7)
     content = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": tag}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": tag}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that its font lacks: a browser has others
         figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()[content.getvalue().index("<svg") :]
 
@@ -154,12 +177,14 @@ def _grids(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     """Yield each run's sample grids through time."""
     yield "<h2>Samples through time</h2>"
     for run, name in zip(runs, names, strict=True):
-        paths = sorted(path for path in run.samples.glob("step-*.png") if path.is_file() and not path.is_symlink())
+        paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
+        paths = [path for path in paths if path.is_file() and not path.is_symlink()]
         places = sorted(
             {round(place * (len(paths) - 1) / max(1, GRIDS - 1)) for place in range(GRIDS)} if paths else []
         )
         yield f"<h3>{escape(name)}</h3><div>"
         for path in (paths[place] for place in places):
+            check_regular(path)
             picture = base64.b64encode(path.read_bytes()).decode()
             step = path.stem.removeprefix("step-").lstrip("0") or "0"
             yield (

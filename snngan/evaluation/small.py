@@ -13,8 +13,9 @@ from snngan.data import Dataset, error_line, to_unit_range
 from snngan.data.datasets import Notify
 from snngan.evaluation.features import SmallClassifier, SmallFeatures
 from snngan.evaluation.sources import digest_of
+from snngan.files import SaveError
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import SaveError, load_tensors, save_tensors
+from snngan.training.checkpoint import load_tensors, save_tensors
 
 EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
 
@@ -36,10 +37,10 @@ def trained_features(
     Raises:
         ValueError: the data set has no labels, only one class, images too small, or the file there is no such network.
     """
-    if dataset.train_labels is None or dataset.is_points or min(dataset.image_shape[1:]) < 4:
+    if not _is_trainable(dataset):
         raise ValueError(
-            f"{dataset.name}: features are trained on pictures with labels, of 4 pixels a side or more; "
-            "use --features inception or pixels"
+            f"{dataset.name}: features are trained on pictures of 4 pixels a side or more, with labels that number "
+            "the classes from 0 on; use --features inception or pixels"
         )
     features = kept_features(dataset, folder, device)
     if features is None and also is not None:
@@ -65,7 +66,7 @@ def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "
     Raises:
         ValueError: the file there is no such network.
     """
-    if dataset.train_labels is None or not (path := _path(dataset, folder)).exists():
+    if not _is_trainable(dataset) or not (path := _path(dataset, folder)).exists():
         return None
     network = _blank(dataset)
     try:
@@ -73,6 +74,16 @@ def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "
     except Exception as error:  # a file of another kind fails in many ways
         raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
     return _features(dataset, network.to(device))
+
+
+def _is_trainable(dataset: Dataset) -> bool:
+    labels = dataset.train_labels
+    return (
+        labels is not None
+        and not dataset.is_points
+        and min(dataset.image_shape[1:]) >= 4
+        and 0 <= int(labels.min()) <= int(labels.max()) < len(labels)  # there is no class without an image
+    )
 
 
 def _features(dataset: Dataset, network: SmallClassifier) -> SmallFeatures:

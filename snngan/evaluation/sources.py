@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def open_source(
     """
     kind, colon, place = text.partition(":")
     told = bool(colon) and kind in ("folder", "npz")
-    path = Path(place if told else text).expanduser()
+    path = Path(os.path.expanduser(place if told else text))
     known = text in DATASETS.names()
     if told and not place:
         raise ValueError(f"{text} needs a path after the colon: {kind}:PATH")
@@ -145,7 +146,7 @@ def _folder_source(folder: Path, image_size: int | None) -> ImageSource:
     state = hashlib.blake2b(f"{image_size}".encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
-        state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode())
+        state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
 
     def read(places: range) -> Tensor:
         pictures = [read_picture(paths[place], image_size) for place in places]

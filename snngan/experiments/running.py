@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,9 @@ from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
+from snngan.files import write_atomically
 from snngan.intervals import summary
-from snngan.training.checkpoint import checkpoint_paths, load_newest, load_tensors, save_tensors, write_atomically
+from snngan.training.checkpoint import checkpoint_paths, load_newest, load_tensors, save_tensors
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.environment import environment
@@ -150,9 +150,6 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tu
     Raises:
         ValueError: what lies there is another run, no run, or one that is being trained.
     """
-    if path.exists() and not checkpoint_paths(path / "checkpoints"):
-        with kind.open(path).locked():
-            shutil.rmtree(path)  # a run that was stopped before there was anything to go on with
     if not path.exists():
         setting.notify(f"{path.name}: {plan.steps} steps")
         run = kind.create(path, plan, setting.device)
@@ -165,6 +162,11 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tu
     if known != plan:
         raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
     with run.locked():
+        if not checkpoint_paths(run.checkpoints):  # it was stopped before there was anything to go on with
+            run.rewind(-1)
+            setting.notify(f"{path.name}: {plan.steps} steps")
+            yield run, None
+            return
         start = load_newest(run.checkpoints, setting.notify, holds="players" if kind is RunFolder else "members")
         if start["step"] < plan.steps:
             setting.notify(f"{path.name}: {plan.steps} steps from step {start['step']}")

@@ -24,9 +24,9 @@ from snngan.evaluation.planes import scatter
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.autoencoders import Autoencoders
 from snngan.experiments.running import shown
+from snngan.files import write_atomically
 from snngan.intervals import summary
 from snngan.selfsupervised import cluster
-from snngan.training.checkpoint import write_atomically
 from snngan.training.classifier import reading_order
 from snngan.training.classifier_plan import check_labels
 

@@ -8,7 +8,6 @@ conform no better. Papernot and McDaniel 2018, "Deep k-Nearest Neighbors", algor
 from __future__ import annotations
 
 import json
-import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from snngan.files import replacing
 from snngan.registry import unknown_name
 from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
 
@@ -158,13 +158,8 @@ class DkNN:
         tensors |= {"labels": self.labels, "calibration": self.calibration}
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         arrays["settings"] = json.dumps({name: getattr(self, name) for name in SETTINGS})
-        beside = path.with_name(f"{path.name}.part")
-        try:
-            with open(beside, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> DkNN:
@@ -184,9 +179,10 @@ class DkNN:
                 raise ValueError(f"{settings['num_classes']} classes")
             labels, calibration = tensors.pop("labels"), tensors.pop("calibration")
             layers = {name.removeprefix("points/"): points for name, points in tensors.items()}
+            for name, numbers in (("labels", labels), ("calibration", calibration)):
+                if numbers.dtype != torch.int64 or numbers.dim() != 1:
+                    raise ValueError(f"{name} of shape {tuple(numbers.shape)} {numbers.dtype}")
             dknn = cls(layers, labels, **settings)
-            if calibration.dtype != torch.int64 or calibration.dim() != 1:
-                raise ValueError(f"calibration of shape {tuple(calibration.shape)} {calibration.dtype}")
         except Exception as error:  # a damaged or hostile archive fails in many ways
             raise ValueError(f"{path} is not a saved DkNN: {error}") from error
         dknn.calibration = calibration

@@ -7,7 +7,6 @@ A checkpoint is an ordinary ``torch.save`` file, ``step-00001000.pt``, with its 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from snngan.files import SaveError, write_atomically
 from snngan.tensors import PickledCodeError, pack_tensors, read_tensors
 from snngan.untrusted import check_regular
 
@@ -24,10 +24,6 @@ KEEP = 3
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or not to be trusted."""
-
-
-class SaveError(RuntimeError):
-    """A file of the run that could not be written; what was there before is unharmed."""
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -70,35 +66,6 @@ def load_tensors(path: Path) -> Any:
     """Return what :func:`save_tensors` wrote, without running anything; raises ``ValueError``."""
     check_regular(path)
     return read_tensors(path.read_bytes())
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write ``content`` to ``path`` so that after a crash at any moment the old or the new content is there, whole.
-
-    Raises:
-        SaveError: it could not be written; the old content stays.
-    """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync(path.parent)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until ``path``, a file or a folder, is on the disk as it stands; raises ``OSError``."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def clear_after(folder: Path, step: int) -> None:

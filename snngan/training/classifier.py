@@ -80,7 +80,7 @@ def train_classifier(
     agreed(lambda: check_same_labelled_data(plan, dataset))
     check_same_step(0 if start is None else start["step"])
     first = is_first()  # of several processes it reads figures and writes
-    members = build_members(plan, device)
+    members = build_members(plan, device, None if start is None else start["members"])
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
     networks = [f"network of seed {seed}" for seed in plan.seeds]

@@ -161,6 +161,8 @@ def _check_plan(plan: ClassifyPlan) -> None:
     parse_regularizer(plan.regularizer, plan.distance)
     parse_adversary(plan.adversary)
     parse_seeds(",".join(map(str, plan.seeds)))
+    if type(plan.num_classes) is not int:
+        raise TypeError("num_classes is no whole number")
     if not plan.layers or plan.num_classes < 2 or plan.schedule_steps < 1:
         wrong = f"layers {plan.layers}, num_classes {plan.num_classes}, schedule_steps {plan.schedule_steps}"
         raise ValueError(f"the run's plan has {wrong}; expected some layers, 2 classes and 1 step or more")

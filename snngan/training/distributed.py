@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from snngan.files import SaveError
 from snngan.losses.gather import across_ranks, mean_over_ranks, rank_and_ranks
-from snngan.training.checkpoint import SaveError
 from snngan.training.device import choose_device
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from snngan.data import to_uint8
 from snngan.data.pictures import Picture, grid
-from snngan.training.checkpoint import write_atomically
+from snngan.files import write_atomically
 
 PREFIX = "events.out.tfevents."
 """How the names of event files begin; a time in seconds follows."""

@@ -75,7 +75,7 @@ def train_gan(
     check_share(options.batch_size)
     agreed(lambda: check_same_data(plan, dataset))
     check_same_step(0 if start is None else start["step"])
-    players = build_players(plan, device)
+    players = build_players(plan, device, None if start is None else start["players"])
     batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_ranks())
     first = is_first()  # of several processes it reads figures and writes
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))

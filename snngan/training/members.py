@@ -24,7 +24,7 @@ from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
 from snngan.training.loop import remembered
 from snngan.training.optimizers import make_optimizer
-from snngan.training.players import fitting, load_part
+from snngan.training.players import check_shapes, fitting, load_part
 
 
 class Members(ABC):
@@ -93,9 +93,6 @@ class Members(ABC):
         Raises:
             CheckpointError: that was of other networks.
         """
-        count = len(self._networks)
-        if len(state.get("networks", ())) != count or len(state.get("temperatures", ())) != count:
-            raise CheckpointError(f"the checkpoint does not fit the run's config.json: it is not of {count} networks")
         for number, (network, losses) in enumerate(zip(self._networks, self.temperatures, strict=True)):
             with fitting("network"):
                 network.load_state_dict(state["networks"][number])
@@ -122,11 +119,23 @@ def starts_of(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(seed, f"attack at step {step}{where}"))
 
 
-def build_members(plan: ClassifyPlan, device: torch.device) -> Members:
+def build_members(plan: ClassifyPlan, device: torch.device, state: Any = None) -> Members:
     """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on one GPU.
 
-    On several ranks they take turns: what crosses ranks does not vectorise.
+    On several ranks they take turns: what crosses ranks does not vectorise. Where they are to take a saved ``state``,
+    that is held against the plan first, which may be anyone's.
+
+    Raises:
+        CheckpointError: ``state`` is of other networks.
     """
+    if state is not None:
+        with fitting("networks"):
+            if len(state["networks"]) != len(plan.seeds) or len(state["temperatures"]) != len(plan.seeds):
+                raise CheckpointError(
+                    f"the checkpoint does not fit the run's config.json: it is not of {len(plan.seeds)} networks"
+                )
+            for saved in state["networks"]:
+                check_shapes("network", lambda: build_network(plan, 0), {"network": saved})
     vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
     vectorised = vectorised and len(plan.seeds) > 1 and not across_ranks()
     return Vectorised(plan, device) if vectorised else InTurn(plan, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,6 +109,18 @@ def load_part(name: str, part: Any, state: dict[str, Any]) -> None:
         part.load_state_dict(state[name])
 
 
+def check_shapes(name: str, build: Callable[[], nn.Module], state: Any) -> None:
+    """Refuse ``state[name]`` where it is not of the network that ``build`` makes, before memory is taken for that.
+
+    Raises:
+        CheckpointError: it is missing, or of another shape.
+    """
+    with fitting(name), torch.device("meta"):
+        shapes = {key: part.shape for key, part in build().state_dict().items()}
+        if shapes != {key: part.shape for key, part in state[name].items()}:
+            raise ValueError("other shapes")
+
+
 @contextmanager
 def fitting(name: str) -> Iterator[None]:
     """Turn what goes wrong while a checkpoint's part is taken over into the ``CheckpointError`` that names it."""
@@ -120,13 +132,21 @@ def fitting(name: str) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint does not fit the run's config.json: its {name} is another") from error
 
 
-def build_players(plan: Plan, device: torch.device) -> Players:
+def build_players(plan: Plan, device: torch.device, state: Any = None) -> Players:
     """Return fresh players for ``plan`` on ``device``; the same seed gives the same weights.
+
+    Where they are to take a saved ``state``, that is held against the plan first, which may be anyone's.
 
     Raises:
         ValueError: the architecture cannot make images of the plan's shape.
+        CheckpointError: ``state`` is of other networks.
     """
     objective, architecture = build_objective(plan), build_architecture(plan)
+    if state is not None:
+        dim = objective.discriminator_dim
+        check_shapes("generator", lambda: architecture.generator(plan.image_shape), state)
+        if dim is not None:
+            check_shapes("discriminator", lambda: architecture.discriminator(plan.image_shape, dim), state)
     layout = preferred_layout(device, plan.precision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(plan.seed, "weights"))

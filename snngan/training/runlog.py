@@ -21,7 +21,8 @@ from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
-from snngan.training.checkpoint import SaveError, clear_after, save_checkpoint, sync, write_atomically
+from snngan.files import SaveError, sync, write_atomically
+from snngan.training.checkpoint import clear_after, save_checkpoint
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.environment import changes_since, environment
 from snngan.training.events import EventFile, write_projection
@@ -159,8 +160,13 @@ class Folder(ABC, Generic[P]):
             os.close(handle)
 
     def check_links(self) -> None:
-        """Raise ``ValueError`` where a link would lead what is written out of the folder: it may be anyone's."""
+        """Raise ``ValueError`` where a link would lead what is written out of the folder, which may be anyone's.
+
+        And where there is a pipe or a device, whose writer may wait for ever.
+        """
         for path in self.path.rglob("*"):  # not through links
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path} is no ordinary file; remove it")
             real = os.path.realpath(path)
             if path.is_symlink() and not Path(real).is_relative_to(os.path.realpath(self.path)):
                 raise ValueError(f"{path} is a link out of the run's folder, to {real}; move that to where the link is")
@@ -172,8 +178,8 @@ class Folder(ABC, Generic[P]):
 
     @property
     def quoted(self) -> str:
-        """The folder's path as a shell takes it."""
-        return shlex.quote(str(self.path))
+        """The folder's path as a shell takes it, and commands after that."""
+        return shlex.quote(f"./{self.path}" if str(self.path).startswith("-") else str(self.path))
 
     @property
     def checkpoints(self) -> Path:

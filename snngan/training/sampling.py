@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from snngan.config import Plan
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_architecture
-from snngan.training.players import fitting, load_part
+from snngan.training.players import check_shapes, load_part
 from snngan.training.runlog import RunFolder
+from snngan.untrusted import check_memory
 
 CHUNK = 100
 """Images generated at a time, always so many, so that the first images do not depend on how many follow."""
@@ -43,12 +45,10 @@ def load_generator(
 
 def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
     """Return the averaged generator of an opened run, as :func:`load_generator` does."""
+    size = "x".join(map(str, run.plan.image_shape))
+    check_memory(16 * CHUNK * math.prod(run.plan.image_shape), f"{CHUNK} images of {size}")
     state = load_newest(run.checkpoints, notify)
-    with torch.device("meta"):  # before memory is taken for it
-        shapes = {name: part.shape for name, part in blank_generator(run.plan).state_dict().items()}
-    with fitting("averaged"):
-        if shapes != {name: part.shape for name, part in state["players"]["averaged"].items()}:
-            raise ValueError("other shapes")
+    check_shapes("averaged", lambda: blank_generator(run.plan), state["players"])
     generator = blank_generator(run.plan)
     load_part("averaged", generator, state["players"])
     return generator.to(device)

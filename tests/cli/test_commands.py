@@ -290,5 +290,5 @@ def test_board_hands_over_to_tensorboard(finished: Path, monkeypatch: pytest.Mon
     ((path, arguments),) = called
     assert path == arguments[0] == sys.executable
     assert arguments[1:] == [
-        "-m", "tensorboard.main", "--logdir", str(finished), "--host", "localhost", "--port", "6123",
+        "-P", "-m", "tensorboard.main", f"--logdir={finished}", "--host=localhost", "--port=6123",
     ]  # fmt: skip

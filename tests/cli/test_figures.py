@@ -15,7 +15,7 @@ from PIL import Image
 
 from snngan.data.datasets import load_dataset
 from snngan.evaluation import twosample
-from snngan.training.checkpoint import SaveError
+from snngan.files import SaveError
 
 Cli = Callable[..., Any]
 

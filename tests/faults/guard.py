@@ -43,7 +43,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         _check_place(event, arguments[0])
     if event.startswith(WRITING):
         for path in (each for each in arguments if isinstance(each, str | bytes)):
-            _check_place(event, path)
+            _check_place(event, path, follow=event not in ("os.remove", "os.rename"))
 
 
 def _is_harmless(arguments: tuple[Any, ...]) -> bool:
@@ -57,8 +57,9 @@ def _is_for_writing(arguments: tuple[Any, ...]) -> bool:
     return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def _check_place(event: str, path: str | bytes) -> None:
-    real = os.path.realpath(os.fsdecode(path))
+def _check_place(event: str, path: str | bytes, *, follow: bool = True) -> None:
+    folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+    real = os.path.realpath(f"{folder}/{name}") if follow else f"{os.path.realpath(folder)}/{name}"
     if real != "/dev/null" and not real.startswith(f"{_place}/") and real != _place:
         raise ForbiddenError(f"{event} {real} is outside {_place}")
 

@@ -21,15 +21,23 @@ import torch
 from PIL import Image
 
 from snngan.config import ClassifyConfig, TrainConfig
-from snngan.data import DATASETS, Dataset
+from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.data.folder import image_paths, is_grey, read_folder
 from snngan.data.npz import read_images, read_npz
-from snngan.evaluation.report import _figures, read_evaluations, read_metrics
+from snngan.evaluation.features import Pixels
+from snngan.evaluation.measure import evaluate
+from snngan.evaluation.report import _curves, _figures, read_evaluations, read_metrics
+from snngan.evaluation.small import trained_features
+from snngan.evaluation.sources import _array_source, dataset_source
 from snngan.robustness.dknn import DkNN
+from snngan.tensors import pack_tensors
 from snngan.training.checkpoint import load_newest
+from snngan.training.classifier import restore as restore_classifier
+from snngan.training.classifier import snapshot as classifier_snapshot
 from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.gan import restore, snapshot
+from snngan.training.members import Members, build_members
 from snngan.training.plan import make_plan
 from snngan.training.players import Players, build_players
 from snngan.training.runlog import ClassifierFolder, Folder, RunFolder, open_folder
@@ -94,30 +102,17 @@ def run_in(folder: Path) -> RunFolder:
     return RunFolder.create(folder / "run", make_plan(config, few()), CPU)
 
 
-class Checkpoint(Target):
-    """The newest checkpoint of a run, with a checksum that fits, and what is made of it."""
+class Saved(Target):
+    """The newest checkpoint of a run, with a checksum that fits; the first bit of the form: its pickle alone."""
 
-    name = "checkpoint"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.run = run_in(folder)
-        players, batches, noise = self._fresh()
-        images = players.generator(torch.randn(4, players.latent_dim))
-        images.square().mean().backward()  # type: ignore[no-untyped-call]
-        players.generator_optimizer.step()
-        self.run.checkpoints.mkdir()
-        self.path = self.run.checkpoints / "step-00000002.pt"
-        buffer = io.BytesIO()
-        torch.save(snapshot(2, players, batches, noise, CPU), buffer)
-        self.whole = buffer.getvalue()
-        with zipfile.ZipFile(buffer) as archive:
+    def __init__(self, run: Folder[Any], state: dict[str, Any]) -> None:
+        super().__init__(run.path.parent)
+        self.checkpoints = run.checkpoints
+        self.checkpoints.mkdir()
+        self.whole = bytes(pack_tensors(state))
+        with zipfile.ZipFile(io.BytesIO(self.whole)) as archive:
             self.parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
         (self.head,) = (name for name in self.parts if name.endswith("data.pkl"))
-
-    def _fresh(self) -> tuple[Players, Batches, torch.Generator]:
-        players = build_players(self.run.plan, CPU)
-        return players, Batches(few().train_images, 8, seed=0, device=CPU), torch.Generator()
 
     def seeds(self) -> list[bytes]:
         return [b"\0" + self.whole, b"\1" + self.parts[self.head]]
@@ -129,16 +124,118 @@ class Checkpoint(Target):
                 for name, part in self.parts.items():
                     archive.writestr(name, content if name == self.head else part)
             content = buffer.getvalue()
-        self.path.write_bytes(content)
-        self.path.with_name(f"{self.path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  x\n")
-        state = load_newest(self.run.checkpoints)
+        path = self.checkpoints / "step-00000002.pt"
+        path.write_bytes(content)
+        path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  x\n")
+        self.take_over()
+
+    @abstractmethod
+    def take_over(self) -> None:
+        """Load the checkpoint as a resumed run does, and take a step."""
+
+
+class Checkpoint(Saved):
+    """A generator's checkpoint."""
+
+    name = "checkpoint"
+
+    def __init__(self, folder: Path) -> None:
+        self.run = run_in(folder)
         players, batches, noise = self._fresh()
+        images = players.generator(torch.randn(4, players.latent_dim))
+        images.square().mean().backward()
+        players.generator_optimizer.step()
+        super().__init__(self.run, snapshot(2, players, batches, noise, CPU))
+
+    def _fresh(self, state: Any = None) -> tuple[Players, Batches, torch.Generator]:
+        players = build_players(self.run.plan, CPU, state)
+        return players, Batches(few().train_images, 8, seed=0, device=CPU), torch.Generator()
+
+    def take_over(self) -> None:
+        state = load_newest(self.checkpoints)
+        players, batches, noise = self._fresh(state["players"])
         restore(state, players, batches, noise, CPU)
         players.sample(torch.zeros(2, players.latent_dim))
         batches.next()
         for weight in players.generator.parameters():
             weight.grad = torch.ones_like(weight)
         players.generator_optimizer.step()
+
+
+class ClassifierCheckpoint(Saved):
+    """A classifier's checkpoint, of two networks that take turns."""
+
+    name = "classifier"
+
+    def __init__(self, folder: Path) -> None:
+        words = ClassifyConfig(
+            arch="feedforward",
+            set=("widths=4-4",),
+            batch_size=8,
+            seeds="0:2",
+            ensemble="in-turn",
+            temperature="learned:1",
+        )
+        self.plan = make_classify_plan(words, few())
+        members, batches = self._fresh()
+        self._step(members, batches)
+        state = classifier_snapshot(2, members, batches, CPU)
+        super().__init__(ClassifierFolder.create(folder / "run", self.plan, CPU), state)
+
+    def _fresh(self, state: Any = None) -> tuple[Members, list[Batches]]:
+        dataset = few()
+        members = build_members(self.plan, CPU, state)
+        return members, [
+            Batches(dataset.train_images, 8, seed=seed, device=CPU, labels=dataset.train_labels) for seed in (0, 1)
+        ]
+
+    def _step(self, members: Members, batches: list[Batches]) -> None:
+        images, labels = (
+            torch.stack(halves) for halves in zip(*(each.next_labelled() for each in batches), strict=True)
+        )
+        members.optimizer.zero_grad()
+        members.backward(images, labels, -0.1)
+        members.optimizer.step()
+
+    def take_over(self) -> None:
+        state = load_newest(self.checkpoints, holds="members")
+        members, batches = self._fresh(state["members"])
+        restore_classifier(state, members, batches, CPU)
+        self._step(members, batches)
+
+
+class Kept(Target):
+    """What ``snngan evaluate`` keeps: the features of a data set, and its small classifier."""
+
+    name = "kept"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.few, images = few(), to_unit_range(few().test_images)
+        self.made = _array_source("made", None, images, None)
+        trained_features(self.few, folder)
+        (self.network,) = folder.glob("*.pt")
+        self._evaluate()
+        (self.features,) = folder.glob("seen-*.pt")
+        self.written = [path.read_bytes() for path in (self.network, self.features)]
+
+    def seeds(self) -> list[bytes]:
+        return [bytes([form]) + content for form, content in enumerate(self.written)]
+
+    def read(self, form: int, content: bytes) -> None:
+        path = (self.network, self.features)[form % 2]
+        path.write_bytes(content)
+        try:
+            if form % 2:
+                self._evaluate()
+            else:
+                trained_features(self.few, self.folder)
+        finally:
+            path.write_bytes(self.written[form % 2])
+
+    def _evaluate(self) -> None:
+        real = dataset_source(self.few, "train")
+        evaluate(self.made, real, Pixels(), metrics=("fid", "kid"), count=20, points=20, cache=self.folder)
 
 
 class Config(Target):
@@ -184,6 +281,8 @@ class Metrics(Target):
             (self.run.path / name).write_bytes(content)
         self.run.last_logged()
         read_metrics(self.run)
+        if not form % 32:  # drawing takes long
+            list(_curves([self.run], ["run"]))
         list(_figures([self.run], ["run"]))
         read_evaluations(self.run)
         self.run.rewind(1)
@@ -329,4 +428,4 @@ class Pictures(Target):
             path.unlink()
 
 
-TARGETS = {kind.name: kind for kind in (Checkpoint, Config, Metrics, Npz, Idx, Pictures)}
+TARGETS = {kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, Config, Kept, Metrics, Npz, Idx, Pictures)}

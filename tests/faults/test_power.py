@@ -35,7 +35,7 @@ class Disk:
 
         def watched(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
             file = opened(path, mode, *rest, **options)
-            if "w" in mode:
+            if set("wx") & set(mode):
                 self.names[file.fileno()] = Path(path).name
                 self.note("write", Path(path).name)
             return file

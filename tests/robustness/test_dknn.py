@@ -178,6 +178,12 @@ def test_what_is_no_index_is_refused_and_not_run(tmp_path: Path, monkeypatch: py
         with pytest.raises(ValueError, match=f"{name} is not a saved DkNN"):
             DkNN.load(Path(name))
     assert not Path("ran").exists()
+    layers, labels = points(100, 0)
+    DkNN(layers, labels).save(Path("short.npz"))
+    arrays = dict(np.load("short.npz"))
+    np.savez("short.npz", **(arrays | {"labels": arrays["labels"].astype(np.int16)}))
+    with pytest.raises(ValueError, match=r"short\.npz is not a saved DkNN: labels of shape"):
+        DkNN.load(Path("short.npz"))
 
 
 def test_what_is_refused() -> None:

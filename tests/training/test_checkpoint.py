@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from snngan.training.checkpoint import KEEP, CheckpointError, SaveError, load_newest, save_checkpoint, write_atomically
+from snngan.files import SaveError, write_atomically
+from snngan.training.checkpoint import KEEP, CheckpointError, load_newest, save_checkpoint
 
 
 def state_of(step: int) -> dict[str, Any]:

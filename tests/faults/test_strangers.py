@@ -1,0 +1,259 @@
+"""Folders of strangers, and odd places to run in: nothing of theirs runs, is followed, or steers a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faults.targets import TARGETS
+from faults.words import CLASSIFIER, GAME, furnish, outcome
+from torch import nn
+
+import snngan
+from snngan.cli import main
+from snngan.evaluation.report import read_metrics
+from snngan.experiments import Setting
+from snngan.experiments.running import run_experiment
+from snngan.training.checkpoint import load_tensors, save_tensors
+from snngan.training.runlog import RunFolder
+
+Outcome = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("strangers")
+    furnish(folder)
+    return folder
+
+
+@pytest.fixture
+def here(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a generator's and a classifier's run and a few images, which is the current one."""
+    folder = tmp_path / "here"
+    shutil.copytree(original, folder, symlinks=True, ignore=lambda _, names: [n for n in names if "pipe" in n])
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def said(command: str | list[str], folder: Path, status: int = 0) -> str:
+    """Return what a command says that writes below ``folder`` alone."""
+    found, text = outcome(command.split() if isinstance(command, str) else command, folder)
+    assert found == status, text
+    assert "Traceback" not in text
+    return text
+
+
+def change(file: Path, **plan: Any) -> None:
+    content = json.loads(file.read_text())
+    content["plan"] |= plan
+    file.write_text(json.dumps(content))
+
+
+def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(tmp_path, "tensorboard").mkdir()
+    Path(tmp_path, "tensorboard", "__init__.py").write_text("")
+    for name in ("tensorboard/main.py", "numpy.py"):
+        Path(tmp_path, name).write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    called: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: called.append(arguments))
+    with pytest.raises(SystemExit):
+        main(["board", "."])
+    done = subprocess.run([*called[0], "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout[0].isdigit()
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "beside"),
+    [
+        ("sample run --out grid.png --count 4", ".grid.png.part"),
+        ("sample run --out grid.npz --count 4", ".grid.npz.part"),
+        ("report run --out page.html", ".page.html.part"),
+        ("evaluate run --features pixels --metrics fid --count 20", "data/features/.seen-*.pt.part"),
+        ("evaluate --train-features npz:few.npz", "data/features/.few.npz-*.pt.part"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_lies_in_the_way_is_not_written_through(here: Path, command: str, beside: str, kind: str) -> None:
+    victim = here.with_name("victim")
+    victim.write_text("mine")
+    path = here / beside
+    if "*" in beside:  # named by what it holds
+        said([*command.split(), "--device", "cpu"], here)
+        (found,) = path.parent.glob(path.name.removesuffix(".part")[1:])
+        found.unlink()
+        path = found.with_name(f".{found.name}.part")
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(victim)
+    device = [] if command.startswith("report") else ["--device", "cpu"]
+    said([*command.split(), *device], here)
+    assert victim.read_text() == "mine"
+    assert not list(here.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".config.json.part", "projector"])
+def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
+    path = here / "run" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert said("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is no ordinary file; remove it\n"
+
+
+def test_a_terminal_is_not_steered(here: Path) -> None:
+    config = here / "run" / "config.json"
+    content = json.loads(config.read_text())
+    content["environment"]["torch"] = "1\x1b]0;owned\x07\x1b[2J\rError: no"
+    config.write_text(json.dumps(content))
+    text = said("resume run --steps 9 --device cpu", here)
+    assert r"begun with 1\x1b]0;owned\x07\x1b[2J\rError: no of torch" in text
+    assert all(each.isprintable() or each == "\n" for each in text)
+
+
+@pytest.mark.parametrize("label", [10**6, 2**62, 2**63 - 1])
+def test_labels_take_no_more_memory_than_there_are_images(here: Path, label: int) -> None:
+    with np.load("few.npz") as file:
+        arrays = dict(file)
+    arrays["train_labels"][0] = label
+    np.savez("labels.npz", **arrays)
+    text = said("evaluate --train-features npz:labels.npz --device cpu", here, 2)
+    assert "labels that number the classes from 0 on" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "command", "plan"),
+    [
+        ("classifier", "classify evaluate classifier", {"num_classes": 10**12}),
+        ("classifier", "classify evaluate classifier", {"num_classes": 2.5}),
+        ("classifier", "resume classifier --steps 9", {"num_classes": 10**12}),
+        ("run", "resume run --steps 9", {"arch_options": {"width": 16384, "latent_dim": 65536}}),
+        ("run", "sample run --out new.png", {"arch_options": {"width": 16384, "latent_dim": 65536}}),
+        ("run", "sample run --out new.png --count 1", {"image_shape": [3, 4096, 4096]}),
+        ("run", "interpolate run --out new.png", {"image_shape": [3, 4096, 4096]}),
+        ("run", "evaluate run --features pixels", {"image_shape": [3, 4096, 4096]}),
+    ],
+)
+def test_a_plan_takes_no_memory_before_it_is_known_to_fit(
+    here: Path, monkeypatch: pytest.MonkeyPatch, run: str, command: str, plan: dict[str, Any]
+) -> None:
+    change(here / run / "config.json", **plan)
+    normal = nn.Linear.__init__
+
+    def small(self: nn.Linear, inputs: int, outputs: int, *rest: Any, **options: Any) -> None:
+        assert inputs * outputs < 10**7 or torch.empty(0).device.type == "meta"
+        normal(self, inputs, outputs, *rest, **options)
+
+    monkeypatch.setattr(nn.Linear, "__init__", small)
+    text = said([*command.split(), "--device", "cpu"], here, 2)
+    assert any(words in text for words in ("fit", "memory", "num_classes is no whole number")), text
+    assert "out of memory" not in text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"features": torch.zeros(3)}, {"features": "abc"}, {"scatter": torch.zeros(3)}, {"count": 0},
+        {"count": -(10**30)}, {"features": torch.zeros(20, 64, dtype=torch.int64)}, {"mean": None},
+        {"mean": torch.full((64,), torch.nan, dtype=torch.float64)},
+    ],
+)  # fmt: skip
+def test_kept_features_of_something_else(here: Path, broken: dict[str, Any]) -> None:
+    command = "evaluate run --features pixels --metrics fid,kid --count 20 --device cpu"
+    said(command, here)
+    (path,) = Path("data/features").glob("seen-*.pt")
+    save_tensors(path, load_tensors(path) | broken)
+    assert f"{path} is damaged" in said(command, here, 2)
+
+
+def test_a_run_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    """It has no checkpoint; it was taken for one of the experiment's that had come to nothing, and removed."""
+    place = tmp_path / "out" / "runs" / "chance-capped-seed0"
+    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    status, text = outcome(f"{GAME} --run-dir other".split(), furnished(tmp_path))
+    assert status == 0, text
+    shutil.copytree(tmp_path / "furnished" / "other", place)
+    shutil.rmtree(place / "checkpoints")
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds another run than this experiment's"):
+        run_experiment("pixel-generator", "smoke", setting, "", ("dataset=digits",))
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def furnished(tmp_path: Path) -> Path:
+    folder = tmp_path / "furnished"
+    folder.mkdir()
+    furnish(folder)
+    return folder
+
+
+def test_closed_output_ends_no_run(here: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
+    for number, line in enumerate((GAME, CLASSIFIER)):
+        command = f"{sys.executable} -m snngan {line} --run-dir closed-{number} >&- 2>&-"
+        assert subprocess.run(command, shell=True, cwd=here, env=environment).returncode == 0
+        assert list(Path(here, f"closed-{number}", "checkpoints").glob("step-*.pt"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train --dataset npz:~missing-user/x.npz --dry-run", "train --data-dir ~missing-user/x --dataset mnist --dry-run",
+     "evaluate ~missing-user/x.npz --against digits --features pixels"],
+)  # fmt: skip
+def test_the_home_of_nobody(here: Path, command: str) -> None:
+    assert "~missing-user" in said(command, here, 2)
+
+
+def test_a_page_of_hostile_readings(here: Path) -> None:
+    lines = [
+        {"step": 1, "features/\ud800": 1, "features/\x1b[2J": 2, "features/" + "x" * 10**6: 3, "features/fid": 1e308},
+        {"step": 2, "features/fid": -1e308, "loss/generator": 2},
+    ]
+    with (here / "run" / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    outside = here.with_name("outside")
+    shutil.move(here / "run" / "samples", outside)
+    (here / "run" / "samples").symlink_to(outside)
+    text = said("report run --out page.html", here)
+    assert text == "1 run -> page.html\n"
+    page = Path("page.html").read_text()
+    assert "data:image/png" not in page
+    assert 2 in read_metrics(RunFolder.open(here / "run"))["loss/generator"][0]
+    assert "features/fid" not in page
+
+
+def test_drawing_follows_no_settings_of_the_current_folder(here: Path) -> None:
+    Path("matplotlibrc").write_text("text.usetex: True\n")
+    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
+    command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1 run -> page.html\n"), done.stderr
+
+
+def test_names_that_are_no_texts(here: Path) -> None:
+    name = os.fsdecode(b"n\xff")
+    shutil.copytree("pictures", name, ignore=lambda _, names: [n for n in names if "pipe" in n])
+    shutil.copytree("run", name + "run")
+    command = ["evaluate", name, "--against", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
+    assert "fid" in said([*command, "--image-size", "8"], here)
+    said(["report", f"{name}run", "--out", "page.html"], here)
+    assert r"n\udcffrun" in Path("page.html").read_text()
+    assert r"n\udcfftrained" in said([*GAME.split(), "--run-dir", f"{name}trained"], here)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_fuzzed_is_read(tmp_path: Path, name: str) -> None:
+    """So that mutations of it get beyond the first check."""
+    target = TARGETS[name](tmp_path)
+    assert all(target(seed) for seed in target.seeds())
+    for seed in target.seeds()[:2]:
+        for cut in range(0, len(seed), len(seed) // 5 + 1):
+            target(seed[:cut] + bytes(3) + seed[cut + 3 :])
