@@ -15,7 +15,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "seeds", "version", "intervals", "untrusted", "tensors"},
+    {"registry", "config", "seeds", "version", "intervals", "untrusted", "files", "tensors"},
     {"losses"},
     {"data", "models", "robustness"},
     {"objectives", "selfsupervised"},

@@ -158,7 +158,7 @@ def _go_on(
     if start is None:
         agreed(lambda: folder.rewind(-1) if is_first() else None)
     if isinstance(folder, RunFolder):
-        run_gan(folder, data, device, start)
+        run_gan(folder, data, device, start, data_dir)
     else:
         run_classifier(folder, data, device, start)
 
@@ -174,9 +174,12 @@ def _start_of(folder: RunFolder | ClassifierFolder) -> dict[str, Any] | None:
     return start
 
 
-def run_gan(run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None) -> None:
+def run_gan(
+    run: RunFolder, dataset: Dataset, device: torch.device, start: Mapping[str, Any] | None = None,
+    data_dir: str | None = None,
+) -> None:  # fmt: skip
     """Train a generator from ``start``, if any, then say what was written and what to type next."""
-    measure = figures_of(run, dataset, device)
+    measure = figures_of(run, dataset, device, data_dir or run.plan.data_dir)
     outcome = to_the_end(
         run, run.plan.batch_size, partial(train_gan, run, dataset, device, start=start, measure=measure)
     )
@@ -233,13 +236,13 @@ def _kept(run: RunFolder | ClassifierFolder) -> str:
     return f"Kept: the checkpoint of step {steps[-1]} and those before it, in {run.quoted}"
 
 
-def figures_of(run: RunFolder, dataset: Dataset, device: torch.device) -> Measure:
+def figures_of(run: RunFolder, dataset: Dataset, device: torch.device, data_dir: str | None) -> Measure:
     """Return what takes the run's figures beside entanglement while it trains."""
     if not (run.plan.evaluate_every and is_first()):
         return lambda step, players: {}
     from snngan.evaluation.watch import Watch
 
-    return Watch(run.plan, dataset, data_folder(run.plan.data_dir) / "features", device)
+    return Watch(run.plan, dataset, data_folder(data_dir) / "features", device)
 
 
 @contextmanager

@@ -103,5 +103,5 @@ def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Pat
 def test_points_have_no_picture_features() -> None:
     points = torch.zeros(4, 1, 1, 2)
     assert Pixels()(points).shape == (4, 2)
-    with pytest.raises(ValueError, match="pictures with labels"):
+    with pytest.raises(ValueError, match="features are trained on pictures"):
         trained_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))

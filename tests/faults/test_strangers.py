@@ -228,6 +228,8 @@ def test_a_page_of_hostile_readings(here: Path) -> None:
     assert "data:image/png" not in page
     assert 2 in read_metrics(RunFolder.open(here / "run"))["loss/generator"][0]
     assert "features/fid" not in page
+    with pytest.raises(ValueError, match="holds no reading of nothing: remove its folder"):
+        read_metrics(RunFolder.open(here / "run"))["nothing"]
 
 
 def test_drawing_follows_no_settings_of_the_current_folder(here: Path) -> None:
