@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -42,8 +43,10 @@ def export_images(images: Tensor, path: Path, columns: int | None = None) -> Non
         if path.suffix.lower() == ".png":
             save_png(picture(images, columns=columns), path)
         elif path.suffix.lower() == ".npz":
+            buffer = io.BytesIO()  # NumPy 1.26 writes on where the disk is full
+            np.savez_compressed(buffer, images=(images if is_points else to_uint8(images)).numpy())
             with replacing(path) as file:
-                np.savez_compressed(file, images=(images if is_points else to_uint8(images)).numpy())
+                file.write(buffer.getbuffer())
         elif is_points:
             raise ValueError(f"--out {path}: points have no picture each; give a name ending in .png or .npz")
         else:

@@ -24,7 +24,7 @@ from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
 from snngan.training.loop import remembered
 from snngan.training.optimizers import make_optimizer
-from snngan.training.players import check_shapes, fitting, load_part
+from snngan.training.players import AsLargeAs, fitting, load_part
 
 
 class Members(ABC):
@@ -93,6 +93,12 @@ class Members(ABC):
         Raises:
             CheckpointError: that was of other networks.
         """
+        with fitting("networks"):
+            count = len(self._networks)
+            if len(state["networks"]) != count or len(state["temperatures"]) != count:
+                raise CheckpointError(
+                    f"the checkpoint does not fit the run's config.json: it is not of {count} networks"
+                )
         for number, (network, losses) in enumerate(zip(self._networks, self.temperatures, strict=True)):
             with fitting("network"):
                 network.load_state_dict(state["networks"][number])
@@ -122,23 +128,15 @@ def starts_of(seed: int, step: int) -> torch.Generator:
 def build_members(plan: ClassifyPlan, device: torch.device, state: Any = None) -> Members:
     """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on one GPU.
 
-    On several ranks they take turns: what crosses ranks does not vectorise. Where they are to take a saved ``state``,
-    that is held against the plan first, which may be anyone's.
+    On several ranks they take turns: what crosses ranks does not vectorise.
 
     Raises:
-        CheckpointError: ``state`` is of other networks.
+        CheckpointError: they are to take a saved ``state``, and that is of smaller networks.
     """
-    if state is not None:
-        with fitting("networks"):
-            if len(state["networks"]) != len(plan.seeds) or len(state["temperatures"]) != len(plan.seeds):
-                raise CheckpointError(
-                    f"the checkpoint does not fit the run's config.json: it is not of {len(plan.seeds)} networks"
-                )
-            for saved in state["networks"]:
-                check_shapes("network", lambda: build_network(plan, 0), {"network": saved})
     vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
     vectorised = vectorised and len(plan.seeds) > 1 and not across_ranks()
-    return Vectorised(plan, device) if vectorised else InTurn(plan, device)
+    with AsLargeAs(state):
+        return Vectorised(plan, device) if vectorised else InTurn(plan, device)
 
 
 def _of_member(name: str, part: Tensor | None, member: int) -> Tensor | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from snngan.config import Plan
 from snngan.objectives import Objective
@@ -109,16 +111,39 @@ def load_part(name: str, part: Any, state: dict[str, Any]) -> None:
         part.load_state_dict(state[name])
 
 
-def check_shapes(name: str, build: Callable[[], nn.Module], state: Any) -> None:
-    """Refuse ``state[name]`` where it is not of the network that ``build`` makes, before memory is taken for that.
+class AsLargeAs(TorchFunctionMode):
+    """Makes no more weights than ``state``, as it was read, has room for: a plan beside it may be anyone's.
 
-    Raises:
-        CheckpointError: it is missing, or of another shape.
+    More are refused by a ``CheckpointError`` before their memory is touched. Where ``state`` is None, nothing is.
     """
-    with fitting(name), torch.device("meta"):
-        shapes = {key: part.shape for key, part in build().state_dict().items()}
-        if shapes != {key: part.shape for key, part in state[name].items()}:
-            raise ValueError("other shapes")
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.left = math.inf if state is None else 2 * _bytes_of(state) + (1 << 20)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            made = func(*args, **(kwargs or {}))
+            self.left -= made.nbytes if func is torch.empty else 0
+        except RuntimeError:
+            self.left = -1 if func is torch.empty else self.left
+            if func is not torch.empty:
+                raise
+        if self.left < 0:
+            raise CheckpointError("the checkpoint does not fit the run's config.json: its networks are smaller")
+        return made
+
+
+def _bytes_of(state: Any) -> int:
+    """Return the size of all tensors in dicts and lists, of those that share memory once."""
+    waiting, storages = [state], {}
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Tensor):
+            storages[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        elif isinstance(each, dict | list | tuple):
+            waiting += each.values() if isinstance(each, dict) else each
+    return sum(storages.values())
 
 
 @contextmanager
@@ -135,20 +160,13 @@ def fitting(name: str) -> Iterator[None]:
 def build_players(plan: Plan, device: torch.device, state: Any = None) -> Players:
     """Return fresh players for ``plan`` on ``device``; the same seed gives the same weights.
 
-    Where they are to take a saved ``state``, that is held against the plan first, which may be anyone's.
-
     Raises:
         ValueError: the architecture cannot make images of the plan's shape.
-        CheckpointError: ``state`` is of other networks.
+        CheckpointError: they are to take a saved ``state``, and that is of smaller networks.
     """
     objective, architecture = build_objective(plan), build_architecture(plan)
-    if state is not None:
-        dim = objective.discriminator_dim
-        check_shapes("generator", lambda: architecture.generator(plan.image_shape), state)
-        if dim is not None:
-            check_shapes("discriminator", lambda: architecture.discriminator(plan.image_shape, dim), state)
     layout = preferred_layout(device, plan.precision)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), AsLargeAs(state):
         torch.manual_seed(seed_for(plan.seed, "weights"))
         generator = architecture.generator(plan.image_shape).to(device).to(memory_format=layout)
         discriminator = None

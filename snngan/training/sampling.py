@@ -13,7 +13,7 @@ from snngan.config import Plan
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_architecture
-from snngan.training.players import check_shapes, load_part
+from snngan.training.players import AsLargeAs, load_part
 from snngan.training.runlog import RunFolder
 from snngan.untrusted import check_memory
 
@@ -48,8 +48,8 @@ def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], N
     size = "x".join(map(str, run.plan.image_shape))
     check_memory(16 * CHUNK * math.prod(run.plan.image_shape), f"{CHUNK} images of {size}")
     state = load_newest(run.checkpoints, notify)
-    check_shapes("averaged", lambda: blank_generator(run.plan), state["players"])
-    generator = blank_generator(run.plan)
+    with AsLargeAs(state):
+        generator = blank_generator(run.plan)
     load_part("averaged", generator, state["players"])
     return generator.to(device)
 
