@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import matplotlib.backends.backend_svg
+import matplotlib.font_manager  # noqa: F401 (they make folders of their own as they are imported)
 import numpy as np
 import torch
 from PIL import Image
