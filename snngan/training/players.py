@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -122,13 +122,12 @@ class AsLargeAs(TorchFunctionMode):
         self.left = math.inf if state is None else 2 * _bytes_of(state) + (1 << 20)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        try:
+        if func is not torch.empty or self.left == math.inf:
+            return func(*args, **(kwargs or {}))
+        made = None
+        with suppress(RuntimeError):  # of more than any machine has
             made = func(*args, **(kwargs or {}))
-            self.left -= made.nbytes if func is torch.empty else 0
-        except RuntimeError:
-            self.left = -1 if func is torch.empty else self.left
-            if func is not torch.empty:
-                raise
+        self.left -= math.inf if made is None else made.nbytes
         if self.left < 0:
             raise CheckpointError("the checkpoint does not fit the run's config.json: its networks are smaller")
         return made

@@ -16,7 +16,7 @@ from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.game import average_share
-from snngan.training.players import Players, build_players
+from snngan.training.players import AsLargeAs, Players, build_players
 
 CPU = torch.device("cpu")
 ON_OBJECTIVES = pytest.mark.parametrize("objective", OBJECTIVES.names())
@@ -129,3 +129,18 @@ def test_the_state_of_other_networks_is_refused(
     message = r"the checkpoint does not fit the run's config\.json: its (averaged|generator|generator_optimizer) is"
     with pytest.raises(CheckpointError, match=message):
         players.load_state_dict(state)
+
+
+def test_a_saved_state_bounds_what_is_made_for_it() -> None:
+    state = {"weights": [torch.zeros(1 << 20)]}
+    with AsLargeAs(state):
+        torch.empty(1 << 20)
+        with pytest.raises(CheckpointError, match="its networks are smaller"):
+            torch.empty(1 << 21)
+    with AsLargeAs(state), pytest.raises(CheckpointError, match="its networks are smaller"):
+        torch.empty(1 << 60)
+    with (
+        AsLargeAs(None),
+        pytest.raises(RuntimeError, match=r"memory|size"),
+    ):  # too large a network is no checkpoint's fault
+        torch.empty(1 << 60)
