@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 
 class SaveError(RuntimeError):
@@ -31,28 +35,38 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Yield a new file to write to, which takes the place of ``path`` in the end; raises ``OSError``.
 
-    If ``durable``, it is on the disk before.
+    If ``durable``, it is on the disk before. Of several processes that write the same file, the last one's stays.
     """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with _open_new(beside) as file:
+    beside = place_beside(path)
+    with open(beside, "xb") as file:  # what lies there is neither written through, be it a link, nor removed
+        try:
             yield file
+            file.flush()
             if durable:
-                file.flush()
                 os.fsync(file.fileno())
-        os.replace(beside, path)
-        if durable:
-            sync(path.parent)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    if durable:
+        sync(path.parent)
 
 
-def _open_new(path: Path) -> IO[bytes]:
-    """Return a new file; what a crash or anyone else has left there, a link or a pipe say, is removed and not used."""
-    if os.path.lexists(path):
-        path.unlink()
-    return open(path, "xb")
+def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool = False) -> None:
+    """Write ``arrays`` by name to ``path`` as ``numpy.savez`` does, whole or not at all; raises ``OSError``.
+
+    NumPy's own leaves its archive open where the disk is full, in versions before 2.
+    """
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with replacing(path) as file, zipfile.ZipFile(file, "w", kind) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def place_beside(path: Path) -> Path:
+    """Return where nothing is yet, for what is to be moved to ``path``: a name that nobody else takes or foresees."""
+    return path.with_name(f".{os.urandom(4).hex()}.{path.name}.part")
 
 
 def sync(path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from snngan.data import DATASETS, Dataset, ImageShape
 from snngan.data.folder import read_folder
-from snngan.data.npz import read_npz, write_npz
+from snngan.data.npz import keep_npz, read_npz
 from snngan.registry import UnknownNameError
 
 Notify = Callable[[str], None]
@@ -109,7 +109,7 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
     dataset = source.load(name, folder, download)
     if source.keep and keep:
         try:
-            write_npz(dataset, kept)
+            keep_npz(dataset, kept)
             notify(f"kept {name} as {kept} for the next time")
         except OSError as error:
             notify(f"could not keep {name} as {kept} ({error.strerror or error}); going on without")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from snngan.data import to_uint8
 from snngan.data.pictures import picture, save_png
-from snngan.files import replacing
+from snngan.files import write_npz
 
 
 def check_target(path: Path) -> None:
@@ -43,10 +41,8 @@ def export_images(images: Tensor, path: Path, columns: int | None = None) -> Non
         if path.suffix.lower() == ".png":
             save_png(picture(images, columns=columns), path)
         elif path.suffix.lower() == ".npz":
-            buffer = io.BytesIO()  # NumPy 1.26 writes on where the disk is full
-            np.savez_compressed(buffer, images=(images if is_points else to_uint8(images)).numpy())
-            with replacing(path) as file:
-                file.write(buffer.getbuffer())
+            arrays = {"images": (images if is_points else to_uint8(images)).numpy()}
+            write_npz(path, arrays, compressed=True)
         elif is_points:
             raise ValueError(f"--out {path}: points have no picture each; give a name ending in .png or .npz")
         else:

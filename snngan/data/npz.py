@@ -17,6 +17,7 @@ from torch import Tensor
 
 from snngan.data import Dataset, error_line, to_uint8
 from snngan.data.holdout import hold_out
+from snngan.files import write_npz
 from snngan.untrusted import check_memory, check_regular, memory_bytes, npz_keys, read_npy_header, read_npz_array
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels")
@@ -69,8 +70,8 @@ def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | No
     return *_half(path, arrays, keys[0]), half
 
 
-def write_npz(dataset: Dataset, path: Path) -> None:
-    """Write ``dataset`` as the file ``path``, whole or not at all: beside it first, fsynced, then renamed.
+def keep_npz(dataset: Dataset, path: Path) -> None:
+    """Write ``dataset`` as the file ``path``, its folder made if need be, whole or not at all.
 
     Raises:
         OSError: the file cannot be written.
@@ -81,15 +82,7 @@ def write_npz(dataset: Dataset, path: Path) -> None:
         if (tensor := getattr(dataset, key)) is not None
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("xb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_npz(path, arrays)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -142,8 +142,7 @@ def read_metrics(run: RunFolder | ClassifierFolder) -> Readings:
             if (
                 isinstance(value, (int, float))
                 and abs(value) <= LARGEST_VALUE
-                and len(tag) <= LONGEST_TAG
-                and tag.isprintable()
+                and (tag in found or (len(tag) <= LONGEST_TAG and tag.isprintable()))
             ):
                 steps, numbers = found.setdefault(tag, ([], []))
                 steps.append(step)

@@ -150,26 +150,23 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tu
     Raises:
         ValueError: what lies there is another run, no run, or one that is being trained.
     """
-    if not path.exists():
-        setting.notify(f"{path.name}: {plan.steps} steps")
+    if new := not path.exists():
         run = kind.create(path, plan, setting.device)
-        with run.locked():
-            yield run, None
-        return
-    run = kind.open(path)
-    run.check_links()
-    known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
-    if known != plan:
-        raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
+    else:
+        run = kind.open(path)
+        run.check_links()
+        known = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
+        if known != plan:
+            raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
     with run.locked():
-        if not checkpoint_paths(run.checkpoints):  # it was stopped before there was anything to go on with
+        start, holds = None, "players" if kind is RunFolder else "members"
+        if checkpoint_paths(run.checkpoints):
+            start = load_newest(run.checkpoints, setting.notify, holds)
+        elif not new:  # it was stopped before there was anything to go on with
             run.rewind(-1)
-            setting.notify(f"{path.name}: {plan.steps} steps")
-            yield run, None
-            return
-        start = load_newest(run.checkpoints, setting.notify, holds="players" if kind is RunFolder else "members")
-        if start["step"] < plan.steps:
-            setting.notify(f"{path.name}: {plan.steps} steps from step {start['step']}")
+        if start is None or start["step"] < plan.steps:
+            since = f" from step {start['step']}" if start else ""
+            setting.notify(f"{path.name}: {plan.steps} steps{since}")
         yield run, start
 
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.files import replacing
+from snngan.files import write_npz
 from snngan.registry import unknown_name
 from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
 
@@ -158,8 +157,7 @@ class DkNN:
         tensors |= {"labels": self.labels, "calibration": self.calibration}
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         arrays["settings"] = json.dumps({name: getattr(self, name) for name in SETTINGS})
-        with replacing(path) as file:
-            np.savez(file, **arrays)
+        write_npz(path, arrays)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> DkNN:

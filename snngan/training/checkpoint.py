@@ -84,7 +84,7 @@ def clear_after(folder: Path, step: int) -> None:
                 for each in (path, path.with_name(f"{path.name}.sha256")):
                     if each.exists():
                         each.rename(each.with_name(f"{each.name}.damaged"))
-        for path in folder.glob(".step-*.part"):
+        for path in folder.glob(".*.part"):
             path.unlink()
         for path in folder.glob("step-*.pt.sha256"):
             if not path.with_suffix("").exists():

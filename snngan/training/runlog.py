@@ -21,7 +21,7 @@ from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
-from snngan.files import SaveError, sync, write_atomically
+from snngan.files import SaveError, place_beside, sync, write_atomically
 from snngan.training.checkpoint import clear_after, save_checkpoint
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.environment import changes_since, environment
@@ -65,7 +65,7 @@ class Folder(ABC, Generic[P]):
         """
         cls.check_new(path)
         content = {"kind": cls.kind, "plan": asdict(plan), "environment": environment(device)}
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        beside = place_beside(path)
         try:
             beside.mkdir(parents=True)
             with writing(path / "config.json"):
@@ -189,6 +189,9 @@ class Folder(ABC, Generic[P]):
         """Forget what was logged after ``step``, so that a resumed run logs it once, and write down its plan.
 
         Checkpoints of later steps, which were damaged, are set aside; -1 forgets everything.
+
+        Raises:
+            SaveError: the folder cannot be written to.
         """
         file = self.path / "config.json"
         content = read_json(file) | {"plan": asdict(self.plan)}

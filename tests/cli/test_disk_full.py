@@ -43,7 +43,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
         ("step-00000008.pt.part", r"run/checkpoints/step-00000008\.pt"),
         ("step-00000008.pt.sha256.part", r"run/checkpoints/step-00000008\.pt\.sha256"),
         ("metrics.jsonl", r"run/metrics\.jsonl"),
-        ("samples/.step", r"run/samples/step-00000008\.png"),
+        (".png.part", r"run/samples/step-00000008\.png"),
         ("events.out.tfevents", r"run/events\.out\.tfevents\.[0-9.]+"),
         ("tensors.tsv", r"run/projector/step-00000008/tensors\.tsv"),
         ("sprite.png", r"run/projector/step-00000008/sprite\.png"),
@@ -111,7 +111,7 @@ def test_an_image_that_was_there_is_kept(
 
 def test_a_folder_of_images(cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        fill_disk(patch, "folder/.000003.png")
+        fill_disk(patch, "000003.png.part")
         said = cli(f"sample {finished} --out folder", 2)
     assert said.err == f"Error: folder {FULL}\n"
 

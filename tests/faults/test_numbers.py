@@ -20,7 +20,7 @@ from snngan.cli import main
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.batches import Batches
-from snngan.data.npz import write_npz
+from snngan.data.npz import keep_npz
 from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
@@ -454,7 +454,7 @@ PLACES = {Game: ("generator", "3.weight"), InTurn: ("1", "fc2.0.weight"), Vector
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], labelled: Dataset, tmp_path: Path) -> Callable[[str, int], list[str]]:
     """Return a function that runs a command which must end with a status, and returns its lines of no progress."""
-    write_npz(labelled, tmp_path / "data.npz")
+    keep_npz(labelled, tmp_path / "data.npz")
 
     def run(command: str, status: int) -> list[str]:
         capsys.readouterr()

@@ -7,6 +7,7 @@ import builtins
 import io
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def lost(files: dict[str, bytes], operations: tuple[tuple[str, ...], ...]) -> di
     for operation in reversed(operations):
         match operation:
             case ("write", name):
-                for each in (name, name.removeprefix(".").removesuffix(".part")):
+                for each in (name, re.sub(r"^\.\w{8}\.(.+)\.part$", r"\1", name)):
                     if each in found:
                         found[each] = found[each][: len(found[each]) // 2]
             case ("rename", old, new) if new in found:
@@ -153,5 +154,5 @@ def test_a_new_folder_is_on_the_disk_with_its_configuration(tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", noted)
     run_in(tmp_path)
     assert synced[0] == "config.json"
-    assert synced[1].startswith(".run.")
+    assert re.fullmatch(r"\.\w{8}\.run\.part", synced[1])
     assert synced[2] == tmp_path.name

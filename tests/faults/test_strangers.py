@@ -75,30 +75,30 @@ def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("command", "beside"),
+    ("command", "status", "written"),
     [
-        ("sample run --out grid.png --count 4", ".grid.png.part"),
-        ("sample run --out grid.npz --count 4", ".grid.npz.part"),
-        ("report run --out page.html", ".page.html.part"),
-        ("evaluate run --features pixels --metrics fid --count 20", "data/features/.seen-*.pt.part"),
-        ("evaluate --train-features npz:few.npz", "data/features/.few.npz-*.pt.part"),
+        ("sample run --out grid.png --count 4 --device cpu", 2, "grid.png"),
+        ("sample run --out grid.npz --count 4 --device cpu", 2, "grid.npz"),
+        ("report run --out page.html", 2, "page.html"),
+        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/seen-*.pt"),
+        ("evaluate --train-features npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
     ],
 )
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_what_lies_in_the_way_is_not_written_through(here: Path, command: str, beside: str, kind: str) -> None:
-    victim = here.with_name("victim")
+def test_what_lies_in_the_way_is_not_written_through(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int, written: str, kind: str
+) -> None:
+    victim, way = here / "victim", here / "in-the-way"
     victim.write_text("mine")
-    path = here / beside
-    if "*" in beside:  # named by what it holds
-        said([*command.split(), "--device", "cpu"], here)
-        (found,) = path.parent.glob(path.name.removesuffix(".part")[1:])
-        found.unlink()
-        path = found.with_name(f".{found.name}.part")
-    os.mkfifo(path) if kind == "pipe" else path.symlink_to(victim)
-    device = [] if command.startswith("report") else ["--device", "cpu"]
-    said([*command.split(), *device], here)
+    os.mkfifo(way) if kind == "pipe" else way.symlink_to(victim)
+    with monkeypatch.context() as patch:
+        patch.setattr("snngan.files.place_beside", lambda path: way)
+        assert "could not be written: File exists" in said(command, here, status)
     assert victim.read_text() == "mine"
-    assert not list(here.rglob("*.part"))
+    assert way.is_symlink() or way.is_fifo()
+    assert not list(here.glob(written))
+    said(command, here)
+    assert len(list(here.glob(written))) == 1
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", ".config.json.part", "projector"])

@@ -1,0 +1,101 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reference.files import Watched
+
+from snngan.files import SaveError, place_beside, replacing, write_atomically, write_npz
+
+
+def test_at_every_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    seen: list[tuple[str, bytes]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def inner(*args: Any) -> None:
+            seen.append((name, path.read_bytes()))
+            call(*args)
+
+        return inner
+
+    monkeypatch.setattr(os, "fsync", watched("fsync", fsync))
+    monkeypatch.setattr(os, "replace", watched("replace", replace))
+    write_atomically(path, b"new")
+    assert seen == [("fsync", b"old"), ("replace", b"old"), ("fsync", b"new")]
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_who_writes_the_same_file_meanwhile_writes_another(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "file"
+    with replacing(path, durable=durable) as first:
+        first.write(b"the first one's ")
+        with replacing(path, durable=durable) as second:
+            second.write(b"the second one's")
+        assert path.read_bytes() == b"the second one's"
+        first.write(b"content")
+    assert path.read_bytes() == b"the first one's content"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_fails_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(error), replacing(path) as file:
+        raise error if file.write(b"new") else AssertionError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_lies_beside_is_another_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, victim = tmp_path / "file", tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    monkeypatch.setattr(os, "urandom", bytes)
+    place_beside(path).symlink_to(victim)
+    with pytest.raises(SaveError, match=r"file could not be written: File exists$"):
+        write_atomically(path, b"new")
+    assert victim.read_bytes() == b"mine"
+    assert place_beside(path).is_symlink()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_arrays_are_read_by_numpy(tmp_path: Path, compressed: bool) -> None:
+    arrays = {"images": np.arange(6, dtype=np.uint8).reshape(1, 2, 3), "points/first": np.eye(2), "settings": "text"}
+    write_npz(tmp_path / "file.npz", arrays, compressed=compressed)
+    with np.load(tmp_path / "file.npz", allow_pickle=False) as found:
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            assert np.array_equal(found[name], np.asarray(array))
+            assert found[name].dtype == np.asarray(array).dtype
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write_npz(tmp_path / "file.npz", {"anything": np.array([object()])})
+    assert os.listdir(tmp_path) == ["file.npz"]
+
+
+@pytest.mark.parametrize("room", range(0, 1000, 100))
+@pytest.mark.filterwarnings("error")
+def test_arrays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    normal = open
+
+    def write(file: Any, content: bytes) -> int:
+        if file.tell() + len(content) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return int(file.write(content))
+
+    monkeypatch.setattr("builtins.open", lambda *rest, **options: Watched(normal(*rest, **options), write))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_npz(tmp_path / "file.npz", {"one": np.zeros(300, np.uint8), "two": np.zeros(300, np.uint8)})
+    gc.collect()  # an archive left open would write on now
+    assert not os.listdir(tmp_path)
