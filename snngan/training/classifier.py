@@ -34,6 +34,7 @@ from snngan.training.loop import (
     check_weights,
     explained,
     random_state,
+    remedies_of,
     restore_random_state,
 )
 from snngan.training.members import Members, build_members
@@ -88,9 +89,10 @@ def train_classifier(
     def named() -> dict[str, nn.Module]:
         return dict(zip(networks, members.networks(), strict=True))
 
+    remedies = remedies_of(plan.precision, plan.alpha, plan.alpha_final)
     watch = LossWatch(
         check_every=1 if device.type == "cpu" else 50,
-        explain=lambda: explained(named(), precision=plan.precision, images=dataset.train_images),
+        explain=lambda: explained(named(), remedies, dataset.train_images),
     )
     set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
     adversary = parse_adversary(plan.adversary)
@@ -98,8 +100,7 @@ def train_classifier(
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
     if start is not None:
         step = restore(start, members, batches, device)
-        if first:
-            run.rewind(step)
+        agreed(lambda: run.rewind(step) if first else None)
     elif first:
         scalars = gauge.read()
         run.log(0, scalars)
@@ -131,7 +132,7 @@ def train_classifier(
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         if reading or saving:
             scalars = scalars | watch.check()
-            check_weights(step, named(), members.remembered(), plan.precision)
+            check_weights(step, named(), members.remembered(), remedies)
         if not first:
             continue
         if reading:

@@ -26,6 +26,7 @@ from snngan.training.loop import (
     check_weights,
     explained,
     random_state,
+    remedies_of,
     remembered,
     restore_random_state,
 )
@@ -81,9 +82,10 @@ def train_gan(
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
     game = Game(players, plan, batches, noise, device)
     gauge = Gauge(players, dataset, plan, device)
+    remedies = remedies_of(plan.precision)
     watch = LossWatch(
         check_every=1 if device.type == "cpu" else 50,
-        explain=lambda: explained(networks_of(players), precision=plan.precision, images=dataset.train_images),
+        explain=lambda: explained(networks_of(players), remedies, dataset.train_images),
     )
     if device.type == "cpu" and not across_ranks():  # where reading a loss costs nothing, it is read before it acts
         game.judge = lambda name, loss: watch.judge(step, name, loss)
@@ -92,8 +94,7 @@ def train_gan(
     torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
     if start is not None:
         step = restore(start, players, batches, noise, device)
-        if first:
-            run.rewind(step)
+        agreed(lambda: run.rewind(step) if first else None)
     elif first:
         scalars = gauge.read(0)
         run.log(0, scalars)
@@ -115,7 +116,7 @@ def train_gan(
         if checking or reading or measuring or showing or saving:
             scalars = scalars | watch.check()
         if reading or measuring or showing or saving:
-            check_weights(step, networks_of(players), remembered_by(players), plan.precision)
+            check_weights(step, networks_of(players), remembered_by(players), remedies)
         if not first:
             continue
         figures: dict[str, float] = {}
@@ -169,7 +170,7 @@ class Gauge:
     """
 
     def __init__(self, players: Players, dataset: Dataset, plan: Plan, device: torch.device) -> None:
-        self.players, self.precision = players, plan.precision
+        self.players, self.remedies = players, remedies_of(plan.precision)
         own = torch.Generator().manual_seed(seed_for(plan.seed, "gauge"))
         count = TRACKED if dataset.test_images[0].numel() >= 100 else TRACKED_SMALL
         rows = torch.randperm(len(dataset.test_images), generator=own)[:count]
@@ -184,7 +185,7 @@ class Gauge:
         """
         images = self.players.sample(self.latents[:count])
         if not bool(images.isfinite().all()):
-            why = explained(networks_of(self.players), precision=self.precision)
+            why = explained(networks_of(self.players), self.remedies)
             raise DivergedError(f"step {step}: the average's images are not finite; {why}")
         return images
 

@@ -83,7 +83,7 @@ class LossWatch:
 
 
 def check_weights(
-    step: int, networks: Mapping[str, nn.Module], remembered: Mapping[str, Tensor], precision: str = "fp32"
+    step: int, networks: Mapping[str, nn.Module], remembered: Mapping[str, Tensor], remedies: Sequence[str]
 ) -> None:
     """Raise ``DivergedError`` if a network, or what its optimiser has ``remembered`` of it, holds NaN or infinity.
 
@@ -91,31 +91,32 @@ def check_weights(
     """
     values = {**_values_of(networks), **remembered}
     if values and not bool(torch.stack([part.isfinite().all() for part in values.values()]).all()):
-        remedy = remedy_of(precision, bound=_grows(networks))
-        raise DivergedError(f"step {step}: {culprit(values)}, though the losses were. {remedy}")
+        raise DivergedError(f"step {step}: {culprit(values)}, though the losses were. {_try(remedies, networks)}")
 
 
-def explained(networks: Mapping[str, nn.Module], *, precision: str = "fp32", images: Tensor | None = None) -> str:
+def explained(networks: Mapping[str, nn.Module], remedies: Sequence[str], images: Tensor | None = None) -> str:
     """Return why a loss is not finite, as far as weights and the real ``images`` show it, and what helps."""
     if images is not None and images.is_floating_point() and not bool(images.isfinite().all()):
         return "the real images hold NaN or infinity. Mend the data, and begin a new run"
-    return f"{culprit(_values_of(networks))}. {remedy_of(precision, bound=_grows(networks))}"
+    return f"{culprit(_values_of(networks))}. {_try(remedies, networks)}"
 
 
-def _grows(networks: Mapping[str, nn.Module]) -> bool:
-    """Return whether there is a discriminator with huge weights; NaN is not huge."""
-    weights = networks["discriminator"].parameters() if "discriminator" in networks else ()
-    return any(bool((weight.detach().abs() > EXPLODED).any()) for weight in weights)
-
-
-def remedy_of(precision: str, *, bound: bool = False) -> str:
-    """Return what helps a run that diverges; ``bound``: its discriminator is seen to grow."""
-    parts = ["a lower --learning-rate"]
+def remedies_of(precision: str, *alphas: float) -> list[str]:
+    """Return what helps a run that diverges, whose loss has another part of weights ``alphas``, from first to last."""
+    remedies = ["a lower --learning-rate"]
+    if any(alphas):
+        remedies.append("an --alpha nearer to 0")
     if precision == "bf16":
-        parts.append("--precision fp32")
-    if bound:
-        parts.append("an objective that bounds its discriminator, such as wgan-gp or hinge")
-    return "Try " + ", or ".join(parts)
+        remedies.append("--precision fp32")
+    return remedies
+
+
+def _try(remedies: Sequence[str], networks: Mapping[str, nn.Module]) -> str:
+    """Return ``remedies`` as advice, and what helps a discriminator of huge weights; NaN is not huge."""
+    weights = networks["discriminator"].parameters() if "discriminator" in networks else ()
+    if any(bool((weight.detach().abs() > EXPLODED).any()) for weight in weights):
+        remedies = [*remedies, "an objective that bounds its discriminator, such as wgan-gp or hinge"]
+    return "Try " + ", or ".join(remedies)
 
 
 def culprit(values: Mapping[str, Tensor]) -> str:

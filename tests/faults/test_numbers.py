@@ -43,6 +43,7 @@ LEARNED = ("temperature=learned:1", "spectral_norm=false")
 PLAIN = ("generator_norm=none", "discriminator_norm=none")
 ONLY = range(AT, AT + 1)
 LOWER, BOUND = "Try a lower --learning-rate", "an objective that bounds its discriminator"
+LOWER_BOTH = f"{LOWER}, or an --alpha nearer to 0"
 MEND = "Mend the data, and begin a new run"
 TRACKED = pytest.mark.parametrize("track_every", [1, 3])
 VALUES = pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -410,7 +411,7 @@ def test_in_a_classifier(
 ) -> None:  # fmt: skip
     run = classifiers_of("run", kind, track_every=track_every)
     message = message_of(monkeypatch, run, labelled, breaks("1", "fc2.0.weight", value), kind=kind)
-    check_message(message, "the network of seed 1's fc2.0.weight", track_every)
+    check_message(message, "the network of seed 1's fc2.0.weight", track_every, LOWER_BOTH)
     check_kept(run, labelled)
 
 
@@ -425,7 +426,7 @@ def test_in_what_a_classifiers_optimiser_remembers(
     message = message_of(monkeypatch, run, labelled, gradient("1", "fc2.0.weight", 1e30), kind=kind)
     assert "though the losses were" in message
     check_kept(run, labelled)
-    advice = LOWER if precision == "fp32" else f"{LOWER}, or --precision fp32"
+    advice = LOWER_BOTH if precision == "fp32" else f"{LOWER_BOTH}, or --precision fp32"
     check_message(message, "exp_avg_sq of the network of seed 1's fc2.0.weight", track_every, advice)
 
 
@@ -474,11 +475,14 @@ def test_a_command_says_so_in_one_line_and_resume_goes_on(
 ) -> None:
     kind = OF_CLASSIFIERS.get(command, Game)
     fault = gradient(*PLACES[kind], math.nan)
+    advice = LOWER if kind is Game else LOWER_BOTH
     with monkeypatch.context() as patch:
         inject(patch, kind, fault, ONLY)
         lines = cli(f"{COMMANDS[command]} --run-dir run", 1)
     assert len(lines) == 1, lines
-    says = rf"Error: step 6: .* are not finite.*\. {LOWER}\. Kept: the checkpoint of step 4 and those before it, in run"
+    says = (
+        rf"Error: step 6: .* are not finite.*\. {advice}\. Kept: the checkpoint of step 4 and those before it, in run"
+    )
     assert re.fullmatch(says, lines[0]), lines[0]
     assert cli("resume run", 0) == []
     assert cli(f"{COMMANDS[command]} --run-dir unbroken", 0) == []
@@ -497,11 +501,12 @@ def test_a_command_that_saved_nothing_says_so(
 ) -> None:
     kind = OF_CLASSIFIERS.get(command, Game)
     fault = set_one(*PLACES[kind], math.nan)
+    advice = LOWER if kind is Game else LOWER_BOTH
     with monkeypatch.context() as patch:
         inject(patch, kind, fault, range(2, 3))
         lines = cli(f"{COMMANDS[command]} --run-dir run", 1)
     assert len(lines) == 1, lines
-    says = rf"Error: step 3: .* are not finite.*\. {LOWER}\. Nothing was saved before that; run holds its readings"
+    says = rf"Error: step 3: .* are not finite.*\. {advice}\. Nothing was saved before that; run holds its readings"
     assert re.fullmatch(says, lines[0]), lines[0]
     assert not list(Path("run").rglob("*.pt"))
     assert cli("resume run", 0) == []

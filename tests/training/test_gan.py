@@ -181,11 +181,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
 def test_weights_that_are_not_finite_are_named(plan_of: Callable[..., Plan], name: str) -> None:
     players = build_players(plan_of(objective="gan"), CPU)
-    check_weights(3, networks_of(players), remembered_by(players))
+    check_weights(3, networks_of(players), remembered_by(players), [])
     with torch.no_grad():
         list(getattr(players, name).parameters())[-1][0] = math.inf
     with pytest.raises(DivergedError, match=f"step 3: 1 of the .* values of the {name}'s .*bias are not finite"):
-        check_weights(3, networks_of(players), remembered_by(players))
+        check_weights(3, networks_of(players), remembered_by(players), [])
 
 
 def test_the_watch_remembers_until_it_is_asked() -> None:
