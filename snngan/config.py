@@ -265,8 +265,8 @@ class ClassifyConfig:
     set: tuple[str, ...] = option((), "an option of the network; 'help' lists", group="Network", metavar="NAME=VALUE")
 
     regularizer: str = option("snnl", "of layers, or triplet:MARGIN", group="Loss", metavar="RULE")
-    alpha: float = option(-0.003, "its weight; below 0 entangles", group="Loss")
-    alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", group="Loss")
+    alpha: float = option(-0.003, "its weight; below 0 entangles", low=-1e9, high=1e9, group="Loss")
+    alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", low=-1e9, high=1e9, group="Loss")
     layers: str = option("*", "names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
     over_layers: str = option(
         "sum", "or mean, min, of them", choices=("sum", "mean", "min"), group="Loss", metavar="HOW"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,11 +36,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Yield a new file to write to, which takes the place of ``path`` in the end; raises ``OSError``.
 
-    If ``durable``, it is on the disk before. Of several processes that write the same file, the last one's stays.
+    If ``durable``, it is on the disk before. Of several processes that write the same file, the last one's stays. Who
+    may read and write ``path`` may still.
     """
     beside = place_beside(path)
     with open(beside, "xb") as file:  # what lies there is neither written through, be it a link, nor removed
         try:
+            if path.is_file() and not path.is_symlink():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             if durable:
@@ -66,7 +70,13 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool =
 
 def place_beside(path: Path) -> Path:
     """Return where nothing is yet, for what is to be moved to ``path``: a name that nobody else takes or foresees."""
-    return path.with_name(f".{os.urandom(4).hex()}.{path.name}.part")
+    return path.with_name(f".{os.urandom(4).hex()}.{path.name[:60]}.part")  # names end at 255 bytes
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what killed processes left half written in ``folder`` and the folders in it; raises ``OSError``."""
+    for path in folder.rglob(f".{'[0-9a-f]' * 8}.*.part"):
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

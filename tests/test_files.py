@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from reference.files import Watched
 
-from snngan.files import SaveError, place_beside, replacing, write_atomically, write_npz
+from snngan.files import SaveError, clear_parts, place_beside, replacing, write_atomically, write_npz
 
 
 def test_at_every_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +100,33 @@ def test_arrays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         write_npz(tmp_path / "file.npz", {"one": np.zeros(300, np.uint8), "two": np.zeros(300, np.uint8)})
     gc.collect()  # an archive left open would write on now
     assert not os.listdir(tmp_path)
+
+
+def test_who_may_read_a_file_may_still(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    usual = path.stat().st_mode
+    path.chmod(0o640)
+    write_atomically(path, b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    (tmp_path / "link").symlink_to(path)
+    write_atomically(tmp_path / "link", b"of its own")
+    assert (tmp_path / "link").lstat().st_mode == usual
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".png", "\N{GRINNING FACE}" * 63])
+def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
+    write_atomically(tmp_path / name, b"content")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = place_beside(tmp_path / "samples" / "step-00000001.png")
+    kept = [tmp_path / name for name in (".config.part", "my.part", "step-00000001.png", ".0123abcd.part")]
+    left.parent.mkdir()
+    for path in (left, *kept):
+        path.write_bytes(b"half")
+    clear_parts(tmp_path)
+    assert not left.exists()
+    assert all(path.exists() for path in kept)

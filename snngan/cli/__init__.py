@@ -7,12 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import click
 
 from snngan.cli.options import NamedGroup
-from snngan.cli.output import tell
+from snngan.cli.output import say, tell
+from snngan.cli.signals import Ended, ended_by_signals
 from snngan.version import __version__
 
 COMMANDS = {
@@ -61,7 +63,12 @@ class Commands(NamedGroup):
         if one_of_several() and not any(words[: len(each)] == each for each in ON_SEVERAL):
             fail("torchrun is for train, classify train and resume; start this command without it")
         try:
-            sys.exit(super().main(args, *rest, **options) or 0)
+            with nullcontext() if one_of_several() else ended_by_signals():  # or torchrun ends them
+                status = super().main(args, *rest, **options) or 0
+            sys.exit(status)
+        except Ended as error:
+            say(f"Error: ended by {error.signal.name}", err=True)
+            sys.exit(128 + error.signal)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from snngan.cli.output import Progress, duration, notify, say
+from snngan.cli.signals import caught_signals
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
@@ -156,7 +156,7 @@ def _go_on(
     if steps is not None:
         folder.set_steps(steps)
     if start is None:
-        agreed(lambda: folder.rewind(-1) if is_first() else None)
+        agreed(lambda: folder.begin_again(device) if is_first() else None)
     if isinstance(folder, RunFolder):
         run_gan(folder, data, device, start, data_dir)
     else:
@@ -243,30 +243,6 @@ def figures_of(run: RunFolder, dataset: Dataset, device: torch.device, data_dir:
     from snngan.evaluation.watch import Watch
 
     return Watch(run.plan, dataset, data_folder(data_dir) / "features", device)
-
-
-@contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and a closed terminal's SIGHUP in a list instead of dying of them.
-
-    A second SIGINT interrupts at once; a SIGHUP that is ignored already, as by nohup, stays so.
-    """
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def say_result(run: RunFolder, outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,6 +31,10 @@ class ProjectedGenerator(Experiment):
     summary: ClassVar[str] = "Samples through the training of snnl-projected, beside the classic GAN at the same rates"
     presets: ClassVar[Mapping[str, Experiment]]
 
+    def __post_init__(self) -> None:
+        if not self.stages or not all(0 < stage <= self.steps for stage in self.stages):
+            raise ValueError(f"stages are steps from 1 to {self.steps}, not {self.stages}")
+
     def run(self, setting: Setting) -> Finding:
         dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
@@ -42,7 +47,8 @@ class ProjectedGenerator(Experiment):
                 config = TrainConfig(
                     dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
                     learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings, *self.options),
-                    evaluate_every=min(self.stages), sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
+                    evaluate_every=math.gcd(*self.stages, self.steps), sample_every=self.steps,
+                    checkpoint_every=max(1, self.steps // 10),
                 )  # fmt: skip
                 path = setting.folder / "runs" / f"{title}-seed{seed}"
                 run = trained(config, dataset, path, setting, self.stages)

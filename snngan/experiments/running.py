@@ -29,6 +29,7 @@ from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan, read_settings
 from snngan.training.players import Players
 from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.untrusted import read_json
 
 F = TypeVar("F", RunFolder, ClassifierFolder)
 
@@ -80,17 +81,32 @@ def run_experiment(name: str, preset: str, setting: Setting, command: str, setti
         raise
     chosen = dataclasses.asdict(experiment)  # type: ignore[call-overload]
     head = {"experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": chosen}
-    content = head | {"environment": environment(setting.device), "numbers": finding.numbers}
+    own = environment(setting.device)
+    trained_in = _environments(setting.folder) or [own]
+    content = head | {"environment": own, "runs": trained_in, "numbers": finding.numbers}
     write_atomically(setting.folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
-    where = content["environment"]
+    where = dict.fromkeys(
+        f"snngan {each.get('snngan')} at {each.get('commit') or 'no commit'}, torch {each.get('torch')}, "
+        f"{each.get('device')}"
+        for each in trained_in
+    )
     lines = [
         f"# {name}", "", f"{kind.summary} ({kind.source}).", "", f"    {command}", "",
-        f"snngan {where['snngan']} at {where['commit'] or 'no commit'}, torch {where['torch']}, {where['device']}; "
-        + ", ".join(f"{key} {value}" for key, value in chosen.items()),
+        f"{', and '.join(where)}; " + ", ".join(f"{key} {value}" for key, value in chosen.items()),
         "", *finding.text, "", *(f"![{path.stem}]({path.name})" for path in finding.figures),
     ]  # fmt: skip
     write_atomically(setting.folder / "result.md", ("\n".join(lines) + "\n").encode())
     return finding
+
+
+def _environments(folder: Path) -> list[dict[str, Any]]:
+    """Return where the runs in an experiment's folder were trained, each environment once."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.rglob("config.json")):
+        own = read_json(path).get("environment")
+        if isinstance(own, dict) and own not in found:
+            found.append(own)
+    return found
 
 
 def with_features(name: str, setting: Setting) -> Dataset:
@@ -163,16 +179,21 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tu
         if checkpoint_paths(run.checkpoints):
             start = load_newest(run.checkpoints, setting.notify, holds)
         elif not new:  # it was stopped before there was anything to go on with
-            run.rewind(-1)
+            run.begin_again(setting.device)
         if start is None or start["step"] < plan.steps:
             since = f" from step {start['step']}" if start else ""
             setting.notify(f"{path.name}: {plan.steps} steps{since}")
+            for line in run.changed_since_begun():
+                setting.notify(f"{path.name}: {line}")
         yield run, start
 
 
 def samples_at(run: RunFolder, step: int) -> Tensor:
-    """Return the samples (500, C, H, W) that :func:`trained` left of a stage."""
-    samples: Tensor = load_tensors(run.path / f"stage-{step:08d}.pt")
+    """Return the samples (500, C, H, W) that :func:`trained` left of a stage; raises ``ValueError`` without them."""
+    path = run.path / f"stage-{step:08d}.pt"
+    if not path.exists():
+        raise ValueError(f"{run.path} has no samples of step {step}: remove it, and it is trained anew")
+    samples: Tensor = load_tensors(path)
     return samples
 
 

@@ -29,6 +29,7 @@ from snngan.intervals import summary
 from snngan.selfsupervised import cluster
 from snngan.training.classifier import reading_order
 from snngan.training.classifier_plan import check_labels
+from snngan.untrusted import read_json
 
 BLOBS, EACH = 10, 100
 """How many, and points in each."""
@@ -143,10 +144,19 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
         if not path.exists():
             accuracies, clusters = self.compared(points, labels, count, seed, setting.device)
             write_atomically(path, json.dumps({"accuracies": accuracies, "clusters": clusters.tolist()}).encode())
-        content = json.loads(path.read_text())
-        for method, accuracy in content["accuracies"].items():
+        content = read_json(path)
+        try:
+            accuracies, clusters = content["accuracies"], torch.tensor(content["clusters"])
+            found = [float(accuracies[method]) for method in self.methods]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged: remove it, and it is made anew") from error
+        for method, accuracy in zip(self.methods, found, strict=True):
             rows.setdefault(method, []).append(accuracy)
-        return torch.tensor(content["clusters"])
+        return clusters
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return "min-max, one start", f"min-max, {self.restarts} starts", "k-means", "spectral"
 
     def compared(
         self, points: Tensor, labels: Tensor, count: int, seed: int, device: torch.device
@@ -154,13 +164,9 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
         """Return the accuracy of each method on points (N, D), and the clusters (N,) of the objective."""
         ours = cluster(points.to(device), count, steps=self.cluster_steps, restarts=self.restarts, seed=seed)
         best = ours.labels.cpu()
-        found = {
-            "min-max, one start": ours.starts[0].cpu(),
-            f"min-max, {self.restarts} starts": best,
-            "k-means": k_means(points, count, seed=seed),
-            "spectral": spectral(points, count, seed=seed),
-        }
-        return {method: cluster_accuracy(labels, clusters, count) for method, clusters in found.items()}, best
+        found = ours.starts[0].cpu(), best, k_means(points, count, seed=seed), spectral(points, count, seed=seed)
+        accuracies = [cluster_accuracy(labels, clusters, count) for clusters in found]
+        return dict(zip(self.methods, accuracies, strict=True)), best
 
 
 def drawn_blobs(spread: float, seed: int) -> tuple[Tensor, Tensor, float]:

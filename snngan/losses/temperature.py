@@ -7,6 +7,7 @@ remembers between batches is in its buffers, so that saving and loading state ke
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from numbers import Real
 from typing import ClassVar
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from snngan.losses.optimum import optimal_inverse_temperature, slope_by_log_inverse
 from snngan.losses.pairs import Pairs
+
+SMALLEST = 1e-15
+"""Of the temperatures that can be given for a run: gradients grow as 1/T, and float32 must hold their squares."""
 
 
 class Temperature(nn.Module):
@@ -179,6 +183,8 @@ def parse_temperature(text: str) -> Temperature:
     try:
         if text in NAMED:
             return NAMED[text]()
+        if any(0 < float(part) < SMALLEST for part in re.split("[:+]", argument)):
+            raise ValueError("it is too small")
         if kind in ("", "relative"):
             return RelativeTemperature(*(float(part) for part in argument.split("+")))
         if kind in ("annealed", "annealed-absolute"):
@@ -190,7 +196,7 @@ def parse_temperature(text: str) -> Temperature:
         return forms[kind](float(argument))
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"temperature takes a multiple of the mean squared distance such as 0.1, several such as 0.05+0.2, "
-            "absolute:T, learned:START, annealed:START[:STEPS], annealed-absolute:START[:STEPS] or optimal, "
-            f"not {text!r}"
+            "temperature takes a multiple of the mean squared distance such as 0.1, several such as 0.05+0.2, "
+            "absolute:T, learned:START, annealed:START[:STEPS] or annealed-absolute:START[:STEPS], with numbers from "
+            f"{SMALLEST:g} on, or optimal, not {text!r}"
         ) from error

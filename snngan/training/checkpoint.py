@@ -69,7 +69,7 @@ def load_tensors(path: Path) -> Any:
 
 
 def clear_after(folder: Path, step: int) -> None:
-    """Set aside the checkpoints after ``step``, and remove what a killed process left half done.
+    """Set aside the checkpoints after ``step``, and remove check sums that have none.
 
     A run goes on from the newest sound checkpoint; were damaged ones of later steps left, they would count among the
     newest, which stay.
@@ -84,8 +84,6 @@ def clear_after(folder: Path, step: int) -> None:
                 for each in (path, path.with_name(f"{path.name}.sha256")):
                     if each.exists():
                         each.rename(each.with_name(f"{each.name}.damaged"))
-        for path in folder.glob(".*.part"):
-            path.unlink()
         for path in folder.glob("step-*.pt.sha256"):
             if not path.with_suffix("").exists():
                 path.unlink()
@@ -123,7 +121,9 @@ def load_newest(
             continue
         return _unpack(path, content, holds)
     if paths:
-        raise CheckpointError(f"no checkpoint in {folder} is sound: all {len(paths)} are damaged")
+        raise CheckpointError(
+            f"no checkpoint in {folder} is sound: all {len(paths)} are damaged; remove it, and train again"
+        )
     raise CheckpointError(f"no checkpoint in {folder}: the run stopped before it saved one; train again")
 
 

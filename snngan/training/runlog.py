@@ -21,7 +21,7 @@ from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
-from snngan.files import SaveError, place_beside, sync, write_atomically
+from snngan.files import SaveError, clear_parts, place_beside, sync, write_atomically
 from snngan.training.checkpoint import clear_after, save_checkpoint
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.environment import changes_since, environment
@@ -34,7 +34,7 @@ P = TypeVar("P", Plan, ClassifyPlan)
 
 def next_run_dir(plan: Plan | ClassifyPlan, parent: Path = Path("runs")) -> Path:
     """Return ``parent``/NNNN-DATASET-TITLE with the next free number."""
-    numbers = [int(path.name[:4]) for path in parent.glob("[0-9][0-9][0-9][0-9]-*")]
+    numbers = [int(found[1]) for path in parent.glob("*") if (found := re.match(r"([0-9]{4,9})-", path.name))]
     name = re.sub(r"[^A-Za-z0-9.]+", "-", plan.dataset.rpartition("/")[2]).strip("-.")[-40:] or "data"
     return parent / f"{max(numbers, default=0) + 1:04d}-{name}-{plan.title}"
 
@@ -76,6 +76,7 @@ class Folder(ABC, Generic[P]):
             os.rename(beside, path)  # fails where a folder with something in it has come meanwhile
             sync(path.parent)
         except OSError as error:
+            cls.check_new(path)
             raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -102,13 +103,15 @@ class Folder(ABC, Generic[P]):
         Raises:
             ValueError: it cannot be made.
         """
+        tried = None
         while True:
             path = next_run_dir(plan)
             try:
                 return cls.create(path, plan, device)
             except ValueError:
-                if not path.is_dir():
+                if path == tried or not path.is_dir():
                     raise
+            tried = path
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -188,14 +191,26 @@ class Folder(ABC, Generic[P]):
     def rewind(self, step: int) -> None:
         """Forget what was logged after ``step``, so that a resumed run logs it once, and write down its plan.
 
-        Checkpoints of later steps, which were damaged, are set aside; -1 forgets everything.
+        Checkpoints of later steps, which were damaged, are set aside. What a killed process left half written goes.
 
         Raises:
             SaveError: the folder cannot be written to.
         """
+        self._rewind(step, {"plan": asdict(self.plan)})
+
+    def begin_again(self, device: torch.device) -> None:
+        """Forget everything that was logged and saved, as :meth:`rewind` does, and where it was begun."""
+        self._rewind(-1, {"plan": asdict(self.plan), "environment": environment(device)})
+
+    def _rewind(self, step: int, changed: dict[str, Any]) -> None:
+        with writing(self.path):
+            clear_parts(self.path)
+            for folder in ("samples", "projector"):
+                for path in (self.path / folder).glob("step-*"):
+                    if _number_of(path) > step:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         file = self.path / "config.json"
-        content = read_json(file) | {"plan": asdict(self.plan)}
-        write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(file, (json.dumps(read_json(file) | changed, indent=2) + "\n").encode())
         file = self.path / "metrics.jsonl"
         if file.exists():
             kept = [values for values in read_lines(file) if _step_of(values) <= step]
@@ -312,6 +327,12 @@ def writing(path: Path) -> Iterator[Path]:
         yield path
     except OSError as error:
         raise SaveError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def _number_of(path: Path) -> float:
+    """Return the step in the name of a grid or a projection, -inf where there is none."""
+    found = re.fullmatch(r"step-([0-9]+)(\.png)?", path.name)
+    return -math.inf if found is None else int(found[1])
 
 
 def _step_of(values: Mapping[str, Any]) -> float:

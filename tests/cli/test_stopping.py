@@ -157,3 +157,32 @@ def test_an_interrupted_run_that_was_given_more_steps_remembers_them(
         signals(patch, signal.SIGINT)
         cli("resume run --steps 40", 130)
     assert cli("resume run --dry-run --device cpu").out == "resuming run at step 7 of 40, on cpu\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("out", ["grid.png", "images.npz", "folder"])
+def test_other_commands_leave_nothing_half_written(
+    cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int, out: str
+) -> None:
+    before, normal = signal.getsignal(number), os.replace
+
+    def replace(*places: Any) -> None:
+        os.kill(os.getpid(), number)
+        normal(*places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        said = cli(f"sample {finished} --out {out} --count 4", status)
+    assert said.err == f"Error: ended by {signal.Signals(number).name}\n"
+    assert not [path for path in Path().rglob("*") if path.is_file()]
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_under_nohup_goes_on(
+    cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    before, normal = signal.signal(signal.SIGHUP, signal.SIG_IGN), os.replace
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
+    monkeypatch.setattr(os, "replace", lambda *places: (os.kill(os.getpid(), signal.SIGHUP), normal(*places)))
+    cli(f"sample {finished} --out grid.png --count 4")
+    assert Path("grid.png").exists()

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from snngan.cli import main
+from snngan.config import TrainConfig
+from snngan.data.datasets import load_dataset
 from snngan.experiments import EXPERIMENTS, PRESETS, Setting
 from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
 from snngan.experiments.pairs import compared
@@ -193,6 +195,72 @@ def test_another_experiment_s_runs_are_refused(tmp_path: Path) -> None:
     smoke(tmp_path / "out")
     with pytest.raises(ValueError, match="holds another run than this experiment's"):
         smoke(tmp_path / "out", dataset="mnist-5k")
+
+
+def test_where_the_runs_were_trained_is_said_wherever_it_is_finished(tmp_path: Path) -> None:
+    smoke(tmp_path / "out")
+    first = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert first["runs"] == [first["environment"]]
+    for path in (tmp_path / "out").rglob("config.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"environment": content["environment"] | {"torch": "2.0.0"}}))
+    smoke(tmp_path / "out")
+    again = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert again["environment"] == first["environment"]
+    assert [each["torch"] for each in again["runs"]] == ["2.0.0"]
+    assert "torch 2.0.0, cpu" in (tmp_path / "out" / "result.md").read_text()
+
+
+def test_a_run_gone_on_with_elsewhere_says_so_and_one_begun_again_does_not(tmp_path: Path) -> None:
+    lines: list[str] = []
+    setting = Setting(tmp_path / "out", None, torch.device("cpu"), lines.append)
+    digits = load_dataset("digits", keep=False)
+    config = TrainConfig(
+        dataset="digits", arch="mlp", set=("width=16",), objective="gan", batch_size=16, steps=4, checkpoint_every=2
+    )
+    run = trained(config, digits, tmp_path / "run", setting)
+    path = run.path / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"environment": content["environment"] | {"threads": 99}}))
+    trained(config, digits, tmp_path / "run", setting)
+    assert lines == ["run: 4 steps"]
+    (run.checkpoints / "step-00000004.pt").unlink()
+    trained(config, digits, tmp_path / "run", setting)
+    assert lines[1] == "run: 4 steps from step 2"
+    assert lines[2].startswith("run: begun with 99 of threads, gone on with ")
+    for each in run.checkpoints.glob("*.pt"):
+        each.unlink()
+    trained(config, digits, tmp_path / "run", setting)
+    assert lines[3:] == ["run: 4 steps"]
+    assert json.loads(path.read_text()) == content
+
+
+@pytest.mark.parametrize("stages", ["stages=0,6", "stages=3,9"])
+def test_stages_that_never_come_are_refused(tmp_path: Path, stages: str) -> None:
+    setting = Setting(tmp_path / "out", None, torch.device("cpu"), pytest.fail)
+    with pytest.raises(ValueError, match="stages are steps from 1 to 6, not"):
+        run_experiment("projected-generator", "smoke", setting, "the command", [stages])
+    assert not (tmp_path / "out").exists()
+
+
+def test_stages_of_any_steps_are_kept_and_missing_ones_named(tmp_path: Path) -> None:
+    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    found = run_experiment("projected-generator", "smoke", setting, "the command", ["stages=2,5"])
+    assert {path.name for path in found.figures} >= {"log-odds-000002.png", "log-odds-000005.png"}
+    (tmp_path / "out" / "runs" / "gan-seed0" / "stage-00000005.pt").unlink()
+    with pytest.raises(ValueError, match=r"gan-seed0 has no samples of step 5: remove it, and it is trained anew$"):
+        run_experiment("projected-generator", "smoke", setting, "the command", ["stages=2,5"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"accuracies": {"k-means": 1}, "clusters": [0]}'])
+def test_kept_clusters_that_are_damaged_are_named(tmp_path: Path, content: str) -> None:
+    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    run_experiment("self-supervised-blobs", "smoke", setting, "the command")
+    path = min((tmp_path / "out" / "clusters").iterdir())
+    path.write_text(content)
+    with pytest.raises(ValueError, match=path.name):
+        run_experiment("self-supervised-blobs", "smoke", setting, "the command")
 
 
 def test_a_run_that_diverges_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,8 @@ def test_the_period_of_a_text_is_its_own() -> None:
     "text",
     ["", " ", "warm", "0", "-1", "nan", "0.1+", "0.1+0", "0.1,0.2", "absolute", "absolute:", "absolute:0",
      "absolute:1+2", "annealed:-1", "annealed:1:0", "annealed:1:2:3",
-     "annealed:", "annealed:1:", "learned:x", "learned:1:2", "optimal:1", "Optimal"],
+     "annealed:", "annealed:1:", "learned:x", "learned:1:2", "optimal:1", "Optimal",
+     "1e-16", "0.1+1e-16", "absolute:1e-300", "learned:1e-20", "annealed:1e-20:5"],
 )  # fmt: skip
 def test_texts_that_mean_nothing(text: str) -> None:
     with pytest.raises(ValueError, match=r"^temperature takes .* absolute:T, .* or optimal, not .*\Z") as caught:

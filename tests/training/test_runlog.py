@@ -109,6 +109,10 @@ def test_runs_are_numbered(tmp_path: Path, plan_of: Callable[..., Plan]) -> None
     for name in ("0001-a", "0041-b", "x-0100", "99-c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert next_run_dir(plan) == Path("runs/0042-digits-wgan-gp")
+    (tmp_path / "runs" / "9999-d").mkdir()
+    assert next_run_dir(plan) == Path("runs/10000-digits-wgan-gp")
+    (tmp_path / "runs" / "10000-e").mkdir()
+    assert next_run_dir(plan) == Path("runs/10001-digits-wgan-gp")
     assert next_run_dir(plan, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "0001-digits-wgan-gp"
 
 
@@ -120,6 +124,9 @@ def test_two_runs_that_start_at_once_get_a_folder_each(
     seen_too_late = iter([first.path, first.path.with_name("0002-late")])
     monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: next(seen_too_late))
     assert RunFolder.create_next(plan, CPU).path.name == "0002-late"
+    monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: first.path)  # it cannot be looked into
+    with pytest.raises(ValueError, match="exists already"):
+        RunFolder.create_next(plan, CPU)
     (tmp_path / "file").touch()
     monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: tmp_path / "file" / "0001-x")
     with pytest.raises(ValueError, match="cannot be made"):
@@ -250,6 +257,54 @@ def test_the_half_written_line_of_a_killed_run_is_dropped(run_of: Callable[..., 
     assert [(line["step"], line["x"]) for line in metrics(run)] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
     events = board(run.path).Scalars("x")
     assert [(event.step, event.value) for event in events] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_a_run_that_is_made_at_the_same_moment_is_named(
+    tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def late(old: Path, new: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", rename)
+            RunFolder.create(new, plan_of(), CPU)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(ValueError, match=r"run exists already: .* go on with it by: snngan resume"):
+        RunFolder.create(tmp_path / "run", plan_of(), CPU)
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_grids_and_projections_of_later_steps_go_and_what_was_half_written(run_of: Callable[..., RunFolder]) -> None:
+    run = run_of("run")
+    for step in (0, 2, 4):
+        run.log_samples(step, torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8))
+        run.log_projection(step, torch.randn(4, 3), torch.zeros(4, 1, 8, 8), ["real"] * 4)
+    half = run.samples / ".0123abcd.step-00000003.png.part"
+    half.write_bytes(b"half")
+    (run.samples / "step-by-step.txt").write_text("mine")
+    again = RunFolder.open(run.path)
+    again.rewind(2)
+    assert {path.name for path in run.samples.iterdir()} == {
+        "step-00000000.png", "step-00000002.png", "step-by-step.txt"
+    }  # fmt: skip
+    assert {path.name for path in (run.path / "projector").iterdir()} == {"step-00000000", "step-00000002"}
+    again.begin_again(CPU)
+    assert os.listdir(run.samples) == ["step-by-step.txt"]
+    assert not os.listdir(run.path / "projector")
+
+
+def test_a_run_that_begins_again_says_where(run_of: Callable[..., RunFolder]) -> None:
+    run = run_of("run")
+    file = run.path / "config.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"environment": content["environment"] | {"threads": 99}}))
+    run.rewind(0)
+    assert any("begun with 99 of threads" in line for line in run.changed_since_begun())
+    run.begin_again(CPU)
+    assert run.changed_since_begun() == []
+    assert json.loads(file.read_text()) == content
 
 
 def test_more_steps_are_remembered(run_of: Callable[..., RunFolder]) -> None:
