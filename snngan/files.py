@@ -6,7 +6,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +43,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     with open(beside, "xb") as file:  # what lies there is neither written through, be it a link, nor removed
         try:
             if path.is_file() and not path.is_symlink():
-                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                with suppress(OSError):  # a file system without permissions
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             if durable:

@@ -102,9 +102,9 @@ def run_experiment(name: str, preset: str, setting: Setting, command: str, setti
 def _environments(folder: Path) -> list[dict[str, Any]]:
     """Return where the runs in an experiment's folder were trained, each environment once."""
     found: list[dict[str, Any]] = []
-    for path in sorted(folder.rglob("config.json")):
+    for path in sorted(folder.glob("runs/*/config.json")):
         own = read_json(path).get("environment")
-        if isinstance(own, dict) and own not in found:
+        if own and own not in found:
             found.append(own)
     return found
 
