@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -51,7 +51,7 @@ class AlphaSearch(Experiment):
     trials: int = count()
     steps: int = count()
     batch_size: int = count()
-    largest_alpha: float
+    largest_alpha: float = option(MISSING, "", low=0, high=1e9)
     workers: int = option(1, "", low=1)
     seed: int = 0
     storage: str | None = None

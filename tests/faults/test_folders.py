@@ -429,7 +429,10 @@ def damage_all() -> None:
         pytest.param(remove_config, "run is no run folder: it has no config.json", 0, id="configuration removed"),
         pytest.param(remove_checkpoints, "no checkpoint in run/checkpoints: .*", 0, id="checkpoints removed"),
         pytest.param(
-            damage_all, "no checkpoint in run/checkpoints is sound: all 2 are damaged", 2, id="all checkpoints damaged"
+            damage_all,
+            "no checkpoint in run/checkpoints is sound: all 2 are damaged; remove it, and train again",
+            2,
+            id="all checkpoints damaged",
         ),
         pytest.param(
             partial(shutil.rmtree, RUN), "no run folder run: give the folder that .*", 0, id="run folder removed"

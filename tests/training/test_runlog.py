@@ -232,7 +232,7 @@ def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
         assert steps_of(events, tag) == list(range(1 if tag.startswith("loss/") else 0, 10)), tag
     assert steps_of(events, "samples/real") == [0]
     names = [each.tensor_name for each in projections(run)]
-    assert names == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 5, 6, 7, 8, 9)]
+    assert names == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 6, 7, 8, 9)]
     for line in metrics(run):
         (value,) = [event.value for event in events.Scalars("entanglement/input") if event.step == line["step"]]
         assert value == pytest.approx(line["entanglement/input"])
