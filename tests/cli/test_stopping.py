@@ -162,9 +162,11 @@ def test_an_interrupted_run_that_was_given_more_steps_remembers_them(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("out", ["grid.png", "images.npz", "folder"])
 def test_other_commands_leave_nothing_half_written(
-    cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int, out: str
-) -> None:
-    before, normal = signal.getsignal(number), os.replace
+    cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
+    number: int, status: int, out: str,
+) -> None:  # fmt: skip
+    before, normal = signal.signal(number, signal.SIG_DFL), os.replace  # as it is, unless the tests run under nohup
+    request.addfinalizer(lambda: signal.signal(number, before))
 
     def replace(*places: Any) -> None:
         os.kill(os.getpid(), number)
@@ -175,7 +177,7 @@ def test_other_commands_leave_nothing_half_written(
         said = cli(f"sample {finished} --out {out} --count 4", status)
     assert said.err == f"Error: ended by {signal.Signals(number).name}\n"
     assert not [path for path in Path().rglob("*") if path.is_file()]
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_command_under_nohup_goes_on(
