@@ -42,9 +42,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     beside = place_beside(path)
     with open(beside, "xb") as file:  # what lies there is neither written through, be it a link, nor removed
         try:
-            if path.is_file() and not path.is_symlink():
-                with suppress(OSError):  # a file system without permissions
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+            with suppress(OSError):  # nothing there, or a file system without permissions
+                if stat.S_ISREG(mode := path.lstat().st_mode):
+                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
             yield file
             file.flush()
             if durable:
