@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -93,19 +91,18 @@ class AlphaSearch(Experiment):
             return
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=work, args=(*arguments, number)) for number in range(self.workers)]
-        with ended_by_sigterm():
-            try:
-                for worker in workers:
-                    worker.start()
-                for number, worker in enumerate(workers):
-                    worker.join()
-                    if worker.exitcode:
-                        line = f"worker {number} ended with status {worker.exitcode}; its finished trials are kept"
-                        setting.notify(line)
-            finally:
-                for worker in workers:
-                    if worker.pid is not None:
-                        worker.terminate()
+        try:
+            for worker in workers:
+                worker.start()
+            for number, worker in enumerate(workers):
+                worker.join()
+                if worker.exitcode:
+                    line = f"worker {number} ended with status {worker.exitcode}; its finished trials are kept"
+                    setting.notify(line)
+        finally:
+            for worker in workers:
+                if worker.pid is not None:
+                    worker.terminate()
 
     def config(self, number: int, setting: Setting, arch: str, **tried: Any) -> ClassifyConfig:
         """Return the run of a trial that tries so."""
@@ -185,20 +182,6 @@ def work(experiment: AlphaSearch, folder: Path, data_dir: str | None, device: st
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.GPSampler(seed=seed)
         study.optimize(lambda trial: experiment.objective(trial, search, whole, arch, setting), n_trials=1)
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process by way of its ``finally`` clauses."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def split_for_search(dataset: Dataset) -> Dataset:
