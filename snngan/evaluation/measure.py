@@ -33,6 +33,24 @@ METRICS = {
     "1nn": "share whose nearest neighbour is of their own side, in the features; 0.5 is ideal",
     "entanglement": "soft nearest neighbour score of the images and of the features; 1 is ideal",
 }
+DIRECTIONS = {
+    "fid": "lower is better",
+    "kid": "lower is better",
+    "precision": "higher is better",
+    "recall": "higher is better",
+    "density": "1 is ideal",
+    "coverage": "higher is better",
+    "1nn_accuracy": "0.5 is ideal",
+    "1nn_accuracy_real": "0.5 is ideal",
+    "1nn_accuracy_fake": "0.5 is ideal",
+    "entanglement_features": "higher is better",
+    "entanglement_features_real_anchors": "0.693 is ideal",
+    "entanglement_features_fake_anchors": "0.693 is ideal",
+    "entanglement_input": "higher is better",
+    "entanglement_input_real_anchors": "0.693 is ideal",
+    "entanglement_input_fake_anchors": "0.693 is ideal",
+}
+"""The direction or the ideal value of each metric that :func:`evaluate` returns, by its name."""
 NEIGHBOURS = 5
 EVALUATIONS = "evaluations.jsonl"
 """What ``snngan evaluate`` appends to in a run's folder."""
