@@ -14,9 +14,11 @@ Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
 
 
 def first_derivatives_only(backward: Backward) -> Backward:
-    """Wrap an autograd function's ``backward``: to differentiate what it returns raises a ``RuntimeError``.
+    """Wrap an autograd function's ``backward`` so that differentiating its result raises a ``RuntimeError``.
 
-    torch's ``once_differentiable`` takes the result for a constant where the incoming gradient is one.
+    The result stays connected with the incoming gradient and with the first tensor that the function saved, which
+    must be one of its inputs, so that every way to a second derivative meets the refusal. torch's
+    ``once_differentiable`` connects it with the incoming gradient only, and returns zeros where that is a constant.
     """
 
     @functools.wraps(backward)
@@ -25,15 +27,15 @@ def first_derivatives_only(backward: Backward) -> Backward:
             gradients = backward(ctx, grad)
         if not torch.is_grad_enabled():  # no create_graph
             return gradients
-        guard = torch.ones((), device=grad.device, requires_grad=True)
-        return tuple(None if gradient is None else _Refusing.apply(gradient, guard) for gradient in gradients)
+        sources = (ctx.saved_tensors[0], grad)
+        return tuple(None if gradient is None else _Refusing.apply(gradient, *sources) for gradient in gradients)
 
     return wrapped
 
 
 class _Refusing(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, gradient: Tensor, guard: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod

@@ -80,20 +80,20 @@ class _Blocks(NamedTuple):
 
 
 class _Batch:
-    """The points of a batch as the kernels want them: scaled by a power of two so that no square over- or underflows,
-    and filled up so that no block reads past the end.
+    """The points of a batch as the kernels want them: divided by ``unit``, and filled up so that no block reads past
+    the end.
 
     ``own`` is the own_i of the module's formula; for points that are not thin |x_i|^2 is added to it.
     """
 
-    def __init__(self, points: Tensor, squares: Tensor, labels: Tensor, factor: float, inverse: Tensor) -> None:
+    def __init__(
+        self, points: Tensor, squares: Tensor, unit: Tensor, labels: Tensor, factor: float, inverse: Tensor
+    ) -> None:
         self.count, self.dims = points.shape
         self.width = math.ceil(self.count / LARGEST_BLOCK + 1) * LARGEST_BLOCK
         self.padded = 1 << (self.dims - 1).bit_length()
         self.thin, self.precision = self.dims <= THIN, PRECISION
-        exponent = torch.frexp(points.abs().amax().float()).exponent.clamp(-100, 100)
-        self.unit = torch.exp2(exponent.double())
-        self.inverse = factor * inverse * self.unit.square()
+        self.unit, self.inverse = unit, factor * inverse * unit.square()
         self.rate = (self.inverse / math.log(2)).clamp(*RATES).float()
         if self.thin:
             self.points = points.new_zeros(self.dims, self.width)
@@ -186,33 +186,34 @@ def _num_processors(device: torch.device) -> int:
 class FusedLogOdds(torch.autograd.Function):
     """Log-odds z (N,) in float64 of ``points`` (N, D), centred or of unit length; once differentiable.
 
-    ``squares`` (N, 1) and ``factor`` are those of :class:`Pairs`, ``labels`` (N,) any integers, ``members`` (N,) how
-    many points bear the label of each; only the points ``moving`` want a gradient.
+    ``squares`` (N, 1), ``unit`` and ``factor`` are those of :class:`Pairs`, ``labels`` (N,) any integers, ``members``
+    (N,) how many points bear the label of each; only the points ``moving`` want a gradient. ``link`` (0, D) is
+    connected with the points; see :func:`first_derivatives_only`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, points: Tensor, squares: Tensor, labels: Tensor, members: Tensor, factor: float, inverse: Tensor,
-        moving: slice,
+        ctx: Any, link: Tensor, points: Tensor, squares: Tensor, unit: Tensor, labels: Tensor, members: Tensor,
+        factor: float, inverse: Tensor, moving: slice,
     ) -> Tensor:  # fmt: skip
         reason = refusal(points)
         if reason:
             raise ValueError(reason)
-        batch = _Batch(points, squares, labels, factor, inverse)
+        batch = _Batch(points, squares, unit, labels, factor, inverse)
         nearest, sums = batch.sums()
         anchors, has_other = members > 1, members < len(points)
-        ctx.save_for_backward(nearest, sums, anchors & has_other)
+        ctx.save_for_backward(link, nearest, sums, anchors & has_other)
         ctx.batch, ctx.moving, ctx.dtype = batch, moving, points.dtype
         odds = batch.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
 
     @staticmethod
     @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
-        nearest, sums, active = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None, None, None, None, None]:
+        _, nearest, sums, active = ctx.saved_tensors
         batch, moving = ctx.batch, ctx.moving
         of = torch.stack([grad, -grad]).div_(sums).where(active, 0.0)
         gradient = torch.zeros((batch.count, batch.dims), dtype=ctx.dtype, device=grad.device)
         if moving.start < moving.stop:
             gradient[moving] = batch.pull(nearest, of, moving) * (2 * batch.inverse / batch.unit)
-        return gradient, None, None, None, None, None, None
+        return None, gradient, None, None, None, None, None, None, None

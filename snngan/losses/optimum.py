@@ -40,6 +40,11 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
 
     It costs some forty exponentials a pair, and the memory of the backend.
     """
+    return _optimal_in_units(pairs) / pairs.unit.square()
+
+
+def _optimal_in_units(pairs: Pairs) -> Tensor:
+    """Return the optimal 1/T () where distances are in units of ``pairs.unit ** 2``, as all below has them."""
     fine = _curve_of(pairs)
     if fine is None:
         return pairs.scale.new_zeros(())
@@ -61,7 +66,7 @@ def optimal_inverse_temperature(pairs: Pairs) -> Tensor:
 @torch.no_grad()
 def _losses_at(pairs: Pairs, inverses: Tensor) -> Tensor:
     """Return the mean loss (K,) at each 1/T of ``inverses`` (K,), from the log-odds themselves."""
-    losses = F.softplus(log_odds(pairs, inverses)).where(pairs.anchors, 0.0)
+    losses = F.softplus(log_odds(pairs, inverses / pairs.unit.square())).where(pairs.anchors, 0.0)
     mean: Tensor = losses.mean(1)
     return mean
 
@@ -69,6 +74,7 @@ def _losses_at(pairs: Pairs, inverses: Tensor) -> Tensor:
 def slope_by_log_inverse(pairs: Pairs, inverse: Tensor) -> Tensor:
     """Return the derivative () of the mean loss by log(1/T) at 1/T = ``inverse`` ()."""
     curve = _curve_of(pairs)
+    inverse = inverse * pairs.unit.square()
     slope = 0.0 if curve is None else curve.at([float(inverse)])[0].slope
     return inverse * slope
 
@@ -133,13 +139,14 @@ class _Curve:
 
 
 class DenseNeighbours:
-    """The neighbours of a batch's anchors as N x N matrices."""
+    """The neighbours of a batch's anchors as N x N matrices, distances in units of ``pairs.unit ** 2``."""
 
     octaves = 1
 
     def __init__(self, pairs: Pairs) -> None:
         anchors = pairs.anchors & pairs.has_other
         distances, same, other = pairs.distances[anchors], pairs.same[anchors], pairs.other[anchors]
+        distances /= pairs.unit.square()
         self.nearest_same = distances.masked_fill(~same, math.inf).amin(1)
         self.nearest_other = distances.masked_fill(~other, math.inf).amin(1)
         self.excess = (
@@ -147,7 +154,7 @@ class DenseNeighbours:
         ).clamp_min_(0)
         self.same, self.other = same.double(), other.double()
         self.num_same = self.same.sum(1)
-        self.farthest = float(pairs.distances.max())
+        self.farthest = float(pairs.distances.max() / pairs.unit.square())
 
     def rounded(self) -> DenseNeighbours:
         neighbours = copy.copy(self)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from snngan.labels import integer_labels
 from snngan.losses import fused
 from snngan.losses.derivatives import first_derivatives_only
 from snngan.losses.gather import gathered
@@ -21,6 +22,8 @@ Backend = Literal["auto", "dense", "tiled", "fused"]
 BACKENDS = ("auto", "dense", "tiled", "fused")
 DENSE_UP_TO = 512
 """Points up to which the dense backend is the quicker one."""
+UNITS = {torch.float32: (-126, 126), torch.float64: (-500, 500)}
+"""The exponents of two within which coordinates are scaled."""
 
 
 class Pairs:
@@ -29,13 +32,15 @@ class Pairs:
     Attributes:
         points: (N, D), connected to the features and centred; for the cosine distance of unit length before that.
             float64 for the dense backend, else float32, or float64 for float64 features.
-        squares: (N, 1), without gradient: distances = factor * (squares_i + squares_j - 2 points_i points_j).
+        squares: (N, 1) float64, without gradient: distances = factor * (squares_i + squares_j - 2 points_i points_j).
         labels: (N,) integers.
         moving: the points that may want a gradient; the others' part of the work is saved.
         factor: 0.5 for the cosine, else 1.
         dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
         backend: "dense", "tiled" or "fused".
         scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
+        unit: () float64: the power of two next above the largest coordinate. What is computed in float32 is computed
+            with points / unit, so that no square over- or underflows.
     """
 
     def __init__(
@@ -45,13 +50,15 @@ class Pairs:
         self.points, self.squares, self.labels, self.moving = points, squares, labels, moving
         self.factor, self.dtype, self.backend = factor, dtype, backend
         self.scale = self.mean_distance(slice(None))
+        largest = torch.linalg.vector_norm(points.detach(), math.inf) if points.numel() else points.new_zeros(())
+        self.unit = torch.exp2(torch.frexp(largest).exponent.clamp(*UNITS[points.dtype]).double())
 
     def mean_distance(self, some: slice | Tensor) -> Tensor:
         """Return the mean distance () of ``some`` points, a slice or a mask (N,), in O(N D)."""
-        points, squares = self.points.detach()[some], self.squares[some].double()
+        points, squares = self.points.detach()[some], self.squares[some]
         count = len(points)
-        own = torch.linalg.vector_norm(points, dim=1).double().square().sum()
-        products = points.sum(0).double().square().sum() - own  # of all ordered pairs
+        own = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square().sum()
+        products = points.sum(0, dtype=torch.float64).square().sum() - own  # of all ordered pairs
         total = self.factor * (2 * (count - 1) * squares.sum() - 2 * products)
         mean: Tensor = total.clamp_min(0) / max(1, count * (count - 1))
         return mean
@@ -84,7 +91,7 @@ class Pairs:
     @cached_property
     def distances(self) -> Tensor:
         """(N, N) float64, without gradient."""
-        points, squares = self.points.detach().double(), self.squares.double()
+        points, squares = self.points.detach().double(), self.squares
         products = (points @ points.T).mul_(-2)
         return products.add_(squares).add_(squares.T).clamp_min_(0).mul_(self.factor)
 
@@ -116,9 +123,7 @@ def pairs_of(
     """
     if features.dim() < 2 or not features.is_floating_point():
         raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
-    labels = torch.as_tensor(labels, device=features.device)
-    if labels.shape != features.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels must be integers ({len(features)},) to match the features, not {_form(labels)}")
+    labels = integer_labels(labels, len(features), features.device)
     check_choice("distance", distance, DISTANCES)
     check_choice("backend", backend, BACKENDS)
     own = slice(0, len(features))
@@ -135,17 +140,17 @@ def pairs_of(
         points, no_direction = _unit(features.flatten(1))
         points = (points - points.detach().mean(0)).to(working)
         # A zero vector is at 1 from all, which no place on the sphere is.
-        squares = points.detach().square().sum(1, keepdim=True) + no_direction
+        squares = points.detach().double().square().sum(1, keepdim=True) + no_direction
         return Pairs(points, squares, labels, own, 0.5, dtype, backend)
     points = features.flatten(1).to(working)
-    points = points - points.detach().mean(0)
-    squares = torch.linalg.vector_norm(points.detach(), dim=1, keepdim=True).square()
+    points = points - points.detach().mean(0, dtype=torch.float64).to(working)
+    squares = torch.linalg.vector_norm(points.detach(), dim=1, keepdim=True, dtype=torch.float64).square()
     return Pairs(points, squares, labels, own, 1.0, dtype, backend)
 
 
 def _unit(points: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``points`` (N, D) at unit length in float64, zero vectors as they are, and which (N, 1) those are."""
-    points = points.double()
+    points = points.to(torch.float64, copy=True)  # autograd keeps it, and the caller may write over its own
     lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
     return points / torch.where(lengths > 0, lengths, 1.0), lengths.detach() == 0
 
@@ -196,15 +201,18 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
     """
     if len(pairs.points) == 0:
         return pairs.points.sum(1).expand(len(inverse_temperatures), 0)
+    if pairs.backend == "dense":
+        return torch.stack([_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures])
+    link = pairs.points[:0].clone()  # what these backends save is not connected with the points: this is
+    batch = (link, pairs.points, pairs.squares, pairs.unit)
     if pairs.backend == "tiled":
         layout = layout_of(pairs.labels, pairs.moving)
-        stacked: Tensor = TiledLogOdds.apply(pairs.points, pairs.squares, layout, pairs.factor, inverse_temperatures)
+        stacked: Tensor = TiledLogOdds.apply(*batch, layout, pairs.factor, inverse_temperatures)
         return stacked
-    if pairs.backend == "fused":
-        batch = (pairs.points, pairs.squares, pairs.classes[0], pairs.members, pairs.factor)
-        odds = [fused.FusedLogOdds.apply(*batch, inverse, pairs.moving) for inverse in inverse_temperatures]
-    else:
-        odds = [_LogOdds.apply(pairs.points, pairs, inverse) for inverse in inverse_temperatures]
+    classes = (pairs.classes[0], pairs.members)
+    odds = [
+        fused.FusedLogOdds.apply(*batch, *classes, pairs.factor, each, pairs.moving) for each in inverse_temperatures
+    ]
     return torch.stack(odds)
 
 
@@ -226,7 +234,7 @@ class _LogOdds(torch.autograd.Function):
         weights.diagonal().zero_()
         same = weights.mul(pairs.same).sum(1, keepdim=True).masked_fill_(~anchors[:, None], 1.0)
         other = weights.mul(pairs.other).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
-        ctx.save_for_backward(points, weights, pairs.same, same, other, anchors & has_other, inverse)
+        ctx.save_for_backward(points, weights, pairs.same, same, other, anchors & has_other, inverse, pairs.unit)
         ctx.factor, ctx.moving = pairs.factor, pairs.moving
         odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
         return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~anchors, 0.0)
@@ -234,16 +242,16 @@ class _LogOdds(torch.autograd.Function):
     @staticmethod
     @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        points, weights, is_same, same, other, active, inverse = ctx.saved_tensors
+        points, weights, is_same, same, other, active, inverse, unit = ctx.saved_tensors
         # d z_i / d d_ij: the row sums vanish, so the anchor's own term of d |x_i - x_j|^2 does too.
-        row = (grad * inverse).where(active, 0.0)[:, None].to(weights.dtype)
+        row = grad.where(active, 0.0)[:, None].to(weights.dtype)
         slopes = torch.where(is_same, row / same, -row / other).mul_(weights)
         if weights.is_cuda:  # where TF32 is allowed, a float32 product would keep three digits
             slopes = slopes.double()
-        rounded = points.to(slopes.dtype)
+        rounded = (points / unit).to(slopes.dtype)
         with full_precision(points.device):
             moving = ctx.moving
             pulled = slopes.sum(0)[moving, None] * rounded[moving] - (slopes[moving] + slopes.T[moving]) @ rounded
         gradient = torch.zeros_like(points)
-        gradient[moving] = pulled.mul_(2 * ctx.factor)
+        gradient[moving] = pulled.to(gradient.dtype) * (2 * ctx.factor * inverse * unit)
         return gradient, None, None

@@ -1,7 +1,7 @@
 """How the temperature T of the loss is chosen: fixed, relative, annealed, learned, mixed or optimal.
 
 Each rule is a module that maps the pairs of a batch to inverse temperatures 1/T, without gradient. What a rule
-remembers between batches is in its buffers, so that saving and loading state keeps it.
+remembers between batches is in its ``state_dict``, so that saving and loading state keeps it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class FixedTemperature(Temperature):
     def forward(self, pairs: Pairs) -> Tensor:
         return pairs.scale.new_full((1,), 1 / self.value)
 
+    def extra_repr(self) -> str:
+        return f"{self.value:g}"
+
 
 class RelativeTemperature(Temperature):
     """T = ``factor`` times the mean distance of the batch: the same meaning at any pixel scale or dimension.
@@ -76,6 +79,9 @@ class RelativeTemperature(Temperature):
 
     def forward(self, pairs: Pairs) -> Tensor:
         return _per_scale(pairs, self.factors)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{factor:g}" for factor in self.factors)
 
 
 class AnnealedTemperature(Temperature):
@@ -102,6 +108,10 @@ class AnnealedTemperature(Temperature):
             self.evaluations += 1
         return _per_scale(pairs, [factor]) if self.relative else (1 / factor).reshape(1).to(pairs.scale)
 
+    def extra_repr(self) -> str:
+        numbers = f"{self.initial:g}, final={self.final:g}, period={self.period:g}, power={self.power:g}"
+        return f"{numbers}, relative={self.relative}, evaluations={int(self.evaluations)}"
+
 
 class LearnedTemperature(Temperature):
     """1/T follows its own gradient: one step towards lower loss at each evaluation in training mode.
@@ -112,7 +122,6 @@ class LearnedTemperature(Temperature):
     """
 
     waits = True
-    log_inverse: Tensor
 
     def __init__(self, initial: float = 1.0, *, step: float = 0.1, low: float = 1e-3, high: float = 1e3) -> None:
         super().__init__()
@@ -120,21 +129,32 @@ class LearnedTemperature(Temperature):
         if not 0 < low < high:
             raise ValueError(f"the bounds of a learned temperature must be 0 < low < high, not {low!r} and {high!r}")
         self.low, self.high = low, high
-        self.register_buffer("log_inverse", torch.tensor(math.nan, dtype=torch.float64))
+        self.log_inverse = torch.tensor(math.nan, dtype=torch.float64)
+        """() log(1/T), NaN before the first step. A buffer would lose its digits to ``module.half()``."""
+
+    def get_extra_state(self) -> Tensor:
+        return self.log_inverse
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.log_inverse = state.detach().to(self.log_inverse, copy=True)
 
     @torch.no_grad()
     def forward(self, pairs: Pairs) -> Tensor:
         log_scale = torch.where(pairs.scale > 0, pairs.scale, 1.0).log()
         first = -(log_scale + math.log(self.initial))
-        current = torch.where(self.log_inverse.isnan(), first, self.log_inverse)
+        log_inverse = self.log_inverse.to(first.device)
+        current = torch.where(log_inverse.isnan(), first, log_inverse)
         current = self._bounded(current, log_scale)
         if self.training:
             step = self.step * slope_by_log_inverse(pairs, current.exp()).clamp(-1, 1)
-            self.log_inverse.copy_(self._bounded(current - step, log_scale))
+            self.log_inverse = self._bounded(current - step, log_scale)
         return current.exp().reshape(1)
 
     def _bounded(self, value: Tensor, log_scale: Tensor) -> Tensor:
         return value.clamp(-(log_scale + math.log(self.high)), -(log_scale + math.log(self.low)))
+
+    def extra_repr(self) -> str:
+        return f"{self.initial:g}, step={self.step:g}, current={math.exp(-float(self.log_inverse)):.4g}"
 
 
 class OptimalTemperature(Temperature):

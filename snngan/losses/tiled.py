@@ -37,6 +37,8 @@ LOWEST = {torch.float32: -87.0, torch.float64: -708.0}
 COLD = {torch.float32: -60.0, torch.float64: -650.0}
 """Log-sums below this are taken in the log domain."""
 COLD_ROWS = 256
+HIGHEST_RATE = 1e15
+"""Of 1/T in the unit of the points, where squared distances are at most some 10: float32 must hold the products."""
 COLDEST = 1e10
 """The largest squared length over T up to which the rounding of float64 distances is lost in the weights."""
 WIDE = 64
@@ -138,12 +140,14 @@ def _blocks(counts: list[int], tile: int) -> Iterator[Block]:
 class _Tiles:
     """The weights exp(-d/T) of a batch, a tile at a time: d = factor * (squares_i + squares_j - 2 x_i x_j).
 
-    ``augmented`` (N, D + 2) is what :func:`_augmented` makes of the points in order of class.
+    ``augmented`` (N, D + 2) is what :func:`_augmented` makes of the points in order of class, and ``inverse`` is 1/T
+    in the same unit.
     """
 
     def __init__(self, augmented: Tensor, factor: float, inverse: Tensor, layout: Layout) -> None:
         self.augmented, self.layout = augmented, layout
-        self.rate = (factor * inverse).to(augmented.dtype)
+        # At a colder T all neighbors but duplicates have weight 0, and such anchors are taken in the log domain.
+        self.rate = (factor * inverse).clamp(max=HIGHEST_RATE).to(augmented.dtype)
         side = max((block.stop - block.start for block in layout.blocks), default=0)
         self.room = augmented.new_empty(side * side)
         self.lowest = LOWEST[augmented.dtype]
@@ -186,8 +190,8 @@ class _Tiles:
         return labels[:, None] == labels
 
 
-def _augmented(points: Tensor, squares: Tensor, layout: Layout) -> Tensor:
-    """Return ``points`` (N, D) and ``squares`` (N, 1) in order of class as rows [x_i, 1, squares_i].
+def _augmented(points: Tensor, squares: Tensor, unit: Tensor, layout: Layout) -> Tensor:
+    """Return ``points`` (N, D) and ``squares`` (N, 1), divided by ``unit``, in order of class: [x_i, 1, squares_i].
 
     The squared lengths ride along in the product of points, which then gives the whole distance.
     """
@@ -195,9 +199,9 @@ def _augmented(points: Tensor, squares: Tensor, layout: Layout) -> Tensor:
     for start in range(0, len(points), TILE):
         to = slice(start, start + TILE)
         place = to if layout.order is None else layout.order[to]
-        augmented[to, :-2] = points[place]
+        augmented[to, :-2] = points[place] / unit
         augmented[to, -2] = 1
-        augmented[to, -1] = squares[place, 0]
+        augmented[to, -1] = squares[place, 0] / unit.square()
     return augmented
 
 
@@ -230,11 +234,18 @@ def _sums(tiles: _Tiles) -> tuple[Tensor, Tensor]:
 
 
 class TiledLogOdds(torch.autograd.Function):
-    """Log-odds z (K, N) in float64 of ``points`` (N, D) at K inverse temperatures (K,); once differentiable."""
+    """Log-odds z (K, N) in float64 of ``points`` (N, D) at K inverse temperatures (K,); once differentiable.
+
+    ``link`` (0, D) is connected with the points; see :func:`first_derivatives_only`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, squares: Tensor, layout: Layout, factor: float, inverses: Tensor) -> Tensor:
-        augmented = _augmented(points, squares, layout)
+    def forward(
+        ctx: Any, link: Tensor, points: Tensor, squares: Tensor, unit: Tensor, layout: Layout, factor: float,
+        inverses: Tensor,
+    ) -> Tensor:  # fmt: skip
+        augmented = _augmented(points, squares, unit, layout)
+        inverses = inverses * unit.square()
         same, other = augmented.new_empty(2, len(inverses), len(points), dtype=torch.float64)
         cold = torch.empty_like(same, dtype=torch.bool)
         for turn, inverse in enumerate(inverses):
@@ -244,19 +255,21 @@ class TiledLogOdds(torch.autograd.Function):
             cold[turn] = layout.anchors & layout.has_other & ((same[turn] < threshold) | (other[turn] < threshold))
             for rows in _groups(cold[turn]):
                 same[turn, rows], other[turn, rows] = _cold_sums(augmented, factor, inverse, layout, rows)
-        ctx.save_for_backward(augmented, same, other, cold, inverses)
+        ctx.save_for_backward(link, augmented, same, other, cold, inverses, unit)
         ctx.layout, ctx.factor = layout, factor
         odds = (other - same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.anchors, 0.0)
         return _to_batch(odds.T, layout).T
 
     @staticmethod
     @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        augmented, *kept, inverses = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None, None, None]:
+        _, augmented, *kept, inverses, unit = ctx.saved_tensors
         layout, factor = ctx.layout, ctx.factor
         gradient = torch.zeros_like(augmented[:, :-2])
+        coldest = inverses.amax()
         for inverse, of_z, same, other, cold in zip(inverses, grad, *kept, strict=True):
-            slope = (_in_order(of_z, layout) * inverse).where(layout.anchors & layout.has_other, 0.0)
+            share = torch.where(coldest > 0, inverse / coldest, 0.0)
+            slope = (_in_order(of_z, layout) * share).where(layout.anchors & layout.has_other, 0.0)
             # What the weight of a pair counts for in each anchor's log-odds; the cold ones have their turn below.
             warm = ~cold & (slope != 0)
             of_same = (slope * torch.exp(-same)).where(warm, 0.0).to(augmented.dtype)
@@ -269,8 +282,8 @@ class TiledLogOdds(torch.autograd.Function):
                 for rows in _groups(cold & ((slope != 0) | shows)):
                     sums = same[rows], other[rows]
                     _cold_pull(augmented, factor, inverse, layout, rows, slope[rows], sums, gradient)
-        gradient.mul_(2 * factor).masked_fill_(layout.fixed[:, None], 0.0)
-        return _to_batch(gradient, layout), None, None, None, None
+        gradient.mul_(2 * factor * coldest / unit).masked_fill_(layout.fixed[:, None], 0.0)
+        return None, _to_batch(gradient, layout), None, None, None, None, None
 
 
 def _groups(cold: Tensor) -> list[Tensor]:
@@ -370,14 +383,14 @@ class TiledNeighbours:
     """Sums over the neighbours of a batch's anchors, for the optimal temperature: many temperatures a pass.
 
     Each is taken above the anchor's nearest neighbour of the kind, so it holds at any T. Distances are in the dtype of
-    the points.
+    the points, in units of ``pairs.unit ** 2``.
     """
 
     octaves = 4
 
     def __init__(self, pairs: Pairs) -> None:
         self.layout = layout_of(pairs.labels, pairs.moving)
-        augmented = _augmented(pairs.points.detach(), pairs.squares, self.layout)
+        augmented = _augmented(pairs.points.detach(), pairs.squares, pairs.unit, self.layout)
         self._tiles = _Tiles(augmented, pairs.factor, torch.ones_like(pairs.scale), self.layout)
         self._active = self.layout.anchors & self.layout.has_other
         self._nearest = augmented.new_full((2, len(augmented)), -torch.inf)  # of the class, of the others; negative

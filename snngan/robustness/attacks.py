@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from snngan.labels import integer_labels
+
 Model = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -34,7 +36,7 @@ def fgsm(
     Args:
         model: maps images to logits (N, K).
         images: (N, ...), floating point, within ``bounds``.
-        labels: (N,) of the true classes or, ``targeted``, of the classes to be taken for.
+        labels: (N,) integers, the true classes or, ``targeted``, of the classes to be taken for.
         epsilon: how far each pixel may move, 0 or above.
         targeted: lower the loss of ``labels`` instead of raising it.
         bounds: the range of pixels.
@@ -64,7 +66,7 @@ def bim(
 
     Source: Kurakin et al. 2017, eq. 2.
     """
-    _check(images, labels, epsilon, step_size, steps, bounds)
+    images, labels = _checked(images, labels, epsilon, step_size, steps, bounds)
     step_size = epsilon / steps if step_size is None else step_size
     return _ascended(model, images, images, labels, epsilon, step_size, steps, targeted, bounds, "linf")
 
@@ -95,7 +97,7 @@ def pgd(
 
     Source: Madry et al. 2018, section 2.1.
     """
-    _check(images, labels, epsilon, step_size, steps, bounds)
+    images, labels = _checked(images, labels, epsilon, step_size, steps, bounds)
     if restarts < 1:
         raise ValueError(f"restarts must be 1 or above, not {restarts}")
     if norm not in ("linf", "l2"):
@@ -172,15 +174,14 @@ def _scaled(points: Tensor) -> Tensor:
     return points / length.masked_fill(length == 0, 1)
 
 
-def _check(
+def _checked(
     images: Tensor, labels: Tensor, epsilon: float, step_size: float | None, steps: int,
     bounds: tuple[float, float],
-) -> None:  # fmt: skip
-    """Raise ``ValueError`` for what no attack takes: asked once, before the first of any restarts."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the images without their graph and the labels as int64; raise ``ValueError`` for what no attack takes."""
     if not images.is_floating_point():
         raise ValueError(f"images must be of a floating-point type, not {images.dtype}")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"labels must be ({len(images)},), one an image, not {tuple(labels.shape)}")
+    images, labels = images.detach(), integer_labels(labels, len(images))
     for name, value in (("epsilon", epsilon), ("step_size", step_size)):
         if value is not None and not 0 <= value < float("inf"):
             raise ValueError(f"{name} must be 0 or above, and finite, not {value}")
@@ -191,3 +192,4 @@ def _check(
         raise ValueError(
             f"images lie in [{float(images.min()):g}, {float(images.max()):g}], beyond the bounds [{low:g}, {high:g}]"
         )
+    return images, labels

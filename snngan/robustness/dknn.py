@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.files import write_npz
+from snngan.labels import integer_labels
 from snngan.registry import unknown_name
 from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
 
 SETTINGS = ("num_classes", "num_neighbours", "distance")
 MOST_CLASSES = 1 << 20
 """No saved DkNN is read that has more."""
-BLOCK = 256
-"""Queries whose distances to all training points are held at once."""
+BLOCK, CHUNK = 256, 16384
+"""Queries and training points whose distances are held at once."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ class DkNN:
     """A classifier's training points in the spaces of its layers; to be calibrated by held-out points.
 
     Args:
-        layers: activations (N, ...) of the training points by the layer's name; float32 ones are not copied.
-        labels: (N,) int64 classes, 0 to ``num_classes - 1``.
+        layers: activations (N, ...) of the training points by the layer's name; float32 and float64 ones are not
+            copied.
+        labels: (N,) integer classes, 0 to ``num_classes - 1``.
         num_classes: K; default: one above the highest label.
         num_neighbours: k, in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
-        search: what finds the neighbours, ``"torch"`` or ``"faiss"`` (a package of its own, on the CPU); both are
-            exact.
+        search: what finds the neighbours: ``"torch"``, exactly, by distances in float64, or ``"faiss"`` (a package of
+            its own, on the CPU) by distances of centered points in float32.
 
     Raises:
         ValueError: sizes, layers or labels that do not fit, fewer points than neighbours, or no faiss.
@@ -87,6 +89,7 @@ class DkNN:
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
+        labels = integer_labels(labels, len(labels))
         lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
         self.num_neighbours, self.distance = num_neighbours, distance
@@ -112,6 +115,7 @@ class DkNN:
         Raises:
             ValueError: there are none, or a layer or label does not fit.
         """
+        labels = integer_labels(labels, len(labels))
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(f"calibration needs points with labels from 0 to below {self.num_classes}")
         own = self.conforming(layers, len(labels)).gather(1, labels[:, None].to(self.labels.device))[:, 0]
@@ -199,10 +203,11 @@ class DkNN:
         return votes
 
     def _points(self, name: str, layers: Mapping[str, Tensor], count: int) -> Tensor:
-        """Return a layer's points (count, D) in float32."""
+        """Return a layer's points (count, D), narrower types as float32."""
         if name not in layers:
             raise ValueError(f"no activations of layer {name}; there are: {', '.join(layers)}")
-        points = layers[name].detach().flatten(1).float()
+        points = layers[name].detach().flatten(1)
+        points = points.to(torch.promote_types(points.dtype, torch.float32))
         if len(points) != count or not bool(points.isfinite().all()):
             raise ValueError(f"layer {name} has {len(points)} points; expected {count}, and finite ones")
         return points
@@ -211,18 +216,28 @@ class DkNN:
 def nearest(queries: Tensor, points: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
     """Return the numbers (Q, count) of the ``count`` nearest of ``points`` (N, D) to each query (Q, D), nearest first.
 
-    Exact but for float32's rounding of squared distances; it takes Q * N * D multiplications and memory for
-    ``BLOCK`` * N distances.
+    Distances are in float64, where points that float32 can tell apart are told apart wherever they lie. It takes
+    Q * N * D multiplications and memory for ``BLOCK * CHUNK`` distances.
     """
-    lengths = torch.linalg.vector_norm(points, dim=1)
-    found = []
-    for block in torch.split(queries, BLOCK):
-        if distance == "cosine":
-            near = (block @ points.T).div_(lengths.clamp_min(1e-12))  # a query's own length changes no order
-        else:
-            near = torch.addmm(lengths.square(), block, points.T, beta=-1, alpha=2)
-        found.append(near.topk(count).indices)
-    return torch.cat(found) if found else queries.new_zeros(0, count, dtype=torch.int64)
+    center = points.mean(0, dtype=torch.float64)
+    numbers = torch.zeros(len(queries), 0, dtype=torch.int64, device=points.device)
+    nearness = torch.zeros(len(queries), 0, dtype=torch.float64, device=points.device)
+    for start in range(0, len(points), CHUNK):
+        chunk = _in_float64(points[start : start + CHUNK], center, distance)
+        squares = chunk.square().sum(1) if distance == "sqeuclidean" else torch.zeros_like(chunk[:, 0])
+        found = []
+        for block, kept, near in zip(*(torch.split(each, BLOCK) for each in (queries, numbers, nearness)), strict=True):
+            new = torch.addmm(squares, _in_float64(block, center, distance), chunk.T, beta=-1, alpha=2)
+            own = torch.arange(start, start + len(chunk), device=points.device).expand(len(block), -1)
+            best = torch.cat([near, new], 1).topk(min(count, near.shape[1] + len(chunk)))
+            found.append((torch.cat([kept, own], 1).gather(1, best.indices), best.values))
+        numbers, nearness = (torch.cat(parts) for parts in zip(*found, strict=True)) if found else (numbers, nearness)
+    return numbers if len(queries) else numbers.new_zeros(0, count)
+
+
+def _in_float64(points: Tensor, center: Tensor, distance: str) -> Tensor:
+    """Return points (n, D) relative to ``center`` (D,), or, for the cosine distance, at unit length."""
+    return F.normalize(points.double(), dim=1, eps=1e-300) if distance == "cosine" else points.double() - center
 
 
 def nearest_by_faiss(queries: Tensor, points: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
@@ -237,8 +252,10 @@ def nearest_by_faiss(queries: Tensor, points: Tensor, count: int, distance: str 
             import faiss
     except ImportError as error:
         raise ValueError("search by faiss needs its package: pip install 'snngan[faiss]'") from error
-    if distance == "cosine":
-        queries, points = F.normalize(queries, dim=1), F.normalize(points, dim=1)
+    center = points.mean(0, dtype=torch.float64)
+    queries, points = (_in_float64(each, center, distance) for each in (queries, points))
+    middle = points.mean(0)  # of unit vectors too
+    queries, points = (queries - middle).float(), (points - middle).float()
     _, numbers = faiss.knn(queries.cpu().numpy(), points.cpu().numpy(), count)
     return torch.from_numpy(numbers)
 

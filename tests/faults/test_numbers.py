@@ -294,7 +294,7 @@ def test_in_held_out_data(run_of: RunOf, points: Dataset, value: float) -> None:
         ("discriminator", "5.running_mean", 3),
         ("average", "3.weight", 3),
         ("average", "4.running_mean", 3),
-        ("objective", "log_inverse", 1),
+        ("objective", "_extra_state", 1),
     ],
 )
 def test_in_a_weight(

@@ -185,7 +185,8 @@ def test_bfloat16_points_count_as_their_upcast() -> None:
             squares = narrow.float().square().sum(1, keepdim=True)
             members = pairs_of(points, labels).members
             inverse = torch.tensor(0.1, dtype=torch.float64)
-            odds = FusedLogOdds.apply(leaf, squares, labels, members, 1.0, inverse, slice(0, 30))
+            batch = leaf[:0], leaf, squares.double(), torch.ones((), dtype=torch.float64)
+            odds = FusedLogOdds.apply(*batch, labels, members, 1.0, inverse, slice(0, 30))
             found.append((odds, torch.autograd.grad(odds.square().sum(), leaf)[0]))
         assert_close(found[0][0], found[1][0], rtol=0, atol=0)
         assert found[0][1].dtype == torch.bfloat16

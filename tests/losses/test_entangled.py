@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from reference.batches import INTEGERS
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
-from snngan import EntangledLoss, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
+from snngan import EntangledLoss, RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
+from snngan.config import ClassifyConfig
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.temperature import AnnealedTemperature
 from snngan.losses.triplet import triplet_loss
@@ -329,3 +335,206 @@ def test_a_model_that_is_no_classifier_has_a_task_of_its_own() -> None:
         )
     with pytest.raises(ValueError, match=r"the model must return logits \(24, C\), not \(24, 2, 3\)"):
         EntangledLoss(model, "1", alpha=0.0)(images, LABELS)
+
+
+class Checkpointed(nn.Module):
+    """A network whose hidden part goes through activation checkpointing of either kind, or none."""
+
+    def __init__(self, use_reentrant: bool | None, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.use_reentrant = use_reentrant
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace), nn.Linear(8, 8), nn.Tanh())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.use_reentrant is None:
+            return self.head(self.body(inputs))
+        return self.head(checkpoint(self.body, inputs, use_reentrant=self.use_reentrant))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": RelativeTemperature(0.1)},
+        {"temperature": "optimal", "distance": "cosine"},
+        {"layer_loss": partial(triplet_loss, margin=2.0)},
+    ],
+)
+def test_activation_checkpointing_leaves_the_gradient_as_it_is(options: dict[str, Any], inplace: bool) -> None:
+    found = []
+    for use_reentrant in (None, False):
+        torch.manual_seed(0)
+        model = Checkpointed(use_reentrant, inplace=inplace).double()
+        criterion = EntangledLoss(model, layers=["body.*"], alpha=-5.0, **options)
+        loss = criterion(torch.randn(24, 6, dtype=torch.float64), LABELS)
+        found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("layers", ["*", "body.1", ["body.?", "head"]])
+def test_reentrant_checkpointing_is_refused(layers: str | list[str]) -> None:
+    criterion = EntangledLoss(Checkpointed(True), layers)
+    inputs = torch.randn(24, 6, requires_grad=True)
+    with pytest.raises(ValueError, match=r"layer body\.\d is run without gradient, .* use_reentrant=False"):
+        criterion(inputs, LABELS)
+    criterion.read(inputs, LABELS)
+    with torch.no_grad():
+        criterion(inputs, LABELS)
+
+
+@pytest.mark.parametrize("ignored", [-100, 1])
+@pytest.mark.parametrize("options", [{}, {"distance": "cosine"}, {"layer_loss": triplet_loss}])
+def test_points_with_an_ignored_label_do_not_count(options: dict[str, Any], ignored: int) -> None:
+    model, inputs, labels = perceptron(), torch.randn(24, 6), LABELS.clone()
+    labels[::2] = ignored
+    kept = labels != ignored
+    found = []
+    for given in ((inputs, labels), (inputs[kept], labels[kept])):
+        criterion = EntangledLoss(model, alpha=-0.5, ignore_index=ignored, **options)
+        loss = criterion(*given)
+        found.append((loss, criterion.entanglement, torch.autograd.grad(loss, list(model.parameters()))))
+    torch.testing.assert_close(found[1], found[0])
+    read = [
+        EntangledLoss(model, ignore_index=ignored).read(*given)[1]
+        for given in ((inputs, labels), (inputs[kept], labels[kept]))
+    ]
+    torch.testing.assert_close(read[1], read[0])
+
+
+class Sequences(nn.Module):
+    """A transformer encoder over sequences (N, 5, 8), and a head."""
+
+    def __init__(self, activation: nn.Module | None = None, *, batch_first: bool = True) -> None:
+        super().__init__()
+        more = {} if activation is None else {"activation": activation}
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first, **more)  # type: ignore[arg-type]
+        self.body = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+        self.batch_first = batch_first
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        body = self.body(inputs if self.batch_first else inputs.transpose(0, 1))
+        return self.head(body.mean(1 if self.batch_first else 0))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.hidden, self.head = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.hidden(self.recurrent(inputs)[0][:, -1]).relu())
+
+
+def parametrized() -> nn.Module:
+    normed = nn.utils.parametrizations
+    return nn.Sequential(
+        nn.Flatten(), normed.weight_norm(nn.Linear(40, 24)), normed.spectral_norm(nn.Linear(24, 8)), nn.Linear(8, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (Sequences(), ["body.layers.0.linear1", "body.layers.0.linear2"]),
+        (Sequences(nn.GELU()), ["body.layers.0.activation"]),
+        (Recurrent(), ["hidden"]),
+        (parametrized(), ["1", "2"]),  # and not the weights that the parametrizations put out
+    ],
+    ids=["transformer", "transformer with a module for the activation", "recurrent", "parametrized"],
+)
+def test_the_default_takes_what_can_be_used_of_any_network(model: nn.Module, layers: list[str]) -> None:
+    inputs = torch.randn(24, 5, 8)
+    for mode in (True, False):
+        criterion = EntangledLoss(model.train(mode), alpha=-1.0)
+        criterion(inputs, LABELS).backward()
+        assert list(criterion.entanglement) == layers
+        assert list(criterion.read(inputs, LABELS)[1]) == layers
+
+
+@pytest.mark.parametrize("name", ["body.layers.0.self_attn.out_proj", "body.layers.?.self_attn.*"])
+def test_a_named_layer_that_never_runs_is_an_error(name: str) -> None:
+    model = Sequences()
+    for criterion in (EntangledLoss(model, [name]), EntangledLoss(model, ["body.layers.0.linear1", name])):
+        for call in (criterion, criterion.read):
+            with pytest.raises(ValueError, match=r"the model did not run layer body.layers.0.self_attn.out_proj "):
+                call(torch.randn(24, 5, 8), LABELS)
+
+
+def test_layers_with_the_batch_in_another_place_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"no hidden layer puts out a row for each of 24 labels: .*linear1 \(5, 24, 16\)"
+    ):
+        EntangledLoss(Sequences(batch_first=False))(torch.randn(24, 5, 8), LABELS)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")
+
+
+def part_compiled(model: nn.Module) -> nn.Module:
+    model[1] = compiled(model[1])  # type: ignore[operator, index]
+    return model
+
+
+def averaged_and_compiled(model: nn.Module) -> nn.Module:
+    return compiled(AveragedModel(model))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile itself
+@pytest.mark.parametrize("wrap", [compiled, part_compiled, nn.DataParallel, AveragedModel, averaged_and_compiled])
+@pytest.mark.parametrize(("layers", "expected"), [("*", ["1", "3"]), (["?"], ["0", "1", "2", "3"])])
+def test_patterns_match_the_names_without_wrappers(
+    wrap: Callable[[nn.Module], nn.Module], layers: str | list[str], expected: list[str]
+) -> None:
+    inputs, plain = torch.randn(24, 6), perceptron()
+    reference = EntangledLoss(plain, layers, alpha=-0.5)
+    wanted = reference(inputs, LABELS)
+    criterion = EntangledLoss(wrap(copy.deepcopy(plain)), layers, alpha=-0.5)
+    torch.testing.assert_close(criterion(inputs, LABELS), wanted)
+    assert list(criterion.entanglement) == expected
+
+
+def test_a_model_s_own_part_called_module_keeps_its_name() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = perceptron()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.module(inputs)
+
+    assert list(hidden_layers(Outer())) == ["module.1", "module.3"]
+    assert list(hidden_layers(nn.DataParallel(Outer()), "module.?")) == [f"module.{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
+    points, labels = torch.randn(24, 6), torch.arange(24) % 2
+    model = perceptron()
+    for loss in (partial(soft_nearest_neighbor_loss, temperature="optimal"), triplet_loss, EntangledLoss(model)):
+        torch.testing.assert_close(loss(points, labels.to(dtype)), loss(points, labels))
+
+
+@pytest.mark.parametrize("labels", [LABELS.float(), LABELS.to(torch.complex64), LABELS[:, None], LABELS[:-1]])
+def test_labels_of_another_form_are_refused(labels: Tensor) -> None:
+    for loss in (partial(soft_nearest_neighbor_loss, temperature=1.0), triplet_loss):
+        with pytest.raises(ValueError, match=r"labels must be integers \(24,\), one for each point, got "):
+            loss(torch.randn(24, 6), labels)
+    with pytest.raises(ValueError, match=r"labels must be integers|the model must return logits"):
+        EntangledLoss(perceptron())(torch.randn(24, 6), labels)
+
+
+def test_the_default_lets_a_classifier_learn() -> None:
+    inputs = torch.randn(48, 6)
+    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+    model = perceptron()
+    criterion, optimizer = EntangledLoss(model), torch.optim.Adam(model.parameters(), 0.05)
+    for _ in range(40):
+        optimizer.zero_grad()
+        criterion(inputs, labels).backward()
+        optimizer.step()
+    assert float((criterion.logits.argmax(1) == labels).double().mean()) > 0.9
+    assert ClassifyConfig().alpha == criterion.alpha
+    assert ClassifyConfig().temperature == "optimal"

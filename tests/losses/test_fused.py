@@ -59,8 +59,9 @@ def test_what_it_does_not_take_is_refused_in_one_line(
     with pytest.raises(ValueError, match=rf"^{message}\Z"):
         SoftNearestNeighborLoss(backend="fused")(points, labels)
     inverse = torch.ones((), dtype=torch.float64)
+    batch = points[:0], points, points[:, :1].double().square(), torch.ones((), dtype=torch.float64)
     with pytest.raises(ValueError, match=rf"^{message}\Z"):
-        fused.FusedLogOdds.apply(points, points[:, :1].square(), labels, labels + 2, 1.0, inverse, slice(0, 4))
+        fused.FusedLogOdds.apply(*batch, labels, labels + 2, 1.0, inverse, slice(0, 4))
 
 
 def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

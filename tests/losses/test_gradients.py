@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 from snngan import OptimalTemperature, RelativeTemperature, soft_nearest_neighbor_loss
 from snngan.losses.pairs import DISTANCES, log_odds, pairs_of
 from snngan.losses.snnl import real_fake_pairs
-from snngan.losses.temperature import TemperatureLike, as_temperature
+from snngan.losses.temperature import TemperatureLike
 
 FACTORS = [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6]
 DTYPES = [torch.float32, torch.float64]
@@ -163,16 +164,91 @@ def test_real_points_without_gradient_change_nothing_for_the_fake_ones(dtype: to
     assert_close(slopes[1], slopes[0])
 
 
-@pytest.mark.parametrize("rule", [1.0, "optimal", RelativeTemperature(0.1)], ids=["1", "optimal", "relative"])
-def test_second_derivatives_are_refused(rule: TemperatureLike) -> None:
+Points, Labels = Tensor, Tensor
+
+
+def by_backward(loss: Callable[[Points], Tensor], points: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
+    slope.square().sum().backward()
+
+
+def by_backward_into_inputs(loss: Callable[[Points], Tensor], points: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
+    slope.square().sum().backward(inputs=[points])
+
+
+def by_grad(loss: Callable[[Points], Tensor], points: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
+    torch.autograd.grad(slope.sum(), points, allow_unused=True)
+
+
+def by_grad_through_a_network(loss: Callable[[Points], Tensor], points: Points) -> None:
+    weight = torch.eye(points.shape[1], dtype=points.dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(points.detach() @ weight), weight, create_graph=True)
+    torch.autograd.grad(slope.square().sum(), weight)
+
+
+def by_the_incoming_gradient(loss: Callable[[Points], Tensor], points: Points) -> None:
+    factor = torch.ones((), dtype=points.dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(factor * loss(points), points, create_graph=True)
+    torch.autograd.grad(slope.sum(), factor, allow_unused=True)
+
+
+def by_hessian(loss: Callable[[Points], Tensor], points: Points) -> None:
+    torch.autograd.functional.hessian(loss, points)
+
+
+def by_vectorized_hessian(loss: Callable[[Points], Tensor], points: Points) -> None:
+    torch.autograd.functional.hessian(loss, points, vectorize=True)
+
+
+def by_jvp(loss: Callable[[Points], Tensor], points: Points) -> None:
+    torch.autograd.functional.jvp(loss, points, torch.ones_like(points))
+
+
+def by_forward_mode(loss: Callable[[Points], Tensor], points: Points) -> None:
+    with torch.autograd.forward_ad.dual_level():
+        loss(torch.autograd.forward_ad.make_dual(points.detach(), torch.ones_like(points)))
+
+
+def by_func(loss: Callable[[Points], Tensor], points: Points) -> None:
+    torch.func.hessian(loss)(points)
+
+
+WAYS_IN = [
+    by_backward, by_backward_into_inputs, by_grad, by_grad_through_a_network, by_the_incoming_gradient, by_hessian,
+    by_vectorized_hessian, by_jvp, by_forward_mode, by_func,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch imports it for forward mode
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("rule", [1.0, "optimal", RelativeTemperature(0.1, 1.0)], ids=["1", "optimal", "relative"])
+def test_second_derivatives_are_refused(rule: TemperatureLike, way: Callable[..., None]) -> None:
     points, labels = batch("random")
-    leaf = points.requires_grad_()
-    loss = soft_nearest_neighbor_loss(leaf, labels, as_temperature(rule))
-    odds = log_odds(pairs_of(leaf, labels), torch.ones(1, dtype=torch.float64))
-    for value in (loss, odds.sum()):  # the second hands a constant back
-        (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
-        with pytest.raises(RuntimeError, match=r"no second derivatives: .* gradient penalty"):
-            slope.square().sum().backward()
+    points = points.double().requires_grad_()
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|forward mode AD|functorch"):
+        way(lambda given: soft_nearest_neighbor_loss(given, labels, rule), points)
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|forward mode AD|functorch"):
+        # It hands a constant back.
+        way(lambda given: log_odds(pairs_of(given, labels), torch.ones(1, dtype=torch.float64)).sum(), points)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-15, 1e10, 1e19, 1e30, 1e38])
+@pytest.mark.parametrize(
+    "rule", ["optimal", "learned", "absolute", RelativeTemperature(0.1), RelativeTemperature(1e-3, 1.0)]
+)
+def test_the_scale_of_the_points_does_not_matter(rule: TemperatureLike, scale: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    points, labels = torch.rand(120, 4, generator=rng) * 2 - 1, torch.arange(120) % 4
+    points[:, 0] = 0.7 * points[:, 0] + 0.1 * labels
+    plain, scaled = (0.1, 0.1 * scale**2) if rule == "absolute" else (rule, rule)
+    expected = soft_nearest_neighbor_loss(points.double(), labels, plain)
+    assert_close(soft_nearest_neighbor_loss(points * scale, labels, scaled).double(), expected, rtol=1e-3, atol=1e-5)
+    if scale >= 1e-30:  # below, the gradient, of the order of 1 / scale, leaves float32
+        slope = gradient(points.double(), labels, plain)
+        found = gradient(points * scale, labels, scaled).double() * scale
+        assert_close(found, slope, rtol=1e-2, atol=1e-3 * slope.abs().max().item())
 
 
 def test_autocast_and_tf32_outside_change_nothing() -> None:

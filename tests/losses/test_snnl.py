@@ -264,9 +264,9 @@ X, Y = torch.zeros(4, 2), torch.arange(4) % 2
     [
         ((torch.zeros(4), Y), r"features must be floating point \(N, ...\), not float32 \(4,\)"),
         ((X.long(), Y), r"features must be floating point \(N, ...\), not int64 \(4, 2\)"),
-        ((X, Y[:3]), r"labels must be integers \(4,\) to match the features, not int64 \(3,\)"),
-        ((X, Y[:, None]), r"labels must be integers \(4,\) to match the features, not int64 \(4, 1\)"),
-        ((X, Y.float()), r"labels must be integers \(4,\) to match the features, not float32 \(4,\)"),
+        ((X, Y[:3]), r"labels must be integers \(4,\), one for each point, got int64 \(3,\)"),
+        ((X, Y[:, None]), r"labels must be integers \(4,\), one for each point, got int64 \(4, 1\)"),
+        ((X, Y.float()), r"labels must be integers \(4,\), one for each point, got float32 \(4,\)"),
         ((X, Y, 0.0), "temperature must be above 0, not 0.0"),
         ((X, Y, -1), "temperature must be above 0, not -1"),
         ((X, Y, math.nan), "temperature must be above 0, not nan"),

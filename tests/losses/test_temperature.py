@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference.batches import batch
 from reference.snnl_loops import losses_at
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from snngan import (
@@ -25,7 +26,7 @@ from snngan import (
     soft_nearest_neighbor_loss,
 )
 from snngan.losses.pairs import Pairs, pairs_of
-from snngan.losses.temperature import Temperature, as_temperature, parse_temperature
+from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature, parse_temperature
 
 POINTS = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -247,3 +248,55 @@ def test_as_temperature() -> None:
 def test_temperatures_must_be_above_0(kind: Any, value: float) -> None:
     with pytest.raises(ValueError, match=rf"temperature must be above 0, not {value}"):
         kind(value)
+
+
+CASTS: list[Callable[[nn.Module], nn.Module]] = [
+    nn.Module.half, nn.Module.bfloat16, nn.Module.float, lambda module: module.to(torch.float16)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["learned", AnnealedTemperature(1.0)])
+@pytest.mark.parametrize("cast", CASTS)
+def test_a_cast_of_the_module_leaves_the_state_of_its_temperature_alone(
+    cast: Callable[[nn.Module], nn.Module], rule: TemperatureLike
+) -> None:
+    points, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    points += labels[:, None]
+    found = []
+    for times in (0, 2, 5):
+        torch.manual_seed(0)
+        criterion = nn.ModuleList([SoftNearestNeighborLoss(copy.deepcopy(as_temperature(rule)))])
+        values = []
+        for step in range(6):
+            if step == times and times:
+                cast(criterion)
+            values.append(float(criterion[0](points, labels)))
+        found.append(values)
+    assert len(set(found[0])) == 6  # it moves
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+def test_what_was_learned_is_saved_and_loaded_exactly() -> None:
+    points, labels = torch.randn(40, 3), torch.arange(40) % 2
+    first, second = SoftNearestNeighborLoss("learned"), SoftNearestNeighborLoss("learned")
+    for _ in range(3):
+        first(points, labels)
+    kept = first.half().state_dict()
+    value = first(points, labels)
+    second.load_state_dict(kept)
+    assert torch.equal(second(points, labels), value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (FixedTemperature(50), "FixedTemperature(50)"),
+        (FixedTemperature(math.inf), "FixedTemperature(inf)"),
+        (RelativeTemperature(0.1, 0.3), "RelativeTemperature(0.1, 0.3)"),
+        (LearnedTemperature(0.1), "LearnedTemperature(0.1, step=0.1, current=nan)"),
+        (OptimalTemperature(), "OptimalTemperature()"),
+    ],
+)
+def test_repr_says_what_matters_in_one_line(rule: Temperature, text: str) -> None:
+    assert repr(rule) == text

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 COUNT = 14
+INTEGERS = [
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool
+]  # fmt: skip
+"""The types that labels may have."""
 
 
 def _random(rng: torch.Generator) -> tuple[Tensor, Tensor]:

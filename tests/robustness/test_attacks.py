@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from reference.batches import INTEGERS
 from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -201,10 +203,36 @@ def test_the_model_keeps_its_gradients_and_its_mode() -> None:
         ({"norm": "l1"}, "norm must be 'linf' or 'l2', not 'l1'"),
         ({"images": torch.zeros(3, *SHAPE, dtype=torch.uint8)}, "images must be of a floating-point type"),
         ({"images": torch.full((3, *SHAPE), 1.5)}, r"images lie in \[1.5, 1.5\], beyond the bounds \[-1, 1\]"),
-        ({"labels": torch.zeros(2, dtype=torch.int64)}, r"labels must be \(3,\), one an image, not \(2,\)"),
+        (
+            {"labels": torch.zeros(2, dtype=torch.int64)},
+            r"labels must be integers \(3,\), one for each point, got int64 \(2,\)",
+        ),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], message: str) -> None:
     given_to: dict[str, Any] = {"images": torch.zeros(3, *SHAPE), "labels": torch.zeros(3, dtype=torch.int64)}
     with pytest.raises(ValueError, match=message):
         pgd(random_classifier(), **given_to | {"epsilon": 0.1} | changed)
+
+
+ATTACKS = [fgsm, bim, pgd, partial(pgd, norm="l2"), partial(pgd, restarts=2), partial(pgd, targeted=True)]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_the_images_carry_no_graph_and_leave_none(attack: Any, epsilon: float) -> None:
+    model, images = random_classifier(), torch.rand(6, *SHAPE).requires_grad_()
+    found = attack(model, images, torch.arange(6), epsilon)
+    assert not found.requires_grad
+    assert images.grad is None
+    assert all(weight.grad is None for weight in model.parameters())
+    hidden = (images * 0.5).tanh()  # part of another graph
+    assert not attack(model, hidden, torch.arange(6), epsilon).requires_grad
+    assert hidden.requires_grad
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("attack", [fgsm, bim])
+def test_labels_may_be_integers_of_any_type(attack: Any, dtype: torch.dtype) -> None:
+    model, images, labels = random_classifier(), torch.rand(6, *SHAPE), torch.arange(6) % 2
+    assert torch.equal(attack(model, images, labels.to(dtype), 0.1), attack(model, images, labels, 0.1))

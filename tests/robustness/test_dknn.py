@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from reference.batches import INTEGERS
 from torch import Tensor
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from snngan.robustness.dknn import DkNN, nearest, nearest_by_faiss
 
@@ -212,3 +214,43 @@ def test_what_is_refused() -> None:
         dknn({"fc": layers["fc"]})
     with pytest.raises(ValueError, match="layer fc has 4 values a point; expected 5"):
         dknn(layers | {"fc": layers["fc"][:, :4]})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
+def test_neighbors_are_exact_far_from_the_origin(offset: float, distance: str, dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(0)
+    many = torch.randn(500, 4, generator=rng, dtype=dtype) + offset
+    many[250:] += 10 * offset  # two clusters: no one center is near both
+    queries = many[::7] + torch.randn(many[::7].shape, generator=rng, dtype=dtype)
+    one, all_others = queries.double()[:, None], many.double()[None]
+    if distance == "cosine":
+        one, all_others = one / one.norm(dim=-1, keepdim=True), all_others / all_others.norm(dim=-1, keepdim=True)
+    apart = (one - all_others).square().sum(-1)
+    found = nearest(queries, many, 9, distance)
+    assert_close(apart.gather(1, found), apart.sort(1).values[:, :9], rtol=1e-2, atol=1e-14)
+    layers = {"only": many}
+    dknn = DkNN(layers, torch.arange(500) // 250, num_neighbours=9, distance=distance)  # type: ignore[arg-type]
+    assert torch.equal(dknn._points("only", layers, 500), many)  # not rounded to a narrower type
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
+    train, labels = points(200, 0)
+    held_out, held_labels = points(60, 1)
+    found = []
+    for kind in (torch.int64, dtype):
+        dknn = DkNN(train, (labels % 2).to(kind), num_neighbours=7)
+        dknn.calibrate(held_out, (held_labels % 2).to(kind))
+        found.append(dknn(points(30, 2)[0]).p_values)
+    assert torch.equal(*found)
+
+
+def test_labels_of_another_form_are_refused() -> None:
+    train, labels = points(200, 0)
+    for wrong in (labels.float(), labels[:, None]):
+        with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one for each point, got "):
+            DkNN(train, wrong, num_neighbours=7)
+        with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one for each point, got "):
+            fitted().calibrate(train, wrong)

@@ -1,0 +1,28 @@
+"""What counts as class labels: integers of any type, computed with as int64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def integer_labels(labels: Any, count: int, device: torch.device | str | None = None) -> Tensor:
+    """Return ``labels`` as int64 (count,) on ``device``, by default their own.
+
+    Unsigned and narrow integer types lack comparisons, sorting or indexing in torch, so none is computed with.
+
+    Args:
+        labels: integers of any type (count,), or booleans: a tensor, an array or a sequence.
+        count: number of points that they label.
+        device: where the result is wanted.
+
+    Raises:
+        ValueError: they have another shape, or are not integers.
+    """
+    found: Tensor = torch.as_tensor(labels, device=device)
+    if found.shape != (count,) or found.is_floating_point() or found.is_complex():
+        kind = str(found.dtype).removeprefix("torch.")
+        raise ValueError(f"labels must be integers ({count},), one for each point, got {kind} {tuple(found.shape)}")
+    return found.long()
