@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,14 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+
+def check_local(text: str | os.PathLike[str]) -> None:
+    """Raise ``ValueError`` where ``text`` is a URL, which would be taken for a folder of a strange name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(text)):
+        raise ValueError(
+            f"paths must be on this machine, got the URL {text}: download it first, or mount it as a folder"
+        )
 
 
 class SaveError(RuntimeError):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from snngan.cli.options import NamedGroup
+from snngan.cli.options import NamedGroup, explain_unknown_option
 from snngan.cli.output import say, tell
 from snngan.cli.signals import Ended, ended_by_signals
 from snngan.version import __version__
@@ -59,6 +59,8 @@ class Commands(NamedGroup):
         # one's own, and a loss over tiles, many short pieces of work, 2.5 times. So they spin a little, then sleep.
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+        if sys.platform == "win32":
+            fail("snngan runs on Linux and macOS; on Windows use it in WSL (the Windows Subsystem for Linux)")
         words = list(sys.argv[1:] if args is None else args)
         if one_of_several() and not any(words[: len(each)] == each for each in ON_SEVERAL):
             fail("torchrun is for train, classify train and resume; start this command without it")
@@ -72,6 +74,8 @@ class Commands(NamedGroup):
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)
+        except click.NoSuchOption as error:
+            fail(explain_unknown_option(error))
         except click.ClickException as error:
             fail(error.format_message())
         except (click.Abort, KeyboardInterrupt):

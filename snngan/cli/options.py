@@ -10,6 +10,56 @@ from typing import Any
 import click
 
 from snngan.config import field_type
+from snngan.files import check_local
+
+
+class LocalPath(click.Path):
+    """A path on this machine, as ``pathlib.Path``; URLs are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            check_local(value)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+        return super().convert(value, parameter, context)
+
+
+OTHER_NAMES = {
+    "--lr": "--learning-rate", "--rate": "--learning-rate",
+    "--epochs": "--steps", "--epoch": "--steps", "--iterations": "--steps", "--iters": "--steps",
+    "--num-steps": "--steps", "--max-steps": "--steps", "--total-steps": "--steps",
+    "--gpu": "--device cuda", "--gpus": "--device cuda", "--cuda": "--device cuda", "--cpu": "--device cpu",
+    "--no-cuda": "--device cpu",
+    "--batch": "--batch-size", "--bs": "--batch-size", "-b": "--batch-size", "--batchsize": "--batch-size",
+    "--out": "--run-dir", "-o": "--run-dir, --out", "--output": "--run-dir, --out", "--outdir": "--run-dir, --out",
+    "--output-dir": "--run-dir, --out", "--out-dir": "--run-dir, --out", "--save-dir": "--run-dir, --out",
+    "--logdir": "--run-dir", "--log-dir": "--run-dir", "--name": "--run-dir", "--run-dir": "--out",
+    "--data": "--dataset, --data-dir", "--data-root": "--data-dir", "--data-path": "--data-dir", "--root": "--data-dir",
+    "--model": "--arch", "--network": "--arch", "--architecture": "--arch", "--loss": "--objective", "--gan": "--objective",
+    "--size": "--image-size", "--resolution": "--image-size", "--img-size": "--image-size",
+    "-n": "--count", "--num": "--count", "--num-images": "--count", "--num-samples": "--count", "--samples": "--count",
+    "--ema": "--ema-decay", "--fp16": "--precision bf16", "--amp": "--precision bf16", "--bf16": "--precision bf16",
+    "--n-critic": "--discriminator-steps", "--optim": "--optimizer", "--seed": "--seeds",
+    "-f": "--force", "--overwrite": "--force", "-y": "--force", "--yes": "--force",
+    "--train-features": "--features classifier:NAME", "--inception-weights": "--features inception:FILE",
+    "--against": "--reference",
+}  # fmt: skip
+"""What other programs and earlier versions call options, and what they are called here, where a command has them."""
+
+
+def explain_unknown_option(error: click.NoSuchOption) -> str:
+    """Return a line on an option that the command does not have, with the one that was probably meant."""
+    known = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
+    asked = error.option_name.replace("_", "-")
+    meant = [name for name in OTHER_NAMES.get(asked, "").split(", ") if name.partition(" ")[0] in known]
+    meant = [asked] if asked in known else meant or [name for name in error.possibilities or () if name in known]
+    hint = f"use {' or '.join(meant)}" if meant else "--help lists the options"
+    return f"no option {error.option_name}: {hint}" + " (an epoch is NUM_IMAGES / BATCH_SIZE steps)" * (
+        "epoch" in asked
+    )
 
 
 class NamedGroup(click.Group):
@@ -72,6 +122,8 @@ def options_of(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]
             return arguments | {"multiple": True}
         if kind is bool:
             return arguments | {"is_flag": True}
+        if meta["metavar"] == "DIR":
+            return arguments | {"type": LocalPath()}
         if kind is tuple:
             return arguments | {"type": two_numbers}
         return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
@@ -100,6 +152,9 @@ def two_numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
 SEED = click.IntRange(min=0)
 MOST = 10**7
 """Images in one figure: beyond it lies a slip of the hand."""
-run_argument = click.argument("run", type=click.Path(path_type=Path))
+run_argument = click.argument("run", type=LocalPath())
+force_option = click.option("--force", is_flag=True, help="replace what is there")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
-data_dir_option = click.option("--data-dir", metavar="DIR", help="where data sets are kept [$SNNGAN_DATA or data]")
+data_dir_option = click.option(
+    "--data-dir", metavar="DIR", type=LocalPath(), help="where data sets are kept [$SNNGAN_DATA or data]"
+)
