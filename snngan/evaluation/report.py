@@ -58,7 +58,7 @@ PROTOCOL = (
     "({extractor_digest:.12}); all but fid over the first {num_points:.20} of each; resize: {resize:.60}; "
     "snngan {snngan:.20}"
 )
-READINGS = "last readings while training on {dataset:.60}, at step {training step:.20}"
+READINGS = "Last readings while training on {dataset:.60}, at step {training step:.20}"
 NOTE = "<p>Several seeds: mean and Student's 95 % interval. Bold: the best mean of a row.</p>"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }

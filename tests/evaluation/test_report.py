@@ -225,7 +225,7 @@ def test_no_table_over_two_protocols_data_sets_or_steps(changed: Change, tmp_pat
     names = [[head.partition(" | ")[2] for head in table[""][1:]] for table in (last, before, of_other)]
     assert names == [["first"], ["second"], ["other"]]
     for step in (2, 4):
-        assert f"last readings while training on digits, at step {step}" in page.text
+        assert f"Last readings while training on digits, at step {step}" in page.text
 
 
 def test_the_newest_evaluation_counts(changed: Change, tmp_path: Path) -> None:
