@@ -6,23 +6,38 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.output import draw_plainly, tell
+from snngan.cli.output import draw_plainly, notify, tell
 
 
 @click.command(epilog="Example:  snngan report runs/* --out report.html")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path), help="the page")
-@click.option("--force", is_flag=True, help="write over an older page")
+@click.option("--force", is_flag=True, help="replace an existing page")
 def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
-    """Write one HTML page of RUNS side by side: options, curves, samples through time, figures with their protocol.
+    """Write one HTML page of RUNS, of generators and of classifiers: metrics, samples through time, curves, options.
 
-    The page needs no other file. Figures are those that `snngan evaluate` has left in the runs' folders.
+    Runs that differ only by seed are grouped, with mean and 95 % interval. Metrics of samples are those that
+    `snngan evaluate` has left in the runs' folders. The page needs no other file.
     """
-    from snngan.evaluation.report import write_report
-    from snngan.training.runlog import RunFolder
-
     if out.exists() and not (force and out.is_file()):
         raise ValueError(f"{out} exists already: choose another --out{', or --force' * out.is_file()}")
+    from snngan.evaluation.report import write_report
+    from snngan.training.runlog import open_folder
+
+    found, errors = [], []
+    for path in runs:
+        try:
+            found.append(open_folder(path))
+        except ValueError as error:
+            if not path.exists():
+                raise
+            inside = any(path.glob("*/config.json"))
+            errors.append(f"{error}{f'; give the runs in it: snngan report {path}/*' * inside}")
+    if not found:
+        raise ValueError(errors[0] if len(errors) == 1 else f"none of {len(errors)} paths is a run: {errors[0]}")
+    for line in errors:
+        notify(f"left out: {line}")
     draw_plainly()
-    write_report([RunFolder.open(path) for path in runs], out)
-    tell(f"{len(runs)} run{'s' * (len(runs) > 1)} -> {out}")
+    write_report(found, out)
+    tell(f"{len(found)} run{'s' * (len(found) > 1)} -> {out}")
+    tell(f"open it in a browser: {out.resolve().as_uri()}")

@@ -1,22 +1,24 @@
-"""Runs as one self-contained HTML page: options, curves, samples through time, figures with their protocol."""
+"""Runs as one self-contained HTML page: metrics, samples through time, curves, options."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import io
-import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NoReturn
 
-from snngan.evaluation.measure import EVALUATIONS
+from snngan.evaluation.measure import DIRECTIONS, EVALUATIONS
 from snngan.files import write_atomically
+from snngan.intervals import mean_interval
 from snngan.training.runlog import ClassifierFolder, RunFolder
 from snngan.untrusted import check_regular, read_json, read_lines
 from snngan.version import __version__
 
+Run = RunFolder | ClassifierFolder
 MOST_STEPS = 1 << 53
 """Steps beyond it are no longer told apart as numbers of a plot."""
 LARGEST_VALUE, LONGEST_TAG = 1e100, 100
@@ -25,45 +27,107 @@ MOST_PLOTS, MOST_ROWS = 60, 200
 """More than any run has: the page of a hostile one ends there."""
 GRIDS = 6
 """Sample grids of each run, spread over its steps."""
+COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#555555", "#a6a61d", "#17becf")
+"""One for each group of runs; they repeat after the last."""
 CURVES = {
-    "entanglement/input_score": "entanglement score of samples and held-out images; 1: not to be told apart",
-    "entanglement/real_anchors": "loss of real anchors; log 2 = 0.693 is chance",
-    "entanglement/fake_anchors": "loss of synthetic anchors",
-    "entanglement/projection": "loss in the learned space",
-    "loss/generator": "loss of the generator",
-    "loss/discriminator": "loss of the discriminator",
+    "entanglement/input_score": "of samples and held-out images: higher is better, 1 is ideal",
+    "entanglement/real_anchors": "loss of real anchors: log 2 = 0.693 is chance and ideal",
+    "entanglement/fake_anchors": "loss of synthetic anchors: log 2 = 0.693 is chance and ideal",
+    "entanglement/projection": "loss in the learned space: log 2 = 0.693 is chance",
+    "loss/generator": "no direction: depends on the discriminator",
+    "loss/discriminator": "no direction: depends on the generator",
 }
+"""Direction or chance level by tag."""
+MEASURED = {
+    "features": "in features of a small classifier",
+    "pixels": "in pixels",
+    "accuracy": "higher is better; 1 / number of classes is chance",
+    "cross_entropy": "lower is better; log(number of classes) is chance",
+    "calibration_error": "lower is better",
+    "entanglement/test": "log(number of classes) is chance, 0 separates the classes",
+    "entanglement/train": "log(number of classes) is chance, 0 separates the classes",
+}
+"""The same by what stands before the last ``/`` of a tag; what follows ``features`` or ``pixels`` is a metric."""
+DIRECTION = DIRECTIONS | CURVES | MEASURED | {"entanglement_score": DIRECTIONS["entanglement_features"]}
+UNGROUPED = ("seed", "seeds", "ensemble", "data_dir")
+"""Options in which runs of one group may differ."""
+OWN = ("fake", "fake_digest", "seed", "torch")
+"""Entries of the protocol in which evaluations in one table may differ."""
+PROTOCOL = (
+    "{num_fake:.20} samples against {num_real:.20} images of {real:.60}; features: {extractor:.60} "
+    "({extractor_digest:.12}); all but fid over the first {num_points:.20} of each; resize: {resize:.60}; "
+    "snngan {snngan:.20}"
+)
+READINGS = "Last readings while training on {dataset:.60}, at step {training step:.20}"
+NOTE = "<p>Several seeds: mean and Student's 95 % interval. Bold: the best mean of a row.</p>"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc }
-table { border-collapse: collapse; font-size: .9rem } td, th { padding: .2rem .8rem .2rem 0; text-align: left;
-vertical-align: top } td.number { text-align: right; font-variant-numeric: tabular-nums }
-tr.differs { background: #fff6d6 }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1rem }
-.curves svg { width: 100%; height: auto } figure { margin: 0; display: inline-block; width: 15rem; margin-right: .6rem }
-figure img { width: 100%; image-rendering: pixelated } figcaption, small { color: #666; font-size: .8rem }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere } h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem }
+h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc } nav a { margin-right: 1.5rem }
+h4 { font-size: .9rem; font-weight: 400; margin: 1.2rem 0 .2rem } .wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9rem } tr { border-bottom: 1px solid #ddd }
+td, th { padding: .2rem 1.6rem .2rem .3rem; text-align: left; vertical-align: top; max-width: 24rem }
+td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums } tbody th { font-weight: 400 }
+small, figcaption, .metrics td:nth-child(2) { color: #666; font-size: .8rem; font-weight: 400 }
+small { margin-left: .5em } th small { display: block; margin: 0 } .metrics td:nth-child(n + 3) { white-space: nowrap }
+.metrics td:nth-child(2) { min-width: 11rem }
+.differs { background: #fff6d6 } summary { cursor: pointer; color: #06c; font-size: .85rem; margin: .3rem 0 }
+i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em } figure { margin: 0 }
+.curves, .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
+.grids { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)) } figcaption b { color: #222 }
+.curves figcaption { min-height: 3em } .curves svg { width: 100%; height: auto }
+.grids img { width: 100%; image-rendering: pixelated }
+@media (max-width: 40rem) { .metrics tr > :nth-child(-n + 2), td small { display: block; margin: 0 } }
 """
 
 
-def write_report(runs: Sequence[RunFolder], path: Path) -> None:
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One seed of a run: its name on the page, and its readings by tag."""
+
+    name: str
+    run: Run
+    log: Mapping[str, tuple[list[int], list[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The seeds of one configuration."""
+
+    label: str
+    color: str
+    series: list[Series]
+
+    def heading(self, names: Sequence[str]) -> str:
+        """Return its color, its label and the ``names`` of the seeds that are meant, as HTML."""
+        text = f"{len(names)} seeds: " * (len(names) > 1) + ", ".join(names)
+        return f'<i style="background:{self.color}"></i>{escape(self.label)}<small>{escape(text)}</small>'
+
+
+def write_report(runs: Sequence[Run], path: Path) -> None:
     """Write the page of ``runs`` to ``path``; it refers to no other file and to no other place.
 
     Raises:
         SaveError: the file cannot be written.
     """
-    names = distinct_names([run.path for run in runs])
-    title = ", ".join(names)
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        *_options(runs, names),
-        *_curves(runs, names),
-        *_grids(runs, names),
-        *_figures(runs, names),
-        f"<p><small>written by snngan {__version__}</small></p>",
-    ]
+    named = list(zip(distinct_names([run.path for run in runs]), runs, strict=True))
+    title = ", ".join(name for name, _ in named) if len(named) < 4 else f"{len(named)} runs"
+    sections: dict[str, list[str]] = {"Metrics": [NOTE], "Samples": [], "Curves": [], "Options": []}
+    for kind, of in {"Generators": RunFolder, "Classifiers": ClassifierFolder}.items():
+        if some := [each for each in named if isinstance(each[1], of)]:
+            groups = group_by_seed(some)
+            sections["Metrics"] += [f"<h3>{kind}</h3>", *_metrics(groups)]
+            sections["Samples"] += _samples(groups)
+            sections["Curves"] += [f"<h3>{kind}</h3>", *_curves(groups)]
+            sections["Options"] += [f"<h3>{kind}</h3>", *_options(some)]
+    body = [f"<h1>{escape(title)}</h1><nav>", *(f'<a href="#{name}">{name}</a>' for name in sections), "</nav>"]
+    for name, content in sections.items():
+        body += [f'<h2 id="{name}">{name}</h2>', *(content or ["<p>None.</p>"])]
     page = (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>\n" + "\n".join(body) + "\n</html>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>\n"
+        + "\n".join([*body, f"<p><small>written by snngan {__version__}</small></p>\n</html>\n"])
     )
     write_atomically(path, page.encode(errors="backslashreplace"))
 
@@ -80,16 +144,32 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
             for place, name in enumerate(names)]  # fmt: skip
 
 
-def _options(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
-    """Yield the options of every run in one table; those in which runs differ stand out."""
-    columns = [_flat(dataclasses.asdict(run.plan)) | _environment(run) for run in runs]
-    keys = list(dict.fromkeys(key for column in columns for key in column))
-    rows = {key: [str(column.get(key, "")) for column in columns] for key in keys}
-    yield "<h2>Options</h2><table>" + _row("th", ["", *names])
-    for key in sorted(keys, key=lambda key: len(set(rows[key])) == 1):
-        kind = ' class="differs"' if len(set(rows[key])) > 1 else ""
-        yield f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in [key, *rows[key]])}</tr>"
-    yield "</table>"
+def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
+    """Return groups of the seeds of runs, all of one kind, whose options are the same but for the seed.
+
+    A seed that comes again, as in a copy of a run, is in another group: it adds nothing to an interval.
+    """
+    found: dict[tuple[str, int], list[Series]] = {}
+    repeats: Counter[tuple[str, int]] = Counter()
+    for name, run in named:
+        values, log = dataclasses.asdict(run.plan), read_metrics(run)
+        options = str({key: value for key, value in values.items() if key not in UNGROUPED})
+        seeds = values["seeds"][:MOST_ROWS] if "seeds" in values else [values["seed"]]
+        for seed in seeds:
+            prefix, title = (f"seed-{seed}/", f"{name} seed {seed}") if len(seeds) > 1 else ("", name)
+            own = {tag.removeprefix(prefix): each for tag, each in log.items() if tag.startswith(prefix)}
+            repeats[options, seed] += 1
+            found.setdefault((options, repeats[options, seed]), []).append(Series(title, run, own))
+    plans = [series[0].run.plan for series in found.values()]
+    rows = _rows([_flat(dataclasses.asdict(plan)) for plan in plans])
+    groups = []
+    for number, (plan, series) in enumerate(zip(plans, found.values(), strict=True)):
+        alike = [n for n, each in enumerate(plans) if (each.title, each.dataset) == (plan.title, plan.dataset)]
+        differing = [key for key, cells in rows.items() if len({cells[n] for n in alike}) > 1 and key not in UNGROUPED]
+        words = [f"{key} {rows[key][number][:20]}" for key in differing[:4] if rows[key][number]]
+        label = ", ".join([plan.title, plan.dataset.rpartition("/")[2][-40:], *words])
+        groups.append(Group(label, COLORS[number % len(COLORS)], series))
+    return groups
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
@@ -100,21 +180,138 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _environment(run: RunFolder) -> dict[str, Any]:
-    content = read_json(run.path / "config.json")
-    environment = content.get("environment", {})
-    return environment if isinstance(environment, dict) else {}
+def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the cells of each key as text, empty where a column lacks it."""
+    keys = dict.fromkeys(key for column in columns for key in column)
+    return {key: [str(column.get(key, "")) for column in columns] for key in keys}
 
 
-def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
-    """Yield a plot a tag, with a line a run."""
-    logs = [read_metrics(run) for run in runs]
-    tags = [tag for tag in CURVES if any(tag in log for log in logs)]
-    tags += sorted({tag for log in logs for tag in log if tag.startswith(("features/", "pixels/"))})[:MOST_PLOTS]
-    yield '<h2>Curves</h2><div class="curves">'
-    for tag in tags:
-        yield _plot(tag, {name: log[tag] for name, log in zip(names, logs, strict=True) if tag in log}, names)
+def _metrics(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a table for each protocol of evaluations, and for each step of last readings."""
+    evaluated = {each.name: read_evaluations(each.run) for group in groups for each in group.series}
+    tables: dict[tuple[tuple[str, str], ...], list[dict[str, dict[str, Any]]]] = {}
+    for read in (lambda series: evaluated[series.name], _last_readings):
+        for number, group in enumerate(groups):
+            for series in group.series:
+                for each in read(series):
+                    protocol = tuple(sorted(item for item in each["protocol"].items() if item[0] not in OWN))
+                    own = tables.setdefault(protocol, [{} for _ in groups])[number]
+                    before = own.get(series.name, each)
+                    if before["protocol"].get("fake_digest") == each["protocol"].get("fake_digest"):
+                        each = {part: before[part] | each[part] for part in ("figures", "intervals", "protocol")}
+                    own[series.name] = each  # the newest counts, with what others found of the same samples
+    if not tables:
+        yield "<p>No readings yet.</p>"
+    for columns in list(tables.values())[:MOST_PLOTS]:
+        yield from _table([(group, own) for group, own in zip(groups, columns, strict=True) if own])
+    missing = [name for name, found in evaluated.items() if not found]
+    if missing and isinstance(groups[0].series[0].run, RunFolder):
+        yield f"<p>Not evaluated yet: {escape(', '.join(missing))}. <code>snngan evaluate RUN</code> does it.</p>"
+
+
+def _last_readings(series: Series) -> Iterator[dict[str, Any]]:
+    """Yield the last readings in the form of evaluations, one for each step."""
+    by_step: dict[int, dict[str, float]] = {}
+    for tag in _tags([series.log]):
+        steps, values = series.log[tag]
+        if not tag.startswith("loss/"):
+            by_step.setdefault(steps[-1], {})[tag] = values[-1]
+    data = {"dataset": series.run.plan.dataset, "data_digest": series.run.plan.data_digest}
+    for step in sorted(by_step, reverse=True):
+        yield {"figures": by_step[step], "intervals": {}, "protocol": {"training step": str(step)} | data}
+
+
+def _table(columns: Sequence[tuple[Group, Mapping[str, dict[str, Any]]]]) -> Iterator[str]:
+    """Yield means over the evaluations of each group, which are given by name, and below them each evaluation."""
+    entries = {name: each for _, own in columns for name, each in own.items()}
+    protocols = _rows([each["protocol"] for each in entries.values()])
+    first = defaultdict(lambda: "?", next(iter(entries.values()))["protocol"])
+    heading = READINGS if "training step" in first else PROTOCOL
+    yield f"<h4>{escape(heading.format_map(first))}</h4>"
+    headings = "".join(f"<th>{group.heading(list(own))}</th>" for group, own in columns)
+    yield _wide("metrics", f"<tr><th></th><th></th>{headings}</tr>", _means([list(own.values()) for _, own in columns]))
+    yield "<details><summary>each seed's own numbers</summary>"
+    rows = [
+        _row("td", [key[:60], "", *(cell[:60] for cell in cells)]) for key, cells in list(protocols.items())[:MOST_ROWS]
+    ]
+    yield (
+        _wide("metrics", _row("th", ["", "", *entries]), [*_means([[each] for each in entries.values()]), *rows])
+        + "</details>"
+    )
+
+
+def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
+    """Yield a row a metric: its direction, and the mean over the evaluations of each column; the best one is bold."""
+    everything = [each for column in columns for each in column]
+    extractor = everything[0]["protocol"].get("extractor", "")[:60]
+    for metric in list(dict.fromkeys(metric for each in everything for metric in each["figures"]))[:MOST_ROWS]:
+        direction = _direction(metric)
+        choose = min if "lower is better" in direction else max if "higher is better" in direction else None
+        cells = [_mean([each for each in column if metric in each["figures"]], metric) for column in columns]
+        means = [mean for mean, _ in cells if mean is not None]
+        best = choose(means) if choose and len(means) > 1 else None
+        space = f" ({extractor})" if extractor and not metric.startswith("entanglement_input") else ""
+        row = f"<tr><th>{escape(metric[:LONGEST_TAG] + space)}</th><td>{escape(direction)}</td>"
+        yield row + "".join(
+            f"<td>{'' if mean is None else f'<b>{mean:.4g}</b>' if mean == best else f'{mean:.4g}'}{note}</td>"
+            for mean, note in cells
+        ) + "</tr>"  # fmt: skip
+
+
+def _mean(evaluations: Sequence[dict[str, Any]], metric: str) -> tuple[float | None, str]:
+    """Return the mean of a metric, None without evaluations, and its interval and their number as HTML."""
+    if not evaluations:
+        return None, ""
+    mean, *bounds = mean_interval([each["figures"][metric] for each in evaluations])
+    count = f", n = {len(evaluations)}" if len(evaluations) > 1 else ""
+    low, high = bounds if count else evaluations[0]["intervals"].get(metric, (None, None))
+    return mean, "" if low is None else f"<small>{low:.4g} to {high:.4g}{count}</small>"
+
+
+def _direction(name: str) -> str:
+    """Return direction or chance level of a metric or a tag, empty where none is known."""
+    head, _, tail = name.rpartition("/")
+    return "; ".join(DIRECTION[key] for key in dict.fromkeys((name, tail, head)) if key in DIRECTION)
+
+
+def _samples(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield each generator's sample grids through time."""
+    for color, run, name in [(group.color, each.run, escape(each.name)) for group in groups for each in group.series]:
+        if not isinstance(run, RunFolder):
+            return
+        paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
+        paths = [path for path in paths if path.is_file() and not path.is_symlink()]
+        places = {round(place * (len(paths) - 1) / max(1, GRIDS - 1)) for place in range(GRIDS)} if paths else set()
+        yield f'<h3><i style="background:{color}"></i>{name}</h3><div class="grids">'
+        for path in (paths[place] for place in sorted(places)):
+            check_regular(path)
+            picture = base64.b64encode(path.read_bytes()).decode()
+            step = escape(path.stem.removeprefix("step-").lstrip("0") or "0")
+            yield (
+                f'<figure><img src="data:image/png;base64,{picture}" alt="{name}, step {step}">'
+                f"<figcaption>step {step}</figcaption></figure>"
+            )
+        yield "</div>" if paths else "</div><p>No samples yet.</p>"
+
+
+def _curves(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a plot a tag, with a line a seed in the color of its group."""
+    for group in groups:
+        yield f"<div>{group.heading([series.name for series in group.series])}</div>"
+    yield '<div class="curves">'
+    everything = [(group.color, series.log) for group in groups for series in group.series]
+    for tag in _tags([log for _, log in everything]):
+        lines = [(color, *log[tag]) for color, log in everything if tag in log]
+        yield f"<figure><figcaption><b>{escape(tag)}</b><br>{escape(_direction(tag))}</figcaption>{_plot(tag, lines)}"
+        yield "</figure>"
     yield "</div>"
+
+
+def _tags(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tags that have a curve, of those in any of the logs."""
+    found = {tag for log in logs for tag in log}
+    measured = sorted(tag for tag in found if tag.rpartition("/")[0] in MEASURED)
+    return [*(tag for tag in CURVES if tag in found), *measured[:MOST_PLOTS]]
 
 
 class Readings(dict[str, tuple[list[int], list[float]]]):
@@ -150,8 +347,8 @@ def read_metrics(run: RunFolder | ClassifierFolder) -> Readings:
     return found
 
 
-def _plot(tag: str, lines: dict[str, tuple[list[int], list[float]]], names: Sequence[str]) -> str:
-    """Return a plot as SVG; a run has one colour in all of them."""
+def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
+    """Return a plot as SVG of lines, of a color, steps and values each; a reading alone is a marker."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -159,82 +356,62 @@ def _plot(tag: str, lines: dict[str, tuple[list[int], list[float]]], names: Sequ
     figure = Figure(figsize=(5, 3), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
-    for name, (steps, values) in lines.items():
-        axes.plot(steps, values, f"C{names.index(name) % 10}", label=name.replace("$", r"\$"), linewidth=1.2)
-    axes.set_title(f"{tag}\n{CURVES.get(tag, '')}".replace("$", r"\$"), fontsize=8)
+    for color, steps, values in lines:
+        axes.plot(steps, values, color, linewidth=1.2, marker="o" if len(set(steps)) == 1 else "")
     axes.set_xlabel("step", fontsize=8)
+    axes.locator_params("x", integer=True)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7)
     content = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": tag}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that its font lacks: a browser has others
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": tag}):
         figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()[content.getvalue().index("<svg") :]
 
 
-def _grids(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
-    """Yield each run's sample grids through time."""
-    yield "<h2>Samples through time</h2>"
-    for run, name in zip(runs, names, strict=True):
-        paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
-        paths = [path for path in paths if path.is_file() and not path.is_symlink()]
-        places = sorted(
-            {round(place * (len(paths) - 1) / max(1, GRIDS - 1)) for place in range(GRIDS)} if paths else []
-        )
-        yield f"<h3>{escape(name)}</h3><div>"
-        for path in (paths[place] for place in places):
-            check_regular(path)
-            picture = base64.b64encode(path.read_bytes()).decode()
-            step = path.stem.removeprefix("step-").lstrip("0") or "0"
-            yield (
-                f'<figure><img src="data:image/png;base64,{picture}" alt="{escape(name)}, step {escape(step)}">'
-                f"<figcaption>step {escape(step)}</figcaption></figure>"
-            )
-        yield "</div>"
+def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
+    """Yield the options of every run; those in which runs differ come first and stand out."""
+    head = _row("th", ["", *(name for name, _ in named)])
+    rows = _rows([_flat(dataclasses.asdict(run.plan)) | _environment(run) for _, run in named])
+    differing, alike = (
+        [_row("td", [key, *cells]) for key, cells in rows.items() if (len(set(cells)) > 1) == differ]
+        for differ in (True, False)
+    )
+    yield _wide("differs", head, differing) if differing else ""
+    yield f"<details><summary>{len(alike)} {'options that do not differ' if len(named) > 1 else 'options'}</summary>"
+    yield _wide("alike", head, alike) + "</details>"
 
 
-def _figures(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
-    """Yield what ``snngan evaluate`` found of each run, with the protocol of each time."""
-    entries = [(name, each) for run, name in zip(runs, names, strict=True) for each in read_evaluations(run)]
-    yield "<h2>Figures</h2>"
-    if not entries:
-        yield "<p>None yet: <code>snngan evaluate RUN</code> takes them and leaves them in the run's folder.</p>"
-        return
-    figures = list(dict.fromkeys(figure for _, each in entries for figure in each["figures"]))[:MOST_ROWS]
-    protocols = list(dict.fromkeys(key for _, each in entries for key in each["protocol"]))[:MOST_ROWS]
-    yield "<table>" + _row("th", ["", *(name for name, _ in entries)])
-    for figure in figures:
-        cells = [_number(each, figure) for _, each in entries]
-        yield f"<tr><td>{escape(figure)}</td>{''.join(f'<td class=number>{cell}</td>' for cell in cells)}</tr>"
-    for key in protocols:
-        yield _row("td", [key, *(str(each["protocol"].get(key, ""))[:60] for _, each in entries)])
-    yield "</table>"
+def _environment(run: Run) -> dict[str, Any]:
+    content = read_json(run.path / "config.json")
+    environment = content.get("environment", {})
+    return environment if isinstance(environment, dict) else {}
 
 
-def _number(evaluation: dict[str, Any], figure: str) -> str:
-    value = evaluation["figures"].get(figure)
-    bounds = evaluation.get("intervals", {}).get(figure)
-    interval = f"<br><small>{bounds[0]:.4g} to {bounds[1]:.4g}</small>" if bounds else ""
-    return f"{value:.4g}{interval}" if isinstance(value, (int, float)) else ""
+def read_evaluations(run: Run) -> list[dict[str, Any]]:
+    """Return what ``snngan evaluate`` has left in the run's folder, oldest first; damaged lines are passed over.
 
-
-def read_evaluations(run: RunFolder) -> list[dict[str, Any]]:
-    """Return what ``snngan evaluate`` has left in the run's folder, oldest first; damaged lines are passed over."""
+    Protocols come as text, and figures without those of which no mean can be taken.
+    """
     found = []
     for content in read_lines(run.path / EVALUATIONS):
         try:
-            content["protocol"].items()
+            content["protocol"] = {key: str(value) for key, value in content["protocol"].items()}
             content["figures"] = {
-                name: value if isinstance(value, bool | str | None) else float(value)
+                name: float(value)
                 for name, value in content["figures"].items()
+                if not isinstance(value, bool | str | None) and abs(value) <= LARGEST_VALUE
             }
             content["intervals"] = {
                 name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue
         found.append(content)
     return found
+
+
+def _wide(kind: str, head: str, rows: Iterable[str]) -> str:
+    """Return a table that scrolls by itself where the window is narrower."""
+    return f'<div class="wide"><table class="{kind}"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _row(cell: str, texts: Sequence[str]) -> str:

@@ -159,7 +159,6 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify evaluate run --attack fgsm --epsilon 0.1 --attack-steps 3", "fgsm takes one step, of epsilon"),
         ("classify evaluate run --dknn --split train --against digits", "cannot judge them: leave out --split"),
         ("sample run --out grid.png", "run is the run of a classifier; this takes a generator's"),
-        ("report run --out page.html", "run is the run of a classifier; this takes a generator's"),
     ],
 )
 def test_mistakes(trained: str, refused: Cli, command: str, message: str) -> None:

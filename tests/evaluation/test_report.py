@@ -2,30 +2,113 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from snngan.evaluation.measure import EVALUATIONS, Evaluation
-from snngan.evaluation.report import distinct_names, read_evaluations, read_metrics, write_report
-from snngan.training.runlog import RunFolder
+from snngan.cli import main
+from snngan.evaluation.measure import DIRECTIONS, EVALUATIONS, Evaluation
+from snngan.evaluation.report import COLORS, distinct_names, group_by_seed, read_evaluations, read_metrics, write_report
+from snngan.training.runlog import RunFolder, open_folder
+
+Change = Callable[..., Path]
 
 
 class Page(html.parser.HTMLParser):
-    """What a page shows and what it refers to."""
+    """What a page shows and what it refers to.
 
-    def __init__(self, text: str) -> None:
+    ``tables`` holds each one's kind, its place (``details`` or empty) and its rows of cells, in which a bold number
+    follows a * and small print a |.
+    ``plots`` holds, by tag, the markers drawn in a group's color.
+    """
+
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.text, self.places, self.tags = "", [], []  # type: ignore[var-annotated]
-        self.feed(text)
+        self.text, self.places, self.tags, self.sections = "", [], [], []  # type: ignore[var-annotated]
+        self.tables: list[tuple[str, str, list[list[str]]]] = []
+        self.plots: dict[str, int] = {}
+        self.open: list[str] = []
+        self.feed(path.read_text())
+        assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.places += [value for name, value in attrs if name.endswith(("src", "href")) and value]
+        if tag in ("table", "details", "figcaption", "h2", "b", "svg"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append((dict(attrs).get("class") or "", "details" * ("details" in self.open), []))
+        elif tag == "tr":
+            self.tables[-1][2].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][2][-1].append("")
+        elif tag in ("b", "small") and "table" in self.open:
+            self.tables[-1][2][-1][-1] += "*" if tag == "b" else " | "
+        elif tag == "use" and any(color in (dict(attrs).get("style") or "") for color in COLORS):
+            self.plots[list(self.plots)[-1]] += 1
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if "table" in self.open and self.tables[-1][2] and self.tables[-1][2][-1]:
+            self.tables[-1][2][-1][-1] += data
+        elif self.open[-2:] == ["figcaption", "b"]:
+            self.plots[data] = 0
+        elif self.open[-1:] == ["h2"]:
+            self.sections.append(data)
+
+    def metrics(self, place: str = "") -> list[dict[str, list[str]]]:
+        """Return the tables of metrics: cells by the row's name, those of the head under the empty one."""
+        found = [rows for kind, where, rows in self.tables if (kind, where) == ("metrics", place)]
+        return [{row[0]: row[1:] for row in rows} for rows in found]
+
+
+def page_of(tmp_path: Path, *paths: Path) -> Page:
+    """Return the page of the runs in these folders."""
+    write_report([open_folder(path) for path in paths], tmp_path / "page.html")
+    return Page(tmp_path / "page.html")
+
+
+@pytest.fixture
+def changed(short_run: Path, tmp_path: Path) -> Change:
+    """Return a function that copies a run, of a generator if not told otherwise, under a name with other options."""
+
+    def copy(name: str, run: Path = short_run, **options: Any) -> Path:
+        path = Path(shutil.copytree(run, tmp_path / name))
+        content = json.loads((path / "config.json").read_text())
+        for key, value in options.items():
+            part = content["plan"] if key in content["plan"] else content["plan"]["optimization"]
+            part[key] = value
+        (path / "config.json").write_text(json.dumps(content))
+        return path
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of two small classifiers, of 4 steps on the 8x8 digits."""
+    path = tmp_path_factory.mktemp("runs") / "classifier"
+    options = "--arch feedforward --set widths=8 --batch-size 16 --device cpu --track-every 2 --steps 4 --seeds 0:2"
+    with pytest.raises(SystemExit) as left:
+        main([*f"classify train --dataset digits {options}".split(), "--run-dir", str(path)])
+    assert left.value.code == 0
+    return path
+
+
+def keep(run: Path, extractor: str = "pixels", **figures: float) -> None:
+    """Leave an evaluation in a run's folder; its samples are always the same ones."""
+    Evaluation(figures, {}, {"extractor": extractor, "fake": str(run), "fake_digest": "f", "num_fake": 10}).keep(run)
 
 
 @pytest.fixture
@@ -36,8 +119,8 @@ def runs(short_run: Path, tmp_path: Path) -> list[RunFolder]:
 
 def test_the_page_stands_alone_and_shows_all(runs: list[RunFolder], tmp_path: Path) -> None:
     Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).keep(runs[0].path)
-    write_report(runs, tmp_path / "page.html")
-    page = Page((tmp_path / "page.html").read_text())
+    Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).keep(runs[1].path)
+    page = page_of(tmp_path, *(run.path for run in runs))
     assert "script" not in page.tags
     assert all(place.startswith(("data:image/png;base64,", "#")) for place in page.places)
     assert page.tags.count("img") == 2 * len(list(runs[0].samples.glob("*.png")))
@@ -83,7 +166,189 @@ def test_runs_of_one_name_are_told_apart(runs: list[RunFolder], tmp_path: Path) 
     assert distinct_names(paths) == ["x/run", "y/run", "y/other"]
     assert distinct_names([paths[0], paths[0]]) == ["run (1)", "run (2)"]
     twin = RunFolder.open(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")))
-    write_report([runs[0], twin], tmp_path / "page.html")
-    text = Page((tmp_path / "page.html").read_text()).text
+    text = page_of(tmp_path, runs[0].path, twin.path).text
     assert f"{tmp_path.name}/plain" in text
     assert "twin/plain" in text
+
+
+def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path) -> None:
+    first, second = changed("first", seed=0), changed("second", seed=1)
+    other = changed("other", seed=1, learning_rate=0.01)
+    for run, fid in ((first, 10.0), (second, 14.0), (other, 20.0)):
+        keep(run, fid=fid, density=fid / 10)
+    page = page_of(tmp_path, first, other, second)
+    table = page.metrics()[0]
+    assert [re.sub("snnl-projected, digits, ", "", head) for head in table[""][1:]] == [
+        "learning_rate 0.0008 | 2 seeds: first, second",
+        "learning_rate 0.01 | other",
+    ]
+    assert table["fid (pixels)"] == ["lower is better", "*12 | -13.41 to 37.41, n = 2", "20"]
+    assert table["density (pixels)"] == ["1 is ideal", "1.2 | -1.341 to 3.741, n = 2", "2"]
+    own = page.metrics("details")[0]
+    assert own[""][1:] == ["first", "second", "other"]
+    assert own["fid (pixels)"] == ["lower is better", "*10", "14", "20"]
+    assert own["num_fake"] == ["", "10", "10", "10"]
+
+
+def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
+    paths = [changed("first", seed=0), changed("copy", seed=0), changed("second", seed=1), changed("third", seed=2)]
+    groups = group_by_seed([(path.name, open_folder(path)) for path in paths])
+    assert [[series.name for series in group.series] for group in groups] == [["first", "second", "third"], ["copy"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"data_dir": "/elsewhere"}, 1),
+        ({"objective_options": {"discriminator_dim": 4}}, 2),
+        ({"arch_options": {"width": 32}}, 2),
+        ({"precision": "tf32"}, 2),
+        ({"steps": 8}, 2),
+        ({"data_digest": "another"}, 2),
+    ],
+)
+def test_runs_that_differ_otherwise_are_not(changed: Change, options: dict[str, Any], count: int) -> None:
+    runs = [open_folder(path) for path in (changed("first"), changed("second", seed=1, **options))]
+    assert len(group_by_seed([(run.path.name, run) for run in runs])) == count
+
+
+def test_no_table_over_two_protocols_data_sets_or_steps(changed: Change, tmp_path: Path) -> None:
+    first, second, other = changed("first"), changed("second", seed=1), changed("other", data_digest="another")
+    keep(first, "classifier:digits", fid=3.0)
+    keep(second, "inception", fid=5.0)
+    kept = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (second / "metrics.jsonl").write_text("".join(line for line in kept if json.loads(line)["step"] < 4))
+    page = page_of(tmp_path, first, second, other)
+    by_classifier, by_inception, last, before, of_other = page.metrics()
+    assert by_classifier["fid (classifier:digits)"] == ["lower is better", "3"]
+    assert by_inception["fid (inception)"] == ["lower is better", "5"]
+    names = [[head.partition(" | ")[2] for head in table[""][1:]] for table in (last, before, of_other)]
+    assert names == [["first"], ["second"], ["other"]]
+    for step in (2, 4):
+        assert f"Last readings while training on digits, at step {step}" in page.text
+
+
+def test_the_newest_evaluation_counts(changed: Change, tmp_path: Path) -> None:
+    run = changed("run")
+    keep(run, fid=3.0, kid=1.0)
+    keep(run, fid=4.0)
+    assert page_of(tmp_path, run).metrics()[0]["fid (pixels)"][1] == "4"
+    assert page_of(tmp_path, run).metrics()[0]["kid (pixels)"][1] == "1"  # of the same samples
+    content = json.loads((run / EVALUATIONS).read_text().splitlines()[-1])
+    content["protocol"]["fake_digest"] = "trained further"
+    with (run / EVALUATIONS).open("a") as file:
+        file.write(json.dumps(content) + "\n")
+    assert "kid (pixels)" not in page_of(tmp_path, run).metrics()[0]
+
+
+def test_directions_and_what_is_bold(changed: Change, tmp_path: Path) -> None:
+    first, second = changed("first"), changed("second", learning_rate=0.01)
+    keep(first, "classifier:digits", **dict.fromkeys(DIRECTIONS, 0.25))
+    keep(second, "classifier:digits", **dict.fromkeys(DIRECTIONS, 0.75))
+    table = page_of(tmp_path, first, second).metrics()[0]
+    for name, direction in DIRECTIONS.items():
+        row = table[name if name.startswith("entanglement_input") else f"{name} (classifier:digits)"]
+        assert row[0] == direction
+        best = {"lower is better": 0, "higher is better": 1}.get(direction)
+        assert [cell.startswith("*") for cell in row[1:]] == [place == best for place in (0, 1)]
+
+
+def test_generators_and_classifiers_together(
+    changed: Change, classifier: Path, short_run: Path, tmp_path: Path
+) -> None:
+    single = changed("third", run=classifier, seeds=[2])
+    lines = [json.loads(line) for line in (single / "metrics.jsonl").read_text().splitlines()]
+    kept = [{tag: value for tag, value in line.items() if not tag.startswith("seed-")} for line in lines]
+    (single / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    page = page_of(tmp_path, classifier, short_run, single)
+    assert page.sections == ["Metrics", "Samples", "Curves", "Options"]
+    assert page.text.index("Generators") < page.text.index("Classifiers")
+    table = page.metrics()[-1]
+    assert table[""][1:] == ["feedforward, digits | 3 seeds: classifier seed 0, classifier seed 1, third"]
+    both = [lines[-1][f"seed-{seed}/accuracy/test"] for seed in (0, 1)]
+    mean = (sum(both) + lines[-1]["accuracy/test"]) / 3
+    number = table["accuracy/test"][1]
+    assert number.startswith(f"{mean:.4g}"), number
+    assert number.endswith(", n = 3")
+    own = page.metrics("details")[-1]
+    assert own["accuracy/test"][1:3] == [f"*{each:.4g}" if each == max(both) else f"{each:.4g}" for each in both]
+    for tag in ("cross_entropy/train", "calibration_error/test", "entanglement/train/fc1", "entanglement/test/fc1"):
+        assert tag in table
+        assert tag in page.plots
+    assert not any(tag.startswith("seed-") for tag in [*table, *page.plots])
+    assert page.tags.count("img") == len(list((short_run / "samples").glob("*.png")))
+    differing, alike = ([rows for kind, _, rows in page.tables if kind == which] for which in ("differs", "alike"))
+    assert [row[0] for rows in differing for row in rows] == ["", "seeds"]
+    assert [len(rows[0]) for rows in alike] == [2, 3]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_single_reading_is_a_point(changed: Change, tmp_path: Path, steps: int) -> None:
+    run = changed("run")
+    lines = [{"step": step, "loss/generator": 0.5} for step in (2, 4)[:steps]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert page_of(tmp_path, run).plots == {"loss/generator": int(steps == 1)}
+
+
+def test_runs_with_nothing_in_them_yet(changed: Change, classifier: Path, tmp_path: Path) -> None:
+    paths = [changed("new"), changed("also-new", run=classifier)]
+    for path in paths:
+        (path / "metrics.jsonl").unlink()
+        shutil.rmtree(path / "samples", ignore_errors=True)
+        shutil.rmtree(path / "checkpoints")
+    page = page_of(tmp_path, *paths)
+    assert page.text.count("No readings yet.") == 2
+    assert "No samples yet." in page.text
+    assert "Not evaluated yet: new." in page.text
+    assert page.metrics() == []
+
+
+def report(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    """Return exit status, output and errors of ``snngan report``."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(["report", *map(str, words)])
+    assert isinstance(left.value.code, int)
+    return left.value.code, *capsys.readouterr()
+
+
+def test_what_is_not_a_run_is_left_out(
+    changed: Change, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, damaged, empty, file, page = (
+        changed("run"),
+        changed("x"),
+        tmp_path / "data",
+        tmp_path / "a",
+        tmp_path / "p.html",
+    )
+    (damaged / "config.json").write_text("{")
+    empty.mkdir()
+    file.touch()
+    status, out, err = report(capsys, file, empty, run, damaged, classifier, "--out", page)
+    assert status == 0
+    assert out.splitlines() == [f"2 runs -> {page}", f"open it in a browser: {page.as_uri()}"]
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["left out"] * 3
+    assert [str(each) in line for each, line in zip((file, empty, damaged), err.splitlines(), strict=True)] == [
+        True
+    ] * 3
+    assert Page(page).sections
+
+
+def test_refusals_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, page = changed("runs/run"), tmp_path / "page.html"
+    for words, message in (
+        ([run.parent], f"the runs in it: snngan report {run.parent}/*"),
+        ([tmp_path, page], "none of 2 paths is a run"),
+        ([run, tmp_path / "typo"], f"no run folder {tmp_path / 'typo'}"),
+    ):
+        page.write_text("mine")
+        status, out, err = report(capsys, *words, "--out", tmp_path / "new.html")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+        assert not (tmp_path / "new.html").exists()
+        status, out, err = report(capsys, *words, "--out", page)  # and nothing is read before that is said
+        assert err == f"Error: {page} exists already: choose another --out, or --force\n"
+    assert page.read_text() == "mine"
+    assert report(capsys, run, "--out", page, "--force")[0] == 0
+    assert Page(page).sections

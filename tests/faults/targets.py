@@ -29,7 +29,7 @@ from snngan.data.folder import image_paths, is_grey, read_folder
 from snngan.data.npz import read_images, read_npz
 from snngan.evaluation.features import Pixels
 from snngan.evaluation.measure import evaluate
-from snngan.evaluation.report import _curves, _figures, read_evaluations, read_metrics
+from snngan.evaluation.report import _curves, _metrics, group_by_seed, read_evaluations, read_metrics
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.sources import _array_source, dataset_source
 from snngan.robustness.dknn import DkNN
@@ -283,9 +283,10 @@ class Metrics(Target):
             (self.run.path / name).write_bytes(content)
         self.run.last_logged()
         read_metrics(self.run)
+        groups = group_by_seed([("run", self.run)])
         if not form % 32:  # drawing takes long
-            list(_curves([self.run], ["run"]))
-        list(_figures([self.run], ["run"]))
+            list(_curves(groups))
+        list(_metrics(groups))
         read_evaluations(self.run)
         self.run.rewind(1)
         lines = (self.run.path / "metrics.jsonl").read_bytes().split(b"\n")

@@ -223,7 +223,7 @@ def test_a_page_of_hostile_readings(here: Path) -> None:
     shutil.move(here / "run" / "samples", outside)
     (here / "run" / "samples").symlink_to(outside)
     text = said("report run --out page.html", here)
-    assert text == "1 run -> page.html\n"
+    assert text.startswith("1 run -> page.html\n")
     page = Path("page.html").read_text()
     assert "data:image/png" not in page
     assert 2 in read_metrics(RunFolder.open(here / "run"))["loss/generator"][0]
@@ -237,7 +237,7 @@ def test_drawing_follows_no_settings_of_the_current_folder(here: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
     command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "1 run -> page.html\n"), done.stderr
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
 
 
 def test_names_that_are_no_texts(here: Path) -> None:
