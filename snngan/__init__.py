@@ -5,9 +5,9 @@ The public names load on first use: importing ``snngan`` does not import torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from snngan.lazy import public_names
 from snngan.version import __version__
 
 if TYPE_CHECKING:
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
         RelativeTemperature,
     )
     from snngan.training.sampling import load_generator
-
-_HOME = {
-    "EntangledLoss": "snngan.losses.entangled",
-    "soft_nearest_neighbor_loss": "snngan.losses.snnl",
-    "SoftNearestNeighborLoss": "snngan.losses.snnl",
-    "entanglement": "snngan.losses.snnl",
-    "Entanglement": "snngan.losses.snnl",
-    "FixedTemperature": "snngan.losses.temperature",
-    "RelativeTemperature": "snngan.losses.temperature",
-    "AnnealedTemperature": "snngan.losses.temperature",
-    "LearnedTemperature": "snngan.losses.temperature",
-    "OptimalTemperature": "snngan.losses.temperature",
-    "load_dataset": "snngan.data.datasets",
-    "load_generator": "snngan.training.sampling",
-}
 
 __all__ = [
     "AnnealedTemperature",
@@ -53,13 +38,17 @@ __all__ = [
     "load_generator",
     "soft_nearest_neighbor_loss",
 ]
+_PACKAGES = (
+    "data", "evaluation", "experiments", "losses", "models", "objectives", "robustness", "selfsupervised", "training"
+)  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'snngan' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = public_names(
+    __name__,
+    {
+        **dict.fromkeys(__all__, "losses"),
+        **{name: name for name in _PACKAGES},
+        "__version__": "",
+        "load_dataset": "data.datasets",
+        "load_generator": "training",
+    },
+)

@@ -9,10 +9,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def check_local(text: str | os.PathLike[str]) -> None:
@@ -71,6 +71,8 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool =
 
     NumPy's own leaves its archive open where the disk is full, in versions before 2.
     """
+    import numpy as np  # help needs none
+
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with replacing(path) as file, zipfile.ZipFile(file, "w", kind) as archive:
         for name, array in arrays.items():

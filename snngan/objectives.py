@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import check_options, option
+from snngan.lazy import public_names
 from snngan.losses import adversarial, fused
 from snngan.losses.gather import across_ranks
 from snngan.losses.mmd import squared_mmd
@@ -311,3 +312,6 @@ class KernelTwoSample(Objective):
         with torch.no_grad():
             real_points = discriminator(real)
         return squared_mmd(real_points, discriminator(fake))
+
+
+__getattr__, __dir__ = public_names(__name__, dict.fromkeys(("Hinge", "KernelTwoSample", "LeastSquares", "Minimax", "NonSaturating", "OBJECTIVES", "Objective", "PixelEntanglement", "ProjectedEntanglement", "Wasserstein", "WassersteinGradientPenalty"), ""))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.lazy import public_names
 from snngan.seeds import seed_for
 
 CHUNK = 1024
@@ -239,3 +240,8 @@ def _loss_of_all(probabilities: Tensor, points: Neighbourhood, entropy_weight: f
     for anchors in torch.split(torch.arange(len(probabilities), device=probabilities.device), CHUNK):
         total += float(min_max_loss(probabilities, points, anchors, entropy_weight)) * len(anchors)
     return total / len(probabilities)
+
+
+__getattr__, __dir__ = public_names(
+    __name__, dict.fromkeys(("Clusters", "Neighbourhood", "cluster", "min_max_loss", "neighbourhood"), "")
+)

@@ -15,7 +15,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "seeds", "version", "intervals", "untrusted", "files", "tensors"},
+    {"registry", "config", "seeds", "version", "intervals", "untrusted", "files", "tensors", "labels", "lazy"},
     {"losses"},
     {"data", "models", "robustness"},
     {"objectives", "selfsupervised"},
@@ -137,13 +137,27 @@ except SystemExit as error:
 
 def test_every_public_name_resolves() -> None:
     assert snngan.__all__ == sorted(snngan.__all__)
-    assert dir(snngan) == snngan.__all__
+    assert set(dir(snngan)) > {*snngan.__all__, "robustness", "losses", "training"}
+    assert dir(snngan) == sorted(dir(snngan))
     for name in snngan.__all__:
         value = getattr(snngan, name)
         assert name == "__version__" or value.__name__ == name
         assert name == "__version__" or value.__doc__
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         snngan.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(set(dir(snngan)) - set(snngan.__all__)))
+def test_packages_work_after_importing_snngan_and_list_their_public_names(name: str) -> None:
+    names = run(f"import snngan; print(*dir(snngan.{name}))").split()
+    assert names
+    package = getattr(snngan, name)
+    for each in names:
+        assert not each.startswith("_")
+        home = getattr(getattr(package, each), "__module__", None)
+        assert home is None or home.startswith("snngan")  # and no import of another package
+    with pytest.raises(AttributeError, match=f"module 'snngan.{name}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_what_type_checkers_see_is_what_there_is() -> None:

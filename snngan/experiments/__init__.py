@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from snngan.config import option
+from snngan.lazy import public_names
 from snngan.registry import Registry
 
 if TYPE_CHECKING:
@@ -59,3 +60,9 @@ class Experiment(Protocol):
 
 
 EXPERIMENTS: Registry[type[Experiment]] = Registry("experiment", "snngan.experiments")
+
+
+__getattr__, __dir__ = public_names(
+    __name__,
+    {"EXPERIMENTS": "", "Experiment": "", "Finding": "", "PRESETS": "", "Setting": "", "run_experiment": "running"},
+)

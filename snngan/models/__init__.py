@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import nn
 
+from snngan.lazy import public_names
 from snngan.registry import Registry
 
 ImageShape = tuple[int, int, int]
@@ -41,3 +42,9 @@ class Classifier(Protocol):
 
 
 CLASSIFIERS: Registry[type[Classifier]] = Registry("classifier", "snngan.models")
+
+
+__getattr__, __dir__ = public_names(
+    __name__,
+    {"ARCHITECTURES": "", "Architecture": "", "Autoencoder": "autoencoder", "CLASSIFIERS": "", "Classifier": ""},
+)

@@ -1,1 +1,8 @@
-"""What classifiers make of inputs that are not what they were trained for."""
+"""Attacks on any model, and deep k-nearest neighbors of its layers."""
+
+from snngan.lazy import public_names
+
+__getattr__, __dir__ = public_names(
+    __name__,
+    {"Attack": "rule", "DkNN": "dknn", "bim": "attacks", "fgsm": "attacks", "parse_attack": "rule", "pgd": "attacks"},
+)

@@ -22,7 +22,7 @@ from torch import Tensor
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
 from snngan.files import SaveError, clear_parts, place_beside, sync, write_atomically
-from snngan.training.checkpoint import clear_after, save_checkpoint
+from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.environment import changes_since, environment
 from snngan.training.events import EventFile, write_projection
@@ -49,6 +49,11 @@ class Folder(ABC, Generic[P]):
         self.path = path
         self.plan: P = plan
         self._resumed_at: int | None = None
+
+    def __repr__(self) -> str:
+        steps = [step_of(path) for path in checkpoint_paths(self.checkpoints)]
+        reached = f"step {steps[-1]} of {self.plan.steps}" if steps else "no checkpoint"
+        return f"{type(self).__name__}({str(self.path)!r}, {self.plan.title} on {self.plan.dataset}, {reached})"
 
     @staticmethod
     @abstractmethod
