@@ -21,6 +21,7 @@ from snngan.files import write_npz
 from snngan.untrusted import check_memory, check_regular, memory_bytes, npz_keys, read_npy_header, read_npz_array
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels")
+_STATISTICS = ("mu", "sigma")
 _POINTS = (1, 1, 2)
 
 
@@ -70,6 +71,32 @@ def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | No
     return *_half(path, arrays, keys[0]), half
 
 
+def read_statistics(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Read the mean and covariance of features that pytorch-fid and similar tools write as ``mu`` and ``sigma``.
+
+    Returns:
+        mu (D,) and sigma (D, D), or None where the file has no such arrays, or has images too, which say more.
+
+    Raises:
+        ValueError: the file is missing or damaged, or its mu and sigma are not the mean and covariance of anything.
+    """
+    arrays = _arrays(path)
+    if not all(key in arrays for key in _STATISTICS) or any(key.endswith("images") for key in arrays):
+        return None
+    for key in _STATISTICS:
+        if arrays[key].dtype.kind not in "fiu":
+            raise ValueError(f"{path}: {key} must be floating-point numbers, got {arrays[key].dtype}")
+    mu, sigma = (arrays[key].astype(np.float64) for key in _STATISTICS)
+    if mu.ndim != 1 or mu.size == 0 or sigma.shape != (mu.size, mu.size):
+        raise ValueError(f"{path}: mu and sigma must have shapes (D,) and (D, D), got {mu.shape} and {sigma.shape}")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{path}: mu and sigma must be finite, got NaN or infinity; compute them again")
+    # Covariances computed in float32 are symmetric to about 1e-7 of their largest element.
+    if np.abs(sigma - sigma.T).max() > 1e-5 * np.abs(sigma).max() or sigma.diagonal().min() < 0:
+        raise ValueError(f"{path}: sigma must be a covariance, got one that is not symmetric or has negative variances")
+    return mu, sigma
+
+
 def keep_npz(dataset: Dataset, path: Path) -> None:
     """Write ``dataset`` as the file ``path``, its folder made if need be, whole or not at all.
 
@@ -87,6 +114,7 @@ def keep_npz(dataset: Dataset, path: Path) -> None:
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of the file that have a meaning here; of others only the name, as an empty array."""
+    known = (*_KEYS, *_STATISTICS)
     check_regular(path, bounded=False)
     arrays, key = {}, "its index"
     try:
@@ -95,14 +123,14 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         with zipfile.ZipFile(path) as archive:
             keys = npz_keys(archive)
             mapped = {key: _mapped(path, archive, key) for key in keys if key in _KEYS and key.endswith("images")}
-            read = [key for key in keys if key in _KEYS and mapped.get(key) is None]
+            read = [key for key in keys if key in known and mapped.get(key) is None]
             check_memory(sum(archive.getinfo(f"{key}.npy").file_size for key in read), "it")
             for key in keys:
                 own = mapped.get(key)
                 if own is not None:
                     arrays[key] = own
                 else:
-                    arrays[key] = read_npz_array(archive, key) if key in _KEYS else np.empty(0)
+                    arrays[key] = read_npz_array(archive, key) if key in known else np.empty(0)
     except Exception as error:  # a damaged archive fails in many ways
         raise ValueError(
             f"{path}: {key} cannot be read ({error_line(error)}); expected plain arrays, written by numpy.savez"

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.data.npz import keep_npz
+from snngan.data.npz import keep_npz, read_statistics
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -213,3 +213,60 @@ def test_a_large_file_that_ends_early_is_refused(tmp_path: Path, monkeypatch: py
 def load_of(images: NDArray[np.uint8], path: Path) -> Dataset:
     np.savez(path, images=images)
     return load_dataset(f"npz:{path}")
+
+
+def covariance(dims: int) -> NDArray[np.float64]:
+    return np.cov(np.random.default_rng(0).normal(size=(4 * dims, dims)), rowvar=False)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_statistics_of_features_come_back_in_double_precision(dtype: type, save: object, tmp_path: Path) -> None:
+    mu, sigma = np.arange(5).astype(dtype), covariance(5).astype(dtype)
+    save(tmp_path / "stats.npz", mu=mu, sigma=sigma, mu_s=mu[:2])  # type: ignore[operator]
+    found = read_statistics(tmp_path / "stats.npz")
+    assert found is not None and found[0].dtype == found[1].dtype == np.float64
+    np.testing.assert_array_equal(found[0], mu.astype(np.float64))
+    np.testing.assert_array_equal(found[1], sigma.astype(np.float64))
+
+
+def test_a_covariance_of_one_image_is_zero_and_allowed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "stats.npz", mu=np.ones(3), sigma=np.zeros((3, 3)))
+    assert read_statistics(tmp_path / "stats.npz") is not None
+
+
+@pytest.mark.parametrize("more", [{}, {"mu": np.ones(3)}, {"sigma": np.eye(3)}, {"mean": np.ones(3)}])
+def test_files_without_statistics_have_none(more: dict[str, NDArray[np.float64]], tmp_path: Path) -> None:
+    np.savez(tmp_path / "some.npz", notes=np.arange(3), **more)  # type: ignore[arg-type]
+    assert read_statistics(tmp_path / "some.npz") is None
+
+
+def test_images_beside_statistics_say_more(tmp_path: Path) -> None:
+    np.savez(tmp_path / "both.npz", images=PICTURES, mu=np.ones(3), sigma=np.eye(3))
+    assert read_statistics(tmp_path / "both.npz") is None
+    assert len(load(tmp_path / "both.npz").train_images) == 18
+
+
+@pytest.mark.parametrize(
+    ("mu", "sigma", "message"),
+    [
+        (np.ones(3), np.eye(4), r"shapes \(D,\) and \(D, D\), got \(3,\) and \(4, 4\)"),
+        (np.ones((1, 3)), np.eye(3), r"got \(1, 3\) and \(3, 3\)"),
+        (np.ones(3), np.ones(3), r"got \(3,\) and \(3,\)"),
+        (np.ones(0), np.eye(0), r"got \(0,\) and \(0, 0\)"),
+        (np.array([1, np.nan]), np.eye(2), "must be finite"),
+        (np.ones(2), np.diag([1, np.inf]), "must be finite"),
+        (np.ones(2), np.array([[1, 0.5], [0.4, 1]]), "not symmetric"),
+        (np.ones(2), np.diag([1, -1]), "negative variances"),
+        (np.ones(2), np.eye(2).astype(str), "sigma must be floating-point numbers, got <U"),
+        (np.ones(2) * 1j, np.eye(2), "mu must be floating-point numbers, got complex128"),
+        (np.array([{}]), np.eye(2), "mu cannot be read .*Python objects"),
+    ],
+)
+def test_statistics_that_are_none_are_refused(
+    mu: NDArray[np.generic], sigma: NDArray[np.generic], message: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "bad.npz", mu=mu, sigma=sigma)
+    with pytest.raises(ValueError, match=rf"bad\.npz: .*{message}") as caught:
+        read_statistics(tmp_path / "bad.npz")
+    assert "\n" not in str(caught.value)
