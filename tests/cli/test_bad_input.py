@@ -131,7 +131,7 @@ def test_folders_of_pictures(refused: Cli, cli: Cli, tiny: str) -> None:
     said = cli(f"train {options} --skip-broken --run-dir second")
     assert "left out 1 of 21 images that cannot be used, the first: pictures/small.png (16x7, too small" in said.err
     options = options.replace("--image-size 8", "--skip-broken --run-dir third")
-    assert "image size 16, as 0.png has a side of 16 pixels" in cli(f"train {options}").err
+    assert "image size 16, because 0.png has a side of 16 pixels" in cli(f"train {options}").err
     cli("resume third --steps 2")  # at the same size
 
 
