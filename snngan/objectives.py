@@ -314,4 +314,22 @@ class KernelTwoSample(Objective):
         return squared_mmd(real_points, discriminator(fake))
 
 
-__getattr__, __dir__ = public_names(__name__, dict.fromkeys(("Hinge", "KernelTwoSample", "LeastSquares", "Minimax", "NonSaturating", "OBJECTIVES", "Objective", "PixelEntanglement", "ProjectedEntanglement", "Wasserstein", "WassersteinGradientPenalty"), ""))
+__getattr__, __dir__ = public_names(
+    __name__,
+    dict.fromkeys(
+        (
+            "Hinge",
+            "KernelTwoSample",
+            "LeastSquares",
+            "Minimax",
+            "NonSaturating",
+            "OBJECTIVES",
+            "Objective",
+            "PixelEntanglement",
+            "ProjectedEntanglement",
+            "Wasserstein",
+            "WassersteinGradientPenalty",
+        ),
+        "",
+    ),
+)

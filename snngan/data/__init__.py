@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from snngan.lazy import public_names
 from snngan.registry import Registry
 
 ImageShape = tuple[int, int, int]
@@ -144,3 +145,17 @@ def to_uint8(images: Tensor) -> Tensor:
 def error_line(error: Exception) -> str:
     """Return what another library's error says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+__getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "DATASETS": "",
+        "Dataset": "",
+        "DatasetSource": "",
+        "list_datasets": "datasets",
+        "load_dataset": "datasets",
+        "to_uint8": "",
+        "to_unit_range": "",
+    },
+)
