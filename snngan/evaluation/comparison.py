@@ -19,6 +19,7 @@ from snngan.data import to_unit_range
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.features import Extractor, features_of
 from snngan.evaluation.figures import save_curve
+from snngan.evaluation.measure import resize_of
 from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.evaluation.twosample import TwoSample, compare
 from snngan.files import write_atomically
@@ -114,7 +115,7 @@ def compare_sources(
     content = {
         "real": real.name, "fake": fake.name, "num_real": len(points[0]), "num_fake": len(points[1]),
         "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
-        "extractor_digest": extractor.digest, "resize": extractor.resize,
+        "extractor_digest": extractor.digest, "resize": resize_of(extractor, fake, real),
         "split": real.split or fake.split, "seed": seed, "real_seed": real.seed, "fake_seed": fake.seed,
         "snngan": __version__,
         **reading, "temperature": reading["temperature"] if math.isfinite(reading["temperature"]) else None,

@@ -28,12 +28,14 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
-    said = cli(f"evaluate {run} --train-features digits --count 40 --points 30 --device cpu")
+    said = cli(f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu")
     assert "40 images of run run against 24 of npz:" in said.out
-    for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy", "entanglement_input", "entanglement_features"):
+    for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy"):
+        assert f"  {name} (classifier:digits) " in said.out
+    for name in ("entanglement_input", "entanglement_features"):
         assert f"  {name} " in said.out
     assert "fid: 24 images do not span 128 features" in said.err
-    again = cli(f"evaluate {run} --train-features digits --count 40 --points 30 --device cpu --json --metrics fid,prdc")
+    again = cli(f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu --json --metrics fid,prdc")
     content = json.loads(again.out)
     assert set(content["figures"]) == {"fid", "precision", "recall", "density", "coverage"}
     assert f"{content['figures']['fid']:.4g}" in said.out
@@ -41,7 +43,7 @@ def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     assert (protocol["num_fake"], protocol["num_real"], protocol["num_points"]) == (40, 24, 24)
     assert Path(run, "evaluations.jsonl").read_text().count("\n") == 2
     assert (protocol["split"], protocol["seed"]) == ("test", 0)
-    assert protocol["extractor"] == "small classifier of digits"
+    assert protocol["extractor"] == "classifier:digits"
     assert len(protocol["extractor_digest"]) == 32
 
 
@@ -58,9 +60,9 @@ def test_nothing_is_kept_where_a_run_says_that_data_is(cli: Cli, run: Path, tmp_
 
 
 def test_features_are_trained_without_a_run(cli: Cli) -> None:
-    said = cli("evaluate --train-features digits --device cpu")
-    assert "features: a small classifier of digits -> " in said.err
-    assert "its accuracy on held-out images: " in said.err
+    said = cli("evaluate --features classifier:digits --device cpu")
+    assert "training a small classifier of digits for its features, about a minute; kept in " in said.err
+    assert "accuracy of this classifier on held-out images: " in said.err
 
 
 def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
@@ -74,16 +76,20 @@ def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
     ("command", "message"),
     [
         ("evaluate", "name what to evaluate"),
-        ("evaluate run", "no feature space: give --train-features NAME"),
-        ("evaluate run --features pixels --train-features digits", "--features and --train-features name two"),
-        ("evaluate run --inception-weights none.pth", "no Inception weights at none.pth"),
+        ("evaluate --features pixels", "name what to evaluate, .*: --features classifier:NAME"),
+        ("evaluate run --features inception:none.pth", "there is no file none.pth"),
+        ("evaluate run --features inception", "no Inception weights at .*: fetch them with --download"),
+        ("evaluate run --features pixels --download", "--download fetches Inception weights: give --features inception"),
+        ("evaluate run --features classifier:", "--features must be classifier:NAME, inception, inception:FILE, pixels"),
+        ("evaluate run --features classifier:digist", "unknown dataset 'digist'; did you mean 'digits'"),
+        ("evaluate run --features inceptoin", "--features must be classifier:NAME, .*; there is no file inceptoin"),
         ("evaluate run --features none.pt2", "there is no file none.pt2"),
         ("evaluate run --features pixels --metrics fid,kdi", "unknown metric 'kdi'; did you mean 'kid'"),
         ("evaluate nowhere/run --features pixels --against digits", "nowhere/run is no run folder"),
         ("evaluate digits --features pixels", "digits is no run folder, so say what it is held against"),
         ("entangle run", "Missing argument 'B'"),
         ("entangle run digist", "unknown dataset 'digist'; did you mean 'digits'"),
-        ("entangle run digits --features pixels", "want --space features, not pixel"),
+        ("entangle run digits --features pixels --space pixel", "need --space features, got --space pixel"),
         ("entangle digits digits --space projection", "--space projection wants a run among the two"),
         ("entangle digits digits --out run", "run exists already: choose another --out"),
     ],
@@ -120,8 +126,8 @@ def test_every_space_and_kind_of_source(cli: Cli, run: Path) -> None:
     assert same["p_value"] > 0.05
     projected = json.loads(cli(f"entangle some.npz {run} --space projection --json --device cpu").out)
     assert projected["extractor"] == "learned space of run run"
-    features = json.loads(cli(f"entangle some.npz {run} --space features --train-features digits --json").out)
-    assert features["extractor"] == "small classifier of digits"
+    features = json.loads(cli(f"entangle some.npz {run} --space features --features classifier:digits --json").out)
+    assert features["extractor"] == "classifier:digits"
 
 
 def test_sets_that_cannot_be_told_apart_are_said_to_be_so(cli: Cli) -> None:
@@ -186,11 +192,12 @@ def test_two_runs_have_a_noise_each(cli: Cli, tmp_path: Path) -> None:
 
 def test_features_are_looked_for_where_the_run_s_data_were(cli: Cli) -> None:
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
-    words = f"evaluate {run} --train-features digits --metrics fid"
+    words = f"evaluate {run} --features classifier:digits --metrics fid"
     kept = cli(f"{words} --data-dir elsewhere").err
-    assert "features: a small classifier of digits -> elsewhere/features" in kept.replace(f"{Path.cwd()}/", "")
+    assert "training a small classifier of digits for its features, about a minute; kept in elsewhere/features" in kept
     before = {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")}
-    assert "features: " not in cli(words).err
+    assert "training" not in cli(words).err
+    assert "training" not in cli(f"evaluate {run} --metrics fid").err  # the default is the same classifier
     assert {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")} == before
 
 
@@ -205,8 +212,8 @@ def test_what_cannot_be_kept_is_shown_all_the_same(cli: Cli, refused: Cli, monke
         raise SaveError(f"{path} could not be written: No space left on device")
 
     monkeypatch.setattr("snngan.training.checkpoint.write_atomically", full)
-    said = cli("evaluate digits --against digits --train-features digits --metrics fid")
-    assert "  fid " in said.out
+    said = cli("evaluate digits --against digits --features classifier:digits --metrics fid")
+    assert "  fid (classifier:digits) " in said.out
     assert said.err.count("No space left on device; going on without") == 2
     Path("file").write_text("")
     refused("entangle digits digits --out file/out", "file/out cannot be made: ")
@@ -250,6 +257,6 @@ def test_what_was_found_is_not_written_through_a_link(cli: Cli) -> None:
     Path("mine").write_text("mine")
     (Path(run) / "evaluations.jsonl").symlink_to(Path("mine").absolute())
     said = cli(f"evaluate {run} --features pixels --metrics fid")
-    assert "  fid " in said.out
+    assert "  fid (pixels) " in said.out
     assert "evaluations.jsonl could not be written" in said.err
     assert Path("mine").read_text() == "mine"
