@@ -15,9 +15,11 @@ from snngan.registry import Registry
 
 ImageShape = tuple[int, int, int]
 """(channels, height, width)."""
+POINT_SHAPE = (1, 1, 2)
+"""The image shape of data sets of 2-D points."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Images and, where there are any, their labels: a training half and a held-out half.
 
@@ -28,6 +30,8 @@ class Dataset:
         test_images: the held-out half, in the same form.
         test_labels: its labels, or None.
         class_names: what the labels from 0 on are called, where that is known.
+        resize: what was done to the images while they were read, "none" or a method and a size.
+        why_no_labels: the reason, where a folder has class folders but no labels.
     """
 
     name: str
@@ -36,6 +40,17 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor | None
     class_names: tuple[str, ...] = ()
+    resize: str = "none"
+    why_no_labels: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """Return how many images or points there are, of which shape and how many classes, in words."""
+        shape = "2-D points" if self.is_points else f"images of {'x'.join(map(str, self.image_shape))}"
+        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
+        return f"{len(self.train_images)} training and {len(self.test_images)} held-out {shape}, {classes}"
 
     @property
     def image_shape(self) -> ImageShape:
@@ -70,7 +85,8 @@ class Dataset:
         state = hashlib.blake2b(digest_size=16)
         for images in (self.train_images, self.test_images):
             state.update(f"{images.dtype} {tuple(images.shape)}".encode())
-            state.update(images.contiguous().numpy().data)
+            for start in range(0, len(images), 4096):  # images left in their file may lie there in another order
+                state.update(images[start : start + 4096].contiguous().numpy().data)
         return state.hexdigest()
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from snngan.data import DATASETS, Dataset, ImageShape
 from snngan.data.folder import read_folder
 from snngan.data.npz import keep_npz, read_npz
+from snngan.data.resize import describe_resize, resize_images
 from snngan.registry import UnknownNameError
 
 Notify = Callable[[str], None]
@@ -45,10 +44,10 @@ def load_dataset(
     Args:
         name: a registered name, ``folder:PATH`` (any pictures) or ``npz:PATH``.
         data_dir: where NAME.npz and torchvision's files are; default: the variable SNNGAN_DATA, else ``data``.
-        image_size: height and width in pixels to shrink and centre-crop to; default: as the images are, and 64 for
-            a folder.
+        image_size: height and width in pixels to crop and shrink to; default: as the images are, and for a folder the
+            largest of :data:`snngan.data.folder.SIZES` that all images have, at most 64.
         download: whether a set that is not here is fetched.
-        skip_broken: whether unreadable pictures of a folder are left out, not an error.
+        skip_broken: whether images of a folder that are unreadable or too small are left out, not an error.
         keep: whether a set that was built or fetched may be written as NAME.npz for the next time.
         notify: called with each line worth telling the user.
 
@@ -63,7 +62,7 @@ def load_dataset(
             raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
         path = Path(os.path.expanduser(place))
         if kind == "folder":
-            return read_folder(name, path, image_size or 64, skip_broken=skip_broken, notify=notify)
+            return read_folder(name, path, image_size, skip_broken=skip_broken, notify=notify)
         dataset = read_npz(name, path)
     else:
         dataset = _load_named(name, data_folder(data_dir), download, keep, notify)
@@ -102,6 +101,10 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
     try:
         source = DATASETS[name]
     except UnknownNameError as error:
+        path = os.path.expanduser(name)
+        kind = "folder" if os.path.isdir(path) else "npz" if os.path.isfile(path) and path.endswith(".npz") else None
+        if kind is not None:
+            raise UnknownNameError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
         raise UnknownNameError(f"{error}; your own pictures are folder:PATH or npz:PATH") from None
     kept = folder / f"{name}.npz"
     if source.keep and os.path.exists(kept):
@@ -123,11 +126,12 @@ def _shrink(dataset: Dataset, size: int) -> Dataset:
         dataset,
         train_images=shrink_images(dataset.name, dataset.train_images, size),
         test_images=shrink_images(dataset.name, dataset.test_images, size),
+        resize=describe_resize(size),
     )
 
 
 def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
-    """Return (N, C, H, W) uint8 images, their middle square shrunk to (N, C, size, size) with antialiasing.
+    """Return (N, C, H, W) uint8 images as (N, C, size, size), cropped and shrunk as the images of a folder are.
 
     Raises:
         ValueError: they are smaller than that, or points; the message names the set ``name``.
@@ -137,14 +141,7 @@ def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
         raise ValueError(f"{name} holds points, not pictures; leave out --image-size")
     if min(height, width) < size:
         raise ValueError(
-            f"{name}: images are {width}x{height}, smaller than --image-size {size}; use {min(height, width)} or less"
+            f"{name}: images are {width}x{height}, smaller than --image-size {size}; use {min(height, width)} or less, "
+            "or leave it out"
         )
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    squares = images[:, :, top : top + side, left : left + side]
-    shrunk = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    for start in range(0, len(images), 4096):  # in parts: as floats a whole set would take four times its memory
-        part = squares[start : start + 4096].to(torch.float32)
-        part = interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        shrunk[start : start + 4096] = part.round_().clamp_(0.0, 255.0).to(torch.uint8)
-    return shrunk
+    return resize_images(images, size)

@@ -1,199 +1,122 @@
-"""A folder of pictures as a data set: which files count, how they become squares of one size, what their labels are."""
+"""A folder of images as a data set: how they become squares of one size, and what becomes of those that cannot."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snngan.data import Dataset, error_line
+from snngan.data import Dataset
+from snngan.data.decode import UnusableImageError, open_picture, read_header
 from snngan.data.holdout import hold_out
-from snngan.untrusted import check_regular
+from snngan.data.layout import Half, find_halves, label_images
+from snngan.data.resize import describe_resize, picture_to_array, resize_picture
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
-
-
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow may take a file for, whatever its name: of its other formats some run another program."""
-
-
-class _BrokenImageError(Exception):
-    """A file that is no picture, or not one to trust; the message says why."""
+SIZES = (64, 56, 32, 28, 16, 14, 8)
+"""Image sizes to choose from where the user names none: those that every architecture takes, up to 64 pixels."""
 
 
 def read_folder(
-    name: str, folder: Path, image_size: int, *, skip_broken: bool, notify: Callable[[str], None]
+    name: str, folder: Path, image_size: int | None, *, skip_broken: bool, notify: Callable[[str], None]
 ) -> Dataset:
-    """Return the pictures below ``folder``, shrunk and centre-cropped, about a tenth of them held out.
+    """Return the images below ``folder``, cropped to squares of one size: ``train`` and ``test``, or a tenth held out.
 
-    They are grey (C = 1) if every one of them is, else RGB; transparent parts turn white; photographs are turned as
-    their EXIF data say. Where all of them lie in two or more subfolders, those are the labels, in
-    alphabetical order.
+    They are gray (C = 1) if every one of them is, else RGB; transparent parts turn white; photographs are turned as
+    their EXIF data say. The labels are those of :func:`snngan.data.layout.label_images`.
 
     Args:
         name: the name of the set.
         folder: searched with all its subfolders; hidden files are left out.
-        image_size: height and width of the result in pixels.
-        skip_broken: leave unreadable files out and tell ``notify``, instead of stopping at the first.
+        image_size: height and width of the result in pixels; None for the largest of ``SIZES`` that all images have.
+        skip_broken: leave out images that are unreadable or too small, and say so, instead of stopping at the first.
         notify: called with each line worth telling the user.
 
     Raises:
-        ValueError: no such folder, fewer than two pictures, an unreadable or a too small one (named).
+        ValueError: no such folder, fewer than two images, an unreadable or a too small one (named).
     """
-    paths = image_paths(folder)
-    pictures, kept, broken = [], [], []
-    for number, path in enumerate(paths):
-        if number and number % 10000 == 0:
-            notify(f"read {number} of {len(paths)} images")
-        try:
-            pictures.append(_read_square(path, image_size))
+    found = [half for half in find_halves(folder, notify) if half is not None]
+    size = image_size or choose_size([path for half in found for path in half.paths], notify)
+    count = sum(len(half.paths) for half in found)
+    halves, pictures, left_out, resized = [], [], [], False
+    for half in found:
+        kept, arrays = [], []
+        for path in half.paths:
+            try:
+                picture = open_picture(path, size)
+            except UnusableImageError as error:
+                if not skip_broken:
+                    raise
+                left_out.append(f"{path} ({error.reason})")
+                continue
+            resized = resized or picture.size != (size, size)
+            arrays.append(picture_to_array(resize_picture(picture, size)))
             kept.append(path)
-        except _BrokenImageError as error:
-            if not skip_broken:
-                raise ValueError(f"{path} cannot be read: {error}; mend or remove it, or use --skip-broken") from error
-            broken.append(f"{path} ({error})")
-    if broken:
-        notify(f"left out {len(broken)} of {len(paths)} images that cannot be read, the first: {broken[0]}")
-    if len(kept) < 2:
-        raise ValueError(f"{folder} holds {len(kept)} readable image{'s' * (not kept)}; expected 2 or more")
-    dataset = hold_out(name, _stack(pictures), folder_labels(folder, kept))
-    return replace(dataset, class_names=() if dataset.train_labels is None else folder_classes(folder, kept))
+            if len(kept) % 10000 == 0:
+                notify(f"read {len(kept)} of {len(half.paths)} images")
+        halves.append(Half(half.root, kept))
+        pictures.append(arrays)
+    if left_out:
+        notify_left_out(left_out, count, notify)
+    for half, least in zip(halves, (2, 1), strict=False):
+        if len(half.paths) < least:
+            counted = f"{len(half.paths)} usable image{'s' * (not half.paths)}"
+            raise ValueError(f"{half.root} holds {counted}; expected {least} or more")
+    classes, labels, reason = label_images(halves)
+    if reason:
+        notify(f"{reason}, so the images have no labels")
+    channels = max(len(picture) for arrays in pictures for picture in arrays)
+    images = [_stack(arrays, channels) for arrays in pictures]
+    dataset = (
+        hold_out(name, images[0], labels[0])
+        if len(halves) == 1
+        else Dataset(name, images[0], labels[0], images[1], labels[1])
+    )
+    return replace(
+        dataset, class_names=classes, resize=describe_resize(size) if resized else "none", why_no_labels=reason
+    )
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """Return the image files below ``folder``, in order of their names.
+def choose_size(paths: Sequence[Path], notify: Callable[[str], None]) -> int:
+    """Return the largest of ``SIZES`` that every image has, from the headers of the files alone.
 
-    Raises:
-        ValueError: no such folder, one that cannot be read, or no image in it.
+    Images smaller than all of ``SIZES`` do not count where there are others, so that one icon does not decide for
+    all; where there are no others, it is the most frequent size.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
-    paths = sorted(_image_paths(folder), key=lambda path: path.relative_to(folder).parts)
-    if not paths:
-        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its subfolders")
-    return paths
+    headers = [(path, header) for path in paths if (header := read_header(path)) is not None]
+    sides = [(min(header.width, header.height), path) for path, header in headers]
+    side, path = min((each for each in sides if each[0] >= SIZES[-1]), default=(0, Path()))
+    if not side:
+        return statistics.mode([side for side, _ in sides] or [SIZES[0]])
+    size = next(size for size in SIZES if size <= side)
+    if size < SIZES[0]:
+        notify(f"image size {size}, as {path.name} has a side of {side} pixels; --image-size sets another")
+    return size
+
+
+def notify_left_out(left_out: Sequence[str], count: int, notify: Callable[[str], None]) -> None:
+    """Say how many of ``count`` images were left out, and why the first one was."""
+    notify(f"left out {len(left_out)} of {count} images that cannot be used, the first: {left_out[0]}")
 
 
 def read_picture(path: Path, size: int | None = None) -> NDArray[np.uint8]:
-    """Return a picture as (C, H, W), C = 1 for a grey one, else 3; with ``size``, its middle square, shrunk to that.
+    """Return an image file as (C, H, W), C = 1 for a gray one, else 3; cropped and shrunk where ``size`` is given.
 
     Raises:
-        ValueError: the file is no picture, not one to trust, or too small.
+        UnusableImageError: the file is not an image, not one to trust, or too small.
     """
-    try:
-        return _read_square(path, size)
-    except _BrokenImageError as error:
-        raise ValueError(f"{path} cannot be read: {error}; mend or remove it") from error
+    picture = open_picture(path, size or 1)
+    return picture_to_array(picture if size is None else resize_picture(picture, size))
 
 
-def is_grey(path: Path) -> bool:
-    """Return whether a picture is one that :func:`read_picture` gives as grey, from its header alone."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                return (image.mode in ("1", "L", "I") or image.mode.startswith("I;16")) and (
-                    "transparency" not in image.info
-                )
-    except Exception:  # the decoders raise errors of many kinds on a damaged file; reading it will say which
-        return False
-
-
-def _image_paths(folder: Path) -> Iterator[Path]:
-    """Yield the image files below ``folder``, through links too, but through each folder only once."""
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
-
-    seen = set()
-    for parent, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(parent)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
-        for file in files:
-            path = Path(parent, file)
-            # A pipe or a device could be read for ever; a dangling link is named when it is read.
-            if not file.startswith(".") and path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink()):
-                yield path
-
-
-def _read_square(path: Path, size: int | None) -> NDArray[np.uint8]:
-    """Return the middle square of a picture as (C, size, size), or all of it; C = 1 for a grey one, else 3."""
-    from PIL import Image, ImageOps
-
-    try:
-        check_regular(path, bounded=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities in metadata that is not used
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                picture = _grey_or_rgb(ImageOps.exif_transpose(image)) if min(width, height) >= (size or 1) else None
-    except Exception as error:  # the decoders raise errors of many kinds on a damaged file
-        raise _BrokenImageError(error_line(error)) from error
-    if picture is None:
-        raise ValueError(
-            f"{path} is {width}x{height}, smaller than --image-size {size}; use {min(width, height)} or less"
-        )
-    if size is not None:
-        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
-    square = np.asarray(picture)
-    return square[None] if square.ndim == 2 else np.ascontiguousarray(square.transpose(2, 0, 1))
-
-
-def _grey_or_rgb(image: Picture) -> Picture:
-    """Return a picture of any kind as one of mode L or RGB."""
-    from PIL import Image
-
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits a pixel: convert() would clip them at 255
-        levels = np.asarray(image).clip(0, 65535) // 256
-        return Image.fromarray(levels.astype(np.uint8))
-    if image.mode == "F":
-        raise _BrokenImageError("its pixels are floating-point numbers, of unknown range")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def _stack(pictures: list[NDArray[np.uint8]]) -> Tensor:
-    """Return the pictures as (N, C, H, W); grey ones among coloured ones are repeated over the channels."""
-    channels = max(len(picture) for picture in pictures)
+def _stack(pictures: Sequence[NDArray[np.uint8]], channels: int) -> Tensor:
+    """Return the pictures as (N, channels, H, W); gray ones are repeated over the channels."""
     stacked = np.empty((len(pictures), channels, *pictures[0].shape[1:]), dtype=np.uint8)
     for row, picture in enumerate(pictures):
         stacked[row] = picture
     return torch.from_numpy(stacked)
-
-
-def folder_classes(folder: Path, paths: list[Path]) -> tuple[str, ...]:
-    """Return the names of the folders right below ``folder`` that the images lie in, in alphabetical order."""
-    return tuple(sorted({path.relative_to(folder).parts[0] for path in paths}))
-
-
-def folder_labels(folder: Path, paths: list[Path]) -> Tensor | None:
-    """Return the label (N,) of each image, its subfolder's number, or None unless all lie in two or more of them."""
-    parts = [path.relative_to(folder).parts for path in paths]
-    classes = folder_classes(folder, paths)
-    if len(classes) < 2 or any(len(each) == 1 for each in parts):
-        return None
-    index = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([index[each[0]] for each in parts])

@@ -7,7 +7,7 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +15,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snngan.data import Dataset, error_line, to_uint8
+from snngan.data import POINT_SHAPE, Dataset, error_line, to_uint8
 from snngan.data.holdout import hold_out
 from snngan.files import write_npz
 from snngan.untrusted import check_memory, check_regular, memory_bytes, npz_keys, read_npy_header, read_npz_array
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels")
+_OTHER_NAMES = {
+    "x_train": "train_images", "y_train": "train_labels", "x_test": "test_images", "y_test": "test_labels",
+    "arr_0": "images", "arr_1": "labels",
+}  # fmt: skip
+"""What Keras, and numpy.savez without names, call our keys, in small letters."""
 _STATISTICS = ("mu", "sigma")
-_POINTS = (1, 1, 2)
 
 
 def read_npz(name: str, path: Path) -> Dataset:
     """Return the data set in the file ``path``; nothing in it is unpickled.
 
     The file holds ``train_images`` and, if wanted, ``train_labels``, ``test_images``, ``test_labels``; or ``images``
-    and, if wanted, ``labels``. Images are (N, C, H, W) or (N, H, W), uint8 or floats in [-1, 1]; floats become uint8
-    unless they are points (N, 1, 1, 2). Where there is no test half, one is held out, and all of it is in memory then.
+    and, if wanted, ``labels``. The names of Keras (``x_train``, ``y_train``, ``x_test``, ``y_test``) and of
+    ``numpy.savez`` without names (``arr_0``, ``arr_1``) mean the same. Images are (N, C, H, W), (N, H, W, C) or
+    (N, H, W), whole numbers from 0 to 255 or floats in [-1, 1]; all become uint8 (N, C, H, W), but for points
+    (N, 1, 1, 2). Labels are (N,) or (N, 1). Where there is no test half, one is held out, and all of it is in memory
+    then.
 
     A half of uint8 images that would fill more than a quarter of the memory is left in the file, if that is not
     compressed, and read as it is needed, without the file's check sums. A file that declares more than fits in memory
@@ -40,18 +47,19 @@ def read_npz(name: str, path: Path) -> Dataset:
         ValueError: the file is missing, damaged or not of that form; the message names file and key.
     """
     arrays = _arrays(path)
-    train = "train_images" if "train_images" in arrays else "images"
-    if train not in arrays:
-        raise ValueError(f"{path} has neither train_images nor images; it holds: {', '.join(arrays) or 'nothing'}")
-    images, labels = _half(path, arrays, train)
-    if train == "images" or "test_images" not in arrays or arrays["test_images"].size == 0:
-        _check_count(path, train, images)
+    keys = _own_keys(arrays)
+    train = "train_images" if "train_images" in keys else "images"
+    if train not in keys:
+        raise _no_images(path, arrays, "train_images nor images")
+    images, labels = _half(path, arrays, keys, train)
+    if train == "images" or "test_images" not in keys or arrays[keys["test_images"]].size == 0:
+        _check_count(path, keys[train], images)
         return hold_out(name, images, labels)
-    test_images, test_labels = _half(path, arrays, "test_images")
-    _check_count(path, train, images)
+    test_images, test_labels = _half(path, arrays, keys, "test_images")
+    _check_count(path, keys[train], images)
     if images.shape[1:] != test_images.shape[1:] or images.dtype != test_images.dtype:
         raise ValueError(
-            f"{path}: test_images have shape {_shape(test_images)}, train_images {_shape(images)};"
+            f"{path}: {keys['test_images']} have shape {_shape(test_images)}, {keys[train]} {_shape(images)};"
             " both halves need images of one shape and kind"
         )
     return Dataset(name, images, labels, test_images, test_labels)
@@ -64,11 +72,12 @@ def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | No
         ValueError: as :func:`read_npz`.
     """
     arrays = _arrays(path)
-    keys = [key for key in ("images", f"{split}_images", "train_images") if key in arrays]
-    if not keys:
-        raise ValueError(f"{path} has neither images nor {split}_images; it holds: {', '.join(arrays) or 'nothing'}")
-    half = keys[0].removesuffix("_images") if keys[0] != "images" else None
-    return *_half(path, arrays, keys[0]), half
+    keys = _own_keys(arrays)
+    found = next((key for key in ("images", f"{split}_images", "train_images") if key in keys), None)
+    if found is None:
+        raise _no_images(path, arrays, f"images nor {split}_images")
+    half = found.removesuffix("_images") if found != "images" else None
+    return *_half(path, arrays, keys, found), half
 
 
 def read_statistics(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -81,7 +90,7 @@ def read_statistics(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64
         ValueError: the file is missing or damaged, or its mu and sigma are not the mean and covariance of anything.
     """
     arrays = _arrays(path)
-    if not all(key in arrays for key in _STATISTICS) or any(key.endswith("images") for key in arrays):
+    if not all(key in arrays for key in _STATISTICS) or any(key.endswith("images") for key in _own_keys(arrays)):
         return None
     for key in _STATISTICS:
         if arrays[key].dtype.kind not in "fiu":
@@ -112,9 +121,23 @@ def keep_npz(dataset: Dataset, path: Path) -> None:
     write_npz(path, arrays)
 
 
+def _own_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return the key of the file for each of ours that it has, under our name or that of another tool."""
+    own = {_OTHER_NAMES[key.lower()]: key for key in keys if key.lower() in _OTHER_NAMES}
+    return own | {key: key for key in keys if key in _KEYS}
+
+
+def _no_images(path: Path, arrays: Mapping[str, NDArray[np.generic]], wanted: str) -> ValueError:
+    if all(key in arrays for key in _STATISTICS):
+        return ValueError(
+            f"{path} must hold images, got the mean and covariance of features (mu, sigma), which are for the Frechet "
+            "distance only: give it to snngan evaluate as the set to compare with"
+        )
+    return ValueError(f"{path} has neither {wanted}; it holds: {', '.join(arrays) or 'nothing'}")
+
+
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of the file that have a meaning here; of others only the name, as an empty array."""
-    known = (*_KEYS, *_STATISTICS)
     check_regular(path, bounded=False)
     arrays, key = {}, "its index"
     try:
@@ -122,13 +145,15 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
             raise ValueError("it is no npz file, or a damaged one")
         with zipfile.ZipFile(path) as archive:
             keys = npz_keys(archive)
-            mapped = {key: _mapped(path, archive, key) for key in keys if key in _KEYS and key.endswith("images")}
+            own = _own_keys(keys)
+            known = {*own.values(), *_STATISTICS}
+            mapped = {each: _mapped(path, archive, each) for ours, each in own.items() if ours.endswith("images")}
             read = [key for key in keys if key in known and mapped.get(key) is None]
             check_memory(sum(archive.getinfo(f"{key}.npy").file_size for key in read), "it")
             for key in keys:
-                own = mapped.get(key)
-                if own is not None:
-                    arrays[key] = own
+                left = mapped.get(key)
+                if left is not None:
+                    arrays[key] = left
                 else:
                     arrays[key] = read_npz_array(archive, key) if key in known else np.empty(0)
     except Exception as error:  # a damaged archive fails in many ways
@@ -158,14 +183,18 @@ def _mapped(path: Path, archive: zipfile.ZipFile, key: str) -> NDArray[np.generi
         return np.memmap(path, np.uint8, "r", file.tell(), shape)
 
 
-def _half(path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str) -> tuple[Tensor, Tensor | None]:
-    images = _images(path, key, arrays[key])
-    label_key = key.replace("images", "labels")
-    if label_key not in arrays:
+def _half(
+    path: Path, arrays: Mapping[str, NDArray[np.generic]], keys: Mapping[str, str], key: str
+) -> tuple[Tensor, Tensor | None]:
+    images = _images(path, keys[key], arrays[keys[key]])
+    label_key = keys.get(key.replace("images", "labels"))
+    if label_key is None:
         return images, None
     labels = arrays[label_key]
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: {label_key} are {labels.dtype}; expected whole numbers, such as int64")
+    if labels.shape == (len(images), 1):
+        labels = labels[:, 0]
     if labels.shape != (len(images),):
         raise ValueError(
             f"{path}: {label_key} have shape {labels.shape} for {len(images)} images; expected ({len(images)},)"
@@ -177,29 +206,35 @@ def _half(path: Path, arrays: Mapping[str, NDArray[np.generic]], key: str) -> tu
 
 
 def _images(path: Path, key: str, array: NDArray[np.generic]) -> Tensor:
-    expected = "expected (N, C, H, W) with C 1 or 3, or (N, H, W)"
+    expected = "expected (N, C, H, W) or (N, H, W, C) with C 1 or 3, or (N, H, W)"
     if array.ndim not in (3, 4):
         raise ValueError(f"{path}: {key} have {array.ndim} dimensions, {array.shape}; {expected}")
+    if array.ndim == 3 and array.shape[2] in (1, 3):
+        raise ValueError(f"{path}: {key} have shape {array.shape}, that of one color image; {expected}")
     if array.ndim == 3:
         array = array[:, None]
+    elif array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
     if array.shape[1] not in (1, 3) or 0 in array.shape[2:]:
-        last = "; channels that come last are moved by images.transpose(0, 3, 1, 2)" if array.shape[3] in (1, 3) else ""
-        raise ValueError(f"{path}: {key} have shape {array.shape}; {expected}{last}")
-    if array.dtype == np.uint8:
+        opaque = "; an alpha channel that comes last is dropped by images[..., :3]" if array.shape[3] == 4 else ""
+        raise ValueError(f"{path}: {key} have shape {array.shape}; {expected}{opaque}")
+    if array.dtype.kind in "iu":
+        _check_levels(path, key, array)
+        levels = array if isinstance(array, np.memmap) else np.ascontiguousarray(array, dtype=np.uint8)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # one left in its file
-            return torch.from_numpy(np.ascontiguousarray(array))
+            return torch.from_numpy(levels)
     if array.dtype.kind != "f":
         raise ValueError(f"{path}: {key} are {array.dtype}; expected uint8 (0 to 255), or floats in [-1, 1]")
     images = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     if len(images) == 0:
-        return images if images.shape[1:] == _POINTS else images.to(torch.uint8)
+        return images if images.shape[1:] == POINT_SHAPE else images.to(torch.uint8)
     low, high = (float(bound) for bound in images.aminmax())
     if not (low >= -1 and high <= 1):
         raise ValueError(
             f"{path}: {key} are floats from {low:g} to {high:g}; expected [-1, 1] without NaN, or uint8 from 0 to 255"
         )
-    if images.shape[1:] == _POINTS:
+    if images.shape[1:] == POINT_SHAPE:
         return images
     if low >= 0:
         raise ValueError(
@@ -207,6 +242,16 @@ def _images(path: Path, key: str, array: NDArray[np.generic]) -> Tensor:
             " images * 2 - 1, or uint8"
         )
     return to_uint8(images)
+
+
+def _check_levels(path: Path, key: str, array: NDArray[np.generic]) -> None:
+    """Raise ``ValueError`` unless whole numbers can be levels from 0 (black) to 255."""
+    if array.dtype == np.uint8 or array.size == 0:
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 255 or high == 1:
+        advice = "images * 255" if (low, high) == (0, 1) else "images that are scaled to that, as uint8"
+        raise ValueError(f"{path}: {key} are {array.dtype} from {low} to {high}; expected 0 to 255: save {advice}")
 
 
 def _check_count(path: Path, key: str, images: Tensor) -> None:

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, to_uint8
 from snngan.data.datasets import Notify, load_dataset, shrink_images
-from snngan.data.folder import folder_labels, image_paths, is_grey, read_picture
+from snngan.data.decode import UnusableImageError, read_header
+from snngan.data.folder import notify_left_out, read_picture
+from snngan.data.layout import Half, find_halves, label_images
 from snngan.data.npz import read_images
+from snngan.data.resize import describe_resize
 from snngan.training.runlog import RunFolder
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
 
@@ -31,8 +34,9 @@ class ImageSource:
         digest: equal for equal images.
         labels: (count,) int64, or None.
         read: returns the images of some places as uint8, or float32 points of the plane, (n, C, H, W).
-        split: the half of a data set or npz file, "train" or "test".
+        split: the half of a data set, folder or npz file, "train" or "test".
         seed: of a generator's noise.
+        resize: what was done to the images while they were read, "none" or a method and a size.
     """
 
     name: str
@@ -43,6 +47,7 @@ class ImageSource:
     read: Callable[[range], Tensor]
     split: str | None = None
     seed: int | None = None
+    resize: str = "none"
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` images, ``CHUNK`` at a time."""
@@ -64,6 +69,7 @@ def open_source(
     seed: int = 0,
     device: torch.device | str = "cpu",
     keep: bool = True,
+    skip_broken: bool = False,
     notify: Notify = lambda line: None,
 ) -> ImageSource:
     """Return the images meant by ``text``: a data set's name, a run folder, a folder of images or an npz file.
@@ -73,12 +79,14 @@ def open_source(
 
     Args:
         text: what the user says.
-        split: which half of a data set, or of an npz file that has halves.
+        split: which half of a data set, or of a folder or npz file that has halves.
         data_dir: where data sets are kept.
-        image_size: height and width in pixels to shrink and centre-crop to, but for a run's images.
+        image_size: height and width in pixels to crop and shrink to, but for a run's images.
         seed: of the noise that a run's generator starts from.
         device: where a run's generator is put.
         keep: whether a data set that was built may be written into ``data_dir`` for the next time.
+        skip_broken: whether images of a folder that are unreadable or too small are left out, not an error; each is
+            read once to know.
         notify: called with each line worth telling the user.
 
     Raises:
@@ -93,12 +101,13 @@ def open_source(
     if not known and not told and is_run(path):
         return _run_source(path, seed, torch.device(device), notify)
     if not known and (kind == "folder" if told else path.is_dir()):
-        return _folder_source(path, image_size)
+        return _folder_source(path, split, image_size, skip_broken, notify)
     if not known and (kind == "npz" if told else path.suffix == ".npz"):
         images, labels, half = read_images(path, split)
-        if image_size is not None:
-            images = shrink_images(path.name, images, image_size)
-        return _array_source(path.name, half, images, labels)
+        resize = "none"
+        if image_size is not None and images.shape[2:] != (image_size, image_size):
+            images, resize = shrink_images(path.name, images, image_size), describe_resize(image_size)
+        return _array_source(path.name, half, images, labels, resize)
     try:
         dataset = load_dataset(text, data_dir=data_dir, image_size=image_size, keep=keep, notify=notify)
         return dataset_source(dataset, split)
@@ -111,17 +120,20 @@ def open_source(
 def dataset_source(dataset: Dataset, split: str) -> ImageSource:
     """Return the ``train`` or ``test`` half of a data set."""
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
-    return _array_source(f"{dataset.name} {split}", split, images, labels)
+    return _array_source(f"{dataset.name} {split}", split, images, labels, dataset.resize)
 
 
-def _array_source(name: str, split: str | None, images: Tensor, labels: Tensor | None) -> ImageSource:
+def _array_source(
+    name: str, split: str | None, images: Tensor, labels: Tensor | None, resize: str = "none"
+) -> ImageSource:
     order = _order(len(images))
     images, labels = images[order], None if labels is None else labels[order]
     channels, height, width = images.shape[1:]
     shape = channels, height, width
     return ImageSource(
-        name, len(images), shape, digest_of([images]), labels, lambda places: images[places.start : places.stop], split
-    )
+        name, len(images), shape, digest_of([images]), labels, lambda places: images[places.start : places.stop], split,
+        resize=resize,
+    )  # fmt: skip
 
 
 def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> ImageSource:
@@ -136,13 +148,20 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
     return ImageSource(f"run {path.name}", None, run.plan.image_shape, digest, None, read, seed=seed)
 
 
-def _folder_source(folder: Path, image_size: int | None) -> ImageSource:
-    paths = image_paths(folder)
-    labels = folder_labels(folder, paths)
-    order = _order(len(paths))
-    paths = [paths[place] for place in order.tolist()]
+def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
+    train, test = find_halves(folder, notify)
+    half = test if test is not None and split == "test" else train
+    if skip_broken:
+        half = _usable(half, image_size, notify)
+    _, (labels,), _ = label_images([half])
+    order = _order(len(half.paths))
+    paths = [half.paths[place] for place in order.tolist()]
     first = read_picture(paths[0], image_size)
-    channels = 1 if all(is_grey(each) for each in paths) else 3
+    headers = [read_header(each) for each in paths]
+    channels = 1 if all(each is not None and each.is_gray for each in headers) else 3
+    as_is = image_size is None or all(
+        each is None or (each.width, each.height) == (image_size, image_size) for each in headers
+    )
     state = hashlib.blake2b(f"{image_size}".encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
@@ -161,8 +180,25 @@ def _folder_source(folder: Path, image_size: int | None) -> ImageSource:
     _, height, width = first.shape
     return ImageSource(
         f"folder {folder.name}", len(paths), (channels, height, width), state.hexdigest(),
-        None if labels is None else labels[order], read,
+        None if labels is None else labels[order], read, None if test is None else split,
+        resize="none" if as_is or image_size is None else describe_resize(image_size),
     )  # fmt: skip
+
+
+def _usable(half: Half, image_size: int | None, notify: Notify) -> Half:
+    """Return the half without the images that :func:`read_picture` refuses."""
+    kept, left_out = [], []
+    for path in half.paths:
+        try:
+            read_picture(path, image_size)
+            kept.append(path)
+        except UnusableImageError as error:
+            left_out.append(f"{path} ({error.reason})")
+    if left_out:
+        notify_left_out(left_out, len(half.paths), notify)
+    if not kept:
+        raise ValueError(f"{half.root} holds 0 usable images; expected 1 or more")
+    return Half(half.root, kept)
 
 
 def is_run(path: str | Path) -> bool:
