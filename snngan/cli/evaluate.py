@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example:  snngan evaluate runs/0001-mnist-snnl-pixel --metrics fid,kid")
 @click.argument("run", required=False)
-@click.option("--against", metavar="SET", help="what it is held against, as RUN is given [the run's data set]")
+@click.option(
+    "--reference", "--against", metavar="SET", help="the real images, given as RUN is [the run's data set]"
+)  # fmt: skip
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
 @click.option("--count", default=10000, show_default=True, type=click.IntRange(2, MOST), help="images of each side")
 @click.option(
@@ -44,14 +46,14 @@ if TYPE_CHECKING:
 @device_option
 @explain_memory("a smaller --count, --points or --image-size, or fewer --metrics")
 def evaluate(
-    run: str | None, against: str | None, split: str, count: int, points: int, metrics: str | None,
+    run: str | None, reference: str | None, split: str, count: int, points: int, metrics: str | None,
     features: str | None, download: bool, skip_broken: bool, image_size: int | None, seed: int, as_json: bool,
     data_dir: str | None, device: str,
 ) -> None:  # fmt: skip
     """Say how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement.
 
-    RUN may also be a folder of images, an npz file or a data set; --against takes a file of FID statistics too. Without
-    RUN, --features classifier:NAME trains that classifier and keeps it.
+    RUN may also be a folder of images, an npz file or a data set, and --reference an npz file of FID statistics.
+    Without RUN, --features classifier:NAME trains that classifier and keeps it.
     """
     from snngan.data.datasets import data_folder
     from snngan.evaluation import choice, measure
@@ -86,19 +88,19 @@ def evaluate(
         choose(features)
         return
     fake = open_images(run, seed=seed)
-    statistics = None if against is None else choice.open_statistics(against)
+    statistics = None if reference is None else choice.open_statistics(reference)
     if statistics is not None:
         extractor = choose(features or "inception")  # the features that such files are about
         result = measure.evaluate_beside_statistics(fake, statistics, extractor, chosen, count, notify)
     else:
         dataset = None
-        if against is None:
+        if reference is None:
             dataset = choice.load_training_set(run, image_size=image_size, **data)
             real = dataset_source(dataset, split)
         else:
-            real = open_images(against, seed=seed + 1)  # of two runs each has a noise of its own
+            real = open_images(reference, seed=seed + 1)  # of two runs each has a noise of its own
             if features is None:
-                dataset = choice.labeled_set(against, real, **data)
+                dataset = choice.labeled_set(reference, real, **data)
         extractor = (
             choose(features) if features else choice.default_extractor(fake, real, dataset, notify=notify, **training)
         )

@@ -82,18 +82,20 @@ def labeled_set(
     text: str, source: ImageSource, *, data_dir: str | None, skip_broken: bool, notify: Notify
 ) -> Dataset | None:
     """Return the labeled data set behind a source, of a run the one that it was trained on, or None without one."""
-    if is_run(text):
-        try:
+    try:
+        if is_run(text):
             return load_training_set(text, data_dir=data_dir, image_size=None, skip_broken=skip_broken, notify=notify)
-        except ValueError:  # it is not here any more: others are at hand
+        if source.labels is None:
             return None
-    if source.labels is None:
+        if text not in DATASETS.names() and not text.startswith(("folder:", "npz:")):
+            text = f"{'folder' if Path(text).expanduser().is_dir() else 'npz'}:{text}"
+        _, height, width = source.shape
+        size = height if height == width else None
+        return load_dataset(
+            text, data_dir=data_dir, image_size=size, skip_broken=skip_broken, keep=False, notify=notify
+        )
+    except ValueError:  # a run's data that are not here any more, or images too few or not square for a data set
         return None
-    if text not in DATASETS.names() and not text.startswith(("folder:", "npz:")):
-        text = f"{'folder' if Path(text).expanduser().is_dir() else 'npz'}:{text}"
-    _, height, width = source.shape
-    size = height if height == width else None
-    return load_dataset(text, data_dir=data_dir, image_size=size, skip_broken=skip_broken, keep=False, notify=notify)
 
 
 def load_training_set(
@@ -105,7 +107,9 @@ def load_training_set(
         ValueError: ``run`` is no run, or its data set is not here or has changed.
     """
     if not is_run(run):
-        raise ValueError(f"{run} is no run folder, so say what it is held against: --against SET")
+        raise ValueError(
+            f"{run} is not a run folder, which knows its data set: name the real images by --reference SET"
+        )
     plan = RunFolder.open(Path(run)).plan
     dataset = load_dataset(
         plan.dataset, data_dir=data_dir or plan.data_dir, image_size=image_size or plan.image_size,

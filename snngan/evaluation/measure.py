@@ -97,7 +97,7 @@ class Evaluation:
             yield f"  {labels[name]:{width}} {value:10.4g}  {DIRECTIONS[name]}"
             if name in self.intervals:
                 low, high = self.intervals[name]
-                yield f"  {'':{width}} {'95 %:':>10}  {low:.4g} to {high:.4g}"
+                yield f"    95 % interval: {low:.4g} to {high:.4g}"
 
     def keep(self, run: Path) -> None:
         """Append it to ``evaluations.jsonl`` in a run's folder.
@@ -226,8 +226,6 @@ def evaluate_beside_statistics(
     """
     if "fid" not in metrics:
         raise ValueError(f"{real.name} holds FID statistics, which give fid only, got --metrics {','.join(metrics)}")
-    if left_out := [name for name in metrics if name != "fid"]:
-        notify(f"{', '.join(left_out)}: left out, {real.name} holds FID statistics, which give fid only")
     count = count if fake.count is None else min(count, fake.count)
     _check_count(fake, count)
     dims, expected = extractor(fake.first(2)).shape[1], len(real.moments.mean)
@@ -236,6 +234,8 @@ def evaluate_beside_statistics(
             f"the features must have the {expected} dimensions of the statistics in {real.name}, and those of "
             f"{extractor.name} have {dims}: use the --features that the file was made with"
         )
+    if left_out := [name for name in metrics if name != "fid"]:
+        notify(f"{', '.join(left_out)}: left out, {real.name} holds FID statistics, which give fid only")
     _check_memory([count, 2 * dims], dims, 0, 0, ["fid"])
     _notify_of_rank(count, dims, notify)
     made = see(fake, extractor, count, 0, with_moments=True)
@@ -373,7 +373,7 @@ def _check_memory(counts: list[int], dims: int, points: int, pixels: int, metric
     remedy = "a smaller --count, --points or --image-size" if points else "a smaller --count or --image-size"
     if "fid" in metrics and len(metrics) > 1:
         remedy += ", or --metrics without fid"
-    check_available(kept + max(peaks), f"{name} of {max(counts)} images in {dims} dimensions", remedy)
+    check_available(kept + max(peaks), f"measuring {name} of {max(counts)} images in {dims} dimensions", remedy)
 
 
 def _entanglement(real: Seen, fake: Seen) -> dict[str, float]:

@@ -36,7 +36,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=r"no Inception weights at .*: fetch them with --download, .* inception:FILE"):
         Inception()
-    with pytest.raises(ValueError, match="there is no file .*none.pth"):
+    with pytest.raises(ValueError, match=r"there is no file .*none\.pth"):
         Inception(tmp_path / "none.pth")
 
 
@@ -143,5 +143,7 @@ def test_a_classifier_too_large_for_the_memory_is_refused_before_it_is_built(
     monkeypatch.setattr("snngan.evaluation.memory.available_bytes", lambda: 2.0**30)
     images = torch.zeros(4, 1, 1024, 1024, dtype=torch.uint8)
     large = Dataset("large", images, torch.arange(4) % 2, images, None)
-    with pytest.raises(ValueError, match=r"takes about 5.* GiB of memory, and 1.0 GiB are available: use a smaller --im"):
+    with pytest.raises(
+        ValueError, match=r"takes about 5.* GiB of memory, and 1.0 GiB are available: use a smaller --im"
+    ):
         trained_features(large, tmp_path)
