@@ -19,12 +19,13 @@ def data() -> None:
 @data_dir_option
 def list_(data_dir: str | None) -> None:
     """List the known data sets and where each would come from."""
+    from snngan.data import POINT_SHAPE
     from snngan.data.datasets import list_datasets
 
     for row in list_datasets(data_dir):
-        size = "x".join(map(str, row.image_shape))
+        size = "points" if row.image_shape == POINT_SHAPE else "x".join(map(str, row.image_shape))
         tell(f"{row.name:16} {size:9} {row.num_classes:3} classes  {row.where}")
-    tell("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W))")
+    tell("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W) or (N, H, W, C))")
 
 
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -43,6 +44,5 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
         tell(f"{name}: {where}\ndry run: nothing was read, fetched or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)
-    size = "x".join(map(str, dataset.image_shape))
-    tell(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out images of {size}")
+    tell(f"{name}: {dataset.summary()}")
     tell(f"next:\n  snngan train --dataset {name}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""))

@@ -96,7 +96,7 @@ class Batches:
 
     def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return images and labels of ``rows``, in pinned memory if they have to go to a GPU from there."""
-        images, labels = self._images[rows], None if self._labels is None else self._labels[rows]
+        images, labels = self._images[rows].contiguous(), None if self._labels is None else self._labels[rows]
         if self._helper is None or self._device.type != "cuda":
             return images, labels
         return images.pin_memory(), None if labels is None else labels.pin_memory()

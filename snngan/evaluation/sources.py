@@ -149,11 +149,11 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
 
 
 def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
-    train, test = find_halves(folder, notify)
-    half = test if test is not None and split == "test" else train
+    halves = [half for half in find_halves(folder, notify) if half is not None]
+    place = 1 if len(halves) == 2 and split == "test" else 0
     if skip_broken:
-        half = _usable(half, image_size, notify)
-    _, (labels,), _ = label_images([half])
+        halves[place] = _usable(halves[place], image_size, notify)
+    half, labels = halves[place], label_images(halves)[1][place]
     order = _order(len(half.paths))
     paths = [half.paths[place] for place in order.tolist()]
     first = read_picture(paths[0], image_size)
@@ -180,7 +180,7 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
     _, height, width = first.shape
     return ImageSource(
         f"folder {folder.name}", len(paths), (channels, height, width), state.hexdigest(),
-        None if labels is None else labels[order], read, None if test is None else split,
+        None if labels is None else labels[order], read, split if len(halves) == 2 else None,
         resize="none" if as_is or image_size is None else describe_resize(image_size),
     )  # fmt: skip
 

@@ -121,7 +121,7 @@ def test_folders_of_pictures(refused: Cli, cli: Cli, tiny: str) -> None:
     Path("pictures/broken.png").write_bytes(Path("pictures/3.png").read_bytes()[:40])
     refused(f"train {options}", r"pictures/broken\.png cannot be read: .*; mend or remove it, or use --skip-broken")
     said = cli(f"train {options} --skip-broken --run-dir run")
-    assert "left out 1 of 21 images that cannot be read, the first: pictures/broken.png" in said.err
+    assert "left out 1 of 21 images that cannot be used, the first: pictures/broken.png" in said.err
     cli("resume run --steps 2")  # remembers --skip-broken and --image-size
     Path("pictures/broken.png").unlink()
     picture(Path("pictures/small.png"), size=(16, 7))

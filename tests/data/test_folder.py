@@ -15,6 +15,9 @@ from torch.testing import assert_close
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
+from snngan.data.folder import SIZES
+from snngan.models import ARCHITECTURES
+from snngan.models.layers import base_and_doublings
 
 
 def save(path: Path, colour: object, *, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> None:
@@ -49,10 +52,72 @@ def test_any_image_file_at_any_depth_counts(tmp_path: Path) -> None:
     assert_close(torch.tensor(reds), torch.arange(6) * 40, rtol=0, atol=8)  # webp is lossy
 
 
-def test_64_pixels_by_default(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(70, 65)], 64), ([(64, 64)], 64), ([(500, 63)], 56), ([(40, 50)], 32), ([(32, 32)], 32),
+        ([(64, 64), (32, 90)], 32), ([(28, 28)], 28), ([(27, 99)], 16), ([(15, 15)], 14), ([(8, 9)], 8),
+        ([(64, 64), (16, 16)], 16),
+        ([(5, 6)], 5), ([(5, 5), (5, 7), (1, 1)], None), ([(64, 64), (1, 1)], None), ([(64, 64), (7, 100)], None),
+    ],
+)  # fmt: skip
+def test_the_default_size_is_the_largest_that_all_have(
+    sizes: list[tuple[int, int]], expected: int | None, tmp_path: Path
+) -> None:
+    for number, size in enumerate(sizes * 2):
+        save(tmp_path / f"{number}.png", (9, 9, 9), size=size)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"too small for images of (64x64|5x5); remove it, or use --skip-broken"):
+            load(tmp_path, None)
+        return
+    told: list[str] = []
+    first, second = load(tmp_path, None, told=told), load(tmp_path, None)
+    assert first.image_shape == (3, expected, expected)
+    assert first.digest() == second.digest()  # as a run that is resumed checks
+    assert (f"image size {expected}, as " in " ".join(told)) == (8 <= expected < 64)
+
+
+def test_default_sizes_are_those_of_every_architecture() -> None:
+    for size in SIZES:
+        for name in ARCHITECTURES.names():
+            ARCHITECTURES[name]().generator((3, size, size))
+    for size in {*range(SIZES[-1], SIZES[0])} - {*SIZES}:
+        with pytest.raises(ValueError, match="4 or 7 times a power of 2"):
+            base_and_doublings((3, size, size), "dcgan")
+
+
+def test_the_default_size_is_that_of_both_halves(tmp_path: Path) -> None:
+    for half, side in (("train", 64), ("test", 40)):
+        for number in range(2):
+            save(tmp_path / half / f"{number}.png", (9, 9, 9), size=(side, side))
+    dataset = load(tmp_path, None)
+    assert dataset.train_images.shape[2:] == dataset.test_images.shape[2:] == (32, 32)
+
+
+def test_a_coloured_test_half_makes_both_rgb(tmp_path: Path) -> None:
     for number in range(2):
-        save(tmp_path / f"{number}.png", (9, 9, 9), size=(70, 65))
-    assert load(tmp_path, None).image_shape == (3, 64, 64)
+        save(tmp_path / "train" / f"{number}.png", 77, mode="L")
+        save(tmp_path / "test" / f"{number}.png", (1, 2, 3))
+    dataset = load(tmp_path)
+    assert dataset.train_images.shape == dataset.test_images.shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("image_size", [None, 32, 64])
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_tiny_pictures_are_left_out_and_named(image_size: int | None, mode: str, tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / f"{number}.png", (number, 0, 0), size=(64, 64))
+    save(tmp_path / "pixel.gif", 0, mode=mode, size=(1, 1))
+    save(tmp_path / "thin.png", (9, 9, 9), size=(300, 2))
+    with pytest.raises(
+        ValueError, match=r"pixel\.gif is 1x1, too small for images of .*remove it, or use --skip-broken"
+    ):
+        load(tmp_path, image_size)
+    told: list[str] = []
+    dataset = load(tmp_path, image_size, skip=True, told=told)
+    assert colours(dataset) == [(number, 0, 0) for number in range(4)]
+    assert dataset.image_shape == (3, image_size or 64, image_size or 64)
+    assert len(told) == 1 and "left out 2 of 6 images" in told[0] and "pixel.gif (1x1, too small for" in told[0]
 
 
 def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
@@ -190,7 +255,7 @@ def test_a_broken_image_is_named_or_left_out(kind: str, tmp_path: Path) -> None:
 
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.tiff", 0.5, mode="F")
-    with pytest.raises(ValueError, match=r"a\.tiff cannot be read: its pixels are floating-point"):
+    with pytest.raises(ValueError, match=r"a\.tiff cannot be read: its pixels are floating-point.*--skip-broken"):
         load(tmp_path)
 
 
@@ -202,10 +267,20 @@ def test_bad_folders(tmp_path: Path) -> None:
     save(tmp_path / "a.png", (0, 0, 0))
     with pytest.raises(ValueError, match=r"a\.png is a file; expected a folder"):
         load(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="holds 1 readable image; expected 2 or more"):
+    with pytest.raises(ValueError, match="holds 1 usable image; expected 2 or more"):
         load(tmp_path)
-    with pytest.raises(ValueError, match=r"a\.png is 16x16, smaller than --image-size 20; use 16 or less"):
+    with pytest.raises(
+        ValueError, match=r"a\.png is 16x16, too small for images of 20x20; use --image-size 16 or less"
+    ):
+        load(tmp_path, 20)
+    with pytest.raises(ValueError, match="holds 0 usable images; expected 2 or more"):
         load(tmp_path, 20, skip=True)
     _broken("text", tmp_path / "a.png")
-    with pytest.raises(ValueError, match="holds 0 readable images; expected 2 or more"):
+    with pytest.raises(ValueError, match="holds 0 usable images; expected 2 or more"):
+        load(tmp_path, skip=True)
+    save(tmp_path / "train" / "b.png", (0, 0, 0))
+    save(tmp_path / "train" / "c.png", (0, 0, 0))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "test" / "a.png")
+    with pytest.raises(ValueError, match="test holds 0 usable images; expected 1 or more"):
         load(tmp_path, skip=True)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.data.npz import keep_npz, read_statistics
+from snngan.data.npz import keep_npz, read_images, read_statistics
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -90,8 +90,11 @@ def test_points_stay_floats(tmp_path: Path) -> None:
 NAN = np.full((20, 3, 4, 4), np.nan, np.float32)
 BAD_FILES: list[tuple[dict[str, object], str]] = [
     ({}, "has neither train_images nor images; it holds: nothing"),
-    ({"x_train": PICTURES, "y_train": LABELS}, "neither train_images nor images; it holds: x_train, y_train"),
-    ({"images": PICTURES.astype(np.int32)}, "images are int32; expected uint8"),
+    ({"x": PICTURES, "y": LABELS}, "neither train_images nor images; it holds: x, y"),
+    ({"images": PICTURES.astype(np.int32) * 16}, "images are int32 from 0 to 40[0-9]+; expected 0 to 255: save images"),
+    ({"images": PICTURES.astype(np.int16) - 1}, "images are int16 from -1 to 254; expected 0 to 255"),
+    ({"images": (PICTURES > 9).astype(np.int64)}, r"images are int64 from 0 to 1; .*save images \* 255"),
+    ({"images": PICTURES.astype(np.uint64) << 56}, "images are uint64 from 0 to [0-9]{20}; expected 0 to 255"),
     ({"images": PICTURES > 9}, "images are bool; expected uint8"),
     ({"images": PICTURES.astype(np.complex64)}, "images are complex64; expected uint8"),
     ({"images": PICTURES.astype(np.float32)}, r"images are floats from 0 to 255; expected \[-1, 1\]"),
@@ -101,7 +104,23 @@ BAD_FILES: list[tuple[dict[str, object], str]] = [
     ({"images": PICTURES[0, 0]}, r"images have 2 dimensions, \(4, 4\); expected \(N, C, H, W\)"),
     ({"images": np.uint8(3)}, r"images have 0 dimensions"),
     ({"images": PICTURES[None]}, "images have 5 dimensions"),
-    ({"images": PICTURES.transpose(0, 2, 3, 1)}, r"shape \(20, 4, 4, 3\).*moved by images.transpose\(0, 3, 1, 2\)"),
+    ({"images": PICTURES[:, :2]}, r"shape \(20, 2, 4, 4\); expected \(N, C, H, W\) or \(N, H, W, C\)"),
+    (
+        {"arr_0": np.zeros((20, 8, 8, 4), np.uint8)},
+        r"arr_0 have shape \(20, 8, 8, 4\).*dropped by images\[\.\.\., :3\]",
+    ),
+    ({"images": np.zeros((64, 64, 3), np.uint8)}, r"shape \(64, 64, 3\), that of one color image; expected"),
+    ({"arr_0": PICTURES, "arr_1": PICTURES}, r"arr_1 have shape \(20, 3, 4, 4\) for 20 images; expected \(20,\)"),
+    (
+        {"x_train": PICTURES, "x_test": PICTURES[..., :3]},
+        r"x_test have shape \(20, 3, 4, 3\) uint8, x_train \(20, 3, 4,",
+    ),
+    ({"x_train": PICTURES, "y_train": LABELS / 2}, "y_train are float64; expected whole numbers"),
+    ({"arr_0": PICTURES / 255}, "arr_0 are floats from 0 to 1; expected .*black at -1"),
+    (
+        {"mu": np.ones(3), "sigma": np.eye(3)},
+        r"must hold images, got the mean and covariance of features .*snngan eval",
+    ),
     ({"images": PICTURES[..., :0]}, r"images have shape \(20, 3, 4, 0\)"),
     ({"images": PICTURES, "labels": LABELS[:7]}, r"labels have shape \(7,\) for 20 images; expected \(20,\)"),
     ({"images": PICTURES, "labels": np.eye(20)[LABELS].astype(int)}, r"labels have shape \(20, 20\) for 20 images"),
@@ -270,3 +289,77 @@ def test_statistics_that_are_none_are_refused(
     with pytest.raises(ValueError, match=rf"bad\.npz: .*{message}") as caught:
         read_statistics(tmp_path / "bad.npz")
     assert "\n" not in str(caught.value)
+
+
+LAST = PICTURES.transpose(0, 2, 3, 1)
+"""The same with channels last."""
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"arr_0": LAST, "arr_1": LABELS},
+        {"arr_0": PICTURES, "arr_1": LABELS[:, None]},
+        {"images": LAST, "labels": LABELS.astype(np.uint8)},
+        {"images": LAST.astype(np.int64), "labels": LABELS},
+        {"images": PICTURES.astype(">u2"), "labels": LABELS},
+        {"images": LAST.astype(np.float32) / 127.5 - 1, "labels": LABELS},
+        {"images": PICTURES, "labels": LABELS, "arr_0": np.zeros(3), "arr_1": np.zeros(3)},
+        {"arr_0": LAST, "arr_1": LABELS, "mu": np.ones(2), "sigma": np.eye(2)},
+    ],
+)
+def test_files_of_other_tools_hold_the_same(arrays: dict[str, NDArray[np.generic]], tmp_path: Path) -> None:
+    np.savez(tmp_path / "ours.npz", images=PICTURES, labels=LABELS)
+    np.savez(tmp_path / "theirs.npz", **arrays)  # type: ignore[arg-type]
+    expected, found = load(tmp_path / "ours.npz"), load(tmp_path / "theirs.npz")
+    assert found.labelled_digest() == expected.labelled_digest()
+    assert found.train_images.is_contiguous()
+    images, labels, half = read_images(tmp_path / "theirs.npz", "test")
+    assert_close(images, torch.from_numpy(PICTURES))
+    assert_close(labels, torch.from_numpy(LABELS))
+    assert half is None
+
+
+def test_numpys_own_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", LAST)
+    assert load(tmp_path / "samples.npz").image_shape == (3, 4, 4)
+    np.savez(tmp_path / "labelled.npz", LAST, LABELS)
+    assert load(tmp_path / "labelled.npz").num_classes == 4
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "keys", [("x_train", "y_train", "x_test", "y_test"), ("X_train", "Y_train", "X_test", "Y_test")]
+)
+def test_both_halves_by_the_names_of_keras(
+    keys: tuple[str, ...], large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = LAST[:15], LABELS[:15, None], LAST[15:], LABELS[15:, None]
+    np.savez(tmp_path / "set.npz", **dict(zip(keys, halves, strict=True)))  # type: ignore[arg-type]
+    if large:
+        monkeypatch.setattr("snngan.data.npz.memory_bytes", lambda: 8)  # so that images stay in the file
+    dataset = load(tmp_path / "set.npz")
+    assert_close(dataset.train_images, torch.from_numpy(PICTURES[:15]))
+    assert_close(dataset.test_images, torch.from_numpy(PICTURES[15:]))
+    assert_close(dataset.train_labels, torch.from_numpy(LABELS[:15]))
+    assert_close(dataset.test_labels, torch.from_numpy(LABELS[15:]))
+    np.savez(
+        tmp_path / "ours.npz",
+        train_images=PICTURES[:15], train_labels=LABELS[:15], test_images=PICTURES[15:], test_labels=LABELS[15:],
+    )  # fmt: skip
+    assert load(tmp_path / "ours.npz").labelled_digest() == dataset.labelled_digest()
+    assert read_images(tmp_path / "set.npz", "train")[2] == "train"
+
+
+def test_gray_images_of_keras(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mnist.npz", x_train=PICTURES[:, 0], y_train=LABELS, x_test=PICTURES[:4, 0], y_test=LABELS[:4])
+    dataset = load(tmp_path / "mnist.npz")
+    assert dataset.image_shape == (1, 4, 4) and len(dataset.test_images) == 4
+    np.savez(tmp_path / "last.npz", PICTURES[:, 0, :, :, None])
+    assert load(tmp_path / "last.npz").image_shape == (1, 4, 4)
+
+
+def test_channels_come_first_where_both_ends_could_be_channels(tmp_path: Path) -> None:
+    images = PICTURES[:, :, :, :3]
+    np.savez(tmp_path / "set.npz", images=images)
+    assert_close(read_images(tmp_path / "set.npz", "test")[0], torch.from_numpy(np.ascontiguousarray(images)))

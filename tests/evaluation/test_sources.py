@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from snngan.data import Dataset
 from snngan.evaluation.sources import open_source
@@ -50,14 +51,51 @@ def test_a_folder_is_read_in_colour_and_only_when_asked(pictures: Path) -> None:
 
 
 def test_pictures_of_two_sizes_want_one_size(pictures: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (30, 30)).save(pictures / "True" / "large.png")
     with pytest.raises(
         ValueError, match=r"is 30x30, .* 12x10: give --image-size|is 12x10, .* 30x30: give --image-size"
     ):
         open_source(str(pictures)).first(13)
     assert open_source(str(pictures), image_size=10).first(13).shape == (13, 3, 10, 10)
+
+
+def test_halves_of_a_folder(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    pictures.rename(tmp_path / "set" / "train")
+    for number in range(2):
+        place = tmp_path / "set" / "test" / "True" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10), (number, 0, 0)).save(place)
+    train, test = (open_source(f"folder:{tmp_path / 'set'}", split=split) for split in ("train", "test"))
+    assert (train.count, train.split, test.count, test.split) == (12, "train", 2, "test")
+    assert sorted(test.first(2)[:, 0, 0, 0].tolist()) == [0, 1]
+    assert train.labels is not None and sorted(train.labels.tolist()) == [0] * 8 + [1] * 4
+    assert test.labels is not None and test.labels.tolist() == [1, 1]
+    assert train.digest != test.digest
+
+
+def test_broken_and_tiny_pictures_are_left_out_as_if_they_were_not_there(pictures: Path) -> None:
+    expected = open_source(str(pictures), image_size=8)
+    Image.new("P", (1, 1)).save(pictures / "True" / "icon.gif")
+    (pictures / "False" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
+    whole = (pictures / "False" / "01.png").read_bytes()
+    (pictures / "zz").mkdir()
+    (pictures / "zz" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"00\.png cannot be read|icon\.gif is 1x1|cut\.png cannot be read"):
+        open_source(str(pictures), image_size=8).first(20)
+    told: list[str] = []
+    source = open_source(str(pictures), image_size=8, skip_broken=True, notify=told.append)
+    assert source.digest == expected.digest and source.count == 12
+    assert torch.equal(source.first(12), expected.first(12))
+    assert source.labels is not None and expected.labels is not None
+    assert torch.equal(source.labels, expected.labels)
+    assert len(told) == 1 and "left out 3 of 15 images that cannot be used, the first" in told[0]
+
+
+def test_a_folder_of_broken_pictures_only_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="holds 0 usable images; expected 1 or more"):
+        open_source(f"folder:{tmp_path}", skip_broken=True)
 
 
 @pytest.mark.parametrize(

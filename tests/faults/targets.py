@@ -25,7 +25,9 @@ from PIL import Image
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.data.folder import image_paths, is_grey, read_folder
+from snngan.data.decode import read_header
+from snngan.data.folder import read_folder
+from snngan.data.layout import list_images
 from snngan.data.npz import read_images, read_npz
 from snngan.evaluation.features import Pixels
 from snngan.evaluation.measure import evaluate
@@ -423,8 +425,8 @@ class Pictures(Target):
         path = self.folder / "pictures" / "a" / f"odd.{self.suffixes[form % len(self.suffixes)]}"
         path.write_bytes(content)
         try:
-            for each in image_paths(self.folder / "pictures"):
-                is_grey(each)
+            for each in list_images(self.folder / "pictures"):
+                read_header(each)
             read_folder("pictures", self.folder / "pictures", 8, skip_broken=False, notify=lambda line: None)
         finally:
             path.unlink()
