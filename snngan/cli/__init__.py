@@ -6,8 +6,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import click
@@ -83,7 +83,7 @@ class Commands(NamedGroup):
         except ValueError as error:
             fail(str(error))
         except MemoryError:
-            fail(OUT_OF_MEMORY)
+            fail(f"out of memory: use {SMALLER}")
         except ImportError as error:
             fail(f"{error}; snngan doctor says what is installed")
         except RuntimeError as error:
@@ -94,7 +94,26 @@ class Commands(NamedGroup):
 
 ON_SEVERAL = (["train"], ["resume"], ["classify", "train"])
 """The commands for several processes."""
-OUT_OF_MEMORY = "out of memory: use a smaller --batch-size, fewer pixels or narrower networks"
+SMALLER = "a smaller --batch-size, fewer pixels or narrower networks"
+"""What helps a command that runs out of memory, unless it says otherwise by :func:`explain_memory`."""
+
+
+@contextmanager
+def explain_memory(remedy: str) -> Iterator[None]:
+    """Turn running out of memory into a line that names ``remedy``, options of this command. Also a decorator."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise ValueError(f"out of memory: use {remedy}") from error
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether ``error`` says that Python, NumPy or torch found no memory, of the machine or of a GPU."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
@@ -120,8 +139,6 @@ def one_of_several() -> bool:
 
 def fail_or_raise(error: RuntimeError) -> NoReturn:
     """Turn the errors of a run's misfortunes into one line; let others through."""
-    import torch
-
     from snngan.files import SaveError
     from snngan.training.distributed import RankLostError
     from snngan.training.loop import DivergedError
@@ -130,8 +147,8 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
         fail(str(error), 1, at_once=isinstance(error, RankLostError))
     if isinstance(error, SaveError):
         fail(str(error))
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        fail(OUT_OF_MEMORY)
+    if is_out_of_memory(error):
+        fail(f"out of memory: use {SMALLER}")
     if "does not have a deterministic implementation" in str(error):
         fail(f"--deterministic: {str(error).partition(',')[0]}; leave it out, or use the CPU")
     raise error

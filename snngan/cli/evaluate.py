@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from snngan.cli import explain_memory
 from snngan.cli.options import MOST, SEED, data_dir_option, device_option
 from snngan.cli.output import notify, tell
 
-EPILOG = "Example:  snngan evaluate runs/0001-mnist-snnl-pixel --train-features mnist"
+if TYPE_CHECKING:
+    from snngan.evaluation.features import Extractor
+    from snngan.evaluation.sources import ImageSource
+    from snngan.training.runlog import RunFolder
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog="Example:  snngan evaluate runs/0001-mnist-snnl-pixel --metrics fid,kid")
 @click.argument("run", required=False)
-@click.option("--against", metavar="SET", help="what it is held against, as RUN is given [the run's data set]")
+@click.option(
+    "--reference", "--against", metavar="SET", help="the real images, given as RUN is [the run's data set]"
+)  # fmt: skip
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
 @click.option("--count", default=10000, show_default=True, type=click.IntRange(2, MOST), help="images of each side")
 @click.option(
     "--points", default=5000, show_default=True, type=click.IntRange(2, MOST), help="of them in figures over pairs"
 )
 @click.option("--metrics", metavar="NAMES", help="fid, kid, prdc, 1nn, entanglement, with commas between [all]")
-@click.option("--features", metavar="SPACE", help="inception, pixels, or a file of torch.export or TorchScript")
-@click.option("--inception-weights", metavar="FILE", type=click.Path(path_type=Path), help="of pytorch-fid's network")
-@click.option("--train-features", metavar="NAME", help="features of a small classifier of this set, trained once")
+@click.option(
+    "--features", metavar="SPACE",
+    help="feature space: classifier:NAME (a small classifier of this data set, trained once and kept), inception, "
+    "inception:FILE, pixels, or a file of torch.export or TorchScript [classifier of the reference where it has "
+    "labels, else pixels]",
+)  # fmt: skip
+@click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception")
+@click.option("--skip-broken", is_flag=True, help="leave out unreadable pictures of a folder")
 @click.option("--image-size", type=click.IntRange(1, 4096), help="to shrink and crop a folder's images or a set to")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
 @device_option
+@explain_memory("a smaller --count, --points or --image-size, or fewer --metrics")
 def evaluate(
-    run: str | None, against: str | None, split: str, count: int, points: int, metrics: str | None,
-    features: str | None, inception_weights: Path | None, train_features: str | None, image_size: int | None,
-    seed: int, as_json: bool, data_dir: str | None, device: str,
+    run: str | None, reference: str | None, split: str, count: int, points: int, metrics: str | None,
+    features: str | None, download: bool, skip_broken: bool, image_size: int | None, seed: int, as_json: bool,
+    data_dir: str | None, device: str,
 ) -> None:  # fmt: skip
     """Say how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement.
 
-    RUN may also be a folder of images, an npz file or a data set. Without --features, Inception's are taken where its
-    weights are at hand, and else those that --train-features trains.
+    RUN may also be a folder of images, an npz file or a data set, and --reference an npz file of FID statistics.
+    Without RUN, --features classifier:NAME trains that classifier and keeps it.
     """
     from snngan.data.datasets import data_folder
-    from snngan.evaluation import measure
-    from snngan.evaluation.choice import choose_extractor, open_training_set
-    from snngan.evaluation.sources import is_run, open_source
+    from snngan.evaluation import choice, measure
+    from snngan.evaluation.sources import dataset_source, is_run, open_source
     from snngan.registry import unknown_name
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder
@@ -55,39 +68,70 @@ def evaluate(
             raise unknown_name("metric", name, measure.METRICS)
     where = choose_device(device)
     folder = data_folder(data_dir) / "features"  # where the user keeps data; a run's own words may be anyone's
-    size, keep = image_size, data_dir is not None or run is None or not is_run(run)
-    if run is not None and is_run(run):
-        plan = RunFolder.open(Path(run)).plan
-        data_dir, size = data_dir or plan.data_dir, image_size or plan.image_size
-    opened = partial(
-        open_source, split=split, data_dir=data_dir, image_size=image_size, device=where, keep=keep, notify=notify
-    )  # fmt: skip
-    if run is None:
-        if not train_features:
-            raise ValueError("name what to evaluate, a run folder say, or what to train features on: --train-features")
-        choose_extractor(features, inception_weights, train_features, data_dir, image_size, folder, where, notify)
-        return
-    fake = opened(run, seed=seed)
-    if against is None:
-        real = open_training_set(run, split=split, data_dir=data_dir, image_size=image_size, notify=notify)
-    else:
-        real = opened(against, seed=seed + 1)  # of two runs each has a noise of its own
-    extractor = choose_extractor(
-        features, inception_weights, train_features, data_dir, size, folder, where, notify,
-        also=data_folder(data_dir) / "features",
-    )  # fmt: skip
-    result = measure.evaluate(
-        fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
+    given_data_dir, size = data_dir, image_size
+    opened_run = RunFolder.open(Path(run)) if run is not None and is_run(run) else None
+    keep = data_dir is not None or opened_run is None
+    if opened_run is not None:
+        data_dir, size = data_dir or opened_run.plan.data_dir, image_size or opened_run.plan.image_size
+    features = features or ("inception" if download else None)
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    training: dict[str, Any] = {"folder": folder, "also": data_folder(data_dir) / "features", "device": where}
+    open_images: Callable[..., ImageSource] = partial(
+        open_source, split=split, image_size=image_size, device=where, keep=keep, **data
     )
+    choose: Callable[..., Extractor] = partial(
+        choice.choose_extractor, image_size=size, download=download, **data, **training
+    )
+    if run is None:
+        if features is None or not features.startswith("classifier:"):
+            raise ValueError("name what to evaluate, a run folder say, or train features: --features classifier:NAME")
+        choose(features)
+        return
+    fake = open_images(run, seed=seed)
+    statistics = None if reference is None else choice.open_statistics(reference)
+    if statistics is not None:
+        extractor = choose(features or "inception")  # the features that such files are about
+        result = measure.evaluate_beside_statistics(fake, statistics, extractor, chosen, count, notify)
+    else:
+        dataset = None
+        if reference is None:
+            dataset = choice.load_training_set(run, image_size=image_size, **data)
+            real = dataset_source(dataset, split)
+        else:
+            real = open_images(reference, seed=seed + 1)  # of two runs each has a noise of its own
+            if features is None:
+                dataset = choice.labeled_set(reference, real, **data)
+        extractor = (
+            choose(features) if features else choice.default_extractor(fake, real, dataset, notify=notify, **training)
+        )
+        result = measure.evaluate(
+            fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
+        )
     if as_json:
         tell(result.to_json(indent=2))
     else:
         for line in result.lines():
             tell(line)
-    if is_run(run):
+    if opened_run is not None:
         try:
-            result.keep(Path(run))
+            result.keep(opened_run.path)
         except OSError as error:
-            notify(f"{Path(run) / measure.EVALUATIONS} could not be written ({error.strerror}); going on without")
+            notify(f"{opened_run.path / measure.EVALUATIONS} could not be written ({error.strerror}); going on without")
         if not as_json:
-            tell(f"next:\n  snngan sample {shlex.quote(run)} --count 100 --out grid.png")
+            tell("next:")
+            for command in next_commands(opened_run, given_data_dir):
+                tell(f"  {command}")
+
+
+def next_commands(run: RunFolder, data_dir: str | None) -> Iterator[str]:
+    """Yield commands for after a run was evaluated; what they write lies in its folder."""
+    from snngan.data.datasets import data_folder
+
+    options, place = "", data_dir or run.plan.data_dir
+    if run.plan.image_size is not None:
+        options += f" --image-size {run.plan.image_size}"
+    if place is not None and Path(place).absolute() != data_folder().absolute():
+        options += f" --data-dir {shlex.quote(place)}"
+    yield f"snngan sample {run.quoted} --count 100 --out {run.quoted}/grid.png"
+    yield f"snngan entangle {shlex.quote(run.plan.dataset)} {run.quoted}{options}"
+    yield f"snngan report {run.quoted} --out {run.quoted}/report.html"

@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snngan.data import to_unit_range
+from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.datasets import Notify, load_dataset
-from snngan.evaluation.features import INCEPTION_FILE, Extractor, Inception, Pixels, Program
-from snngan.evaluation.small import trained_features
-from snngan.evaluation.sources import ImageSource, dataset_source, digest_of, is_run
+from snngan.data.npz import read_statistics
+from snngan.evaluation.features import SPELLINGS, Extractor, Inception, Pixels, Program, fetch, published_weights
+from snngan.evaluation.frechet import Moments
+from snngan.evaluation.measure import FidStatistics
+from snngan.evaluation.small import is_trainable, trained_features
+from snngan.evaluation.sources import ImageSource, digest_of, is_run, same_channels
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_objective, check_same_data
 from snngan.training.players import build_players, load_part
@@ -20,54 +23,117 @@ from snngan.training.runlog import RunFolder
 
 
 def choose_extractor(
-    features: str | None, inception_weights: Path | None, train_features: str | None, data_dir: str | None,
-    image_size: int | None, folder: Path, device: torch.device, notify: Notify, also: Path | None = None,
+    features: str, folder: Path, *, also: Path | None = None, data_dir: str | None = None,
+    image_size: int | None = None, skip_broken: bool = False, download: bool = False, device: torch.device,
+    notify: Notify,
 ) -> Extractor:  # fmt: skip
-    """Return the extractor that the options mean; trained ones are kept in ``folder``, and looked for in ``also`` too.
+    """Return the extractor that ``--features`` names.
+
+    Args:
+        features: one of ``SPELLINGS``.
+        folder: where trained classifiers are kept.
+        also: a second folder to look for them in.
+        data_dir: where the data set of ``classifier:NAME`` is.
+        image_size: the size its images are brought to.
+        skip_broken: whether its unreadable pictures are left out.
+        download: whether missing Inception weights are fetched into the folder of torch's hub.
+        device: where the network is put.
+        notify: called with each line worth telling the user.
 
     Raises:
-        ValueError: the options contradict one another, or there is no such thing.
+        ValueError: there is no such thing, or it cannot be used.
     """
-    named = [name for name, value in (
-        ("--features", features), ("--inception-weights", inception_weights), ("--train-features", train_features)
-    ) if value is not None]  # fmt: skip
-    if features == "inception" and "--inception-weights" in named:
-        named.remove("--features")
-    if len(named) > 1:
-        raise ValueError(f"{' and '.join(named)} name two feature spaces: give one")
-    if train_features:
-        dataset = load_dataset(train_features, data_dir=data_dir, image_size=image_size, keep=False, notify=notify)
+    kind, colon, place = features.partition(":")
+    if colon and not place:
+        raise ValueError(f"--features must be {SPELLINGS}, got {features!r}")
+    if download and features != "inception":
+        raise ValueError(f"--download fetches Inception weights: give --features inception, got {features}")
+    if kind == "classifier" and colon:
+        dataset = load_dataset(
+            place, data_dir=data_dir, image_size=image_size, skip_broken=skip_broken, keep=False, notify=notify
+        )
         return trained_features(dataset, folder, device, notify, also=also)
     if features == "pixels":
         return Pixels()
-    if features not in (None, "inception"):
-        return Program(Path(features), device)
-    if named or (Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE).is_file():
-        return Inception(inception_weights, device)
-    raise ValueError(
-        "no feature space: give --train-features NAME (a small classifier of that data set, a minute), "
-        "--inception-weights FILE, or --features pixels"
-    )
+    if kind == "inception" and colon:
+        return Inception(Path(place).expanduser(), device)
+    if features == "inception":
+        if download and not published_weights().is_file():
+            from pytorch_fid.inception import FID_WEIGHTS_URL
+
+            notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
+            fetch(FID_WEIGHTS_URL, published_weights())
+        return Inception(None, device)
+    return Program(Path(features), device)
 
 
-def open_training_set(
-    run: str, *, split: str, data_dir: str | None, image_size: int | None, notify: Notify
-) -> ImageSource:
-    """Return a half of the data set that a run was trained on, at the size it was trained at unless told otherwise.
+def default_extractor(
+    fake: ImageSource, real: ImageSource, dataset: Dataset | None, folder: Path, *, also: Path | None = None,
+    device: torch.device, notify: Notify,
+) -> Extractor:  # fmt: skip
+    """Return a small classifier of ``dataset`` where one can be trained and takes the images, else the pixels."""
+    shapes = {side.shape for side in same_channels(fake, real)}
+    if dataset is None or shapes != {dataset.image_shape} or not is_trainable(dataset):
+        return Pixels()
+    return trained_features(dataset, folder, device, notify, also=also)
+
+
+def labeled_set(
+    text: str, source: ImageSource, *, data_dir: str | None, skip_broken: bool, notify: Notify
+) -> Dataset | None:
+    """Return the labeled data set behind a source, of a run the one that it was trained on, or None without one."""
+    try:
+        if is_run(text):
+            return load_training_set(text, data_dir=data_dir, image_size=None, skip_broken=skip_broken, notify=notify)
+        if source.labels is None:
+            return None
+        if text not in DATASETS.names() and not text.startswith(("folder:", "npz:")):
+            text = f"{'folder' if Path(text).expanduser().is_dir() else 'npz'}:{text}"
+        _, height, width = source.shape
+        size = height if height == width else None
+        return load_dataset(
+            text, data_dir=data_dir, image_size=size, skip_broken=skip_broken, keep=False, notify=notify
+        )
+    except ValueError:  # a run's data that are not here any more, or images too few or not square for a data set
+        return None
+
+
+def load_training_set(
+    run: str, *, data_dir: str | None, image_size: int | None, skip_broken: bool = False, notify: Notify
+) -> Dataset:
+    """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
 
     Raises:
         ValueError: ``run`` is no run, or its data set is not here or has changed.
     """
     if not is_run(run):
-        raise ValueError(f"{run} is no run folder, so say what it is held against: --against SET")
+        raise ValueError(
+            f"{run} is not a run folder, which knows its data set: name the real images by --reference SET"
+        )
     plan = RunFolder.open(Path(run)).plan
     dataset = load_dataset(
         plan.dataset, data_dir=data_dir or plan.data_dir, image_size=image_size or plan.image_size,
-        skip_broken=plan.skip_broken, keep=False, notify=notify,
+        skip_broken=skip_broken or plan.skip_broken, keep=False, notify=notify,
     )  # fmt: skip
     if image_size in (None, plan.image_size):
         check_same_data(plan, dataset)
-    return dataset_source(dataset, split)
+    return dataset
+
+
+def open_statistics(text: str) -> FidStatistics | None:
+    """Return the FID statistics (arrays ``mu`` and ``sigma``) in the npz file that ``text`` names; None: it has none.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    path = Path(text.removeprefix("npz:")).expanduser()
+    if text in DATASETS.names() or is_run(text) or path.is_dir() or path.suffix != ".npz":
+        return None
+    found = read_statistics(path)
+    if found is None:
+        return None
+    mean, covariance = (torch.from_numpy(array) for array in found)
+    return FidStatistics(path.name, digest_of([mean, covariance]), Moments.from_covariance(mean, covariance))
 
 
 class Projection:

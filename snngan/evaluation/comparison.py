@@ -19,6 +19,8 @@ from snngan.data import to_unit_range
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.features import Extractor, features_of
 from snngan.evaluation.figures import save_curve
+from snngan.evaluation.measure import resize_of
+from snngan.evaluation.memory import check_available
 from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.evaluation.twosample import TwoSample, compare
 from snngan.files import write_atomically
@@ -98,23 +100,30 @@ def compare_sources(
         seed: of permutations and resamples.
 
     Raises:
-        ValueError: images of two sizes in a space that takes them as they are, fewer than 4 images, or images that the
-            extractor does not take.
+        ValueError: images of two sizes in a space that takes them as they are, fewer than 4 images, images that the
+            extractor does not take, or more of them than the available memory takes.
     """
     numbers = _counts(real, fake, count)
     real, fake = same_channels(real, fake)
-    images = [side.first(number) for side, number in zip((real, fake), numbers, strict=True)]
-    points = [features_of(extractor, side) for side in images]
-    if points[0].shape[1] != points[1].shape[1]:
+    dims, other_dims = (extractor(side.first(2)).shape[1] for side in (real, fake))
+    if dims != other_dims:
         raise ValueError(
             f"{real.name} has images {real.shape}, {fake.name} {fake.shape}: give --image-size, or --space features"
         )
+    total = sum(numbers)
+    check_available(
+        total * math.prod(real.shape) + 16 * total * dims,
+        f"comparing {total} images in {dims} dimensions",
+        "a smaller --count or --image-size",
+    )
+    images = [side.first(number) for side, number in zip((real, fake), numbers, strict=True)]
+    points = [features_of(extractor, side) for side in images]
     result = compare(points[0], points[1], seed=seed)
     reading = dataclasses.asdict(result.entanglement)
     content = {
         "real": real.name, "fake": fake.name, "num_real": len(points[0]), "num_fake": len(points[1]),
         "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
-        "extractor_digest": extractor.digest, "resize": extractor.resize,
+        "extractor_digest": extractor.digest, "resize": resize_of(extractor, fake, real),
         "split": real.split or fake.split, "seed": seed, "real_seed": real.seed, "fake_seed": fake.seed,
         "snngan": __version__,
         **reading, "temperature": reading["temperature"] if math.isfinite(reading["temperature"]) else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from pathlib import Path
 from typing import Protocol
@@ -15,12 +16,15 @@ from snngan.data import error_line, to_unit_range
 from snngan.evaluation.programs import checked_program
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+SPELLINGS = "classifier:NAME, inception, inception:FILE, pixels, or a file saved by torch.export.save or torch.jit.save"
+"""What ``--features`` takes."""
 
 
 class Extractor(Protocol):
     """Maps images to points of a feature space."""
 
     name: str
+    """As it is given to ``--features``."""
     digest: str
     """Equal for extractors that give equal features."""
     resize: str
@@ -53,9 +57,14 @@ class Inception:
     resize = "RGB, bilinear to 299x299"
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
-        path = weights or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        path = weights or published_weights()
+        if weights is None and not path.is_file():
+            raise ValueError(
+                f"there are no Inception weights at {path}: fetch them with --download, or name a file with --features "
+                "inception:FILE; without them, use --features classifier:NAME"
+            )
         state = _inception_weights(path)
-        self.name = f"inception-v3 ({path.name})"
+        self.name = "inception" if weights is None else f"inception:{weights}"
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.device = torch.device(device)
         from pytorch_fid import inception
@@ -83,9 +92,7 @@ class Program:
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         if not path.is_file():
-            raise ValueError(
-                f"there is no file {path}; expected a network saved by torch.export.save or torch.jit.save"
-            )
+            raise ValueError(f"--features must be {SPELLINGS}; there is no file {path}")
         self.name, self.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
         self.device = torch.device(device)
         try:
@@ -147,7 +154,7 @@ class SmallFeatures:
     resize = "none"
 
     def __init__(self, name: str, network: SmallClassifier, shape: tuple[int, int, int], digest: str) -> None:
-        self.name, self.network, self.shape, self.digest = f"small classifier of {name}", network.eval(), shape, digest
+        self.name, self.network, self.shape, self.digest = f"classifier:{name}", network.eval(), shape, digest
         self.device = next(network.parameters()).device
 
     @torch.no_grad()
@@ -155,21 +162,39 @@ class SmallFeatures:
         _refuse_points(images, self.name)
         if images.shape[1:] != self.shape:
             raise ValueError(
-                f"the {self.name} takes images {self.shape}, not {tuple(images.shape[1:])}: use --features inception, "
-                "or train features on images of this shape"
+                f"{self.name} takes images {self.shape}, got {tuple(images.shape[1:])}: use --features inception or "
+                "pixels, or classifier:NAME of a data set of this shape"
             )
         features: Tensor = self.network.features(to_unit_range(images).to(self.device))
         return features.cpu()
 
 
-def _inception_weights(path: Path) -> dict[str, Tensor]:
-    from pytorch_fid.inception import FID_WEIGHTS_URL
+def published_weights() -> Path:
+    """Return where torch's hub keeps pytorch-fid's Inception weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
 
-    if not path.is_file():
+
+def fetch(url: str, path: Path) -> None:
+    """Fetch ``url`` as the file ``path``, whole or not at all.
+
+    Raises:
+        ValueError: it cannot be fetched or written, or its SHA-256 does not start with the digits in its name.
+    """
+    digest = re.search(r"-([0-9a-f]{8,})\.", url)
+    assert digest, "torch's hub puts a digest into the name of each file"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest[1], progress=False)
+    except Exception as error:  # network, disk and digest: each has its own kind of error
         raise ValueError(
-            f"there are no Inception weights at {path}: fetch {FID_WEIGHTS_URL} and put it there, or name it with "
-            "--inception-weights; without, use features trained on the data: --train-features NAME"
-        )
+            f"{url} could not be fetched as {path} ({error_line(error)[:200]}): check network and disk, or put the "
+            "file there yourself"
+        ) from error
+
+
+def _inception_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; --features inception:FILE takes pytorch-fid's Inception weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind fails in many ways

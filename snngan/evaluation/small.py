@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from snngan.data import Dataset, error_line, to_unit_range
 from snngan.data.datasets import Notify
 from snngan.evaluation.features import SmallClassifier, SmallFeatures
+from snngan.evaluation.memory import check_available
 from snngan.evaluation.sources import digest_of
 from snngan.files import SaveError
 from snngan.seeds import seed_for
@@ -35,28 +36,31 @@ def trained_features(
     3 epochs of Adam over the training half, at seed 0: always the same features on one machine.
 
     Raises:
-        ValueError: the data set has no labels, only one class, images too small, or the file there is no such network.
+        ValueError: the data set has no labels, only one class, images too small or too large for the memory that is
+            available, or the file there holds no such network.
     """
-    if not _is_trainable(dataset):
+    if not is_trainable(dataset):
         raise ValueError(
             f"{dataset.name}: features are trained on pictures of 4 pixels a side or more, with labels that number "
-            "the classes from 0 on; use --features inception or pixels"
+            "the classes from 0 on, of 2 classes or more; use --features inception or pixels"
         )
     features = kept_features(dataset, folder, device)
     if features is None and also is not None:
         features = kept_features(dataset, also, device)
     if features is None:
-        path, network = _path(dataset, folder), _blank(dataset)
+        path = _path(dataset, folder)
+        _check_memory(dataset)
+        notify(f"training a small classifier of {dataset.name} for its features, about a minute; kept in {folder}")
+        network = _blank(dataset)
         _train(network, dataset, torch.device(device))
         try:
             save_tensors(path, {name: value.cpu() for name, value in network.state_dict().items()})
-            notify(f"features: a small classifier of {dataset.name} -> {path}")
         except SaveError as error:
             notify(f"{error}; going on without")
         features = _features(dataset, network)
     if dataset.test_labels is not None:
         right = accuracy(features.network, dataset.test_images, dataset.test_labels)
-        notify(f"its accuracy on held-out images: {right:.1%}")
+        notify(f"accuracy of this classifier on held-out images: {right:.1%}")
     return features
 
 
@@ -66,7 +70,7 @@ def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "
     Raises:
         ValueError: the file there is no such network.
     """
-    if not _is_trainable(dataset) or not (path := _path(dataset, folder)).exists():
+    if not is_trainable(dataset) or not (path := _path(dataset, folder)).exists():
         return None
     network = _blank(dataset)
     try:
@@ -76,13 +80,25 @@ def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "
     return _features(dataset, network.to(device))
 
 
-def _is_trainable(dataset: Dataset) -> bool:
+def is_trainable(dataset: Dataset) -> bool:
+    """Return whether :func:`trained_features` takes this data set."""
     labels = dataset.train_labels
     return (
         labels is not None
         and not dataset.is_points
         and min(dataset.image_shape[1:]) >= 4
-        and 0 <= int(labels.min()) <= int(labels.max()) < len(labels)  # there is no class without an image
+        and 0 <= int(labels.min()) < int(labels.max()) < len(labels)  # there is no class without an image
+    )
+
+
+def _check_memory(dataset: Dataset) -> None:
+    """Raise ``ValueError`` where weights, gradients, Adam's averages and the layers of a batch do not fit in memory."""
+    _, height, width = dataset.image_shape
+    weights = 64 * (height // 4) * (width // 4) * 128
+    check_available(
+        16 * weights + 4 * BATCH * 100 * height * width,  # a pixel of the input has about 100 numbers in all layers
+        f"a small classifier of {dataset.name} at {width}x{height} pixels",
+        "a smaller --image-size, --features pixels or --features inception",
     )
 
 

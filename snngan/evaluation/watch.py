@@ -25,9 +25,8 @@ COUNT = 1000
 class Watch:
     """Figures of the averaged generator, by TensorBoard tag.
 
-    They are taken in the features of a small classifier of the data set where one has been trained
-    (``snngan evaluate --train-features NAME``), under ``features/``; else of the pixels, under ``pixels/``, without
-    those that mean nothing there.
+    They are taken in the features of a small classifier of the data set where one has been trained (by ``snngan
+    evaluate``), under ``features/``; else of the pixels, under ``pixels/``, without those that mean nothing there.
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, folder: Path, device: torch.device) -> None:

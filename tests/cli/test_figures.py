@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 
 from snngan.data.datasets import load_dataset
 from snngan.evaluation import twosample
+from snngan.evaluation.features import INCEPTION_FILE
 from snngan.files import SaveError
 
 Cli = Callable[..., Any]
@@ -28,12 +31,16 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
-    said = cli(f"evaluate {run} --train-features digits --count 40 --points 30 --device cpu")
+    said = cli(f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu")
     assert "40 images of run run against 24 of npz:" in said.out
-    for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy", "entanglement_input", "entanglement_features"):
+    for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy"):
+        assert f"  {name} (classifier:digits) " in said.out
+    for name in ("entanglement_input", "entanglement_features"):
         assert f"  {name} " in said.out
     assert "fid: 24 images do not span 128 features" in said.err
-    again = cli(f"evaluate {run} --train-features digits --count 40 --points 30 --device cpu --json --metrics fid,prdc")
+    again = cli(
+        f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu --json --metrics fid,prdc"
+    )
     content = json.loads(again.out)
     assert set(content["figures"]) == {"fid", "precision", "recall", "density", "coverage"}
     assert f"{content['figures']['fid']:.4g}" in said.out
@@ -41,7 +48,7 @@ def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     assert (protocol["num_fake"], protocol["num_real"], protocol["num_points"]) == (40, 24, 24)
     assert Path(run, "evaluations.jsonl").read_text().count("\n") == 2
     assert (protocol["split"], protocol["seed"]) == ("test", 0)
-    assert protocol["extractor"] == "small classifier of digits"
+    assert protocol["extractor"] == "classifier:digits"
     assert len(protocol["extractor_digest"]) == 32
 
 
@@ -51,20 +58,22 @@ def test_nothing_is_kept_where_a_run_says_that_data_is(cli: Cli, run: Path, tmp_
     content = json.loads(config.read_text())
     content["plan"]["data_dir"] = str(tmp_path / "theirs")
     config.write_text(json.dumps(content))
-    command = f"evaluate {run} --against mnist-5k --features pixels --image-size 8 --count 40 --points 30 --device cpu"
+    command = (
+        f"evaluate {run} --reference mnist-5k --features pixels --image-size 8 --count 40 --points 30 --device cpu"
+    )
     assert "kept mnist-5k" not in cli(command).err
     assert not Path(tmp_path, "theirs").exists()
     assert "kept mnist-5k" in cli(f"{command} --data-dir {tmp_path / 'mine'}").err
 
 
 def test_features_are_trained_without_a_run(cli: Cli) -> None:
-    said = cli("evaluate --train-features digits --device cpu")
-    assert "features: a small classifier of digits -> " in said.err
-    assert "its accuracy on held-out images: " in said.err
+    said = cli("evaluate --features classifier:digits --device cpu")
+    assert "training a small classifier of digits for its features, about a minute; kept in " in said.err
+    assert "accuracy of this classifier on held-out images: " in said.err
 
 
 def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
-    said = cli("evaluate digits --against digits --features pixels --count 150 --json")
+    said = cli("evaluate digits --reference digits --features pixels --count 150 --json")
     figures = json.loads(said.out)["figures"]
     assert figures["fid"] < 1e-6
     assert (figures["precision"], figures["recall"], figures["coverage"]) == (1, 1, 1)
@@ -74,16 +83,29 @@ def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
     ("command", "message"),
     [
         ("evaluate", "name what to evaluate"),
-        ("evaluate run", "no feature space: give --train-features NAME"),
-        ("evaluate run --features pixels --train-features digits", "--features and --train-features name two"),
-        ("evaluate run --inception-weights none.pth", "no Inception weights at none.pth"),
+        ("evaluate --features pixels", "name what to evaluate, .*: --features classifier:NAME"),
+        ("evaluate run --features inception:none.pth", "there is no file none.pth"),
+        ("evaluate run --features inception", "no Inception weights at .*: fetch them with --download"),
+        (
+            "evaluate run --features pixels --download",
+            "--download fetches Inception weights: give --features inception",
+        ),
+        (
+            "evaluate run --features classifier:",
+            "--features must be classifier:NAME, inception, inception:FILE, pixels",
+        ),
+        ("evaluate run --features classifier:digist", "unknown dataset 'digist'; did you mean 'digits'"),
+        ("evaluate run --features inceptoin", "--features must be classifier:NAME, .*; there is no file inceptoin"),
         ("evaluate run --features none.pt2", "there is no file none.pt2"),
         ("evaluate run --features pixels --metrics fid,kdi", "unknown metric 'kdi'; did you mean 'kid'"),
-        ("evaluate nowhere/run --features pixels --against digits", "nowhere/run is no run folder"),
-        ("evaluate digits --features pixels", "digits is no run folder, so say what it is held against"),
+        ("evaluate nowhere/run --features pixels --reference digits", "nowhere/run is no run folder"),
+        (
+            "evaluate digits --features pixels",
+            "digits is not a run folder, .*: name the real images by --reference SET",
+        ),
         ("entangle run", "Missing argument 'B'"),
         ("entangle run digist", "unknown dataset 'digist'; did you mean 'digits'"),
-        ("entangle run digits --features pixels", "want --space features, not pixel"),
+        ("entangle run digits --features pixels --space pixel", "need --space features, got --space pixel"),
         ("entangle digits digits --space projection", "--space projection wants a run among the two"),
         ("entangle digits digits --out run", "run exists already: choose another --out"),
     ],
@@ -120,8 +142,8 @@ def test_every_space_and_kind_of_source(cli: Cli, run: Path) -> None:
     assert same["p_value"] > 0.05
     projected = json.loads(cli(f"entangle some.npz {run} --space projection --json --device cpu").out)
     assert projected["extractor"] == "learned space of run run"
-    features = json.loads(cli(f"entangle some.npz {run} --space features --train-features digits --json").out)
-    assert features["extractor"] == "small classifier of digits"
+    features = json.loads(cli(f"entangle some.npz {run} --space features --features classifier:digits --json").out)
+    assert features["extractor"] == "classifier:digits"
 
 
 def test_sets_that_cannot_be_told_apart_are_said_to_be_so(cli: Cli) -> None:
@@ -141,12 +163,12 @@ def test_too_few_images_are_refused(refused: Cli, count: int) -> None:
 def test_images_of_two_sizes_meet_in_features_only(refused: Cli) -> None:
     np.savez("other.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
     refused("entangle digits other.npz", r"images \(1, 8, 8\), .* \(1, 9, 9\): give --image-size, or --space features")
-    refused("evaluate other.npz --against digits --features pixels", "which do not meet in pixels: give --image-size")
+    refused("evaluate other.npz --reference digits --features pixels", "which do not meet in pixels: give --image-size")
 
 
 def test_constant_images_have_figures(cli: Cli) -> None:
     np.savez("grey.npz", images=np.full((20, 1, 8, 8), 128, np.uint8))
-    figures = json.loads(cli("evaluate grey.npz --against digits --features pixels --count 20 --json").out)["figures"]
+    figures = json.loads(cli("evaluate grey.npz --reference digits --features pixels --count 20 --json").out)["figures"]
     assert figures["precision"] == 0
     assert figures["entanglement_input_fake_anchors"] < 0.1
     assert "nan" not in cli("entangle digits grey.npz --count 20").out
@@ -176,7 +198,7 @@ def test_a_run_is_held_against_what_it_was_not_trained_on(cli: Cli, refused: Cli
 
 def test_two_runs_have_a_noise_each(cli: Cli, tmp_path: Path) -> None:
     run = train(cli, "digits", "one")
-    content = json.loads(cli(f"evaluate {run} --against {run} --features pixels --count 60 --json").out)
+    content = json.loads(cli(f"evaluate {run} --reference {run} --features pixels --count 60 --json").out)
     assert (content["protocol"]["seed"], content["protocol"]["real_seed"]) == (0, 1)
     assert content["figures"]["1nn_accuracy"] > 0.2  # each image would have its twin
     compared = json.loads(cli(f"entangle {run} {run} --count 60 --json").out)
@@ -186,11 +208,12 @@ def test_two_runs_have_a_noise_each(cli: Cli, tmp_path: Path) -> None:
 
 def test_features_are_looked_for_where_the_run_s_data_were(cli: Cli) -> None:
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
-    words = f"evaluate {run} --train-features digits --metrics fid"
+    words = f"evaluate {run} --features classifier:digits --metrics fid"
     kept = cli(f"{words} --data-dir elsewhere").err
-    assert "features: a small classifier of digits -> elsewhere/features" in kept.replace(f"{Path.cwd()}/", "")
+    assert "training a small classifier of digits for its features, about a minute; kept in elsewhere/features" in kept
     before = {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")}
-    assert "features: " not in cli(words).err
+    assert "training" not in cli(words).err
+    assert "training" not in cli(f"evaluate {run} --metrics fid").err  # the default is the same classifier
     assert {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")} == before
 
 
@@ -205,8 +228,8 @@ def test_what_cannot_be_kept_is_shown_all_the_same(cli: Cli, refused: Cli, monke
         raise SaveError(f"{path} could not be written: No space left on device")
 
     monkeypatch.setattr("snngan.training.checkpoint.write_atomically", full)
-    said = cli("evaluate digits --against digits --train-features digits --metrics fid")
-    assert "  fid " in said.out
+    said = cli("evaluate digits --reference digits --features classifier:digits --metrics fid")
+    assert "  fid (classifier:digits) " in said.out
     assert said.err.count("No space left on device; going on without") == 2
     Path("file").write_text("")
     refused("entangle digits digits --out file/out", "file/out cannot be made: ")
@@ -230,7 +253,7 @@ def test_networks_of_the_user_s_that_are_no_extractors(refused: Cli, kind: str, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(Odd(kind), torch.rand(2, 1, 8, 8)).save("odd.pt")  # type: ignore[no-untyped-call]
-    refused("evaluate digits --against digits --features odd.pt", message)
+    refused("evaluate digits --reference digits --features odd.pt", message)
 
 
 def test_projection_wants_images_of_the_run_s_shape(cli: Cli, refused: Cli, run: Path) -> None:
@@ -250,6 +273,146 @@ def test_what_was_found_is_not_written_through_a_link(cli: Cli) -> None:
     Path("mine").write_text("mine")
     (Path(run) / "evaluations.jsonl").symlink_to(Path("mine").absolute())
     said = cli(f"evaluate {run} --features pixels --metrics fid")
-    assert "  fid " in said.out
+    assert "  fid (pixels) " in said.out
     assert "evaluations.jsonl could not be written" in said.err
     assert Path("mine").read_text() == "mine"
+
+
+def test_a_run_on_labeled_pictures_needs_no_options(cli: Cli) -> None:
+    """Its data are where the run says, and the features are kept where the user's are."""
+    run = train(cli, "digits", "one", "--data-dir", "elsewhere")
+    said = cli(f"evaluate {run}")
+    assert "training a small classifier of digits for its features, about a minute; kept in " in said.err
+    assert len(list(Path("data/features").glob("digits-*.pt"))) == 1
+    assert not Path("elsewhere/features").exists()
+    assert re.search(r"  fid \(classifier:digits\) +[0-9.e+]+  lower is better\n", said.out)
+    assert re.search(r"  1nn_accuracy \(classifier:digits\) +[0-9.e+]+  0.5 is ideal\n", said.out)
+    lines = said.out.splitlines()
+    assert max(map(len, lines[: lines.index("next:")])) <= 80
+    assert lines[lines.index("next:") + 1 :] == [
+        "  snngan sample one --count 100 --out one/grid.png",
+        f"  snngan entangle digits one --data-dir {Path('elsewhere').absolute()}",
+        "  snngan report one --out one/report.html",
+    ]
+    again = cli(f"evaluate {run} --json")
+    assert "training" not in again.err
+    assert json.loads(again.out)["protocol"]["extractor"] == "classifier:digits"
+
+
+def labeled(name: str, labels: np.ndarray | None, side: int = 8) -> str:
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, side, side), dtype=np.uint8)
+    np.savez(name, images=images, **({} if labels is None else {"labels": labels}))
+    return f"npz:{name}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "features"),
+    [
+        (lambda: "digits", "classifier:digits"),
+        (lambda: labeled("labeled.npz", np.arange(60) % 3), "classifier:npz:labeled.npz"),
+        (lambda: labeled("labeled.npz", np.arange(60) % 3).removeprefix("npz:"), "classifier:npz:labeled.npz"),
+        (lambda: labeled("unlabeled.npz", None), "pixels"),
+        (lambda: labeled("one-class.npz", np.zeros(60, np.int64)), "pixels"),
+        (lambda: labeled("one-class.npz", np.full(60, 7)), "pixels"),
+    ],
+)
+def test_features_follow_from_the_reference(cli: Cli, reference: Callable[[], str], features: str) -> None:
+    said = cli(f"evaluate {labeled('mine.npz', None)} --reference {reference()} --json --device cpu")
+    assert json.loads(said.out)["protocol"]["extractor"] == features
+    assert ("training a small classifier" in said.err) == (features != "pixels")
+
+
+def test_tiny_pictures_points_and_folders_have_features_too(cli: Cli) -> None:
+    tiny = labeled("tiny.npz", np.arange(60) % 3, side=3)
+    run = train(cli, "rings", "points")
+    for words in (f"evaluate {tiny} --reference {tiny}", f"evaluate {run} --count 50"):
+        assert json.loads(cli(f"{words} --json").out)["protocol"]["extractor"] == "pixels"
+    for name in ("ants", "bees"):
+        Path("animals", name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"animals/{name}/{number}.png")
+    said = cli("evaluate folder:animals --reference animals --json")
+    assert json.loads(said.out)["protocol"]["extractor"] == "classifier:folder:animals"
+
+
+def test_two_sizes_train_no_features(refused: Cli) -> None:
+    np.savez("other.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
+    refused("evaluate other.npz --reference digits", "which do not meet in pixels: give --image-size")
+
+
+def test_features_alone_are_the_space_of_distances(cli: Cli) -> None:
+    digits = "entangle digits digits --count 20 --json --device cpu"
+    for words, name in (
+        ("--features classifier:digits", "classifier:digits"), ("--space features", "classifier:digits"),
+        ("--features pixels", "pixels"), ("", "pixels"),
+    ):  # fmt: skip
+        assert json.loads(cli(f"{digits} {words}").out)["extractor"] == name
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate {0} --reference {0} --features pixels --json", "entangle {0} {0} --json"]
+)
+def test_broken_pictures_are_left_out_where_that_is_said(cli: Cli, refused: Cli, command: str) -> None:
+    Path("broken").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"broken/{number:02}.png")
+    Path("broken/13.png").write_bytes(Path("broken/00.png").read_bytes()[:60])
+    Path("broken/14.jpg").write_bytes(b"no picture")
+    refused(command.format("folder:broken"), r"broken/1[34]\.", notes=0)
+    content = json.loads(cli(f"{command.format('folder:broken')} --skip-broken").out)
+    assert content.get("protocol", content)["num_real"] == 12
+
+
+def test_weights_are_fetched_where_that_is_said(cli: Cli, refused: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_fid import inception
+
+    content = b"these are no weights"
+    wrong, right = Path("net-01234567.pth"), Path(f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth")
+    kept = Path("torch/hub/checkpoints", INCEPTION_FILE)
+    for path in (wrong, right):
+        path.write_bytes(content)
+    for command in ("evaluate digits --reference digits --download", "entangle digits digits --download"):
+        monkeypatch.setattr(inception, "FID_WEIGHTS_URL", wrong.absolute().as_uri())
+        said = cli(command, 2)
+        assert "could not be fetched as " in said.err
+        assert "invalid hash value" in said.err
+        assert not list(kept.parent.iterdir())
+        monkeypatch.setattr(inception, "FID_WEIGHTS_URL", right.absolute().as_uri())
+        said = cli(f"{command} --features inception", 2)
+        assert f"fetching {right.absolute().as_uri()} as " in said.err
+        assert "holds no weights that can be read safely" in said.err
+        assert kept.read_bytes() == content
+        assert "fetching" not in cli(command, 2).err
+        kept.unlink()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 1 byte")])
+def test_out_of_memory_names_options_of_the_command(
+    refused: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("snngan.evaluation.measure.see", fail)
+    refused(
+        "evaluate digits --reference digits --features pixels", "out of memory: use a smaller --count, --points or --im"
+    )
+    monkeypatch.setattr("snngan.evaluation.comparison.compare", fail)
+    refused("entangle digits digits", "out of memory: use a smaller --count or --image-size$")
+
+
+def test_fid_statistics_of_another_tool(cli: Cli, refused: Cli) -> None:
+    points = load_dataset("digits").test_images.flatten(1).double().numpy() / 127.5 - 1
+    np.savez("statistics.npz", mu=points.mean(0), sigma=np.cov(points, rowvar=False))
+    for name in ("statistics.npz", "npz:statistics.npz"):
+        said = cli(f"evaluate digits --reference {name} --features pixels --json")
+        assert json.loads(said.out)["figures"]["fid"] < 1e-6
+        assert "left out, statistics.npz holds FID statistics, which give fid only" in said.err
+    refused("evaluate digits --reference statistics.npz", "no Inception weights at ")  # what such files are made with
+    refused(
+        "evaluate digits --reference statistics.npz --features pixels --metrics kid", "give fid only, got --metrics kid"
+    )
+    np.savez("other.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
+    refused("evaluate other.npz --reference statistics.npz --features pixels", "64 dimensions .* pixels have 81")

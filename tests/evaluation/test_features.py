@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.features import Inception, Pixels, Program
+from snngan.evaluation.features import Inception, Pixels, Program, fetch
 from snngan.evaluation.small import trained_features
 
 
@@ -30,9 +32,29 @@ def test_inception_is_that_of_pytorch_fid(inception_weights: Path) -> None:
     assert len(extractor.digest) == 64
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no Inception weights at .*: fetch https://.*\.pth .*--train-features NAME$"):
+def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"no Inception weights at .*: fetch them with --download, .* inception:FILE"):
+        Inception()
+    with pytest.raises(ValueError, match=r"there is no file .*none\.pth"):
         Inception(tmp_path / "none.pth")
+
+
+def test_weights_are_fetched_whole_or_not_at_all(tmp_path: Path) -> None:
+    content = b"weights" * 1000
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    for name, kept in ((digest, True), ("0" * 8, False)):
+        source, target = tmp_path / f"net-{name}.pth", tmp_path / "hub" / f"{kept}.pth"
+        source.write_bytes(content)
+        if kept:
+            fetch(source.as_uri(), target)
+            assert target.read_bytes() == content
+        else:
+            with pytest.raises(ValueError, match=r"could not be fetched as .* \(invalid hash value"):
+                fetch(source.as_uri(), target)
+    with pytest.raises(ValueError, match="could not be fetched"):
+        fetch((tmp_path / "none-01234567.pth").as_uri(), tmp_path / "hub" / "none.pth")
+    assert [path.name for path in (tmp_path / "hub").iterdir()] == ["True.pth"]
 
 
 class Payload:
@@ -86,14 +108,14 @@ def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Pat
     first = trained_features(digits, tmp_path, notify=lines.append)
     assert torch.equal(torch.get_rng_state(), state)
     again = trained_features(digits, tmp_path, notify=lines.append)
-    assert [line.startswith("features: a small classifier of digits") for line in lines] == [True, False, False]
-    assert lines[1] == lines[2]
+    assert lines[0].startswith("training a small classifier of digits for its features, about a minute; kept in ")
+    assert lines[1:] == [lines[1]] * 2
     assert float(lines[1].split()[-1].rstrip("%")) > 80
     assert first.digest == again.digest
     found: list[Tensor] = [extractor(digits.test_images[:9]) for extractor in (first, again)]
     assert_close(*found, rtol=0, atol=0)
     assert found[0].shape == (9, 128)
-    with pytest.raises(ValueError, match=r"takes images \(1, 8, 8\), not \(3, 8, 8\): use --features inception"):
+    with pytest.raises(ValueError, match=r"takes images \(1, 8, 8\), got \(3, 8, 8\): use --features inception"):
         first(digits.test_images[:2].repeat(1, 3, 1, 1))
     next(tmp_path.glob("*.pt")).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="holds no such classifier"):
@@ -105,3 +127,23 @@ def test_points_have_no_picture_features() -> None:
     assert Pixels()(points).shape == (4, 2)
     with pytest.raises(ValueError, match="features are trained on pictures"):
         trained_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))
+
+
+def test_one_class_trains_no_features(digits: Dataset, tmp_path: Path) -> None:
+    assert digits.train_labels is not None
+    alone = replace(digits, train_labels=torch.zeros_like(digits.train_labels), test_labels=None)
+    with pytest.raises(ValueError, match="of 2 classes or more; use --features inception or pixels"):
+        trained_features(alone, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_too_large_for_the_memory_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snngan.evaluation.memory.available_bytes", lambda: 2.0**30)
+    images = torch.zeros(4, 1, 1024, 1024, dtype=torch.uint8)
+    large = Dataset("large", images, torch.arange(4) % 2, images, None)
+    with pytest.raises(
+        ValueError, match=r"takes about 5.* GiB of memory, and 1.0 GiB are available: use a smaller --im"
+    ):
+        trained_features(large, tmp_path)

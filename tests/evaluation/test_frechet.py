@@ -31,7 +31,7 @@ def test_moments_that_come_in_parts_are_those_of_the_whole() -> None:
         found = moments(points, chunk)
         assert found.count == 100
         assert_close(found.mean, points.double().mean(0))
-        assert_close(found.covariance, points.double().T.cov())
+        assert_close(found.root().T @ found.root(), points.double().T.cov())
 
 
 def test_diagonal_gaussians_have_the_closed_form() -> None:
@@ -69,6 +69,36 @@ def test_fewer_points_than_dimensions_give_a_real_distance_and_none_from_themsel
     thin = frechet_distance(*(moments(side[:, :2]) for side in flat))
     wide = frechet_distance(*(moments(side.double() @ turn) for side in flat))
     assert wide == pytest.approx(thin, rel=1e-6)
+
+
+def of_covariance(points: Tensor) -> Moments:
+    return Moments.from_covariance(points.double().mean(0), points.double().T.cov())
+
+
+@pytest.mark.parametrize(
+    ("count", "other", "dims"), [(20, 20, 60), (7, 40, 60), (60, 60, 60), (59, 61, 60), (20, 150, 60), (150, 20, 60)]
+)
+def test_few_points_have_the_distance_of_their_full_covariances(count: int, other: int, dims: int) -> None:
+    sides = cloud(count, dims, 1), cloud(other, dims, 2)
+    full = frechet_distance(*map(of_covariance, sides))
+    assert frechet_distance(*map(moments, sides)) == pytest.approx(full, rel=1e-9)
+    assert frechet_distance(moments(sides[0]), of_covariance(sides[1])) == pytest.approx(full, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 30, 60, 200])
+def test_the_same_points_in_another_order_have_no_distance(count: int) -> None:
+    points = cloud(count, 60, 3)
+    trace = float(points.double().var(0).sum())
+    assert frechet_distance(moments(points), moments(points.flip(0))) < 1e-12 * trace
+
+
+def test_memory_grows_with_the_number_of_points_while_they_are_few() -> None:
+    """A covariance in a million dimensions would take 8 TB."""
+    first, second = torch.zeros(3, 10**6), torch.zeros(2, 10**6)
+    first[0, 0] = second[0, 0] = 3.0
+    means, variances = (1.0, 1.5), (3.0, 4.5)
+    expected = (means[0] - means[1]) ** 2 + sum(variances) - 2 * (variances[0] * variances[1]) ** 0.5
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_point_a_side_has_the_distance_of_the_points() -> None:

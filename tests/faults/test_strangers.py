@@ -81,7 +81,7 @@ def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: p
         ("sample run --out grid.npz --count 4 --device cpu", 2, "grid.npz"),
         ("report run --out page.html", 2, "page.html"),
         ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/seen-*.pt"),
-        ("evaluate --train-features npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
+        ("evaluate --features classifier:npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
     ],
 )
 @pytest.mark.parametrize("kind", ["link", "pipe"])
@@ -125,7 +125,7 @@ def test_labels_take_no_more_memory_than_there_are_images(here: Path, label: int
         arrays = dict(file)
     arrays["train_labels"][0] = label
     np.savez("labels.npz", **arrays)
-    text = said("evaluate --train-features npz:labels.npz --device cpu", here, 2)
+    text = said("evaluate --features classifier:npz:labels.npz --device cpu", here, 2)
     assert "labels that number the classes from 0 on" in text
 
 
