@@ -43,6 +43,6 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
         tell(f"{name}: {where}\ndry run: nothing was read, fetched or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)
-    size = "x".join(map(str, dataset.image_shape))
-    tell(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out images of {size}")
+    samples = "points of the plane" if dataset.is_points else f"images of {'x'.join(map(str, dataset.image_shape))}"
+    tell(f"{name}: {len(dataset.train_images)} training and {len(dataset.test_images)} held-out {samples}")
     tell(f"next:\n  snngan train --dataset {name}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""))
