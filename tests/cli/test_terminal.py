@@ -141,12 +141,14 @@ def test_the_width_is_that_of_the_terminal_now(terminal: Cli, clock: Cli, capsys
     terminal(200)
     progress = Progress(300, 64, "points")
     progress(1, GAN)
-    counts = []
+    counts, err = [], ""
     for step, columns in enumerate((200, 60, 30, 120), 2):
         terminal(columns)
         clock(float(step))
         progress(step, GAN)
-        line = painted(capsys.readouterr().err)[-1]
+        err += capsys.readouterr().err
+        line = painted(err)[-1]
+        assert screen(err, 200) == [line], "nothing of a longer line is left"
         assert len(line) < columns
         counts.append(len(line.split("  ")))
     assert counts == [7, 4, 2, 7]
