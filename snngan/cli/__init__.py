@@ -53,6 +53,8 @@ class Commands(NamedGroup):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Run a command; a user's mistake ends with one line on standard error and exit status 2."""
+        if sys.platform == "win32":
+            fail("snngan runs on Linux and macOS; on Windows, install it in WSL")
         options["standalone_mode"] = False
         # Torch's threads wait for one another by spinning, and where another process wants the same cores, a step was
         # seen to take 2 to 15 times as long. Threads that sleep at once make a step 1.6 times as long on a machine of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from snngan.cli.options import (
     options_of,
     run_argument,
 )
-from snngan.cli.output import notify, tell
+from snngan.cli.output import notify, tell, terminal_width, wrap
 from snngan.config import ClassifyConfig
 
 
@@ -41,7 +42,8 @@ def train(**values: Any) -> None:
     from snngan.training.runlog import ClassifierFolder
 
     if "help" in config.set:
-        tell("\n".join(describe_options(config.arch, CLASSIFIERS[config.arch], {})))
+        for line in describe_options(config.arch, CLASSIFIERS[config.arch], {}):
+            tell(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
         return
     begin(config, ClassifierFolder, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
 

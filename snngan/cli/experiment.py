@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
 
 from snngan.cli.options import NamedGroup, data_dir_option, device_option
-from snngan.cli.output import draw_plainly, notify, tell
+from snngan.cli.output import draw_plainly, notify, tell, terminal_width, wrap
 from snngan.experiments import PRESETS
 
 
@@ -25,9 +26,9 @@ def list_experiments(word: str) -> None:
 
     for name in EXPERIMENTS.names():
         kind = EXPERIMENTS[name]
-        line = f"{name:20} {kind.summary} ({kind.source})"
+        line = f"{name:22}  {kind.summary} ({kind.source})"
         if word in line:
-            tell(line)
+            tell(wrap(line.split(" "), 24, terminal_width(sys.stdout) or 80))
 
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")

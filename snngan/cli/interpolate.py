@@ -27,5 +27,5 @@ def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None
     folder = RunFolder.open(run)
     generator = generator_of(folder, choose_device(device), notify)
     export_images(sample_images(generator, plane(folder.latent_dim, side, seed)), out, columns=side)
-    tell(f"{side} x {side} images -> {out}")
+    tell(f"{side} x {side} {'points' if folder.plan.is_points else 'images'} -> {out}")
     tell(f"next:\n  snngan board {folder.quoted}")

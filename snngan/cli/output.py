@@ -1,23 +1,30 @@
-"""What commands say: lines that survive a closed terminal, and the progress line of a training."""
+"""What commands say: lines that survive a closed terminal and fit an open one, and the progress line of a training."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import TextIO
 
 import click
 
 LINE_EVERY_SECONDS = 10
 """Without a terminal, the progress line is printed anew this often."""
+REPAINTED_EVERY_SECONDS = 0.2
+"""On a terminal."""
 SHOWN_SCALARS = (
+    ("entanglement", "entanglement/input_score"),
     ("loss G", "loss/generator"),
     ("loss D", "loss/discriminator"),
-    ("entanglement", "entanglement/input_score"),
+    ("accuracy", "accuracy/test"),
     ("loss", "loss/classifier"),
     ("cross-entropy", "loss/cross_entropy"),
-    ("accuracy", "accuracy/test"),
 )
+"""The values in the progress line and their tags; where the terminal is narrow, the last ones are left out first."""
 
 
 def plain(text: str) -> str:
@@ -35,6 +42,46 @@ def tell(text: str, *, err: bool = False) -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Print a line while training: no closed terminal or pipe, and no full disk behind it, ends a run."""
     _survive(plain(text), err=err)
+
+
+def say_wrapped(text: str, *unbroken: str, indent: int = 2) -> None:
+    """Print a line while training, on a terminal as several where it is too long; what is ``unbroken`` is one word."""
+    say(wrap([*text.split(" "), *unbroken], indent, terminal_width(sys.stdout)))
+
+
+def wrap(words: Iterable[str], indent: int, columns: int | None, end: str = "") -> str:
+    """Return ``words`` with a space between, on lines of at most ``columns``; a longer word has a line of its own.
+
+    Args:
+        words: the text; what must not be broken, such as a path with spaces, is one word.
+        indent: spaces before each line but the first; fewer where a long word needs the room.
+        columns: None: all on one line.
+        end: what each line but the last ends in.
+    """
+    lines: list[str] = []
+    for word in map(plain, words):
+        if lines and (columns is None or display_width(f"{lines[-1]} {word}{end}") <= columns):
+            lines[-1] += f" {word}"
+        else:
+            room = columns - display_width(word + end) if columns else indent
+            lines.append(" " * max(0, min(indent, room) if lines else 0) + word)
+    return f"{end}\n".join(line.rstrip() for line in lines)
+
+
+def display_width(text: str) -> int:
+    """Return how many columns of a terminal ``text`` takes: Chinese characters take two, combining accents none."""
+    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
+
+
+def terminal_width(stream: TextIO | None) -> int | None:
+    """Return how many columns the terminal that ``stream`` writes to has now, or None if it writes to no terminal."""
+    if stream is None or not stream.isatty():
+        return None
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        columns = 0
+    return columns or shutil.get_terminal_size().columns  # 0: a terminal that does not know its size
 
 
 def _echo(text: str, *, err: bool, nl: bool = True) -> None:
@@ -59,7 +106,7 @@ def notify(line: str) -> None:
     from snngan.training.distributed import is_first  # help needs no torch
 
     if is_first():
-        say(line, err=True)
+        say(wrap(line.split(" "), 2, terminal_width(sys.stderr)), err=True)
 
 
 def draw_plainly() -> None:
@@ -70,36 +117,55 @@ def draw_plainly() -> None:
 
 
 class Progress:
-    """One line that tells speed, losses, entanglement and time left; rewritten in place on a terminal."""
+    """One line with step, speed, time left and measured values: repainted on a terminal, printed every 10 s in a log.
 
-    def __init__(self, steps: int, batch_size: int) -> None:
-        self.steps, self.batch_size = steps, batch_size
-        self.in_place = sys.stderr is not None and sys.stderr.isatty()
+    Args:
+        steps: of the whole run.
+        batch_size: samples in each step.
+        noun: what the samples are called.
+    """
+
+    def __init__(self, steps: int, batch_size: int, noun: str) -> None:
+        self.steps, self.batch_size, self.noun = steps, batch_size, noun
+        self.in_place = terminal_width(sys.stderr) is not None
         self.first: tuple[int, float] | None = None  # the end of the first step, which warms up
-        self.shown = 0.0
+        self.printed_at = 0.0
+        self.measured: dict[str, tuple[int, float]] = {}
 
-    def __call__(self, step: int, scalars: dict[str, float]) -> None:
+    def __call__(self, step: int, measured: Mapping[str, float]) -> None:
+        """Print the line after ``step``, if it is time, given what was ``measured`` at this very step, by tag."""
+        self.measured |= {tag: (step, value) for tag, value in measured.items()}
         now = time.monotonic()
         if self.first is None:
             self.first = (step, now)
-        if now - self.shown < (0.2 if self.in_place else LINE_EVERY_SECONDS) and step < self.steps:
+        interval = REPAINTED_EVERY_SECONDS if self.in_place else LINE_EVERY_SECONDS
+        if now - self.printed_at < interval and step < self.steps:
             return
-        self.shown = now
-        parts = [f"step {step}/{self.steps}"]
-        done, seconds = step - self.first[0], now - self.first[1]
-        if done and seconds:
-            parts += [f"{done / seconds:.1f} steps/s", f"{done / seconds * self.batch_size:.0f} images/s"]
-        for name, tag in SHOWN_SCALARS:
-            if tag in scalars:
-                parts.append(f"{name} {scalars[tag]:.4g}")
-        if done:
-            parts.append(f"{duration((self.steps - step) * seconds / done)} left")
-        line = "  ".join(parts)
+        self.printed_at = now
+        line = self._line(step, step - self.first[0], now - self.first[1])
         _survive(f"\r\x1b[K{line}" if self.in_place else f"{line}\n", err=True, nl=False)
+
+    def _line(self, step: int, done: int, seconds: float) -> str:
+        """Return the line after ``step``, ``done`` steps in ``seconds``, without the parts that the terminal cuts."""
+        parts = [f"step {step}/{self.steps}"]
+        if done and seconds:
+            parts += [f"{done / seconds:.1f} steps/s", f"{duration((self.steps - step) * seconds / done)} left"]
+        for name, tag in SHOWN_SCALARS:
+            if tag in self.measured:
+                measured_at, value = self.measured[tag]
+                parts.append(f"{name} {value:.3g}" + (f" (step {measured_at})" if measured_at < step else ""))
+        if done and seconds:
+            parts.append(f"{done / seconds * self.batch_size:.0f} {self.noun}/s")
+        columns = terminal_width(sys.stderr)
+        if columns is None:
+            return "  ".join(parts)
+        while len(parts) > 1 and len("  ".join(parts)) >= columns:  # the last column is left to the cursor
+            parts.pop()
+        return "  ".join(parts)[: columns - 1]
 
     def end(self) -> None:
         """Leave the line."""
-        if self.in_place and self.shown:
+        if self.in_place and self.printed_at:
             _survive("\n", err=True, nl=False)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import torch
 
-from snngan.cli.output import Progress, duration, notify, say
+from snngan.cli.output import Progress, duration, notify, say, say_wrapped, terminal_width, wrap
 from snngan.cli.signals import caught_signals
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.config import ClassifyConfig, Plan, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.files import SaveError
@@ -85,14 +86,14 @@ def _prepared(
     plan = make(config, dataset)
     check_share(plan.batch_size)
     for line in describe(plan, dataset, device):
-        say(line)
+        say_wrapped(line, indent=11)
     given = Path(config.run_dir) if config.run_dir else None
     if config.dry_run:
-        say(f"run        {given or next_run_dir(plan)}")
+        say_wrapped("run       ", str(given or next_run_dir(plan)), indent=0)
         say("dry run: nothing was written")
         return None
     run = kind.create(given, plan, device) if given else kind.create_next(plan, device)
-    say(f"run        {run.path}")
+    say_wrapped("run       ", str(run.path), indent=0)
     return run, dataset
 
 
@@ -137,10 +138,11 @@ def _go_on(
     check_same_step(at)
     if at >= last:
         if first:
-            say(f"{path} is finished at step {at}; to train longer: snngan resume {folder.quoted} --steps {2 * at}")
+            longer = f"snngan resume {folder.quoted} --steps {2 * at}"
+            say_wrapped(f"{path} is finished at step {at}; to train longer:", longer)
         return
     if first:
-        say(f"resuming {path} at step {at} of {last}, on {device}")
+        say_wrapped(f"resuming {path} at step {at} of {last}, on {device}")
     if dry_run:
         return
     data = agreed(
@@ -180,9 +182,8 @@ def run_gan(
 ) -> None:  # fmt: skip
     """Train a generator from ``start``, if any, then say what was written and what to type next."""
     measure = figures_of(run, dataset, device, data_dir or run.plan.data_dir)
-    outcome = to_the_end(
-        run, run.plan.batch_size, partial(train_gan, run, dataset, device, start=start, measure=measure)
-    )
+    train = partial(train_gan, run, dataset, device, start=start, measure=measure)
+    outcome = to_the_end(run, dataset, run.plan.batch_size, train)
     if is_first():
         say_result(run, outcome)
 
@@ -192,21 +193,23 @@ def run_classifier(
 ) -> None:
     """Train a classifier from ``start``, if any, then say what came of it and what to type next."""
     size = run.plan.batch_size * len(run.plan.seeds)
-    outcome = to_the_end(run, size, partial(train_classifier, run, dataset, device, start=start))
+    outcome = to_the_end(run, dataset, size, partial(train_classifier, run, dataset, device, start=start))
     if is_first():
         say_classifier_result(run, outcome)
 
 
-def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callable[..., Outcome]) -> Outcome:
+def to_the_end(
+    run: RunFolder | ClassifierFolder, dataset: Dataset, batch_size: int, train: Callable[..., Outcome]
+) -> Outcome:
     """Return the outcome of ``train(should_stop=..., report=...)``, with a progress line, if it comes to its end.
 
     It exits with 130 or 143 if a signal ended the run.
     """
     first = is_first()
     with caught_signals() as caught:
-        progress = Progress(run.plan.steps, batch_size)
+        progress = Progress(run.plan.steps, batch_size, "points" if dataset.is_points else "images")
         try:
-            outcome = train(should_stop=lambda: bool(caught), report=progress if first else lambda step, scalars: None)
+            outcome = train(should_stop=lambda: bool(caught), report=progress if first else lambda *_: None)
         except SaveError as error:
             no_room = isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM
             what = "make room" if no_room else "mend that"
@@ -223,7 +226,7 @@ def to_the_end(run: RunFolder | ClassifierFolder, batch_size: int, train: Callab
         number = caught[0] if caught else signal.SIGTERM  # that another rank caught
         if first:
             name = signal.Signals(number).name
-            say(f"{name}: saved at step {outcome.step}; go on with: snngan resume {run.quoted}")
+            say_wrapped(f"{name}: saved at step {outcome.step}; go on with:", f"snngan resume {run.quoted}")
         sys.exit(128 + number)
     return outcome
 
@@ -247,45 +250,87 @@ def figures_of(run: RunFolder, dataset: Dataset, device: torch.device, data_dir:
 
 def say_result(run: RunFolder, outcome: Outcome) -> None:
     """Print what a finished run reached and wrote, and the next commands."""
-    spent = (outcome.tracking_seconds, outcome.measuring_seconds)
-    tracking, measuring = (seconds / outcome.seconds if outcome.seconds else 0.0 for seconds in spent)
-    say(
-        f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it entanglement "
-        f"readings, {measuring:.1%} other figures"
+    plan, scalars, seconds = run.plan, outcome.scalars, outcome.seconds or 1.0
+    say_wrapped(
+        f"trained {outcome.step} steps; {duration(seconds)} since this start, {outcome.tracking_seconds / seconds:.1%} "
+        f"of it on entanglement, {outcome.measuring_seconds / seconds:.1%} on other metrics"
     )
-    if "entanglement/input_score" in outcome.scalars:
-        say(
-            f"entanglement score {outcome.scalars['entanglement/input_score']:.3f} (1: not to be told from real), "
-            f"real anchors {outcome.scalars['entanglement/real_anchors']:.3f}, "
-            f"synthetic anchors {outcome.scalars['entanglement/fake_anchors']:.3f} (chance: 0.693)"
+    if "entanglement/input_score" in scalars:
+        say_wrapped(
+            f"entanglement score {scalars['entanglement/input_score']:.3f} "
+            "(higher is better; 1: samples cannot be told from real)"
         )
-    say(f"samples      {run.samples / f'step-{outcome.step:08d}.png'}")
-    say(f"metrics      {run.path / 'metrics.jsonl'}")
-    say(f"checkpoints  {run.checkpoints}")
-    say("next:")
-    say(f"  snngan sample {run.quoted} --count 100 --out grid.png")
-    say(f"  snngan interpolate {run.quoted} --out plane.png")
-    say(f"  snngan board {run.quoted}")
+        say_wrapped(
+            f"entanglement of real anchors {scalars['entanglement/real_anchors']:.3f}, of synthetic anchors "
+            f"{scalars['entanglement/fake_anchors']:.3f} (0.693 is ideal)"
+        )
+    say_wrapped("samples     ", str(run.samples / f"step-{outcome.step:08d}.png"), indent=0)
+    say_files(run)
+    say_commands(
+        [f"snngan sample {run.quoted} --count 100", *out_option(run, "grid.png")],
+        [f"snngan evaluate {run.quoted}"],
+        ["snngan entangle", shlex.quote(plan.dataset), run.quoted, *dataset_options(plan)],
+        [f"snngan report {run.quoted}", *out_option(run, "report.html")],
+    )
 
 
 def say_classifier_result(run: ClassifierFolder, outcome: Outcome) -> None:
     """Print what a finished classifier's run reached and wrote, and the next commands."""
-    scalars, plan = outcome.scalars, run.plan
-    tracking = outcome.tracking_seconds / outcome.seconds if outcome.seconds else 0.0
-    say(f"trained {outcome.step} steps; {duration(outcome.seconds)} in all, {tracking:.1%} of it readings")
-    for half, words in (("train", "training images"), ("test", "held-out images")):
-        say(
-            f"{words:16} accuracy {scalars[f'accuracy/{half}']:.2%}, cross-entropy "
-            f"{scalars[f'cross_entropy/{half}']:.4g}, calibration error {scalars[f'calibration_error/{half}']:.4f}"
+    plan, scalars, seconds = run.plan, outcome.scalars, outcome.seconds or 1.0
+    say_wrapped(
+        f"trained {outcome.step} steps; {duration(seconds)} since this start, {outcome.tracking_seconds / seconds:.1%} "
+        "of it on metrics"
+    )
+    for half, words in (("train", "training"), ("test", "held out")):
+        say_wrapped(
+            f"{words:13} accuracy {scalars[f'accuracy/{half}']:.2%}, cross-entropy "
+            f"{scalars[f'cross_entropy/{half}']:.3g}, calibration error {scalars[f'calibration_error/{half}']:.4f}",
+            indent=14,
         )
     if len(plan.seeds) > 1:
         values = [scalars[f"seed-{seed}/accuracy/test"] for seed in plan.seeds]
         _, low, high = mean_interval(values)
-        say(f"over {len(values)} seeds     best {max(values):.2%}, 95 % interval of the mean {low:.2%} to {high:.2%}")
+        say_wrapped(
+            f"{f'over {len(values)} seeds':13} best {max(values):.2%} held out, "
+            f"95 % interval of the mean {low:.2%} to {high:.2%}",
+            indent=14,
+        )
     for layer in plan.layers:
         say(f"  entanglement of {layer}: {scalars[f'entanglement/test/{layer}']:.4f}")
-    say(f"metrics      {run.path / 'metrics.jsonl'}")
-    say(f"checkpoints  {run.checkpoints}")
+    say_files(run)
+    say_commands(
+        [f"snngan classify evaluate {run.quoted}"],
+        [f"snngan report {run.quoted}", *out_option(run, "report.html")],
+        [f"snngan board {run.quoted}"],
+    )
+
+
+def say_files(run: RunFolder | ClassifierFolder) -> None:
+    """Print where the measured values and the checkpoints are."""
+    say_wrapped("metrics     ", str(run.path / "metrics.jsonl"), indent=0)
+    say_wrapped("checkpoints ", str(run.checkpoints), indent=0)
+
+
+def say_commands(*commands: Sequence[str]) -> None:
+    """Print what to type next; on a terminal a long command is broken as a shell takes it."""
     say("next:")
-    say(f"  snngan classify evaluate {run.quoted}")
-    say(f"  snngan board {run.quoted}")
+    for first, *words in commands:
+        say(wrap([f"  {first}", *words], 6, terminal_width(sys.stdout), " \\"))
+
+
+def out_option(run: RunFolder | ClassifierFolder, name: str) -> list[str]:
+    """Return the words that let a command write the file ``name`` of the run's folder, over an older one too."""
+    path = run.path / name
+    return [f"--out {shlex.quote(str(path))}", *(["--force"] if path.exists() else [])]
+
+
+def dataset_options(plan: Plan) -> list[str]:
+    """Return the options by which another command reads the run's data set as the run did."""
+    is_folder = plan.dataset.startswith("folder:")
+    size = plan.image_shape[1] if is_folder else plan.image_size
+    options = [] if size is None else [f"--image-size {size}"]
+    if plan.skip_broken and is_folder:
+        options.append("--skip-broken")
+    if ":" not in plan.dataset and plan.data_dir != str(data_folder().absolute()):
+        options.append(f"--data-dir {shlex.quote(str(plan.data_dir))}")
+    return options

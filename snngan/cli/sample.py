@@ -35,5 +35,5 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     generator = generator_of(folder, choose_device(device), notify)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)
-    tell(f"{count} images -> {out}")
+    tell(f"{count} {'points' if folder.plan.is_points else 'images'} -> {out}")
     tell(f"next:\n  snngan interpolate {folder.quoted} --out plane.png")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from snngan.cli.options import GroupedCommand, options_of
-from snngan.cli.output import tell
+from snngan.cli.output import tell, terminal_width, wrap
 from snngan.config import TrainConfig
 
 
@@ -24,6 +25,7 @@ def train(**values: Any) -> None:
     from snngan.training.runlog import RunFolder
 
     if "help" in config.set:
-        tell(describe_settings(config.objective, config.arch))
+        for line in describe_settings(config.objective, config.arch).splitlines():
+            tell(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
         return
     begin(config, RunFolder, check_config, make_plan, describe_plan, run_gan)

@@ -58,7 +58,7 @@ def train_classifier(
     *,
     start: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    report: Report = lambda step, scalars: None,
+    report: Report = lambda step, measured: None,
 ) -> Outcome:
     """Train the networks of ``run.plan`` on ``dataset`` and leave checkpoints and metrics in the run's folder.
 
@@ -68,7 +68,7 @@ def train_classifier(
         device: where the networks and the data are.
         start: the checkpoint to go on from; on a CPU the result is bit-equal to an unbroken run's.
         should_stop: asked after each step; if true, the run saves and returns.
-        report: called after each step with the latest scalars by TensorBoard tag.
+        report: called after each step with what was measured at it, by TensorBoard tag.
 
     Raises:
         DivergedError: a loss or a weight is not finite.
@@ -121,8 +121,7 @@ def train_classifier(
         losses, cross_entropies = members.backward(images, labels, alpha)
         watch.note(step, "classifier", losses, networks)
         watch.note(step, "cross_entropy", cross_entropies, networks)
-        if step % watch.check_every == 0:
-            scalars = scalars | watch.check()  # before anything follows from them
+        measured = watch.check() if step % watch.check_every == 0 else {}  # before anything follows from them
         average_gradients(parameters_of(members.optimizer))
         members.optimizer.step()
         del images, labels
@@ -131,18 +130,19 @@ def train_classifier(
         stopping = any_rank(should_stop())
         reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         if reading or saving:
-            scalars = scalars | watch.check()
+            measured |= watch.check()
             check_weights(step, named(), members.remembered(), remedies)
         if not first:
             continue
         if reading:
             before = time.monotonic()
-            scalars = scalars | gauge.read()
+            measured |= gauge.read()
             tracking_seconds += time.monotonic() - before
-            run.log(step, scalars)
+            run.log(step, measured)
         if saving:
             run.save(step, snapshot(step, members, batches, device))
-        report(step, scalars)
+        scalars = scalars | measured
+        report(step, measured)
 
     told_by_first(None)  # no rank leaves before the first has saved
     return Outcome(step, step == plan.steps, scalars, time.monotonic() - started, tracking_seconds, 0.0)

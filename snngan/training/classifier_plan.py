@@ -19,7 +19,7 @@ from snngan.losses.temperature import parse_temperature
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS, Classifier
 from snngan.robustness.rule import Attack, parse_attack
-from snngan.training.plan import check_written, option_values, parse_settings, read_shape
+from snngan.training.plan import check_written, describe_samples, option_values, parse_settings, read_shape
 
 MOST_SEEDS = 1000
 
@@ -200,7 +200,6 @@ def build_classifier(plan: ClassifyPlan) -> Classifier:
 
 def describe_classify_plan(plan: ClassifyPlan, dataset: Dataset, device: torch.device) -> list[str]:
     """Return what a run will do, a line each for data, network, loss and training."""
-    size = "x".join(map(str, plan.image_shape))
     options = ", ".join(f"{name}={value}" for name, value in plan.arch_options.items())
     loss = "cross-entropy"
     if plan.alpha or plan.alpha_final:
@@ -209,14 +208,14 @@ def describe_classify_plan(plan: ClassifyPlan, dataset: Dataset, device: torch.d
         over = "" if plan.over_layers == "sum" else f"{plan.over_layers} "
         loss += f" + {alpha} * {over}{how[0]} of {', '.join(plan.layers)} ({plan.distance}{how[1]})"
     if plan.adversary is not None:
-        loss += f", of images moved by {plan.adversary}"
+        loss += f", of {'points' if dataset.is_points else 'images'} moved by {plan.adversary}"
     rate = f"{plan.learning_rate:g}"
     if plan.learning_rate_final != plan.learning_rate:
         rate += f" to {plan.learning_rate_final:g}"
     seeds = ", ".join(map(str, plan.seeds))
     return [
-        f"data       {plan.dataset}: {len(dataset.train_images)} images {size} of {plan.num_classes} classes, "
-        f"{len(dataset.test_images)} held out",
+        f"data       {plan.dataset}: {len(dataset.train_images)} {describe_samples(dataset)} of {plan.num_classes} "
+        f"classes, {len(dataset.test_images)} held out",
         f"network    {plan.arch}" + (f" ({options})" if options else ""),
         f"loss       {loss}",
         f"training   {plan.steps} steps of {plan.batch_size}, {plan.optimizer}, learning rate {rate}, "

@@ -52,7 +52,7 @@ def train_gan(
     start: Mapping[str, Any] | None = None,
     measure: Measure = lambda step, players: {},
     should_stop: Callable[[], bool] = lambda: False,
-    report: Report = lambda step, scalars: None,
+    report: Report = lambda step, measured: None,
 ) -> Outcome:
     """Train the players of ``run.plan`` on ``dataset`` and leave checkpoints, samples and metrics in the run's folder.
 
@@ -64,7 +64,7 @@ def train_gan(
         measure: called every ``evaluate_every`` steps and at the last one; what it returns is logged by TensorBoard
             tag. It must not draw from torch's global generator.
         should_stop: asked after each step; if true, the run saves and returns.
-        report: called after each step with the latest scalars by TensorBoard tag.
+        report: called after each step with what was measured at it, by TensorBoard tag.
 
     Raises:
         DivergedError: a loss or a weight is not finite.
@@ -113,8 +113,7 @@ def train_gan(
         showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         reading = step % plan.track_every == 0 or last
         measuring = plan.evaluate_every > 0 and (step % plan.evaluate_every == 0 or last)
-        if checking or reading or measuring or showing or saving:
-            scalars = scalars | watch.check()
+        measured = watch.check() if checking or reading or measuring or showing or saving else {}
         if reading or measuring or showing or saving:
             check_weights(step, networks_of(players), remembered_by(players), remedies)
         if not first:
@@ -126,16 +125,17 @@ def train_gan(
             measuring_seconds += time.monotonic() - before
         if reading:
             before = time.monotonic()
-            scalars = scalars | gauge.read(step)
+            measured |= gauge.read(step)
             tracking_seconds += time.monotonic() - before
         if reading or figures:
-            run.log(step, (scalars if reading else {}) | figures)
+            run.log(step, (measured if reading else {}) | figures)
         if showing:
             run.log_samples(step, gauge.samples(step), gauge.real[:SHOWN])
         if saving:
             gauge.show_projection(run, step)
             run.save(step, snapshot(step, players, batches, noise, device))
-        report(step, scalars)
+        scalars = scalars | measured
+        report(step, measured)
 
     told_by_first(None)  # no rank leaves before the first has saved
     return Outcome(

@@ -207,7 +207,7 @@ def read_settings(settings: Iterable[str], owner_of: Mapping[str, type], kind: s
 
 def describe_plan(plan: Plan, dataset: Dataset, device: torch.device) -> list[str]:
     """Return what a run will do, a line each for data, objective, networks and training."""
-    size = "x".join(map(str, plan.image_shape))
+    samples = describe_samples(dataset)
     has_discriminator = build_objective(plan).discriminator_dim is not None
     optimization = option_values(plan.optimization)
     if plan.optimization.discriminator_learning_rate is None or not has_discriminator:
@@ -222,11 +222,16 @@ def describe_plan(plan: Plan, dataset: Dataset, device: torch.device) -> list[st
     chosen = text(plan.objective_options)
     ways = ", compiled" * plan.compile + ", CUDA graph" * plan.cuda_graph
     return [
-        f"data       {plan.dataset}: {len(dataset.train_images)} images {size}, {len(dataset.test_images)} held out",
+        f"data       {plan.dataset}: {len(dataset.train_images)} {samples}, {len(dataset.test_images)} held out",
         f"objective  {plan.objective}" + (f" ({chosen})" if chosen else ""),
         f"networks   {plan.arch} ({text(plan.arch_options)})",
         f"training   {text(optimization)}, seed={plan.seed}, {plan.precision}{ways} on {device}",
     ]
+
+
+def describe_samples(dataset: Dataset) -> str:
+    """Return what the samples of a data set are, such as ``images 1x28x28``."""
+    return "points of the plane" if dataset.is_points else f"images {'x'.join(map(str, dataset.image_shape))}"
 
 
 def is_discriminators(name: str) -> bool:

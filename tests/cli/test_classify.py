@@ -35,7 +35,7 @@ def test_what_is_said(trained: str, cli: Cli) -> None:
         "training   4 steps of 64, adam, learning rate 0.001, seeds 0, 1, fp32 on cpu",
         "run        run",
         "trained 4 steps",
-        "over 2 seeds     best",
+        "over 2 seeds  best",
         "entanglement of fc2:",
         "snngan classify evaluate run",
     ):

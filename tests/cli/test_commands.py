@@ -87,16 +87,13 @@ def test_train(cli: Cli, tiny: str, objective: str) -> None:
         assert path.exists()
     following = said.out.split("next:\n")[1].splitlines()
     assert all(line.startswith("  snngan ") and str(run) in line for line in following)
-    for line in following[:2]:
-        cli(shlex.split(line)[1:])
-        assert Path(shlex.split(line)[-1]).is_file()
 
 
 def test_progress(cli: Cli, tiny: str) -> None:
     lines = cli(f"train {tiny} --objective gan --steps 5").err.splitlines()
-    assert re.fullmatch(r"step 1/5  loss G \d\S*  loss D \d\S*  entanglement [01]\S*", lines[0])
-    speed = r"\d+\.\d steps/s  \d+ images/s"
-    assert re.fullmatch(rf"step 5/5  {speed}  loss G .* entanglement [01]\S*  0:00 left", lines[-1])
+    assert re.fullmatch(r"step 1/5  loss G \d\S*  loss D \d\S*", lines[0])
+    values = r"entanglement [01]\S*  loss G \d\S*  loss D \d\S*"
+    assert re.fullmatch(rf"step 5/5  \d+\.\d steps/s  0:00 left  {values}  \d+ images/s", lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +110,7 @@ def test_on_a_terminal_the_line_is_rewritten_and_then_left(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     err = cli(f"train {tiny} --objective gan --steps 5").err
     assert err.startswith("\r\x1b[Kstep 1/5 ")
-    assert re.search(r"\r\x1b\[Kstep 5/5 .* 0:00 left\n$", err)
+    assert re.search(r"\r\x1b\[Kstep 5/5 .* 0:00 left  [^\r]*\n$", err)
     assert err.count("\n") == 1
     monkeypatch.setattr(NonSaturating, "generator_loss", lambda *args: args[-1].sum() * (float("nan")))
     err = cli(f"train {tiny} --objective gan --steps 5", 1).err
@@ -272,14 +269,6 @@ def test_data(cli: Cli, tmp_path: Path) -> None:
     said = cli("data prepare digits --data-dir d")
     assert "digits: 1618 training and 179 held-out images of 1x8x8" in said.out
     assert said.out.endswith("next:\n  snngan train --dataset digits --data-dir d\n")
-
-
-def test_doctor(cli: Cli, tmp_path: Path) -> None:
-    text = cli("doctor").out
-    assert re.match(r"snngan \S+, Python 3\.\d+", text)
-    assert "device: " in text
-    assert text.endswith("problems: none\n")
-    assert not list(tmp_path.iterdir())
 
 
 def test_board_hands_over_to_tensorboard(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

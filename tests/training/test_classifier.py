@@ -23,10 +23,11 @@ from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS
 from snngan.robustness.rule import parse_attack
+from snngan.training import classifier
 from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.classifier import along, calibration_error, falling, train_classifier
 from snngan.training.classifier_plan import classify_plan_from_json, make_classify_plan, parse_seeds
-from snngan.training.loop import DivergedError
+from snngan.training.loop import DivergedError, LossWatch
 from snngan.training.members import InTurn, Vectorised, build_members, build_network, starts_of
 from snngan.training.runlog import ClassifierFolder, RunFolder, open_folder
 
@@ -236,6 +237,30 @@ def test_it_learns_and_the_readings_are_right(make: Make, labelled: Dataset) -> 
     assert outcome.scalars["cross_entropy/train"] == pytest.approx(
         float(F.cross_entropy(logits, labelled.train_labels))
     )
+
+
+@pytest.mark.parametrize(("every", "losses"), [(1, range(1, 11)), (4, (4, 5, 6, 8, 10))])
+def test_only_what_is_measured_at_a_step_is_reported(
+    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, losses: list[int]
+) -> None:
+    """Losses at each step or, as on a GPU, now and then and where something is read or saved."""
+    monkeypatch.setattr(classifier, "LossWatch", lambda check_every, explain: LossWatch(every, explain))
+    run = make("run", seeds="0:2", steps=10, track_every=5, checkpoint_every=6)
+    reported: dict[int, dict[str, float]] = {}
+
+    def note(step: int, measured: dict[str, float]) -> None:
+        reported[step] = dict(measured)
+
+    train_classifier(run, labelled, CPU, report=note)
+    assert list(reported) == list(range(1, 11))
+    assert [step for step in reported if "loss/classifier" in reported[step]] == list(losses)
+    assert [step for step in reported if "accuracy/test" in reported[step]] == [5, 10]
+    for row in metrics(run)[1:]:
+        assert reported[int(row["step"])] | {"step": row["step"]} == row
+    run.set_steps(12)
+    train_classifier(run, labelled, CPU, start=load_newest(run.checkpoints, holds="members"), report=note)
+    assert "accuracy/test" not in reported[11]
+    assert ("loss/classifier" in reported[11]) == (every == 1)
 
 
 def test_what_is_read_is_the_same_in_every_run(make: Make, labelled: Dataset) -> None:

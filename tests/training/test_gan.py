@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from snngan.config import Plan
 from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES, NonSaturating, PixelEntanglement
+from snngan.training import gan
 from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.gan import Gauge, networks_of, remembered_by, train_gan
 from snngan.training.loop import DivergedError, LossWatch, check_weights
@@ -123,13 +124,37 @@ def test_resuming_needs_a_checkpoint_and_the_same_data(run_of: Callable[..., Run
 def test_the_intervals(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
     run = run_of("run", steps=7, track_every=3, sample_every=4, checkpoint_every=5)
     reported: list[int] = []
-    outcome = train_gan(run, dataset, CPU, report=lambda step, scalars: reported.append(step))
+    outcome = train_gan(run, dataset, CPU, report=lambda step, measured: reported.append(step))
     assert reported == list(range(1, 8))
     assert [line["step"] for line in metrics(run)] == [0, 3, 6, 7]
     assert sorted(path.name for path in run.samples.iterdir()) == [f"step-{step:08d}.png" for step in (0, 4, 7)]
     assert sorted(path.name for path in run.checkpoints.glob("*.pt")) == ["step-00000005.pt", "step-00000007.pt"]
     assert outcome.scalars == {key: value for key, value in metrics(run)[-1].items() if key != "step"}
     assert 0 < outcome.tracking_seconds < outcome.seconds
+
+
+@pytest.mark.parametrize(("every", "losses"), [(1, range(1, 11)), (4, (4, 5, 6, 8, 10))])
+def test_only_what_is_measured_at_a_step_is_reported(
+    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, losses: list[int]
+) -> None:
+    """Losses at each step or, as on a GPU, now and then and where something is read or written."""
+    monkeypatch.setattr(gan, "LossWatch", lambda check_every, explain: LossWatch(every, explain))
+    run = run_of("run", objective="gan", steps=10, track_every=5, sample_every=6, checkpoint_every=100)
+    reported: dict[int, dict[str, float]] = {}
+
+    def note(step: int, measured: dict[str, float]) -> None:
+        reported[step] = dict(measured)
+
+    train_gan(run, dataset, CPU, report=note)
+    assert list(reported) == list(range(1, 11))
+    assert [step for step in reported if "loss/generator" in reported[step]] == list(losses)
+    assert [step for step in reported if "entanglement/input" in reported[step]] == [5, 10]
+    for row in metrics(run)[1:]:
+        assert reported[int(row["step"])] | {"step": row["step"]} == row
+    run.set_steps(12)
+    train_gan(run, dataset, CPU, start=load_newest(run.checkpoints), report=note)
+    assert "entanglement/input" not in reported[11]
+    assert ("loss/generator" in reported[11]) == (every == 1)
 
 
 def test_a_stop_at_the_last_step_is_an_end(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
