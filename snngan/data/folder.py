@@ -95,7 +95,7 @@ def choose_size(paths: Sequence[Path], notify: Callable[[str], None]) -> int:
         return statistics.mode([side for side, _ in sides] or [SIZES[0]])
     size = next(size for size in SIZES if size <= side)
     if size < SIZES[0]:
-        notify(f"image size {size}, as {path.name} has a side of {side} pixels; --image-size sets another")
+        notify(f"image size {size}, because {path.name} has a side of {side} pixels; --image-size sets another")
     return size
 
 

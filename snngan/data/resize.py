@@ -30,9 +30,10 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     from PIL import Image
 
     resized = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    for image, target in zip(images, resized, strict=True):  # one by one: no second copy of a large set
-        picture = Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy())
-        target.copy_(torch.from_numpy(picture_to_array(resize_picture(picture, size))))
+    pixels, targets = images.permute(0, 2, 3, 1).numpy(), resized.numpy()
+    for row, image in enumerate(pixels):  # one by one: no second copy of a large set
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
+        targets[row] = picture_to_array(resize_picture(picture, size))
     return resized
 
 

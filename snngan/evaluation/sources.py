@@ -159,9 +159,9 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
     first = read_picture(paths[0], image_size)
     headers = [read_header(each) for each in paths]
     channels = 1 if all(each is not None and each.is_gray for each in headers) else 3
-    as_is = image_size is None or all(
-        each is None or (each.width, each.height) == (image_size, image_size) for each in headers
-    )
+    resize = "none"
+    if image_size is not None and any(each and {each.width, each.height} != {image_size} for each in headers):
+        resize = describe_resize(image_size)
     state = hashlib.blake2b(f"{image_size}".encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
@@ -181,7 +181,7 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
     return ImageSource(
         f"folder {folder.name}", len(paths), (channels, height, width), state.hexdigest(),
         None if labels is None else labels[order], read, split if len(halves) == 2 else None,
-        resize="none" if as_is or image_size is None else describe_resize(image_size),
+        resize=resize,
     )  # fmt: skip
 
 

@@ -119,14 +119,20 @@ def test_folders_of_pictures(refused: Cli, cli: Cli, tiny: str) -> None:
     for number in range(20):
         picture(Path(f"pictures/{number}.png"), number)
     Path("pictures/broken.png").write_bytes(Path("pictures/3.png").read_bytes()[:40])
-    refused(f"train {options}", r"pictures/broken\.png cannot be read: .*; mend or remove it, or use --skip-broken")
+    refused(f"train {options}", r"pictures/broken\.png cannot be read: .*; repair or remove it, or use --skip-broken")
     said = cli(f"train {options} --skip-broken --run-dir run")
     assert "left out 1 of 21 images that cannot be used, the first: pictures/broken.png" in said.err
     cli("resume run --steps 2")  # remembers --skip-broken and --image-size
     Path("pictures/broken.png").unlink()
     picture(Path("pictures/small.png"), size=(16, 7))
-    refused(f"train {options}", r"pictures/small\.png is 16x7, smaller than --image-size 8; use 7 or less")
-    refused(f"train {options} --skip-broken", r"pictures/small\.png is 16x7, smaller")
+    refused(
+        f"train {options}", r"pictures/small\.png is 16x7, too small for images of 8x8; remove it, or use --skip-brok"
+    )
+    said = cli(f"train {options} --skip-broken --run-dir second")
+    assert "left out 1 of 21 images that cannot be used, the first: pictures/small.png (16x7, too small" in said.err
+    options = options.replace("--image-size 8", "--skip-broken --run-dir third")
+    assert "image size 16, because 0.png has a side of 16 pixels" in cli(f"train {options}").err
+    cli("resume third --steps 2")  # at the same size
 
 
 def test_too_few_pictures(refused: Cli, tiny: str) -> None:
@@ -139,13 +145,13 @@ def test_too_few_pictures(refused: Cli, tiny: str) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((40, 1, 8, 8), np.int64), r"few\.npz: images are int64; expected uint8 \(0 to 255\), or floats"),
+        (np.full((40, 1, 8, 8), 256), r"few\.npz: images are int64 from 256 to 256; expected 0 to 255"),
         (
             np.full((40, 1, 8, 8), np.nan),
             r"few\.npz: images are floats from nan to nan; expected \[-1, 1\] without NaN",
         ),
         (np.full((40, 1, 8, 8), 255.0), r"few\.npz: images are floats from 255 to 255; expected \[-1, 1\]"),
-        (np.zeros((40, 8, 8, 3), np.uint8), r"few\.npz: images have shape \(40, 8, 8, 3\); expected .*transpose"),
+        (np.zeros((40, 8, 8, 4), np.uint8), r"few\.npz: images have shape \(40, 8, 8, 4\); expected .*\[\.\.\., :3\]"),
         (np.zeros((40, 64), np.uint8), r"few\.npz: images have 2 dimensions"),
         (np.zeros((0, 1, 8, 8), np.uint8), r"few\.npz: the training half \(images\) is empty"),
         (np.array([{}, {}]), r"few\.npz: images cannot be read \(it holds Python objects, which are"),

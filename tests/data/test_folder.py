@@ -74,7 +74,7 @@ def test_the_default_size_is_the_largest_that_all_have(
     first, second = load(tmp_path, None, told=told), load(tmp_path, None)
     assert first.image_shape == (3, expected, expected)
     assert first.digest() == second.digest()  # as a run that is resumed checks
-    assert (f"image size {expected}, as " in " ".join(told)) == (8 <= expected < 64)
+    assert (f"image size {expected}, because " in " ".join(told)) == (8 <= expected < 64)
 
 
 def test_default_sizes_are_those_of_every_architecture() -> None:
