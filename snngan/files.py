@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 def check_local(text: str | os.PathLike[str]) -> None:
     """Raise ``ValueError`` where ``text`` is a URL, which would be taken for a folder of a strange name."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(text)):
+    if re.search(r"(^|:)(?!folder:|npz:)[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(text)):
         raise ValueError(
             f"paths must be on this machine, got the URL {text}: download it first, or mount it as a folder"
         )
+
+
+def check_absent(path: Path, *, force: bool) -> None:
+    """Raise ``ValueError`` if there is something at ``path``, which a command may replace with ``force`` only."""
+    if os.path.lexists(path) and not force:
+        raise ValueError(f"{path} exists already: give another --out, or --force to replace it")
 
 
 class SaveError(RuntimeError):

@@ -61,8 +61,6 @@ class Commands(NamedGroup):
         # one's own, and a loss over tiles, many short pieces of work, 2.5 times. So they spin a little, then sleep.
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-        if sys.platform == "win32":
-            fail("snngan runs on Linux and macOS; on Windows use it in WSL (the Windows Subsystem for Linux)")
         words = list(sys.argv[1:] if args is None else args)
         if one_of_several() and not any(words[: len(each)] == each for each in ON_SEVERAL):
             fail("torchrun is for train, classify train and resume; start this command without it")

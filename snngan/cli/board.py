@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from snngan.cli.options import LocalPath
+
 
 @click.command(epilog="Example:  snngan board runs --port 6006")
-@click.argument("runs", type=click.Path(path_type=Path), default=Path("runs"))
+@click.argument("runs", type=LocalPath(), default=Path("runs"))
 @click.option(
     "--port", default=6006, show_default=True, type=click.IntRange(0, 65535), help="on localhost; 0: any free one"
 )

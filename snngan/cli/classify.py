@@ -12,6 +12,7 @@ import click
 from snngan.cli.options import (
     MOST,
     GroupedCommand,
+    LocalPath,
     NamedGroup,
     data_dir_option,
     device_option,
@@ -55,7 +56,7 @@ def train(**values: Any) -> None:
 @click.option("--attack", metavar="NAME", help="fgsm, bim or pgd")
 @click.option("--epsilon", type=numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]")
 @click.option("--attack-steps", type=click.IntRange(1, 10**6), help="of bim [10] or pgd [40]")
-@click.option("--source", type=click.Path(path_type=Path), metavar="RUN", help="attacks made on that one [RUN itself]")
+@click.option("--source", type=LocalPath(), metavar="RUN", help="attacks made on that one [RUN itself]")
 @click.option("--dknn", is_flag=True, help="judge by the nearest training images in each layer, too")
 @click.option("--points", type=click.IntRange(1, MOST), help="how many training images --dknn looks among [all]")
 @click.option("--count", type=click.IntRange(1, MOST), help="images attacked or judged [1000]")

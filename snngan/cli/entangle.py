@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.options import MOST, SEED, data_dir_option, device_option
+from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option
 from snngan.cli.output import draw_plainly, notify, tell
 
 if TYPE_CHECKING:
@@ -41,15 +41,16 @@ if TYPE_CHECKING:
 @click.option("--skip-broken", is_flag=True, help="leave out unreadable pictures of a folder")
 @click.option("--image-size", type=click.IntRange(1, 4096), help="to shrink and crop a folder's images or a set to")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise and of the permutations")
-@click.option("--out", type=click.Path(path_type=Path), help="a new folder for the curve and two grids of images")
+@click.option("--out", type=LocalPath(), help="a new folder for the curve and two grids of images")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@force_option
 @data_dir_option
 @device_option
 @explain_memory("a smaller --count or --image-size")
 def entangle(
     first: str, second: str, space: str | None, split: str, count: int | None, features: str | None, download: bool,
-    skip_broken: bool, image_size: int | None, seed: int, out: Path | None, as_json: bool, data_dir: str | None,
-    device: str,
+    skip_broken: bool, image_size: int | None, seed: int, out: Path | None, as_json: bool, force: bool,
+    data_dir: str | None, device: str,
 ) -> None:  # fmt: skip
     """Say how entangled the images of A (the real ones) and B are, and whether they can be told apart.
 
@@ -59,13 +60,13 @@ def entangle(
     """
     from snngan.data.datasets import data_folder
     from snngan.evaluation.choice import choose_extractor, default_extractor, labeled_set, projection_of
-    from snngan.evaluation.comparison import check_new_folder, compare_sources
+    from snngan.evaluation.comparison import check_folder, compare_sources
     from snngan.evaluation.features import Pixels
     from snngan.evaluation.sources import open_source
     from snngan.training.device import choose_device
 
     if out is not None:
-        check_new_folder(out)
+        check_folder(out, force=force)
     features = features or ("inception" if download else None)
     space = space or ("features" if features else "pixel")
     if space != "features" and features:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snngan.cli import explain_memory
+from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
 from snngan.cli.options import MOST, SEED, data_dir_option, device_option
 from snngan.cli.output import notify, tell
 
 if TYPE_CHECKING:
     from snngan.evaluation.features import Extractor
     from snngan.evaluation.sources import ImageSource
-    from snngan.training.runlog import RunFolder
 
 
 @click.command(epilog="Example:  snngan evaluate runs/0001-mnist-snnl-pixel --metrics fid,kid")
 @click.argument("run", required=False)
-@click.option(
-    "--reference", "--against", metavar="SET", help="the real images, given as RUN is [the run's data set]"
-)  # fmt: skip
+@click.option("--reference", metavar="SET", help="the real images, given as RUN is [the run's data set]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
 @click.option("--count", default=10000, show_default=True, type=click.IntRange(2, MOST), help="images of each side")
 @click.option(
@@ -118,20 +115,8 @@ def evaluate(
         except OSError as error:
             notify(f"{opened_run.path / measure.EVALUATIONS} could not be written ({error.strerror}); going on without")
         if not as_json:
-            tell("next:")
-            for command in next_commands(opened_run, given_data_dir):
-                tell(f"  {command}")
-
-
-def next_commands(run: RunFolder, data_dir: str | None) -> Iterator[str]:
-    """Yield commands for after a run was evaluated; what they write lies in its folder."""
-    from snngan.data.datasets import data_folder
-
-    options, place = "", data_dir or run.plan.data_dir
-    if run.plan.image_size is not None:
-        options += f" --image-size {run.plan.image_size}"
-    if place is not None and Path(place).absolute() != data_folder().absolute():
-        options += f" --data-dir {shlex.quote(place)}"
-    yield f"snngan sample {run.quoted} --count 100 --out {run.quoted}/grid.png"
-    yield f"snngan entangle {shlex.quote(run.plan.dataset)} {run.quoted}{options}"
-    yield f"snngan report {run.quoted} --out {run.quoted}/report.html"
+            tell_next_commands(
+                [f"snngan sample {opened_run.quoted} --count 100", *out_option(opened_run, "grid.png")],
+                compare_command(opened_run, given_data_dir),
+                [f"snngan report {opened_run.quoted}", *out_option(opened_run, "report.html")],
+            )

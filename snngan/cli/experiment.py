@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import NamedGroup, data_dir_option, device_option
+from snngan.cli.options import LocalPath, NamedGroup, data_dir_option, device_option, force_option
 from snngan.cli.output import draw_plainly, notify, tell, terminal_width, wrap
 from snngan.experiments import PRESETS
 
@@ -37,13 +37,14 @@ def list_experiments(word: str) -> None:
 @click.option("--dataset", metavar="NAME", help="the data set, if not the preset's")
 @click.option("--regularizer", metavar="NAMES", help="of dknn-calibration: snnl, triplet or both, with a comma")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="a setting that --dry-run shows, changed")
-@click.option("--out", type=click.Path(path_type=Path), help="its folder [experiments/NAME-PRESET]")
+@click.option("--out", type=LocalPath(), help="its folder [experiments/NAME-PRESET]")
+@force_option
 @data_dir_option
 @device_option
 @click.option("--dry-run", is_flag=True, help="say what would be run, and stop")
 def run(
     name: str, preset: str, dataset: str | None, regularizer: str | None, settings: tuple[str, ...],
-    out: Path | None, data_dir: str | None, device: str, dry_run: bool,
+    out: Path | None, force: bool, data_dir: str | None, device: str, dry_run: bool,
 ) -> None:  # fmt: skip
     """Run experiment NAME: figures, numbers.json and result.md in its folder.
 
@@ -65,7 +66,7 @@ def run(
         return
     draw_plainly()
     setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify)
-    finding = run_experiment(name, preset, setting, shlex.join(words), settings)
+    finding = run_experiment(name, preset, setting, shlex.join(words), settings, force=force)
     for line in finding.text:
         tell(line)
     tell(f"figures, numbers.json, result.md -> {folder}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import SEED, device_option, run_argument
+from snngan.cli.next_commands import compare_command, tell_next_commands
+from snngan.cli.options import SEED, LocalPath, device_option, force_option, run_argument
 from snngan.cli.output import notify, tell
 
 
@@ -14,18 +15,19 @@ from snngan.cli.output import notify, tell
 @run_argument
 @click.option("--side", default=15, show_default=True, type=click.IntRange(2, 200), help="images a row and a column")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of the plane")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="plane.png (or .npz, or folder/)")
+@click.option("--out", required=True, type=LocalPath(), help="plane.png (or .npz, or folder/)")
+@force_option
 @device_option
-def interpolate(run: Path, side: int, seed: int, out: Path, device: str) -> None:
+def interpolate(run: Path, side: int, seed: int, out: Path, force: bool, device: str) -> None:
     """Draw the images over a plane through RUN's noise space: two directions, walked on great circles."""
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
     from snngan.training.runlog import RunFolder
     from snngan.training.sampling import generator_of, plane, sample_images
 
-    check_target(out)
+    check_target(out, force=force)
     folder = RunFolder.open(run)
     generator = generator_of(folder, choose_device(device), notify)
     export_images(sample_images(generator, plane(folder.latent_dim, side, seed)), out, columns=side)
     tell(f"{side} x {side} {'points' if folder.plan.is_points else 'images'} -> {out}")
-    tell(f"next:\n  snngan board {folder.quoted}")
+    tell_next_commands([f"snngan evaluate {folder.quoted}"], compare_command(folder), [f"snngan board {folder.quoted}"])

@@ -153,7 +153,7 @@ SEED = click.IntRange(min=0)
 MOST = 10**7
 """Images in one figure: beyond it lies a slip of the hand."""
 run_argument = click.argument("run", type=LocalPath())
-force_option = click.option("--force", is_flag=True, help="replace what is there")
+force_option = click.option("--force", is_flag=True, help="replace an existing --out")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
 data_dir_option = click.option(
     "--data-dir", metavar="DIR", type=LocalPath(), help="where data sets are kept [$SNNGAN_DATA or data]"

@@ -6,21 +6,24 @@ from pathlib import Path
 
 import click
 
+from snngan.cli.options import LocalPath, force_option
 from snngan.cli.output import draw_plainly, notify, tell
+from snngan.files import check_absent
 
 
 @click.command(epilog="Example:  snngan report runs/* --out report.html")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path), help="the page")
-@click.option("--force", is_flag=True, help="replace an existing page")
+@click.argument("runs", nargs=-1, required=True, type=LocalPath())
+@click.option("--out", default="report.html", show_default=True, type=LocalPath(), help="the page")
+@force_option
 def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     """Write one HTML page of RUNS, of generators and of classifiers: metrics, samples through time, curves, options.
 
     Runs that differ only by seed are grouped, with mean and 95 % interval. Metrics of samples are those that
     `snngan evaluate` has left in the runs' folders. The page needs no other file.
     """
-    if out.exists() and not (force and out.is_file()):
-        raise ValueError(f"{out} exists already: choose another --out{', or --force' * out.is_file()}")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; give a file name")
+    check_absent(out, force=force)
     from snngan.evaluation.report import write_report
     from snngan.training.runlog import open_folder
 

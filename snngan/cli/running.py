@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import torch
 
-from snngan.cli.output import Progress, duration, notify, say, say_wrapped, terminal_width, wrap
+from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
+from snngan.cli.output import Progress, duration, notify, say, say_wrapped
 from snngan.cli.signals import caught_signals
-from snngan.config import ClassifyConfig, Plan, TrainConfig
+from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.files import SaveError
@@ -250,7 +250,7 @@ def figures_of(run: RunFolder, dataset: Dataset, device: torch.device, data_dir:
 
 def say_result(run: RunFolder, outcome: Outcome) -> None:
     """Print what a finished run reached and wrote, and the next commands."""
-    plan, scalars, seconds = run.plan, outcome.scalars, outcome.seconds or 1.0
+    scalars, seconds = outcome.scalars, outcome.seconds or 1.0
     say_wrapped(
         f"trained {outcome.step} steps; {duration(seconds)} since this start, {outcome.tracking_seconds / seconds:.1%} "
         f"of it on entanglement, {outcome.measuring_seconds / seconds:.1%} on other metrics"
@@ -266,10 +266,10 @@ def say_result(run: RunFolder, outcome: Outcome) -> None:
         )
     say_wrapped("samples     ", str(run.samples / f"step-{outcome.step:08d}.png"), indent=0)
     say_files(run)
-    say_commands(
+    tell_next_commands(
         [f"snngan sample {run.quoted} --count 100", *out_option(run, "grid.png")],
         [f"snngan evaluate {run.quoted}"],
-        ["snngan entangle", shlex.quote(plan.dataset), run.quoted, *dataset_options(plan)],
+        compare_command(run),
         [f"snngan report {run.quoted}", *out_option(run, "report.html")],
     )
 
@@ -298,7 +298,7 @@ def say_classifier_result(run: ClassifierFolder, outcome: Outcome) -> None:
     for layer in plan.layers:
         say(f"  entanglement of {layer}: {scalars[f'entanglement/test/{layer}']:.4f}")
     say_files(run)
-    say_commands(
+    tell_next_commands(
         [f"snngan classify evaluate {run.quoted}"],
         [f"snngan report {run.quoted}", *out_option(run, "report.html")],
         [f"snngan board {run.quoted}"],
@@ -309,28 +309,3 @@ def say_files(run: RunFolder | ClassifierFolder) -> None:
     """Print where the measured values and the checkpoints are."""
     say_wrapped("metrics     ", str(run.path / "metrics.jsonl"), indent=0)
     say_wrapped("checkpoints ", str(run.checkpoints), indent=0)
-
-
-def say_commands(*commands: Sequence[str]) -> None:
-    """Print what to type next; on a terminal a long command is broken as a shell takes it."""
-    say("next:")
-    for first, *words in commands:
-        say(wrap([f"  {first}", *words], 6, terminal_width(sys.stdout), " \\"))
-
-
-def out_option(run: RunFolder | ClassifierFolder, name: str) -> list[str]:
-    """Return the words that let a command write the file ``name`` of the run's folder, over an older one too."""
-    path = run.path / name
-    return [f"--out {shlex.quote(str(path))}", *(["--force"] if path.exists() else [])]
-
-
-def dataset_options(plan: Plan) -> list[str]:
-    """Return the options by which another command reads the run's data set as the run did."""
-    is_folder = plan.dataset.startswith("folder:")
-    size = plan.image_shape[1] if is_folder else plan.image_size
-    options = [] if size is None else [f"--image-size {size}"]
-    if plan.skip_broken and is_folder:
-        options.append("--skip-broken")
-    if ":" not in plan.dataset and plan.data_dir != str(data_folder().absolute()):
-        options.append(f"--data-dir {shlex.quote(str(plan.data_dir))}")
-    return options

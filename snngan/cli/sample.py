@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import MOST, SEED, device_option, run_argument
+from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
+from snngan.cli.options import MOST, SEED, LocalPath, device_option, force_option, run_argument
 from snngan.cli.output import notify, tell
 
 
@@ -15,9 +16,10 @@ from snngan.cli.output import notify, tell
 @run_argument
 @click.option("--count", default=64, show_default=True, type=click.IntRange(1, MOST), help="how many images")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of the noise: same seed, same bytes")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="grid.png, images.npz or folder/")
+@click.option("--out", required=True, type=LocalPath(), help="grid.png, images.npz or folder/")
+@force_option
 @device_option
-def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
+def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str) -> None:
     """Draw images from RUN's averaged generator.
 
     A name ending in .png gives one grid; in .npz the key `images`, uint8 (N, C, H, W); any other name a new folder of
@@ -29,11 +31,16 @@ def sample(run: Path, count: int, seed: int, out: Path, device: str) -> None:
     from snngan.training.sampling import draw, generator_of, sample_images
     from snngan.untrusted import check_memory
 
-    check_target(out)
+    check_target(out, force=force)
     folder = RunFolder.open(run)
     check_memory(16 * count * (math.prod(folder.plan.image_shape) + folder.latent_dim), f"--count {count}")
     generator = generator_of(folder, choose_device(device), notify)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)
     tell(f"{count} {'points' if folder.plan.is_points else 'images'} -> {out}")
-    tell(f"next:\n  snngan interpolate {folder.quoted} --out plane.png")
+    tell_next_commands(
+        [f"snngan interpolate {folder.quoted}", *out_option(folder, "plane.png")],
+        [f"snngan evaluate {folder.quoted}"],
+        compare_command(folder),
+        [f"snngan report {folder.quoted}", *out_option(folder, "report.html")],
+    )

@@ -13,6 +13,7 @@ from snngan.data import DATASETS, Dataset, ImageShape
 from snngan.data.folder import read_folder
 from snngan.data.npz import keep_npz, read_npz
 from snngan.data.resize import describe_resize, resize_images
+from snngan.files import check_local
 from snngan.registry import UnknownNameError
 
 Notify = Callable[[str], None]
@@ -56,6 +57,7 @@ def load_dataset(
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"--image-size must be 1 or more, not {image_size}")
+    check_local(name)
     kind, colon, place = name.partition(":")
     if colon and kind in ("folder", "npz"):
         if not place:

@@ -16,6 +16,7 @@ from snngan.evaluation.frechet import Moments
 from snngan.evaluation.measure import FidStatistics
 from snngan.evaluation.small import is_trainable, trained_features
 from snngan.evaluation.sources import ImageSource, digest_of, is_run, same_channels
+from snngan.files import check_local
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_objective, check_same_data
 from snngan.training.players import build_players, load_part
@@ -43,6 +44,7 @@ def choose_extractor(
     Raises:
         ValueError: there is no such thing, or it cannot be used.
     """
+    check_local(features)
     kind, colon, place = features.partition(":")
     if colon and not place:
         raise ValueError(f"--features must be {SPELLINGS}, got {features!r}")

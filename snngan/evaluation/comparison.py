@@ -23,7 +23,7 @@ from snngan.evaluation.measure import resize_of
 from snngan.evaluation.memory import check_available
 from snngan.evaluation.sources import ImageSource, same_channels
 from snngan.evaluation.twosample import TwoSample, compare
-from snngan.files import write_atomically
+from snngan.files import check_absent, write_atomically
 from snngan.version import __version__
 
 SHOWN = 64
@@ -42,12 +42,12 @@ class Comparison:
     content: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write ``curve.png``, ``least-covered.png``, ``furthest-off.png`` and ``result.json`` into a new folder.
+        """Write ``curve.png``, ``least-covered.png``, ``furthest-off.png`` and ``result.json`` into a folder.
 
         Raises:
             OSError: a file cannot be written.
         """
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         save_curve(self.result, folder / "curve.png")
         odds = self.result.odds.split([len(self.real), len(self.fake)])  # type: ignore[no-untyped-call]
         for name, side, of_side in zip(("least-covered", "furthest-off"), (self.real, self.fake), odds, strict=True):
@@ -139,10 +139,10 @@ def compare_sources(
     return Comparison(result, images[0], images[1], content)
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raise ``ValueError`` if there is something at ``folder``, or it cannot be made."""
-    if folder.exists():
-        raise ValueError(f"{folder} exists already: choose another --out")
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Raise ``ValueError`` if a comparison may not be written into ``folder``, or it cannot be made."""
+    if not folder.is_dir() or any(folder.iterdir()):
+        check_absent(folder, force=force and folder.is_dir())
     nearest = next(parent for parent in folder.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"{folder} cannot be made: {nearest} is no folder that may be written to")

@@ -19,6 +19,7 @@ from snngan.data.folder import notify_left_out, read_picture
 from snngan.data.layout import Half, find_halves, label_images
 from snngan.data.npz import read_images
 from snngan.data.resize import describe_resize
+from snngan.files import check_local
 from snngan.training.runlog import RunFolder
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
 
@@ -92,6 +93,7 @@ def open_source(
     Raises:
         ValueError: there is no such thing, or it cannot be read.
     """
+    check_local(text)
     kind, colon, place = text.partition(":")
     told = bool(colon) and kind in ("folder", "npz")
     path = Path(os.path.expanduser(place if told else text))

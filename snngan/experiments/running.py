@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.small import trained_features
 from snngan.evaluation.watch import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.files import write_atomically
+from snngan.files import check_absent, write_atomically
 from snngan.intervals import summary
 from snngan.training.checkpoint import checkpoint_paths, load_newest, load_tensors, save_tensors
 from snngan.training.classifier import train_classifier
@@ -63,13 +64,17 @@ def sized(name: str, preset: str, settings: Sequence[str] = ()) -> Experiment:
     return sized_so
 
 
-def run_experiment(name: str, preset: str, setting: Setting, command: str, settings: Sequence[str] = ()) -> Finding:
+def run_experiment(
+    name: str, preset: str, setting: Setting, command: str, settings: Sequence[str] = (), *, force: bool = False
+) -> Finding:
     """Run an experiment and write ``numbers.json`` and ``result.md`` into its folder.
 
     Raises:
-        ValueError: as :func:`sized`, or data that are not here.
+        ValueError: as :func:`sized`, data that are not here, or a folder with something else in it, without ``force``.
     """
     kind, experiment = EXPERIMENTS[name], sized(name, preset, settings)
+    if not _is_own(setting.folder, name, dataclasses.asdict(experiment)):  # type: ignore[call-overload]
+        check_absent(setting.folder, force=force)
     made = [path for path in (setting.folder, *setting.folder.parents) if not path.exists()]
     setting.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,6 +102,18 @@ def run_experiment(name: str, preset: str, setting: Setting, command: str, setti
     ]  # fmt: skip
     write_atomically(setting.folder / "result.md", ("\n".join(lines) + "\n").encode())
     return finding
+
+
+def _is_own(folder: Path, name: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds nothing, or what an experiment with these settings has left there."""
+    if not os.path.lexists(folder):
+        return True
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder.is_dir()
+    if not (file := folder / "numbers.json").exists():
+        return (folder / "runs").is_dir()  # it was stopped
+    found = read_json(file)
+    return (found.get("experiment"), found.get("settings")) == (name, json.loads(json.dumps(settings)))
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:

@@ -206,7 +206,7 @@ def test_closed_output_ends_no_run(here: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     ["train --dataset npz:~missing-user/x.npz --dry-run", "train --data-dir ~missing-user/x --dataset mnist --dry-run",
-     "evaluate ~missing-user/x.npz --against digits --features pixels"],
+     "evaluate ~missing-user/x.npz --reference digits --features pixels"],
 )  # fmt: skip
 def test_the_home_of_nobody(here: Path, command: str) -> None:
     assert "~missing-user" in said(command, here, 2)
@@ -244,7 +244,7 @@ def test_names_that_are_no_texts(here: Path) -> None:
     name = os.fsdecode(b"n\xff")
     shutil.copytree("pictures", name, ignore=lambda _, names: [n for n in names if "pipe" in n])
     shutil.copytree("run", name + "run")
-    command = ["evaluate", name, "--against", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
+    command = ["evaluate", name, "--reference", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
     assert "fid" in said([*command, "--image-size", "8"], here)
     said(["report", f"{name}run", "--out", "page.html"], here)
     assert r"n\udcffrun" in Path("page.html").read_text()
