@@ -128,6 +128,7 @@ def open_statistics(text: str) -> FidStatistics | None:
     Raises:
         ValueError: the file is missing or damaged.
     """
+    check_local(text)
     path = Path(text.removeprefix("npz:")).expanduser()
     if text in DATASETS.names() or is_run(text) or path.is_dir() or path.suffix != ".npz":
         return None
