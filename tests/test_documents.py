@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import runpy
 import shlex
@@ -58,8 +59,9 @@ def test_the_readme_commands_run(arguments: list[str], home: Path, monkeypatch: 
         arguments = [*arguments, "--dry-run"]
     if arguments[:2] == ["classify", "train"]:
         arguments = [*arguments, "--dry-run"]
+    expanded = [name for word in arguments for name in (sorted(glob.glob(word)) or [word])]  # as a shell does
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main(expanded)
     assert stop.value.code == 0
 
 

@@ -94,7 +94,7 @@ class Commands(NamedGroup):
 
 ON_SEVERAL = (["train"], ["resume"], ["classify", "train"])
 """The commands for several processes."""
-SMALLER = "a smaller --batch-size, fewer pixels or narrower networks"
+SMALLER = "fewer or smaller images, or narrower networks"
 """What helps a command that runs out of memory, unless it says otherwise by :func:`explain_memory`."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from snngan.cli import explain_memory
 from snngan.cli.options import (
     MOST,
     GroupedCommand,
@@ -33,6 +34,7 @@ def classify() -> None:
     cls=GroupedCommand, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
 )
 @options_of(ClassifyConfig)
+@explain_memory("a smaller --batch-size, fewer --seeds, fewer pixels or narrower networks")
 def train(**values: Any) -> None:
     """Train a classifier, on 5000 embedded MNIST digits if not told otherwise."""
     config = ClassifyConfig(**values)
@@ -63,6 +65,7 @@ def train(**values: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
 @device_option
+@explain_memory("a smaller --count or --points")
 def evaluate(
     run: Path, against: str | None, split: str, attack: str | None, epsilon: tuple[float, ...],
     attack_steps: int | None, source: Path | None, dknn: bool, points: int | None, count: int | None, as_json: bool,

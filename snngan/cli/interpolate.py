@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from snngan.cli import explain_memory
 from snngan.cli.next_commands import compare_command, tell_next_commands
 from snngan.cli.options import SEED, LocalPath, device_option, force_option, run_argument
 from snngan.cli.output import notify, tell
@@ -18,6 +19,7 @@ from snngan.cli.output import notify, tell
 @click.option("--out", required=True, type=LocalPath(), help="plane.png (or .npz, or folder/)")
 @force_option
 @device_option
+@explain_memory("a smaller --side")
 def interpolate(run: Path, side: int, seed: int, out: Path, force: bool, device: str) -> None:
     """Draw the images over a plane through RUN's noise space: two directions, walked on great circles."""
     from snngan.data.export import check_target, export_images

@@ -37,7 +37,8 @@ OTHER_NAMES = {
     "--out": "--run-dir", "-o": "--run-dir, --out", "--output": "--run-dir, --out", "--outdir": "--run-dir, --out",
     "--output-dir": "--run-dir, --out", "--out-dir": "--run-dir, --out", "--save-dir": "--run-dir, --out",
     "--logdir": "--run-dir", "--log-dir": "--run-dir", "--name": "--run-dir", "--run-dir": "--out",
-    "--data": "--dataset, --data-dir", "--data-root": "--data-dir", "--data-path": "--data-dir",
+    "--data": "--dataset, --data-dir", "--data-root": "--data-dir", "--root": "--data-dir",
+    "--data-path": "--data-dir",
     "--model": "--arch", "--network": "--arch", "--architecture": "--arch", "--loss": "--objective",
     "--size": "--image-size", "--resolution": "--image-size", "--img-size": "--image-size",
     "-n": "--count", "--num": "--count", "--num-images": "--count", "--num-samples": "--count", "--samples": "--count",
@@ -55,11 +56,10 @@ def explain_unknown_option(error: click.NoSuchOption) -> str:
     known = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
     asked = error.option_name.replace("_", "-")
     meant = [name for name in OTHER_NAMES.get(asked, "").split(", ") if name.partition(" ")[0] in known]
-    meant = [asked] if asked in known else meant or [name for name in error.possibilities or () if name in known]
+    meant = [asked] if asked in known else meant or [*(error.possibilities or ())][:1]
     hint = f"use {' or '.join(meant)}" if meant else "--help lists the options"
-    return f"no option {error.option_name}: {hint}" + " (an epoch is NUM_IMAGES / BATCH_SIZE steps)" * (
-        "epoch" in asked
-    )
+    epochs = " (an epoch is NUM_IMAGES / BATCH_SIZE steps)" if asked.startswith("--epoch") else ""
+    return f"no option {error.option_name}: {hint}{epochs}"
 
 
 class NamedGroup(click.Group):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from snngan.cli import explain_memory
 from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
 from snngan.cli.options import MOST, SEED, LocalPath, device_option, force_option, run_argument
 from snngan.cli.output import notify, tell
@@ -19,6 +20,7 @@ from snngan.cli.output import notify, tell
 @click.option("--out", required=True, type=LocalPath(), help="grid.png, images.npz or folder/")
 @force_option
 @device_option
+@explain_memory("a smaller --count")
 def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str) -> None:
     """Draw images from RUN's averaged generator.
 

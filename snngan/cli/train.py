@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from snngan.cli import explain_memory
 from snngan.cli.options import GroupedCommand, options_of
 from snngan.cli.output import tell, terminal_width, wrap
 from snngan.config import TrainConfig
@@ -17,6 +18,7 @@ from snngan.config import TrainConfig
     epilog="Example:  snngan train --dataset mnist --objective snnl-projected --steps 20000",
 )
 @options_of(TrainConfig)
+@explain_memory("a smaller --batch-size, fewer pixels or narrower networks")
 def train(**values: Any) -> None:
     """Train a generator. With no option: SNNL in pixel space on 5000 embedded MNIST digits."""
     config = TrainConfig(**values)

@@ -293,12 +293,16 @@ def test_other_data_than_the_run_began_with(refused: Cli, cli: Cli, tiny: str) -
         ("nowhere/folder", "--out nowhere/folder: there is no folder"),
         ("x.jpg", r"--out takes a name ending in \.png or \.npz, or a folder, not x\.jpg"),
         ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
-        ("full", "--out full is a folder with files in it; give a new or an empty one"),
+        ("full", "full exists already: give another --out, or --force to replace it"),
+        ("file.png", "file.png exists already: give another --out, or --force to replace it"),
+        ("link.npz", "link.npz exists already: give another --out, or --force to replace it"),
         ("full.png", "--out full.png is a folder; give a file name"),
     ],
 )
 def test_targets(refused: Cli, finished: Path, command: str, out: str, message: str) -> None:
-    Path("file").write_text("mine")
+    for file in ("file", "file.png"):
+        Path(file).write_text("mine")
+    Path("link.npz").symlink_to("file")
     for folder in ("full", "full.png"):
         Path(folder).mkdir()
         (Path(folder) / "mine").write_text("mine")
@@ -342,7 +346,7 @@ def test_a_device_that_is_full(refused: Cli, cli: Cli, run: Path, monkeypatch: p
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nAnd much more.")
 
     monkeypatch.setattr("snngan.training.sampling.sample_images", full)
-    refused(f"sample {run} --out x.png", "out of memory: use a smaller --batch-size")
+    refused(f"sample {run} --out x.png", "out of memory: use a smaller --count$")
 
 
 @pytest.mark.parametrize(
@@ -353,7 +357,8 @@ def test_a_computer_that_is_full(refused: Cli, run: Path, monkeypatch: pytest.Mo
         raise error
 
     monkeypatch.setattr("snngan.training.sampling.sample_images", full)
-    refused(f"sample {run} --out x.png", "out of memory: use a smaller --batch-size")
+    refused(f"sample {run} --out x.png", "out of memory: use a smaller --count$")
+    refused(f"interpolate {run} --out x.png", "out of memory: use a smaller --side$")
 
 
 def test_our_own_mistakes_keep_their_traceback(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,3 +374,95 @@ def test_names_with_blanks(cli: Cli, tiny: str) -> None:
     said = cli([*f"train {tiny} --steps 1 --run-dir".split(), "my run"])
     line = next(line for line in said.out.splitlines() if " evaluate " in line)
     assert shlex.split(line) == ["snngan", "evaluate", "my run"]
+
+
+@pytest.mark.parametrize("out", ["old.png", "old.npz"])
+@pytest.mark.parametrize("command", ["sample {} --count 4", "interpolate {} --side 2"])
+def test_force_replaces_a_file(cli: Cli, finished: Path, command: str, out: str) -> None:
+    Path(out).write_text("mine")
+    cli(f"{command.format(finished)} --out {out} --force")
+    assert Path(out).stat().st_size > 100
+
+
+def test_force_replaces_the_numbered_images_of_a_folder_and_nothing_else(cli: Cli, finished: Path) -> None:
+    cli(f"sample {finished} --count 6 --out folder/")
+    Path("folder/mine.png").write_text("mine")
+    cli(f"sample {finished} --count 4 --out folder/ --force")
+    assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png", "mine.png"]
+    assert Path("folder/mine.png").read_text() == "mine"
+
+
+def test_an_experiment_replaces_only_its_own_results(cli: Cli, refused: Cli) -> None:
+    small = "experiment run toy-gaussian --set seeds=2 --set steps=2 --set frames=2 --set num_points=40 --out results"
+    cli(small)
+    cli(small)  # again: the same results
+    refused(f"{small} --set steps=3", "results exists already: give another --out, or --force to replace it")
+    cli(f"{small} --set steps=3 --force")
+    Path("mine").mkdir()
+    Path("mine/result.md").write_text("mine")
+    refused("experiment run toy-gaussian --out mine", "mine exists already: give another --out, or --force")
+    Path("file").write_text("mine")
+    refused("experiment run toy-gaussian --out file", "file exists already")
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("train --lr 1e-3", "no option --lr: use --learning-rate"),
+        ("train --epochs 3", r"no option --epochs: use --steps \(an epoch is NUM_IMAGES / BATCH_SIZE steps\)"),
+        ("train --gpu", "no option --gpu: use --device cuda"),
+        ("train --batch 8", "no option --batch: use --batch-size"),
+        ("train --batch_size 8", "no option --batch_size: use --batch-size"),
+        ("train --out runs/x", "no option --out: use --run-dir"),
+        ("train -o runs/x", "no option -o: use --run-dir"),
+        ("train --learning-rat 1", "no option --learning-rat: use --learning-rate"),
+        ("train --sample_every 1", "no option --sample_every: use --sample-every"),
+        ("train --banana", "no option --banana: --help lists the options"),
+        ("classify train --lr 1e-3", "no option --lr: use --learning-rate"),
+        ("classify train --model cnn", "no option --model: use --arch"),
+        ("sample r -n 3", "no option -n: use --count"),
+        ("sample r --output x.png", "no option --output: use --out"),
+        ("sample r --overwrite", "no option --overwrite: use --force"),
+        ("resume r --epochs 3", "no option --epochs: use --steps"),
+        ("evaluate r --train-features mnist", "no option --train-features: use --features classifier:NAME"),
+        ("evaluate r --inception-weights x", "no option --inception-weights: use --features inception:FILE"),
+        ("evaluate r --against digits", "no option --against: use --reference"),
+        ("data prepare digits --root x", "no option --root: use --data-dir"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(refused: Cli, command: str, hint: str) -> None:
+    refused(command, hint)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --dataset {}",
+        "train --dataset folder:{}",
+        "train --dataset npz:{}",
+        "train --dataset digits --data-dir {}",
+        "train --dataset digits --run-dir {}",
+        "classify train --dataset folder:{}",
+        "classify evaluate {}",
+        "resume {}",
+        "sample {} --out x.png",
+        "sample run --out {}",
+        "interpolate run --out {}",
+        "evaluate {}",
+        "evaluate digits --reference {}",
+        "evaluate digits --reference digits --features inception:{}",
+        "evaluate digits --reference digits --features classifier:folder:{}",
+        "entangle digits {}",
+        "entangle digits digits --out {}",
+        "experiment run toy-gaussian --out {}",
+        "data list --data-dir {}",
+        "data prepare {}",
+        "report {}",
+        "report run --out {}",
+        "board {}",
+        "doctor --data-dir {}",
+    ],
+)
+@pytest.mark.parametrize("url", ["s3://bucket/x.npz", "https://example.org/x.png"])
+def test_a_url_is_not_a_path(refused: Cli, run: Path, command: str, url: str) -> None:
+    refused(command.format(url), "paths must be on this machine, got the URL .*: download it first")

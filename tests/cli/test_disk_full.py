@@ -94,7 +94,8 @@ def test_any_moment_of_saving(cli: Cli, tiny: str, run: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "command", ["sample {} --out old.npz", "sample {} --out old.png", "interpolate {} --out old.png --side 3"]
+    "command",
+    ["sample {} --out old.npz --force", "sample {} --out old.png --force", "interpolate {} --out old.png --force"],
 )
 def test_an_image_that_was_there_is_kept(
     cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, command: str
