@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option
+from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option, image_options
 from snngan.cli.output import draw_plainly, notify, tell
 
 if TYPE_CHECKING:
@@ -31,15 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--count", type=click.IntRange(4, MOST), help="images of each side [all; of a run as many as of the other]"
 )
-@click.option(
-    "--features", metavar="SPACE",
-    help="feature space: classifier:NAME (a small classifier of this data set, trained once and kept), inception, "
-    "inception:FILE, pixels, or a file of torch.export or TorchScript; with --space features alone: classifier of A or "
-    "B where one has labels, else pixels",
-)  # fmt: skip
-@click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception")
-@click.option("--skip-broken", is_flag=True, help="leave out unreadable pictures of a folder")
-@click.option("--image-size", type=click.IntRange(1, 4096), help="to shrink and crop a folder's images or a set to")
+@image_options("with --space features: classifier of A or B, where one has labels, else pixels")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise and of the permutations")
 @click.option("--out", type=LocalPath(), help="a new folder for the curve and two grids of images")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")

@@ -11,7 +11,7 @@ import click
 
 from snngan.cli import explain_memory
 from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
-from snngan.cli.options import MOST, SEED, data_dir_option, device_option
+from snngan.cli.options import MOST, SEED, data_dir_option, device_option, image_options
 from snngan.cli.output import notify, tell
 
 if TYPE_CHECKING:
@@ -28,15 +28,7 @@ if TYPE_CHECKING:
     "--points", default=5000, show_default=True, type=click.IntRange(2, MOST), help="of them in figures over pairs"
 )
 @click.option("--metrics", metavar="NAMES", help="fid, kid, prdc, 1nn, entanglement, with commas between [all]")
-@click.option(
-    "--features", metavar="SPACE",
-    help="feature space: classifier:NAME (a small classifier of this data set, trained once and kept), inception, "
-    "inception:FILE, pixels, or a file of torch.export or TorchScript [classifier of the reference where it has "
-    "labels, else pixels]",
-)  # fmt: skip
-@click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception")
-@click.option("--skip-broken", is_flag=True, help="leave out unreadable pictures of a folder")
-@click.option("--image-size", type=click.IntRange(1, 4096), help="to shrink and crop a folder's images or a set to")
+@image_options("classifier of the reference where it has labels, else pixels")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option

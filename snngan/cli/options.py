@@ -158,3 +158,26 @@ device_option = click.option("--device", default="auto", show_default=True, help
 data_dir_option = click.option(
     "--data-dir", metavar="DIR", type=LocalPath(), help="where data sets are kept [$SNNGAN_DATA or data]"
 )
+
+
+def image_options(default_features: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options by which two sets of images are read and compared in a feature space."""
+    options = [
+        click.option(
+            "--features", metavar="SPACE",
+            help="feature space: classifier:NAME (a small classifier of this data set, trained once and kept), "
+            f"inception, inception:FILE, pixels, or a file of torch.export or TorchScript [{default_features}]",
+        ),
+        click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),
+        click.option("--skip-broken", is_flag=True, help="leave out unreadable images of a folder"),
+        click.option(
+            "--image-size", type=click.IntRange(1, 4096), help="shrink and crop images of folders and sets to this size"
+        ),
+    ]  # fmt: skip
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
