@@ -7,7 +7,7 @@ import shlex
 import click
 
 from snngan.cli.options import NamedGroup, data_dir_option
-from snngan.cli.output import notify, tell
+from snngan.cli.output import notify, tell, tell_row
 
 
 @click.group(cls=NamedGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -24,8 +24,8 @@ def list_(data_dir: str | None) -> None:
 
     for row in list_datasets(data_dir):
         size = "points" if row.image_shape == POINT_SHAPE else "x".join(map(str, row.image_shape))
-        tell(f"{row.name:16} {size:9} {row.num_classes:3} classes  {row.where}")
-    tell("and your own: folder:PATH (any pictures), npz:PATH (images uint8 (N, C, H, W) or (N, H, W, C))")
+        tell_row(f"{row.name:16} {size:9} {row.num_classes:3} classes", row.where, indent=40)
+    tell("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/data.md")
 
 
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")

@@ -8,14 +8,13 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
 import click
 
 from snngan.cli.options import data_dir_option
-from snngan.cli.output import tell, terminal_width, wrap
+from snngan.cli.output import tell, tell_row
 from snngan.version import __version__
 
 NOT_LOADED = (ImportError, OSError, RuntimeError)
@@ -51,11 +50,6 @@ def doctor(data_dir: str | None) -> None:
     tell("problems:" if problems else "problems: none")
     for problem in problems:
         tell_row(f"  {problem}", indent=4)
-
-
-def tell_row(label: str, text: str = "", indent: int = 20) -> None:
-    """Print ``text`` beside ``label``, in lines that fit the terminal, or 80 columns where there is none."""
-    tell(wrap(f"{label:{indent - 1}} {text}".split(" "), indent, terminal_width(sys.stdout) or 80))
 
 
 def check_packages(problems: list[str]) -> None:

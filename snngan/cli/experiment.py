@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from snngan.cli.options import LocalPath, NamedGroup, data_dir_option, device_option, force_option
-from snngan.cli.output import draw_plainly, notify, tell, terminal_width, wrap
+from snngan.cli.output import draw_plainly, notify, tell, tell_row
 from snngan.experiments import PRESETS
 
 
@@ -26,9 +25,9 @@ def list_experiments(word: str) -> None:
 
     for name in EXPERIMENTS.names():
         kind = EXPERIMENTS[name]
-        line = f"{name:22}  {kind.summary} ({kind.source})"
-        if word in line:
-            tell(wrap(line.split(" "), 24, terminal_width(sys.stdout) or 80))
+        text = f"{kind.summary} ({kind.source})"
+        if word in f"{name} {text}":
+            tell_row(name, text, indent=24)
 
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")

@@ -49,6 +49,11 @@ def say_wrapped(text: str, *unbroken: str, indent: int = 2) -> None:
     say(wrap([*text.split(" "), *unbroken], indent, terminal_width(sys.stdout)))
 
 
+def tell_row(label: str, text: str = "", indent: int = 20) -> None:
+    """Print ``text`` beside ``label``, in lines that fit the terminal, or 80 columns where there is none."""
+    tell(wrap(f"{label:{indent - 1}} {text}".split(" "), indent, terminal_width(sys.stdout) or 80))
+
+
 def wrap(words: Iterable[str], indent: int, columns: int | None, end: str = "") -> str:
     """Return ``words`` with a space between, on lines of at most ``columns``; a longer word has a line of its own.
 

@@ -54,6 +54,11 @@ class Dataset:
         return f"{len(self.train_images)} training and {len(self.test_images)} held-out {shape}, {classes}"
 
     @property
+    def missing_labels(self) -> str:
+        """What to say where labels are needed and there are none: which set it is and, where it is known, why."""
+        return f"{self.name} has no labels" + (f" ({self.why_no_labels})" if self.why_no_labels else "")
+
+    @property
     def image_shape(self) -> ImageShape:
         """(channels, height, width) of one image."""
         channels, height, width = self.train_images.shape[1:]

@@ -54,8 +54,8 @@ def evaluate_classifier(
 
     def loaded(name: str) -> Dataset:
         return load_dataset(
-            name, data_dir=data_dir or plan.data_dir, image_size=plan.image_size, skip_broken=plan.skip_broken,
-            keep=False, notify=notify,
+            name, data_dir=data_dir or plan.data_dir, skip_broken=plan.skip_broken, keep=False, notify=notify,
+            image_size=plan.image_shape[1] if name.startswith("folder:") else plan.image_size,
         )  # fmt: skip
 
     dataset = loaded(against or plan.dataset)
@@ -99,7 +99,7 @@ def labelled_half(run: ClassifierFolder, dataset: Dataset, split: str) -> tuple[
     plan = run.plan
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
-        raise ValueError(f"{dataset.name} has no labels to judge by")
+        raise ValueError(f"{dataset.missing_labels}, and accuracy needs them")
     labels = renamed(labels, dataset.class_names, plan.class_names, dataset.name)
     if dataset.image_shape != plan.image_shape or int(labels.max()) >= plan.num_classes:
         raise ValueError(

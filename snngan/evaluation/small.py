@@ -40,6 +40,10 @@ def trained_features(
             available, or the file there holds no such network.
     """
     if not is_trainable(dataset):
+        if dataset.train_labels is None:
+            raise ValueError(
+                f"{dataset.missing_labels}, and a classifier needs them: use --features inception or pixels"
+            )
         raise ValueError(
             f"{dataset.name}: features are trained on pictures of 4 pixels a side or more, with labels that number "
             "the classes from 0 on, of 2 classes or more; use --features inception or pixels"

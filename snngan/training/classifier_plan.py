@@ -82,10 +82,7 @@ def check_labels(dataset: Dataset) -> None:
     """Raise ``ValueError`` unless both halves of ``dataset`` are pictures or points with labels of two classes."""
     labels = dataset.train_labels
     if labels is None or dataset.test_labels is None:
-        why = f" ({dataset.why_no_labels})" if dataset.why_no_labels else ""
-        raise ValueError(
-            f"{dataset.name} has no labels{why}, and a classifier learns from them; a folder of class folders has"
-        )
+        raise ValueError(f"{dataset.missing_labels}, and a classifier learns from them; a folder of class folders has")
     if int(labels.min()) < 0 or int(labels.min()) == int(labels.max()):
         raise ValueError(f"{dataset.name}: a classifier takes labels from 0 on, of 2 classes or more")
     if dataset.num_classes > len(labels):
