@@ -14,10 +14,10 @@ from snngan.files import check_local
 
 
 class LocalPath(click.Path):
-    """A path on this machine, as ``pathlib.Path``; URLs are refused."""
+    """A path on this machine, as ``pathlib.Path`` or another ``path_type``; URLs are refused."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, path_type: type = Path) -> None:
+        super().__init__(path_type=path_type)
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         try:
@@ -123,7 +123,7 @@ def options_of(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]
         if kind is bool:
             return arguments | {"is_flag": True}
         if meta["metavar"] == "DIR":
-            return arguments | {"type": LocalPath()}
+            return arguments | {"type": LocalPath(str)}
         if kind is tuple:
             return arguments | {"type": two_numbers}
         return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
@@ -156,7 +156,7 @@ run_argument = click.argument("run", type=LocalPath())
 force_option = click.option("--force", is_flag=True, help="replace an existing --out")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
 data_dir_option = click.option(
-    "--data-dir", metavar="DIR", type=LocalPath(), help="where data sets are kept [$SNNGAN_DATA or data]"
+    "--data-dir", metavar="DIR", type=LocalPath(str), help="where data sets are kept [$SNNGAN_DATA or data]"
 )
 
 

@@ -105,15 +105,18 @@ def run_experiment(
 
 
 def _is_own(folder: Path, name: str, settings: Mapping[str, Any]) -> bool:
-    """Return whether a folder holds nothing, or what an experiment with these settings has left there."""
+    """Return whether a folder holds nothing, or what the experiment ``name`` has left there.
+
+    What an experiment goes on from, in folders of its own, it checks itself; a bare result is that of its settings.
+    """
     if not os.path.lexists(folder):
         return True
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder.is_dir()
-    if not (file := folder / "numbers.json").exists():
-        return (folder / "runs").is_dir()  # it was stopped
-    found = read_json(file)
-    return (found.get("experiment"), found.get("settings")) == (name, json.loads(json.dumps(settings)))
+    found = read_json(folder / "numbers.json") if (folder / "numbers.json").exists() else {}
+    goes_on = any(path.is_dir() for path in folder.iterdir())
+    own = goes_on or found.get("settings") == json.loads(json.dumps(settings))
+    return found.get("experiment", name) == name and own
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:

@@ -228,7 +228,7 @@ def test_sample_png_and_folder(cli: Cli, finished: Path) -> None:
 
 def test_interpolate(cli: Cli, finished: Path) -> None:
     said = cli(f"interpolate {finished} --side 5 --out p.npz")
-    assert said.out.startswith("5 x 5 images -> p.npz\nnext:\n  snngan board ")
+    assert said.out.startswith("5 x 5 images -> p.npz\nnext:\n  snngan evaluate ")
     images = images_in(Path("p.npz")).astype(float)
     assert images.shape == (25, 1, 8, 8)
     steps = np.abs(np.diff(images.reshape(5, 5, -1), axis=1)).mean()

@@ -107,7 +107,7 @@ def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
         ("entangle run digist", "unknown dataset 'digist'; did you mean 'digits'"),
         ("entangle run digits --features pixels --space pixel", "need --space features, got --space pixel"),
         ("entangle digits digits --space projection", "--space projection wants a run among the two"),
-        ("entangle digits digits --out run", "run exists already: choose another --out"),
+        ("entangle digits digits --out run", "run exists already: give another --out, or --force to replace it"),
     ],
 )
 def test_mistakes(refused: Cli, run: Path, command: str, message: str) -> None:
@@ -265,7 +265,7 @@ def test_projection_wants_images_of_the_run_s_shape(cli: Cli, refused: Cli, run:
 
 def test_a_page_replaces_no_folder_or_device(refused: Cli, run: Path) -> None:
     Path("place").mkdir()
-    refused(f"report {run} --out place --force", "place exists already: choose another --out$")
+    refused(f"report {run} --out place --force", "--out place is a folder; give a file name$")
 
 
 def test_what_was_found_is_not_written_through_a_link(cli: Cli) -> None:

@@ -348,7 +348,7 @@ def test_refusals_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.C
         assert message in err
         assert not (tmp_path / "new.html").exists()
         status, out, err = report(capsys, *words, "--out", page)  # and nothing is read before that is said
-        assert err == f"Error: {page} exists already: choose another --out, or --force\n"
+        assert err == f"Error: {page} exists already: give another --out, or --force to replace it\n"
     assert page.read_text() == "mine"
     assert report(capsys, run, "--out", page, "--force")[0] == 0
     assert Page(page).sections
