@@ -149,6 +149,8 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
         fail(str(error))
     if is_out_of_memory(error):
         fail(f"out of memory: use {SMALLER}")
+    if isinstance(error, RecursionError):
+        fail("folders or files are nested too deeply to be read")
     if "does not have a deterministic implementation" in str(error):
         fail(f"--deterministic: {str(error).partition(',')[0]}; leave it out, or use the CPU")
     raise error
