@@ -21,7 +21,10 @@ def integer_labels(labels: Any, count: int, device: torch.device | str | None = 
     Raises:
         ValueError: they have another shape, or are not integers.
     """
-    found: Tensor = torch.as_tensor(labels, device=device)
+    try:
+        found: Tensor = torch.as_tensor(labels, device=device)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"labels must be integers ({count},), got {type(labels).__name__}: {error}") from error
     if found.shape != (count,) or found.is_floating_point() or found.is_complex():
         kind = str(found.dtype).removeprefix("torch.")
         raise ValueError(f"labels must be integers ({count},), one for each point, got {kind} {tuple(found.shape)}")

@@ -18,7 +18,8 @@ class UnknownNameError(ValueError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown ``name``: what came, the nearest known name, and all known names."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    lower = {each.lower(): each for each in names}
+    nearest = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return UnknownNameError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})")
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import click
 
-from snngan.cli.options import NamedGroup, explain_unknown_option
-from snngan.cli.output import say, tell
+from snngan.cli.options import NamedGroup, explain_unknown_option, explain_usage
+from snngan.cli.output import say, tell, terminal_width, wrap
 from snngan.cli.signals import Ended, ended_by_signals
 from snngan.version import __version__
 
@@ -77,7 +77,7 @@ class Commands(NamedGroup):
         except click.NoSuchOption as error:
             fail(explain_unknown_option(error))
         except click.ClickException as error:
-            fail(error.format_message())
+            fail(explain_usage(error))
         except (click.Abort, KeyboardInterrupt):
             fail("interrupted", 130)
         except ValueError as error:
@@ -124,7 +124,7 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """
     if one_of_several() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
-    tell(f"Error: {' '.join(message.split())}", err=True)
+    tell(wrap(["Error:", *message.split()], 2, terminal_width(sys.stderr)), err=True)
     sys.exit(status)
 
 

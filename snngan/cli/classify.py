@@ -95,11 +95,12 @@ def evaluate(
         return
     protocol = content["protocol"]
     tell(f"{protocol['num_images']} images of {protocol['dataset']} {split}, step {protocol['step']}")
+    width = max(map(len, content["figures"]))
     for name, statistic in content["figures"].items():
         low, high = statistic["interval"] or (None, None)
         bounds = f"   95 %: {low:.4f} to {high:.4f}" if low is not None else ""
         best = f"   best {statistic['best']:.4f}" if name == "accuracy" and low is not None else ""
-        tell(f"  {name:32} {statistic['mean']:8.4f}{bounds}{best}")
+        tell(f"  {name:{width}} {statistic['mean']:8.4f}{bounds}{best}")
     if "trial" in content:
         tell("\n".join(table_of_trial(content["trial"], content["protocol"])))
 

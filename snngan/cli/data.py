@@ -8,6 +8,7 @@ import click
 
 from snngan.cli.options import NamedGroup, data_dir_option
 from snngan.cli.output import notify, tell, tell_row
+from snngan.files import check_local
 
 
 @click.group(cls=NamedGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -38,6 +39,11 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
     from snngan.data import DATASETS
     from snngan.data.datasets import list_datasets, load_dataset
 
+    check_local(name)
+    if ":" in name:
+        raise ValueError(
+            f"a named data set is prepared, got {name}: train and evaluate read folders and files directly"
+        )
     if dry_run:
         DATASETS[name]  # an unknown name is refused
         (where,) = (row.where for row in list_datasets(data_dir) if row.name == name)

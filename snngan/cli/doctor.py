@@ -42,7 +42,7 @@ def doctor(data_dir: str | None) -> None:
         check_room("run", Path("runs"), problems)
         check_room("data", data_folder(data_dir), problems)
         weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-        state = "in" if weights.is_file() else "missing, only --features inception needs them; they belong in"
+        state = "in" if os.path.isfile(weights) else "missing, only --features inception needs them; they belong in"
         tell_row("Inception weights", f"{state} {weights.parent}")
         tell("data:")
         for row in list_datasets(data_dir):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from snngan.cli import explain_memory
 from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option, image_options
-from snngan.cli.output import draw_plainly, notify, tell
+from snngan.cli.output import draw_plainly, notify, tell, terminal_width, wrap
 
 if TYPE_CHECKING:
     from snngan.evaluation.features import Extractor
@@ -84,7 +85,7 @@ def entangle(
         tell(json.dumps(comparison.content, indent=2))
     else:
         for line in comparison.lines():
-            tell(line)
+            tell(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
     if out is not None:
         draw_plainly()
         comparison.write(out)

@@ -23,11 +23,15 @@ def list_experiments(word: str) -> None:
     """List the experiments and what each shows, or only those whose line has WORD in it."""
     from snngan.experiments import EXPERIMENTS
 
+    found = False
     for name in EXPERIMENTS.names():
         kind = EXPERIMENTS[name]
         text = f"{kind.summary} ({kind.source})"
         if word in f"{name} {text}":
             tell_row(name, text, indent=24)
+            found = True
+    if not found:
+        raise ValueError(f"no experiment has {word!r} in its name or text; snngan experiment list shows all")
 
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")

@@ -34,7 +34,8 @@ OTHER_NAMES = {
     "--gpu": "--device cuda", "--gpus": "--device cuda", "--cuda": "--device cuda", "--cpu": "--device cpu",
     "--no-cuda": "--device cpu",
     "--batch": "--batch-size", "--bs": "--batch-size", "-b": "--batch-size", "--batchsize": "--batch-size",
-    "--out": "--run-dir", "-o": "--run-dir, --out", "--output": "--run-dir, --out", "--outdir": "--run-dir, --out",
+    "--out": "--run-dir, --json", "-o": "--run-dir, --out", "--output": "--run-dir, --out",
+    "--outdir": "--run-dir, --out",
     "--output-dir": "--run-dir, --out", "--out-dir": "--run-dir, --out", "--save-dir": "--run-dir, --out",
     "--logdir": "--run-dir", "--log-dir": "--run-dir", "--name": "--run-dir", "--run-dir": "--out",
     "--data": "--dataset, --data-dir", "--data-root": "--data-dir", "--root": "--data-dir",
@@ -62,6 +63,16 @@ def explain_unknown_option(error: click.NoSuchOption) -> str:
     return f"no option {error.option_name}: {hint}{epochs}"
 
 
+def explain_usage(error: click.ClickException) -> str:
+    """Return click's line on a mistake; of arguments too many or missing, with the form that the command has."""
+    message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    if context is None or not ("extra argument" in message or message.startswith("Missing")):
+        return error.format_message()
+    if any(parameter.name == "dataset" for parameter in context.command.params) and "extra argument" in message:
+        return f"{message}: to name a data set, use --dataset NAME"
+    return f"{message}: {' '.join(context.get_usage().split()).replace('Usage: ', 'use ')}"
+
+
 class NamedGroup(click.Group):
     """A group that answers an unknown command with the nearest known one."""
 
@@ -69,6 +80,8 @@ class NamedGroup(click.Group):
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, known = arguments[0], self.list_commands(context)
+        if name in ("help", "version"):
+            raise ValueError(f"use --{name}, after a command or alone")
         if name not in known and not name.startswith("-"):
             from snngan.registry import unknown_name
 

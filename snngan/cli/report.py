@@ -23,19 +23,22 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     """
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; give a file name")
+    if out.suffix not in (".html", ".htm"):
+        raise ValueError(f"--out must be a name that ends in .html, got {out}")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}")
     check_absent(out, force=force)
     from snngan.evaluation.report import write_report
     from snngan.training.runlog import open_folder
 
     found, errors = [], []
-    for path in runs:
+    for path in {each.resolve(): each for each in runs}.values():
         try:
             found.append(open_folder(path))
         except ValueError as error:
             if not path.exists():
                 raise
-            inside = any(path.glob("*/config.json"))
-            errors.append(f"{error}{f'; give the runs in it: snngan report {path}/*' * inside}")
+            errors.append(str(error))
     if not found:
         raise ValueError(errors[0] if len(errors) == 1 else f"none of {len(errors)} paths is a run: {errors[0]}")
     for line in errors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -297,6 +298,9 @@ def say_classifier_result(run: ClassifierFolder, outcome: Outcome) -> None:
         )
     for layer in plan.layers:
         say(f"  entanglement of {layer}: {scalars[f'entanglement/test/{layer}']:.4f}")
+    say_wrapped(
+        f"  (0: the classes are separate; {math.log(plan.num_classes):.2f}: chance for {plan.num_classes} classes)"
+    )
     say_files(run)
     tell_next_commands(
         [f"snngan classify evaluate {run.quoted}"],

@@ -39,7 +39,7 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     generator = generator_of(folder, choose_device(device), notify)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)
-    tell(f"{count} {'points' if folder.plan.is_points else 'images'} -> {out}")
+    tell(f"{count} {'points' if folder.plan.is_points else 'images'} of step {generator.step} -> {out}")
     tell_next_commands(
         [f"snngan interpolate {folder.quoted}", *out_option(folder, "plane.png")],
         [f"snngan evaluate {folder.quoted}"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from snngan.files import check_absent, write_npz
 def check_target(path: Path, *, force: bool) -> None:
     """Raise ``ValueError`` if nothing can or may be written under ``path``, before any work is done.
 
-    With ``force``, a file may be replaced, and so may the numbered pictures of a folder.
+    With ``force``, a file may be replaced, and so may a folder that holds nothing but numbered pictures.
     """
     if path.suffix.lower() in (".png", ".npz"):
         if path.is_dir():
@@ -27,6 +28,8 @@ def check_target(path: Path, *, force: bool) -> None:
         raise ValueError(f"--out {path} is a file; give a new folder, or a name ending in .png or .npz")
     elif path.is_dir() and any(path.iterdir()):
         check_absent(path, force=force)
+        if others := [each.name for each in path.iterdir() if not re.fullmatch(r"[0-9]{6}\.png", each.name)]:
+            raise ValueError(f"--out {path} holds files that no command wrote, such as {others[0]}: give a new folder")
     parent = path.absolute().parent
     if not parent.is_dir():
         raise ValueError(f"--out {path}: there is no folder {parent}")

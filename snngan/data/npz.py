@@ -131,7 +131,7 @@ def _no_images(path: Path, arrays: Mapping[str, NDArray[np.generic]], wanted: st
     if all(key in arrays for key in _STATISTICS):
         return ValueError(
             f"{path} must hold images, got the mean and covariance of features (mu, sigma), which are for the Frechet "
-            "distance only: give it to snngan evaluate as the set to compare with"
+            "distance only: snngan evaluate IMAGES --reference takes it"
         )
     return ValueError(f"{path} has neither {wanted}; it holds: {', '.join(arrays) or 'nothing'}")
 

@@ -21,7 +21,7 @@ from snngan.evaluation.features import Extractor, features_of
 from snngan.evaluation.figures import save_curve
 from snngan.evaluation.measure import resize_of
 from snngan.evaluation.memory import check_available
-from snngan.evaluation.sources import ImageSource, same_channels
+from snngan.evaluation.sources import ImageSource, refuse_shapes, same_channels
 from snngan.evaluation.twosample import TwoSample, compare
 from snngan.files import check_absent, write_atomically
 from snngan.version import __version__
@@ -107,9 +107,7 @@ def compare_sources(
     real, fake = same_channels(real, fake)
     dims, other_dims = (extractor(side.first(2)).shape[1] for side in (real, fake))
     if dims != other_dims:
-        raise ValueError(
-            f"{real.name} has images {real.shape}, {fake.name} {fake.shape}: give --image-size, or --space features"
-        )
+        refuse_shapes(real, fake, extractor.name)
     total = sum(numbers)
     check_available(
         total * math.prod(real.shape) + 16 * total * dims,

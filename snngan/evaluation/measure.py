@@ -21,7 +21,7 @@ from snngan.evaluation.frechet import Moments, frechet_distance
 from snngan.evaluation.kernel import BLOCK, kernel_distance
 from snngan.evaluation.memory import check_available
 from snngan.evaluation.neighbours import ROWS, neighbour_figures
-from snngan.evaluation.sources import ImageSource, same_channels
+from snngan.evaluation.sources import ImageSource, refuse_shapes, same_channels
 from snngan.files import SaveError
 from snngan.losses.snnl import entanglement
 from snngan.training.checkpoint import load_tensors, save_tensors
@@ -79,14 +79,11 @@ class Evaluation:
         """Yield what a reader wants to know, the metrics in at most 80 columns."""
         protocol = self.protocol
         seed = "" if protocol["seed"] is None else f"; seed {protocol['seed']}"
-        if protocol["num_real"] is None:
-            yield f"{protocol['num_fake']} images of {protocol['fake']} against {protocol['real']}"
-        else:
-            yield (
-                f"{protocol['num_fake']} images of {protocol['fake']} against {protocol['num_real']} of "
-                f"{protocol['real']}"
-            )
-        yield f"features: {protocol['extractor']}, {protocol['extractor_digest'][:12]}, {protocol['features']}-D{seed}"
+        step = "" if protocol["step"] is None else f" (step {protocol['step']})"
+        real = protocol["real"] if protocol["num_real"] is None else f"{protocol['num_real']} of {protocol['real']}"
+        yield f"{protocol['num_fake']} images of {protocol['fake']}{step} against {real}"
+        digest = "" if protocol["extractor"] == "pixels" else f"{protocol['extractor_digest'][:12]}, "
+        yield f"features: {protocol['extractor']}, {digest}{protocol['features']}-D{seed}"
         yield f"resize: {protocol['resize']}"
         counts = protocol["num_fake"], protocol["num_real"]
         if set(self.figures) - {"fid"} and max(counts) > protocol["num_points"]:
@@ -173,10 +170,7 @@ def evaluate(
         counts = [points, points]
     dims, other_dims = (extractor(side.first(2)).shape[1] for side in (fake, real))
     if dims != other_dims:
-        raise ValueError(
-            f"{fake.name} has images {fake.shape}, {real.name} {real.shape}, which do not meet in {extractor.name}: "
-            "give --image-size, or --features inception"
-        )
+        refuse_shapes(fake, real, extractor.name)
     _check_memory(counts, dims, points, math.prod(fake.shape), metrics)
     num_images = points if "entanglement" in metrics else 0
     with_moments = "fid" in metrics
@@ -205,7 +199,7 @@ def evaluate(
         figures |= _entanglement(kept, made)
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
-        "split": real.split or fake.split, "seed": fake.seed, "real_seed": real.seed,
+        "split": real.split or fake.split, "step": fake.step, "seed": fake.seed, "real_seed": real.seed,
         "image_shape": list(real.shape),
         "num_fake": counts[0], "num_real": counts[1], "num_points": points, "neighbours": NEIGHBOURS,
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
@@ -242,7 +236,7 @@ def evaluate_beside_statistics(
     assert made.moments is not None
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
-        "split": fake.split, "seed": fake.seed, "image_shape": list(fake.shape),
+        "split": fake.split, "step": fake.step, "seed": fake.seed, "image_shape": list(fake.shape),
         "num_fake": count, "num_real": None, "num_points": 0,
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
         "resize": resize_of(extractor, fake),

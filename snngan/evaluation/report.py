@@ -54,7 +54,7 @@ UNGROUPED = ("seed", "seeds", "ensemble", "data_dir")
 OWN = ("fake", "fake_digest", "seed", "torch")
 """Entries of the protocol in which evaluations in one table may differ."""
 PROTOCOL = (
-    "{num_fake:.20} samples against {num_real:.20} images of {real:.60}; features: {extractor:.60} "
+    "{num_fake:.20} samples of step {step:.20} against {num_real:.20} images of {real:.60}; features: {extractor:.60} "
     "({extractor_digest:.12}); all but fid over the first {num_points:.20} of each; resize: {resize:.60}; "
     "snngan {snngan:.20}"
 )
@@ -227,7 +227,8 @@ def _table(columns: Sequence[tuple[Group, Mapping[str, dict[str, Any]]]]) -> Ite
     protocols = _rows([each["protocol"] for each in entries.values()])
     first = defaultdict(lambda: "?", next(iter(entries.values()))["protocol"])
     heading = READINGS if "training step" in first else PROTOCOL
-    yield f"<h4>{escape(heading.format_map(first))}</h4>"
+    text = heading.format_map(first).replace("; all but fid over the first 0 of each", "")
+    yield f"<h4>{escape(text)}</h4>"
     headings = "".join(f"<th>{group.heading(list(own))}</th>" for group, own in columns)
     yield _wide("metrics", f"<tr><th></th><th></th>{headings}</tr>", _means([list(own.values()) for _, own in columns]))
     yield "<details><summary>each seed's own numbers</summary>"

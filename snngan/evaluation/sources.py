@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snngan.data import DATASETS, Dataset, to_uint8
+from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
 from snngan.data.datasets import Notify, load_dataset, shrink_images
 from snngan.data.decode import UnusableImageError, read_header
 from snngan.data.folder import notify_left_out, read_picture
@@ -38,6 +39,7 @@ class ImageSource:
         split: the half of a data set, folder or npz file, "train" or "test".
         seed: of a generator's noise.
         resize: what was done to the images while they were read, "none" or a method and a size.
+        step: of the checkpoint that a generator comes from.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ImageSource:
     split: str | None = None
     seed: int | None = None
     resize: str = "none"
+    step: int | None = None
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` images, ``CHUNK`` at a time."""
@@ -147,7 +150,8 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
         return images if run.plan.is_points else to_uint8(images)
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")
-    return ImageSource(f"run {path.name}", None, run.plan.image_shape, digest, None, read, seed=seed)
+    step: int = generator.step  # type: ignore[assignment]
+    return ImageSource(f"run {path.name}", None, run.plan.image_shape, digest, None, read, seed=seed, step=step)
 
 
 def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
@@ -219,6 +223,18 @@ def same_channels(first: ImageSource, second: ImageSource) -> tuple[ImageSource,
         return replace(source, shape=shape, read=lambda places: source.read(places).expand(-1, channels, -1, -1))
 
     return widened(first), widened(second)
+
+
+def refuse_shapes(first: ImageSource, second: ImageSource, extractor: str) -> NoReturn:
+    """Raise the ``ValueError`` for two sets of images that have no feature space in common."""
+    points = [side.shape == POINT_SHAPE for side in (first, second)]
+    if points[0] != points[1]:
+        two_d, pictures = (first, second) if points[0] else (second, first)
+        raise ValueError(f"{two_d.name} holds 2-D points and {pictures.name} images, which cannot be compared")
+    raise ValueError(
+        f"{first.name} has images {first.shape}, {second.name} {second.shape}, which do not meet in {extractor}: give "
+        "--image-size, or --features inception"
+    )
 
 
 def digest_of(tensors: Iterable[Tensor], more: str = "") -> str:

@@ -7,6 +7,7 @@ the layer's output in place.
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -263,6 +264,14 @@ class EntangledLoss(nn.Module):
         ignore_index: int = -100,
     ) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not isinstance(layers, str) and not all(isinstance(each, str) for each in layers):
+            raise ValueError("layers must be names or patterns of modules, such as 'layer4' or ['layer1', 'layer?.*']")
+        if not layers:
+            raise ValueError("layers must name one module or more, or be '*'")
+        if isinstance(alpha, str) or not math.isfinite(alpha):
+            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
         if over_layers not in OVER_LAYERS:
             raise ValueError(f"over_layers must be {', '.join(OVER_LAYERS)}, not {over_layers!r}")
         if units is not None and (type(units) is not int or units < 1):
@@ -352,7 +361,8 @@ class EntangledLoss(nn.Module):
         if enabled and not values:
             if skipped:
                 raise ValueError(
-                    f"no hidden layer puts out a row for each of {len(labels)} labels: {', '.join(skipped)}"
+                    f"no hidden layer puts out a row for each of {len(labels)} labels, the batch first: "
+                    f"{', '.join(skipped)}"
                 )
             raise ValueError(f"no hidden layer was run: {', '.join(self.layers) or 'the model has none'}")
         return logits, values

@@ -121,8 +121,10 @@ def pairs_of(
         ValueError: the shapes do not match, the features are not floating point, ``distance`` or ``backend`` is
             unknown, the backend does not take such features, or there are no ranks.
     """
+    if not isinstance(features, Tensor):
+        raise ValueError(f"features must be a tensor (N, ...), got {type(features).__name__}")
     if features.dim() < 2 or not features.is_floating_point():
-        raise ValueError(f"features must be floating point (N, ...), not {_form(features)}")
+        raise ValueError(f"features must be floating point, of two dimensions (N, D) or more, got {_form(features)}")
     labels = integer_labels(labels, len(features), features.device)
     check_choice("distance", distance, DISTANCES)
     check_choice("backend", backend, BACKENDS)

@@ -40,7 +40,7 @@ def soft_nearest_neighbor_loss(
 
     Args:
         features: points (N, ...) of any floating dtype; trailing dimensions are flattened.
-        labels: integer classes (N,).
+        labels: integer classes (N,); every integer is a class, -100 too, so leave points out that are to be ignored.
         temperature: T > 0 in the unit of the distances, a rule such as ``snngan.RelativeTemperature(0.1)``,
             or ``"optimal"`` for the minimum over all T. A rule that remembers (``"learned"``, annealed) wants
             :class:`SoftNearestNeighborLoss`, which keeps it from call to call.
@@ -49,7 +49,6 @@ def soft_nearest_neighbor_loss(
         backend: ``"dense"``, which holds N x N matrices and takes distances in float64; ``"tiled"``, which needs
             O(N D) memory; ``"fused"``, which needs no more and is the quickest on a GPU, with Triton and for float32
             points of up to 256 dimensions; or ``"auto"``, the quickest one for these features.
-
         across_ranks: take the points of all ranks of ``torch.distributed``'s default group, however many each has, as
             one batch: every rank returns the loss of the whole. Gradients of a rank's points come multiplied by the
             number of ranks, so that ``DistributedDataParallel``, which averages, gives parameters that of the whole.

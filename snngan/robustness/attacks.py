@@ -39,7 +39,7 @@ def fgsm(
         labels: (N,) integers, the true classes or, ``targeted``, of the classes to be taken for.
         epsilon: how far each pixel may move, 0 or above.
         targeted: lower the loss of ``labels`` instead of raising it.
-        bounds: the range of pixels.
+        bounds: the range of pixels, by default [-1, 1]; of images in [0, 1] it must be given.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -89,6 +89,8 @@ class DkNN:
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
+        if not isinstance(layers, Mapping):
+            raise ValueError(f"layers must be tensors by the name of the layer, got {type(layers).__name__}")
         labels = integer_labels(labels, len(labels))
         lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
@@ -208,8 +210,10 @@ class DkNN:
             raise ValueError(f"no activations of layer {name}; there are: {', '.join(layers)}")
         points = layers[name].detach().flatten(1)
         points = points.to(torch.promote_types(points.dtype, torch.float32))
-        if len(points) != count or not bool(points.isfinite().all()):
-            raise ValueError(f"layer {name} has {len(points)} points; expected {count}, and finite ones")
+        if len(points) != count:
+            raise ValueError(f"layer {name} must have a point for each of {count} labels, got {len(points)}")
+        if not bool(points.isfinite().all()):
+            raise ValueError(f"layer {name} must hold finite numbers, got NaN or infinity")
         return points
 
 

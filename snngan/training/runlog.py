@@ -318,7 +318,9 @@ def _configuration(path: Path) -> tuple[str, Any]:
         raise ValueError(f"no run folder {path}: give the folder that snngan train named, such as runs/0001-...")
     file = path / "config.json"
     if not file.exists():
-        raise ValueError(f"{path} is no run folder: it has no config.json")
+        inside = next((each.parent for each in sorted(path.glob("*/config.json"))), None)
+        hint = "" if inside is None else f"; give one of the runs in it, such as {inside}"
+        raise ValueError(f"{path} is no run folder: it has no config.json{hint}")
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("plan"), dict):
         raise ValueError(f"{file} is not a run's configuration: it has no plan")

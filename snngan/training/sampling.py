@@ -26,7 +26,8 @@ def load_generator(
 ) -> nn.Module:
     """Return the averaged generator of a run: a module in evaluation mode that maps latents to images.
 
-    Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1].
+    Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1]. The checkpoint that it
+    comes from is that of ``generator.step``.
 
     Args:
         run: the run's folder.
@@ -51,6 +52,7 @@ def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], N
     with AsLargeAs(state):
         generator = blank_generator(run.plan)
     load_part("averaged", generator, state["players"])
+    generator.step = state["step"]
     return generator.to(device)
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,12 +385,13 @@ def test_force_replaces_a_file(cli: Cli, finished: Path, command: str, out: str)
     assert Path(out).stat().st_size > 100
 
 
-def test_force_replaces_the_numbered_images_of_a_folder_and_nothing_else(cli: Cli, finished: Path) -> None:
+def test_force_replaces_a_folder_of_numbered_images_and_no_other(cli: Cli, refused: Cli, finished: Path) -> None:
     cli(f"sample {finished} --count 6 --out folder/")
-    Path("folder/mine.png").write_text("mine")
     cli(f"sample {finished} --count 4 --out folder/ --force")
-    assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png", "mine.png"]
-    assert Path("folder/mine.png").read_text() == "mine"
+    assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png"]
+    Path("folder/mine.png").write_text("mine")
+    refused(f"sample {finished} --out folder/ --force", "folder holds files that no command wrote, such as mine.png")
+    refused(f"sample {finished} --out . --force", "--out . holds files that no command wrote")
 
 
 def test_an_experiment_replaces_only_its_own_results(cli: Cli, refused: Cli) -> None:
@@ -466,3 +468,46 @@ def test_an_unknown_option_is_answered_with_the_one_that_was_meant(refused: Cli,
 @pytest.mark.parametrize("url", ["s3://bucket/x.npz", "https://example.org/x.png"])
 def test_a_url_is_not_a_path(refused: Cli, run: Path, command: str, url: str) -> None:
     refused(command.format(url), "paths must be on this machine, got the URL .*: download it first")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train mnist", r"Got unexpected extra argument \(mnist\): to name a data set, use --dataset NAME$"),
+        ("evaluate r --metrics fid kid", r"extra argument \(kid\): use .* evaluate \[OPTIONS\] \[RUN\]$"),
+        ("resume", r"Missing argument 'RUN': use .* resume \[OPTIONS\] RUN$"),
+        ("report", "Missing argument 'RUNS...': use"),
+        ("sample r", "Missing option '--out': use"),
+        ("help", "use --help, after a command or alone$"),
+        ("version", "use --version, after a command or alone$"),
+        ("train --dataset MNIST", "unknown dataset 'MNIST'; did you mean 'mnist'?"),
+        ("train --objective Wgan-GP", "unknown objective 'Wgan-GP'; did you mean 'wgan-gp'?"),
+        ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'?"),
+        ("evaluate digits --out x.json", "no option --out: use --json$"),
+        ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
+        ("data prepare folder:pictures", "a named data set is prepared, got folder:pictures"),
+        ("report r --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
+        ("report r --out nowhere/r.html", "--out nowhere/r.html: there is no folder /.*nowhere"),
+        (
+            "entangle digits gaussians",
+            "gaussians test holds 2-D points and digits test images, which",
+        ),
+        ("entangle gaussians digits --features pixels", "gaussians test holds 2-D points and digits test images"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(refused: Cli, command: str, message: str) -> None:
+    refused(command, message)
+
+
+def test_the_folder_of_the_runs_is_not_a_run(refused: Cli, run: Path) -> None:
+    shutil.move("run", "runs/one")
+    for command in ("resume runs", "sample runs --out x.png", "report runs"):
+        refused(command, "runs is no run folder: it has no config.json; give one of the runs in it, such as runs/one$")
+
+
+def test_what_is_measured_names_the_step(cli: Cli, run: Path) -> None:
+    said = cli("evaluate run --features pixels --metrics kid --count 20")
+    assert "20 images of run run (step 6) against 20 of" in said.out
+    assert "4 images of step 6 -> s.png" in cli("sample run --count 4 --out s.png").out
+    assert json.loads((run / "evaluations.jsonl").read_text())["protocol"]["step"] == 6
+    assert cli("report run run --out r.html").out.startswith("1 run -> r.html")

@@ -194,9 +194,7 @@ def test_classes_of_folders_go_by_their_names(cli: Cli, refused: Cli) -> None:
         "--steps 200 --learning-rate 0.01 --alpha 0 --device cpu --run-dir run")  # fmt: skip
     assert json.loads(Path("run/config.json").read_text())["plan"]["class_names"] == ["ant", "cat", "dog"]
     for folder in ("pets", "fewer"):
-        assert (
-            "accuracy                           1.0000" in cli(f"classify evaluate run --against folder:{folder}").out
-        )
+        assert "accuracy            1.0000" in cli(f"classify evaluate run --against folder:{folder}").out
     refused("classify evaluate run --against folder:others", "has the classes zebra; the run knows ant, cat, dog")
 
 

@@ -192,7 +192,7 @@ def test_more_steps_than_planned(cli: Cli, run: Path, finished: Path, tiny: str)
 
 def test_sample_npz(cli: Cli, finished: Path) -> None:
     said = cli(f"sample {finished} --count 700 --seed 1 --out s.npz")
-    assert said.out.startswith("700 images -> s.npz\nnext:\n  snngan interpolate ")
+    assert said.out.startswith("700 images of step 6 -> s.npz\nnext:\n  snngan interpolate ")
     images = images_in(Path("s.npz"))
     assert images.dtype == np.uint8
     assert images.shape == (700, 1, 8, 8)

@@ -32,7 +32,7 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
     said = cli(f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu")
-    assert "40 images of run run against 24 of npz:" in said.out
+    assert "40 images of run run (step 6) against 24 of npz:" in said.out
     for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy"):
         assert f"  {name} (classifier:digits) " in said.out
     for name in ("entanglement_input", "entanglement_features"):
@@ -162,7 +162,10 @@ def test_too_few_images_are_refused(refused: Cli, count: int) -> None:
 
 def test_images_of_two_sizes_meet_in_features_only(refused: Cli) -> None:
     np.savez("other.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
-    refused("entangle digits other.npz", r"images \(1, 8, 8\), .* \(1, 9, 9\): give --image-size, or --space features")
+    refused(
+        "entangle digits other.npz",
+        r"images \(1, 8, 8\), .* \(1, 9, 9\), which do not meet in pixels: give --image-size, or --features inception",
+    )
     refused("evaluate other.npz --reference digits --features pixels", "which do not meet in pixels: give --image-size")
 
 

@@ -276,7 +276,7 @@ def test_points_are_called_points(cli: Cli, tiny: str) -> None:
     assert "data       gaussians: 9000 points of the plane, 1000 held out\n" in said[command].out
     assert "gaussians: 9000 points of the plane of 8 classes, 1000 held out\n" in said[classify].out
     assert re.search(r"\d points/s\n$", said[command].err)
-    assert said["sample r --count 9 --out s.npz"].out.startswith("9 points -> s.npz\n")
+    assert said["sample r --count 9 --out s.npz"].out.startswith("9 points of step 4 -> s.npz\n")
     assert "gaussians: 9000 training and 1000 held-out 2-D points, 8 classes\n" in said["data prepare gaussians"].out
     assert "images/s" in cli(f"train {tiny} --steps 3 --run-dir i").err
 

@@ -136,7 +136,7 @@ def test_printed_metrics_have_their_direction_and_fit_80_columns(tmp_path: Path)
         figures = dict.fromkeys(["fid", "kid", *DIRECTIONS], -1.234e-05)
         protocol = {
             "fake": "run a", "real": "digits test", "num_fake": 50, "num_real": 40, "num_points": 40, "features": 128,
-            "extractor": features, "extractor_digest": "0123456789ab", "resize": "none", "seed": 0,
+            "extractor": features, "extractor_digest": "0123456789ab", "resize": "none", "seed": 0, "step": None,
         }  # fmt: skip
         lines = list(Evaluation(figures, {"kid": (-1.234e-05, 1.234e-05)}, protocol).lines())
         printed = lines[lines.index("all but fid over the first 40 of each") + 1 :]

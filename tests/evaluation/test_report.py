@@ -338,7 +338,7 @@ def test_what_is_not_a_run_is_left_out(
 def test_refusals_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = changed("runs/run"), tmp_path / "page.html"
     for words, message in (
-        ([run.parent], f"the runs in it: snngan report {run.parent}/*"),
+        ([run.parent], f"{run.parent} is no run folder: it has no config.json; give one of the runs in it, such as "),
         ([tmp_path, page], "none of 2 paths is a run"),
         ([run, tmp_path / "typo"], f"no run folder {tmp_path / 'typo'}"),
     ):

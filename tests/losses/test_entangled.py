@@ -464,7 +464,8 @@ def test_a_named_layer_that_never_runs_is_an_error(name: str) -> None:
 
 def test_layers_with_the_batch_in_another_place_are_named() -> None:
     with pytest.raises(
-        ValueError, match=r"no hidden layer puts out a row for each of 24 labels: .*linear1 \(5, 24, 16\)"
+        ValueError,
+        match=r"no hidden layer puts out row for each of 24 labels, the batch first: .*linear1 \(5, 24, 16\)",
     ):
         EntangledLoss(Sequences(batch_first=False))(torch.randn(24, 5, 8), LABELS)
 
@@ -538,3 +539,18 @@ def test_the_default_lets_a_classifier_learn() -> None:
     assert float((criterion.logits.argmax(1) == labels).double().mean()) > 0.9
     assert ClassifyConfig().alpha == criterion.alpha
     assert ClassifyConfig().temperature == "optimal"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "resnet18"}, "model must be a torch.nn.Module, got str"),
+        ({"layers": [nn.ReLU()]}, "layers must be names or patterns of modules"),
+        ({"layers": []}, "layers must name one module or more"),
+        ({"alpha": float("nan")}, "alpha must be a finite number, got nan"),
+        ({"alpha": "1"}, "alpha must be a finite number, got '1'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EntangledLoss(**{"model": perceptron(), **arguments})

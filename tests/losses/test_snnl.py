@@ -262,8 +262,13 @@ X, Y = torch.zeros(4, 2), torch.arange(4) % 2
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(4), Y), r"features must be floating point \(N, ...\), not float32 \(4,\)"),
-        ((X.long(), Y), r"features must be floating point \(N, ...\), not int64 \(4, 2\)"),
+        (
+            (torch.zeros(4), Y),
+            r"features must be floating point, of two dimensions .* or more, got float32 \(4,\)",
+        ),
+        ((X.numpy(), Y), r"features must be a tensor \(N, ...\), got ndarray"),
+        ((X, ["a"] * 4), r"labels must be integers \(4,\), got list: .*"),
+        ((X.long(), Y), r"features must be floating point, of two dimensions \(N, D\) or more, got int64 \(4, 2\)"),
         ((X, Y[:3]), r"labels must be integers \(4,\), one for each point, got int64 \(3,\)"),
         ((X, Y[:, None]), r"labels must be integers \(4,\), one for each point, got int64 \(4, 1\)"),
         ((X, Y.float()), r"labels must be integers \(4,\), one for each point, got float32 \(4,\)"),

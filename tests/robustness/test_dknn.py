@@ -200,9 +200,9 @@ def test_what_is_refused() -> None:
         DkNN(layers, labels, num_neighbours=3, num_classes=2)
     with pytest.raises(ValueError, match="labels go from -1 to 2"):
         DkNN(layers, labels - 1, num_neighbours=3)
-    with pytest.raises(ValueError, match="layer conv has 19 points; expected 20"):
+    with pytest.raises(ValueError, match="layer conv must have a point for each of 20 labels, got 19"):
         DkNN(layers | {"conv": layers["conv"][1:]}, labels, num_neighbours=3)
-    with pytest.raises(ValueError, match="layer fc has 20 points; expected 20, and finite ones"):
+    with pytest.raises(ValueError, match="layer fc must hold finite numbers, got NaN or infinity"):
         DkNN(layers | {"fc": layers["fc"] * torch.nan}, labels, num_neighbours=3)
     dknn = DkNN(layers, labels, num_neighbours=3)
     with pytest.raises(ValueError, match="not calibrated"):
