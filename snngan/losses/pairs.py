@@ -23,7 +23,7 @@ BACKENDS = ("auto", "dense", "tiled", "fused")
 DENSE_UP_TO = 512
 """Points up to which the dense backend is the quicker one."""
 UNITS = {torch.float32: (-126, 126), torch.float64: (-500, 500)}
-"""The exponents of two within which coordinates are scaled."""
+"""The exponents of two within which points are scaled."""
 
 
 class Pairs:
@@ -39,8 +39,8 @@ class Pairs:
         dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
         backend: "dense", "tiled" or "fused".
         scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
-        unit: () float64: the power of two next above the largest coordinate. What is computed in float32 is computed
-            with points / unit, so that no square over- or underflows.
+        unit: () float64: the power of two next above the length of the longest point. What is computed in float32 is
+            computed with points / unit, so that no square over- or underflows.
     """
 
     def __init__(
@@ -50,15 +50,14 @@ class Pairs:
         self.points, self.squares, self.labels, self.moving = points, squares, labels, moving
         self.factor, self.dtype, self.backend = factor, dtype, backend
         self.scale = self.mean_distance(slice(None))
-        largest = torch.linalg.vector_norm(points.detach(), math.inf) if points.numel() else points.new_zeros(())
-        self.unit = torch.exp2(torch.frexp(largest).exponent.clamp(*UNITS[points.dtype]).double())
+        longest = squares.amax().sqrt() if len(squares) else squares.new_zeros(())
+        self.unit = torch.exp2(torch.frexp(longest).exponent.clamp(*UNITS[dtype]).double())
 
     def mean_distance(self, some: slice | Tensor) -> Tensor:
         """Return the mean distance () of ``some`` points, a slice or a mask (N,), in O(N D)."""
         points, squares = self.points.detach()[some], self.squares[some]
         count = len(points)
-        own = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).square().sum()
-        products = points.sum(0, dtype=torch.float64).square().sum() - own  # of all ordered pairs
+        products = column_sums(points).square().sum() - squared_lengths(points).sum()  # of all ordered pairs
         total = self.factor * (2 * (count - 1) * squares.sum() - 2 * products)
         mean: Tensor = total.clamp_min(0) / max(1, count * (count - 1))
         return mean
@@ -142,12 +141,11 @@ def pairs_of(
         points, no_direction = _unit(features.flatten(1))
         points = (points - points.detach().mean(0)).to(working)
         # A zero vector is at 1 from all, which no place on the sphere is.
-        squares = points.detach().double().square().sum(1, keepdim=True) + no_direction
+        squares = squared_lengths(points.detach()) + no_direction
         return Pairs(points, squares, labels, own, 0.5, dtype, backend)
     points = features.flatten(1).to(working)
-    points = points - points.detach().mean(0, dtype=torch.float64).to(working)
-    squares = torch.linalg.vector_norm(points.detach(), dim=1, keepdim=True, dtype=torch.float64).square()
-    return Pairs(points, squares, labels, own, 1.0, dtype, backend)
+    points = points - (column_sums(points.detach()) / max(1, len(points))).to(working)
+    return Pairs(points, squared_lengths(points.detach()), labels, own, 1.0, dtype, backend)
 
 
 def _unit(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +153,27 @@ def _unit(points: Tensor) -> tuple[Tensor, Tensor]:
     points = points.to(torch.float64, copy=True)  # autograd keeps it, and the caller may write over its own
     lengths = torch.linalg.vector_norm(points, dim=1, keepdim=True)
     return points / torch.where(lengths > 0, lengths, 1.0), lengths.detach() == 0
+
+
+def squared_lengths(points: Tensor) -> Tensor:
+    """Return the squared lengths (N, 1) of ``points`` (N, D) in float64."""
+    lengths = points.new_empty(len(points), 1, dtype=torch.float64)
+    for rows, part in zip(_some(points), _some(lengths), strict=True):
+        torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64, out=part)
+    return lengths.square_()
+
+
+def column_sums(points: Tensor) -> Tensor:
+    """Return the sum (D,) of ``points`` (N, D) in float64."""
+    total = points.new_zeros(points.shape[1], dtype=torch.float64)
+    for rows in _some(points):
+        total += rows.sum(0, dtype=torch.float64)
+    return total
+
+
+def _some(points: Tensor) -> Sequence[Tensor]:
+    """Return ``points`` (N, D) in parts: on a CPU, torch would copy them whole to add them up in float64."""
+    return torch.split(points, max(1, len(points)) if points.is_cuda else 512)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -250,10 +269,11 @@ class _LogOdds(torch.autograd.Function):
         slopes = torch.where(is_same, row / same, -row / other).mul_(weights)
         if weights.is_cuda:  # where TF32 is allowed, a float32 product would keep three digits
             slopes = slopes.double()
-        rounded = (points / unit).to(slopes.dtype)
+        rounded = points.to(slopes.dtype, copy=True).div_(unit)
         with full_precision(points.device):
             moving = ctx.moving
             pulled = slopes.sum(0)[moving, None] * rounded[moving] - (slopes[moving] + slopes.T[moving]) @ rounded
         gradient = torch.zeros_like(points)
-        gradient[moving] = pulled.to(gradient.dtype) * (2 * ctx.factor * inverse * unit)
+        gradient[moving] = pulled
+        gradient.mul_(2 * ctx.factor * inverse * unit)
         return gradient, None, None

@@ -38,7 +38,7 @@ COLD = {torch.float32: -60.0, torch.float64: -650.0}
 """Log-sums below this are taken in the log domain."""
 COLD_ROWS = 256
 HIGHEST_RATE = 1e15
-"""Of 1/T in the unit of the points, where squared distances are at most some 10: float32 must hold the products."""
+"""Of 1/T in the unit of the points, where squared distances are at most 4: float32 must hold the products."""
 COLDEST = 1e10
 """The largest squared length over T up to which the rounding of float64 distances is lost in the weights."""
 WIDE = 64
