@@ -158,20 +158,20 @@ class TrainConfig:
     download: bool = option(False, "fetch the data set if it is not here", group="Data")
     skip_broken: bool = option(False, "leave out broken images of a folder", group="Data")
 
-    objective: str = option("snnl-pixel", "what the players minimise", group="Game", metavar="NAME")
+    objective: str = option("snnl-pixel", "what the players minimize", group="Game", metavar="NAME")
     arch: str | None = option(None, "networks: mlp, dcgan or resnet", group="Game", metavar="NAME")
     set: tuple[str, ...] = option(
         (), "an objective's or network's option; 'help' lists", group="Game", metavar="NAME=VALUE"
     )
 
-    steps: int | None = option(None, "generator steps", low=1, group="Optimisation")
-    batch_size: int | None = option(None, "real images a step", low=2, group="Optimisation")
-    learning_rate: float | None = option(None, "of both players", low=0, high=10, group="Optimisation")
+    steps: int | None = option(None, "generator steps", low=1, group="Optimization")
+    batch_size: int | None = option(None, "real images a step", low=2, group="Optimization")
+    learning_rate: float | None = option(None, "of both players", low=0, high=10, group="Optimization")
     betas: tuple[float, float] | None = option(
-        None, "of Adam", low=0, high=0.9999, group="Optimisation", metavar="B1,B2"
+        None, "of Adam", low=0, high=0.9999, group="Optimization", metavar="B1,B2"
     )
-    discriminator_steps: int | None = option(None, "per generator step", low=1, high=100, group="Optimisation")
-    ema_decay: float | None = option(None, "of the averaged generator", low=0, high=0.999999, group="Optimisation")
+    discriminator_steps: int | None = option(None, "per generator step", low=1, high=100, group="Optimization")
+    ema_decay: float | None = option(None, "of the averaged generator", low=0, high=0.999999, group="Optimization")
 
     seed: int = option(0, "of weights, order and noise", low=0, group="Run")
     device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
@@ -182,8 +182,8 @@ class TrainConfig:
     run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
-    track_every: int = option(100, "steps between entanglement readings", low=1, group="Run")
-    evaluate_every: int = option(1000, "steps between other figures (precision, FID, ...); 0: none", low=0, group="Run")
+    log_every: int = option(100, "steps between entanglement readings", low=1, group="Run")
+    metrics_every: int = option(1000, "steps between other figures (precision, FID, ...); 0: none", low=0, group="Run")
     dry_run: bool = option(False, "say what would be done, and stop", group="Run")
 
     def __post_init__(self) -> None:
@@ -227,8 +227,8 @@ class Plan:
     precision: str
     checkpoint_every: int
     sample_every: int
-    track_every: int
-    evaluate_every: int = 0
+    log_every: int
+    metrics_every: int = 0
     compile: bool = False
     cuda_graph: bool = False
     deterministic: bool = False
@@ -268,38 +268,42 @@ class ClassifyConfig:
     alpha: float = option(-0.003, "its weight; below 0 entangles", low=-1e9, high=1e9, group="Loss")
     alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", low=-1e9, high=1e9, group="Loss")
     layers: str = option("*", "names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
-    over_layers: str = option(
+    layer_reduction: str = option(
         "sum", "or mean, min, of them", choices=("sum", "mean", "min"), group="Loss", metavar="HOW"
     )
     temperature: str = option("optimal", "such as 0.1, learned:1, absolute:50", group="Loss", metavar="RULE")
     distance: str = option(
         "sqeuclidean", "sqeuclidean or cosine", choices=("sqeuclidean", "cosine"), group="Loss", metavar="NAME"
     )
-    adversary: str | None = option(
+    adversarial_training: str | None = option(
         None, "trains on its examples: pgd:0.3, pgd:0.3:40 steps", group="Loss", metavar="RULE"
     )
 
-    steps: int = option(5000, "optimiser steps", low=1, group="Optimisation")
-    batch_size: int = option(256, "images a step", low=2, group="Optimisation")
+    steps: int = option(5000, "optimizer steps", low=1, group="Optimization")
+    batch_size: int = option(256, "images a step", low=2, group="Optimization")
     optimizer: str = option(
-        "adam", "adam, or sgd with momentum", choices=("adam", "sgd"), group="Optimisation", metavar="NAME"
+        "adam", "adam, or sgd with momentum", choices=("adam", "sgd"), group="Optimization", metavar="NAME"
     )
-    learning_rate: float = option(1e-3, "at the start", low=0, high=10, group="Optimisation")
+    learning_rate: float = option(1e-3, "at the start", low=0, high=10, group="Optimization")
     learning_rate_final: float | None = option(
-        None, "at the end, in equal ratios [the same]", low=0, high=10, group="Optimisation"
+        None, "at the end, in equal ratios [the same]", low=0, high=10, group="Optimization"
     )
 
     seed: int = option(0, "of weights and order", low=0, group="Run")
     seeds: str | None = option(None, "several, 0:4 or 0,3,5: a network each", group="Run", metavar="SEEDS")
     ensemble: str = option(
-        "auto", "auto, vectorised or in-turn", choices=("auto", "vectorised", "in-turn"), group="Run", metavar="HOW"
+        "auto",
+        "auto, vectorized or sequential",
+        choices=("auto", "vectorized", "sequential"),
+        group="Run",
+        metavar="HOW",
     )
     device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
     precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
     deterministic: bool = option(False, "the same bits each time on CUDA too", group="Run")
     run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
-    track_every: int = option(500, "steps between readings", low=1, group="Run")
+    log_every: int = option(500, "steps between readings", low=1, group="Run")
     dry_run: bool = option(False, "say what would be done, and stop", group="Run")
 
     def __post_init__(self) -> None:
@@ -337,10 +341,10 @@ class ClassifyPlan:
     ensemble: str
     precision: str
     checkpoint_every: int
-    track_every: int
+    log_every: int
     regularizer: str = "snnl"
-    over_layers: str = "sum"
-    adversary: str | None = None
+    layer_reduction: str = "sum"
+    adversarial_training: str | None = None
     deterministic: bool = False
 
     @property

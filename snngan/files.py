@@ -54,7 +54,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     If ``durable``, it is on the disk before. Of several processes that write the same file, the last one's stays. Who
     may read and write ``path`` may still.
     """
-    beside = place_beside(path)
+    beside = temporary_path(path)
     with open(beside, "xb") as file:  # what lies there is neither written through, be it a link, nor removed
         try:
             with suppress(OSError):  # nothing there, or a file system without permissions
@@ -86,7 +86,7 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool =
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
-def place_beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Return where nothing is yet, for what is to be moved to ``path``: a name that nobody else takes or foresees."""
     return path.with_name(f".{os.urandom(4).hex()}.{path.name[:60]}.part")  # names end at 255 bytes
 

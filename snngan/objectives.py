@@ -1,4 +1,4 @@
-"""What each player minimises: one frozen dataclass an objective, given the networks and not their outputs.
+"""What each player minimizes: one frozen dataclass an objective, given the networks and not their outputs.
 
 To add an objective, write one more class here: the commands, the help and the tests find it by its name.
 """
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import check_options, option
+from snngan.distributed import across_ranks
 from snngan.lazy import public_names
-from snngan.losses import adversarial, fused
-from snngan.losses.gather import across_ranks
+from snngan.losses import adversarial
+from snngan.losses.backends import fused
 from snngan.losses.mmd import squared_mmd
-from snngan.losses.pairs import DENSE_UP_TO, DISTANCES, log_odds
+from snngan.losses.pairwise import DENSE_UP_TO, DISTANCES, log_odds
 from snngan.losses.snnl import Scale, real_fake_pairs
 from snngan.losses.temperature import Temperature, parse_temperature
 from snngan.registry import Registry
@@ -47,11 +48,11 @@ class Objective(Protocol):
         return False
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        """Return what the discriminator minimises, ()."""
+        """Return what the discriminator minimizes, ()."""
         raise NotImplementedError
 
     def generator_loss(self, discriminator: nn.Module | None, real: Tensor, fake: Tensor) -> Tensor:
-        """Return what the generator minimises, ()."""
+        """Return what the generator minimizes, ()."""
         raise NotImplementedError
 
     def constrain(self, discriminator: nn.Module) -> None:
@@ -68,7 +69,7 @@ FORMS = ("literal", "log-odds", "log-odds-linear", "chance-capped")
 
 
 def entangling_loss(odds: Tensor, form: str) -> Tensor:
-    """Return what a generator minimises to raise entanglement, (), from the log-odds z of every anchor.
+    """Return what a generator minimizes to raise entanglement, (), from the log-odds z of every anchor.
 
     ``literal`` is the paper's -softplus(z), which saturates once the classes are apart; ``log-odds`` its
     non-saturating twin softplus(-z); ``log-odds-linear`` -z; ``chance-capped`` -min(z, 0), which has nothing to gain
@@ -207,7 +208,7 @@ class NonSaturating(_OneOutput):
 @OBJECTIVES.register("minimax")
 @dataclass(frozen=True, kw_only=True)
 class Minimax(NonSaturating):
-    """Goodfellow et al. 2014, eq. 1 to the letter: the generator minimises log(1 - D), which saturates."""
+    """Goodfellow et al. 2014, eq. 1 to the letter: the generator minimizes log(1 - D), which saturates."""
 
     def generator_loss(self, discriminator: nn.Module | None, real: Tensor, fake: Tensor) -> Tensor:
         assert discriminator is not None

@@ -6,7 +6,7 @@ import hashlib
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """Return the seed of one stream; those of two purposes, or of neighbouring seeds, have nothing in common.
+    """Return the seed of one stream; those of two purposes, or of neighboring seeds, have nothing in common.
 
     Example:
         >>> seed_for(0, "noise") != seed_for(1, "noise") != seed_for(0, "order")

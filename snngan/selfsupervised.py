@@ -1,4 +1,4 @@
-"""Classes found without labels: neighbours are to agree, far points to disagree, and all classes to be used.
+"""Classes found without labels: neighbors are to agree, far points to disagree, and all classes to be used.
 
 The objective is the one that the blog post "Min-Max Loss, Self Supervised Classification" gives; without its far points
 it is close to SCAN's (Van Gansbeke et al. 2020, "Learning to Classify Images without Labels").
@@ -21,7 +21,7 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """Of each of N points, which others are to agree with it, and which are neither near nor far."""
 
     near: Tensor
@@ -38,7 +38,7 @@ class Neighbourhood:
         return len(self.near) - self.near.shape[1] - self.between.shape[1]
 
 
-def neighbourhood(points: Tensor, near: int = 10, far: float = 0.9) -> Neighbourhood:
+def neighborhood(points: Tensor, near: int = 10, far: float = 0.9) -> Neighborhood:
     """Return the ``near`` nearest points of each point, by Euclidean distance, and those that are not far from it.
 
     Distances are those of float64, wherever the points lie.
@@ -67,15 +67,15 @@ def neighbourhood(points: Tensor, near: int = 10, far: float = 0.9) -> Neighbour
         distances[own, first + own] = -1  # before any other point at the same place
         order.append(distances.topk(count - num_far, largest=False).indices)
     ranked = torch.cat(order)
-    return Neighbourhood(
+    return Neighborhood(
         near=ranked[:, 1 : near + 1].contiguous(), between=torch.cat([ranked[:, :1], ranked[:, near + 1 :]], 1)
     )
 
 
 def min_max_loss(
-    probabilities: Tensor, points: Neighbourhood, anchors: Tensor | None = None, entropy_weight: float = 0.3
+    probabilities: Tensor, points: Neighborhood, anchors: Tensor | None = None, entropy_weight: float = 0.3
 ) -> Tensor:
-    r"""Return how far neighbours disagree and far points agree, less the weighted entropy of the mean prediction.
+    r"""Return how far neighbors disagree and far points agree, less the weighted entropy of the mean prediction.
 
     .. math::
         L = \operatorname{mean}_{near} (1 - s_{ij})^2 + \operatorname{mean}_{far} s_{ij}^2 - \lambda H(\bar p)
@@ -95,10 +95,10 @@ def min_max_loss(
         ValueError: the probabilities are of another number of points.
 
     Source:
-        The blog post named above: dot products of normalised predictions, their squared error, and the entropy.
+        The blog post named above: dot products of normalized predictions, their squared error, and the entropy.
     """
     if len(probabilities) != len(points.near):
-        raise ValueError(f"probabilities of {len(probabilities)} points, and neighbours of {len(points.near)}")
+        raise ValueError(f"probabilities of {len(probabilities)} points, and neighbors of {len(points.near)}")
     turned = F.normalize(probabilities, dim=1)
     near, between, own = points.near, points.between, turned
     if anchors is not None:
@@ -116,7 +116,7 @@ def min_max_loss(
 def _scaled(points: Tensor) -> tuple[Tensor, Tensor, float]:
     """Return points (N, D) in float64 about their mean and of mean length 1, that mean (D,) and that length.
 
-    Centred first: of float32 points far from the origin the digits in which they differ would be lost.
+    Centered first: of float32 points far from the origin the digits in which they differ would be lost.
 
     Raises:
         ValueError: they are not (N, ...), floating point and finite.
@@ -165,9 +165,9 @@ def cluster(
     No label is used, and none to choose among the starts.
 
     Args:
-        points: (N, ...), floating point; flattened, centred and divided by their mean length beforehand.
+        points: (N, ...), floating point; flattened, centered and divided by their mean length beforehand.
         num_clusters: how many classes there are, 2 or above.
-        near: as for :func:`neighbourhood`.
+        near: as for :func:`neighborhood`.
         far: likewise.
         entropy_weight: as for :func:`min_max_loss`.
         units: of the hidden layer, rectified linear ones.
@@ -181,10 +181,10 @@ def cluster(
         The classes and the network of the kept start, and what every start gave.
 
     Raises:
-        ValueError: an argument is out of its range, as :func:`neighbourhood`, or a loss is not finite.
+        ValueError: an argument is out of its range, as :func:`neighborhood`, or a loss is not finite.
 
     Source:
-        The blog post named above, for the objective; network and optimiser are ours.
+        The blog post named above, for the objective; network and optimizer are ours.
 
     Example:
         >>> points = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 20])
@@ -197,7 +197,7 @@ def cluster(
         raise ValueError("num_clusters must be 2 or above; units, steps, batch_size and restarts 1 or above, and whole")
     if not (0 <= entropy_weight < math.inf and 0 < learning_rate < math.inf):
         raise ValueError(f"entropy_weight {entropy_weight} or learning_rate {learning_rate} is out of range")
-    ordered = neighbourhood(points, near, far)
+    ordered = neighborhood(points, near, far)
     scaled, middle, length = _scaled(points)
     flat = scaled.float()
     networks, losses, starts = [], [], []
@@ -234,7 +234,7 @@ def _fresh(inputs: int, units: int, outputs: int, generator: torch.Generator) ->
         return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))
 
 
-def _loss_of_all(probabilities: Tensor, points: Neighbourhood, entropy_weight: float) -> float:
+def _loss_of_all(probabilities: Tensor, points: Neighborhood, entropy_weight: float) -> float:
     """Return :func:`min_max_loss` of all anchors, some at a time."""
     total = 0.0
     for anchors in torch.split(torch.arange(len(probabilities), device=probabilities.device), CHUNK):
@@ -243,5 +243,5 @@ def _loss_of_all(probabilities: Tensor, points: Neighbourhood, entropy_weight: f
 
 
 __getattr__, __dir__ = public_names(
-    __name__, dict.fromkeys(("Clusters", "Neighbourhood", "cluster", "min_max_loss", "neighbourhood"), "")
+    __name__, dict.fromkeys(("Clusters", "Neighborhood", "cluster", "min_max_loss", "neighborhood"), "")
 )

@@ -1,4 +1,4 @@
-"""The two objectives that rest on the soft nearest neighbour loss: forms, temperatures, and what they remember."""
+"""The two objectives that rest on the soft nearest neighbor loss: forms, temperatures, and what they remember."""
 
 from __future__ import annotations
 

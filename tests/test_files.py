@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from reference.files import Watched
 
-from snngan.files import SaveError, clear_parts, place_beside, replacing, write_atomically, write_npz
+from snngan.files import SaveError, clear_parts, replacing, temporary_path, write_atomically, write_npz
 
 
 def test_at_every_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,11 +64,11 @@ def test_what_lies_beside_is_another_s(tmp_path: Path, monkeypatch: pytest.Monke
     path, victim = tmp_path / "file", tmp_path / "victim"
     victim.write_bytes(b"mine")
     monkeypatch.setattr(os, "urandom", bytes)
-    place_beside(path).symlink_to(victim)
+    temporary_path(path).symlink_to(victim)
     with pytest.raises(SaveError, match=r"file could not be written: File exists$"):
         write_atomically(path, b"new")
     assert victim.read_bytes() == b"mine"
-    assert place_beside(path).is_symlink()
+    assert temporary_path(path).is_symlink()
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -122,7 +122,7 @@ def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    left = place_beside(tmp_path / "samples" / "step-00000001.png")
+    left = temporary_path(tmp_path / "samples" / "step-00000001.png")
     kept = [tmp_path / name for name in (".config.part", "my.part", "step-00000001.png", ".0123abcd.part")]
     left.parent.mkdir()
     for path in (left, *kept):

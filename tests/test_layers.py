@@ -15,7 +15,19 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "seeds", "version", "intervals", "untrusted", "files", "tensors", "labels", "lazy"},
+    {
+        "registry",
+        "config",
+        "distributed",
+        "seeds",
+        "version",
+        "intervals",
+        "untrusted",
+        "files",
+        "tensors",
+        "labels",
+        "lazy",
+    },
     {"losses"},
     {"data", "models", "robustness"},
     {"objectives", "selfsupervised"},

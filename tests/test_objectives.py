@@ -1,4 +1,4 @@
-"""What every registered objective must do, and the formulas of the two that rest on the soft nearest neighbour loss."""
+"""What every registered objective must do, and the formulas of the two that rest on the soft nearest neighbor loss."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def test_an_unknown_name_gets_the_nearest_and_all() -> None:
 def test_an_empty_registry_says_so() -> None:
     with pytest.raises(ValueError, match=r"^unknown shape 'square' \(known: none\)$"):
         Registry("shape")["square"]
-    assert str(unknown_name("colour", "red", ["read", "green"])) == (
-        "unknown colour 'red'; did you mean 'read'? (known: green, read)"
+    assert str(unknown_name("color", "red", ["read", "green"])) == (
+        "unknown color 'red'; did you mean 'read'? (known: green, read)"
     )
 
 

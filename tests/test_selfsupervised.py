@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snngan.evaluation.clusters import cluster_accuracy
-from snngan.selfsupervised import Neighbourhood, cluster, min_max_loss, neighbourhood
+from snngan.selfsupervised import Neighborhood, cluster, min_max_loss, neighborhood
 
 
 def blobs(count: int = 4, each: int = 40, far: float = 20.0) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def test_the_loss_is_the_one_of_the_loops(near: int, far: float) -> None:
     generator = torch.Generator().manual_seed(near)
     points = torch.randn(40, 3, generator=generator, dtype=torch.float64)
     probabilities = (2 * torch.randn(40, 4, generator=generator, dtype=torch.float64)).softmax(1)
-    found = neighbourhood(points, near, far)
+    found = neighborhood(points, near, far)
     assert found.num_far == round(far * 40)
     for anchors in (list(range(40)), [3, 3, 17]):
         value = min_max_loss(probabilities, found, torch.tensor(anchors), 0.7)
@@ -54,9 +54,9 @@ def test_the_loss_is_the_one_of_the_loops(near: int, far: float) -> None:
     )
 
 
-def test_the_loss_is_lowest_where_neighbours_agree_far_points_do_not_and_all_classes_are_used() -> None:
+def test_the_loss_is_lowest_where_neighbors_agree_far_points_do_not_and_all_classes_are_used() -> None:
     points, labels = blobs()
-    near = neighbourhood(points, 10, 0.5)
+    near = neighborhood(points, 10, 0.5)
     sure = torch.eye(4)[labels]
     assert float(min_max_loss(sure, near, entropy_weight=0.3)) == pytest.approx(-0.3 * math.log(4), abs=1e-6)
     one_class = torch.eye(4)[labels * 0].requires_grad_()
@@ -67,10 +67,10 @@ def test_the_loss_is_lowest_where_neighbours_agree_far_points_do_not_and_all_cla
     assert bool(one_class.grad.isfinite().all())
 
 
-def test_a_point_is_not_its_own_neighbour_even_among_its_twins() -> None:
+def test_a_point_is_not_its_own_neighbor_even_among_its_twins() -> None:
     points = torch.zeros(30, 2)
     points[20:] = 5.0
-    found = neighbourhood(points, 3, 0.3)
+    found = neighborhood(points, 3, 0.3)
     own = torch.arange(30)
     assert not bool((found.near == own[:, None]).any())
     assert torch.equal(found.between[:, 0], own)
@@ -79,9 +79,9 @@ def test_a_point_is_not_its_own_neighbour_even_among_its_twins() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     points, _ = blobs()
-    whole, found = neighbourhood(points), cluster(points, 4, steps=20, restarts=1)
+    whole, found = neighborhood(points), cluster(points, 4, steps=20, restarts=1)
     monkeypatch.setattr("snngan.selfsupervised.CHUNK", 7)
-    parts, again = neighbourhood(points), cluster(points, 4, steps=20, restarts=1)
+    parts, again = neighborhood(points), cluster(points, 4, steps=20, restarts=1)
     assert torch.equal(whole.near, parts.near)
     assert torch.equal(whole.between.sort(1).values, parts.between.sort(1).values)
     assert again.losses == pytest.approx(found.losses, abs=1e-5)
@@ -103,7 +103,7 @@ def test_the_kept_start_is_the_one_of_the_lowest_loss_and_is_that_again() -> Non
     points, _ = blobs(8, 30, 6.0)
     found = cluster(points, 8, steps=25, restarts=4, seed=1)
     assert len({round(loss, 6) for loss in found.losses}) == 4
-    near = neighbourhood(points)
+    near = neighborhood(points)
     values = [float(min_max_loss(torch.eye(8)[start], near)) for start in found.starts]
     assert max(values) > min(values)
     again = cluster(points, 8, steps=25, restarts=4, seed=1)
@@ -119,7 +119,7 @@ def test_neither_place_nor_unit_of_the_points_matters(scale: float, offset: floa
     points, labels = blobs()
     points = points * scale + offset  # float32: what is left of their digits is what counts
     exact = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    apart = exact.gather(1, neighbourhood(points).near)
+    apart = exact.gather(1, neighborhood(points).near)
     torch.testing.assert_close(apart, exact.sort(1).values[:, 1:11], rtol=1e-6, atol=0)
     found = cluster(points, 4, far=0.6, steps=150, restarts=1)
     assert cluster_accuracy(labels, found.labels, 4) == 1
@@ -129,13 +129,13 @@ def test_the_weight_of_the_entropy_is_the_caller_s() -> None:
     points, _ = blobs()
     light, heavy = (cluster(points, 4, steps=10, restarts=1, entropy_weight=weight) for weight in (0.1, 5.0))
     for found, weight in ((light, 0.1), (heavy, 5.0)):
-        value = min_max_loss(found.network(points).softmax(1), neighbourhood(points), entropy_weight=weight)
+        value = min_max_loss(found.network(points).softmax(1), neighborhood(points), entropy_weight=weight)
         assert found.losses[0] == pytest.approx(float(value), abs=1e-4)
     assert not torch.allclose(light.network(points), heavy.network(points), atol=1e-3)
     options = inspect.signature(cluster).parameters
     assert options["entropy_weight"].default == inspect.signature(min_max_loss).parameters["entropy_weight"].default
     for name in ("near", "far"):
-        assert options[name].default == inspect.signature(neighbourhood).parameters[name].default
+        assert options[name].default == inspect.signature(neighborhood).parameters[name].default
 
 
 def test_anchors_are_of_all_points_and_the_rate_falls_to_0_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_anchors_are_of_all_points_and_the_rate_falls_to_0_in_a_line(monkeypatch
     rates = []
     step = torch.optim.Adam.step
 
-    def noted(probabilities: Tensor, points: Neighbourhood, some: Tensor, weight: float) -> Tensor:
+    def noted(probabilities: Tensor, points: Neighborhood, some: Tensor, weight: float) -> Tensor:
         anchors.append(some)
         return min_max_loss(probabilities, points, some, weight)
 
@@ -172,8 +172,8 @@ def test_points_with_a_graph_and_no_grad_are_no_obstacle() -> None:
 
 def test_probabilities_are_of_the_same_points() -> None:
     points, _ = blobs()
-    with pytest.raises(ValueError, match="probabilities of 161 points, and neighbours of 160"):
-        min_max_loss(torch.ones(161, 4), neighbourhood(points))
+    with pytest.raises(ValueError, match="probabilities of 161 points, and neighbors of 160"):
+        min_max_loss(torch.ones(161, 4), neighborhood(points))
 
 
 def test_the_caller_s_random_state_is_left_alone() -> None:
@@ -214,6 +214,6 @@ def test_points_that_all_coincide_are_no_error() -> None:
     assert math.isfinite(found.losses[0])
 
 
-def test_a_neighbourhood_without_far_points_is_none() -> None:
+def test_a_neighborhood_without_far_points_is_none() -> None:
     with pytest.raises(AssertionError, match="no point is far"):
-        Neighbourhood(torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64))
+        Neighborhood(torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64))

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from snngan.cli.options import NamedGroup, explain_unknown_option, explain_usage
-from snngan.cli.output import say, tell, terminal_width, wrap
+from snngan.cli.output import print_result, print_status, terminal_width, wrap
 from snngan.cli.signals import Ended, ended_by_signals
 from snngan.version import __version__
 
@@ -69,7 +69,7 @@ class Commands(NamedGroup):
                 status = super().main(args, *rest, **options) or 0
             sys.exit(status)
         except Ended as error:
-            say(f"Error: ended by {error.signal.name}", err=True)
+            print_status(f"Error: ended by {error.signal.name}", err=True)
             sys.exit(128 + error.signal)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
@@ -124,7 +124,7 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """
     if one_of_several() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
-    tell(wrap(["Error:", *message.split()], 2, terminal_width(sys.stderr)), err=True)
+    print_result(wrap(["Error:", *message.split()], 2, terminal_width(sys.stderr)), err=True)
     sys.exit(status)
 
 
@@ -141,7 +141,7 @@ def fail_or_raise(error: RuntimeError) -> NoReturn:
     """Turn the errors of a run's misfortunes into one line; let others through."""
     from snngan.files import SaveError
     from snngan.training.distributed import RankLostError
-    from snngan.training.loop import DivergedError
+    from snngan.training.divergence import DivergedError
 
     if isinstance(error, DivergedError | RankLostError):
         fail(str(error), 1, at_once=isinstance(error, RankLostError))

@@ -21,7 +21,7 @@ from snngan.cli.options import (
     options_of,
     run_argument,
 )
-from snngan.cli.output import notify, tell, terminal_width, wrap
+from snngan.cli.output import print_note, print_result, terminal_width, wrap
 from snngan.config import ClassifyConfig
 
 
@@ -42,18 +42,18 @@ def train(**values: Any) -> None:
     from snngan.models import CLASSIFIERS
     from snngan.training.classifier_plan import check_classify_config, describe_classify_plan, make_classify_plan
     from snngan.training.plan import describe_options
-    from snngan.training.runlog import ClassifierFolder
+    from snngan.training.run_folder import ClassifierRun
 
     if "help" in config.set:
         for line in describe_options(config.arch, CLASSIFIERS[config.arch], {}):
-            tell(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
         return
-    begin(config, ClassifierFolder, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
+    begin(config, ClassifierRun, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
 
 
 @classify.command(epilog="Example:  snngan classify evaluate runs/0001-mnist-cnn --json")
 @run_argument
-@click.option("--against", metavar="SET", help="the labelled data set, folder:PATH or npz:PATH [the run's own]")
+@click.option("--against", metavar="SET", help="the labeled data set, folder:PATH or npz:PATH [the run's own]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of it")
 @click.option("--attack", metavar="NAME", help="fgsm, bim or pgd")
 @click.option("--epsilon", type=numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]")
@@ -75,10 +75,10 @@ def evaluate(
 
     With --attack, also their accuracy on adversarial images; with --dknn, also the credibility of their predictions.
     """
+    from snngan.evaluation.attack_evaluation import Trial
     from snngan.evaluation.classifier import evaluate_classifier
-    from snngan.evaluation.credibility import Trial
     from snngan.training.device import choose_device
-    from snngan.training.runlog import ClassifierFolder
+    from snngan.training.run_folder import ClassifierRun
 
     trial = Trial(attack=attack, epsilons=epsilon, steps=attack_steps, dknn=dknn, points=points, count=count or 1000)
     if source is not None and attack is None:
@@ -86,23 +86,23 @@ def evaluate(
     if count is not None and not (attack or dknn):
         raise ValueError("--count is of images attacked or judged: --attack or --dknn")
     content = evaluate_classifier(
-        ClassifierFolder.open(run), against=against, split=split, data_dir=data_dir, device=choose_device(device),
-        trial=trial if attack or dknn else None, source=ClassifierFolder.open(source) if source else None,
-        notify=notify,
+        ClassifierRun.open(run), against=against, split=split, data_dir=data_dir, device=choose_device(device),
+        trial=trial if attack or dknn else None, source=ClassifierRun.open(source) if source else None,
+        notify=print_note,
     )  # fmt: skip
     if as_json:
-        tell(json.dumps(content, indent=2))
+        print_result(json.dumps(content, indent=2))
         return
     protocol = content["protocol"]
-    tell(f"{protocol['num_images']} images of {protocol['dataset']} {split}, step {protocol['step']}")
+    print_result(f"{protocol['num_images']} images of {protocol['dataset']} {split}, step {protocol['step']}")
     width = max(map(len, content["figures"]))
     for name, statistic in content["figures"].items():
         low, high = statistic["interval"] or (None, None)
         bounds = f"   95 %: {low:.4f} to {high:.4f}" if low is not None else ""
         best = f"   best {statistic['best']:.4f}" if name == "accuracy" and low is not None else ""
-        tell(f"  {name:{width}} {statistic['mean']:8.4f}{bounds}{best}")
+        print_result(f"  {name:{width}} {statistic['mean']:8.4f}{bounds}{best}")
     if "trial" in content:
-        tell("\n".join(table_of_trial(content["trial"], content["protocol"])))
+        print_result("\n".join(table_of_trial(content["trial"], content["protocol"])))
 
 
 def table_of_trial(rows: list[dict[str, Any]], protocol: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import shlex
 import click
 
 from snngan.cli.options import NamedGroup, data_dir_option
-from snngan.cli.output import notify, tell, tell_row
+from snngan.cli.output import print_note, print_result, print_row
 from snngan.files import check_local
 
 
@@ -25,8 +25,8 @@ def list_(data_dir: str | None) -> None:
 
     for row in list_datasets(data_dir):
         size = "points" if row.image_shape == POINT_SHAPE else "x".join(map(str, row.image_shape))
-        tell_row(f"{row.name:16} {size:9} {row.num_classes:3} classes", row.where, indent=40)
-    tell("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/data.md")
+        print_row(f"{row.name:16} {size:9} {row.num_classes:3} classes", row.where, indent=40)
+    print_result("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/data.md")
 
 
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -47,8 +47,10 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
     if dry_run:
         DATASETS[name]  # an unknown name is refused
         (where,) = (row.where for row in list_datasets(data_dir) if row.name == name)
-        tell(f"{name}: {where}\ndry run: nothing was read, fetched or written")
+        print_result(f"{name}: {where}\ndry run: nothing was read, fetched or written")
         return
-    dataset = load_dataset(name, data_dir=data_dir, download=download, notify=notify)
-    tell(f"{name}: {dataset.summary()}")
-    tell(f"next:\n  snngan train --dataset {name}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""))
+    dataset = load_dataset(name, data_dir=data_dir, download=download, notify=print_note)
+    print_result(f"{name}: {dataset.summary()}")
+    print_result(
+        f"next:\n  snngan train --dataset {name}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else "")
+    )

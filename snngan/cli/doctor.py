@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import data_dir_option
-from snngan.cli.output import tell, tell_row
+from snngan.cli.output import print_result, print_row
 from snngan.version import __version__
 
 NOT_LOADED = (ImportError, OSError, RuntimeError)
@@ -28,7 +28,7 @@ LITTLE_ROOM = 10**9
 def doctor(data_dir: str | None) -> None:
     """Say which packages and data are here, which device is used, what room is left, and what is missing."""
     problems: list[str] = []
-    tell_row(f"snngan {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print_row(f"snngan {__version__}, Python {platform.python_version()}, {platform.platform()}")
     check_packages(problems)
     try:
         import torch
@@ -43,13 +43,13 @@ def doctor(data_dir: str | None) -> None:
         check_room("data", data_folder(data_dir), problems)
         weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
         state = "in" if os.path.isfile(weights) else "missing, only --features inception needs them; they belong in"
-        tell_row("Inception weights", f"{state} {weights.parent}")
-        tell("data:")
+        print_row("Inception weights", f"{state} {weights.parent}")
+        print_result("data:")
         for row in list_datasets(data_dir):
-            tell_row(f"  {row.name}", row.where)
-    tell("problems:" if problems else "problems: none")
+            print_row(f"  {row.name}", row.where)
+    print_result("problems:" if problems else "problems: none")
     for problem in problems:
-        tell_row(f"  {problem}", indent=4)
+        print_row(f"  {problem}", indent=4)
 
 
 def check_packages(problems: list[str]) -> None:
@@ -61,7 +61,7 @@ def check_packages(problems: list[str]) -> None:
     except importlib.metadata.PackageNotFoundError:
         problems.append("snngan is not installed, so what it needs is not known: pip install -e .")
         needed = []
-    tell("packages:")
+    print_result("packages:")
     for each in needed:
         extra = str(each.marker).partition("extra == ")[2].strip('"')
         if each.marker is not None and not each.marker.evaluate({"extra": extra}):
@@ -71,11 +71,11 @@ def check_packages(problems: list[str]) -> None:
         try:
             version = importlib.metadata.version(each.name)
         except importlib.metadata.PackageNotFoundError:
-            tell_row(f"  {each.name}", f"missing{beside}: {remedy}")
+            print_row(f"  {each.name}", f"missing{beside}: {remedy}")
             if not extra:
                 problems.append(f"{each.name} is missing: {remedy}")
             continue
-        tell_row(f"  {each.name}", f"{version}{beside}")
+        print_row(f"  {each.name}", f"{version}{beside}")
         if not each.specifier.contains(version, prereleases=True):
             problems.append(f"{each.name} is {version}, and {each.specifier} is needed: {remedy}")
     try:
@@ -91,14 +91,14 @@ def check_device(problems: list[str]) -> None:
 
     version = torch.version
     build = f"CUDA {version.cuda}" if version.cuda else f"ROCm {version.hip}" if version.hip else "the CPU only"
-    tell_row("torch is built for", build)
+    print_row("torch is built for", build)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = torch.cuda.is_available()
     if found:
-        tell_row("device", f"cuda ({torch.cuda.get_device_name()})")
+        print_row("device", f"cuda ({torch.cuda.get_device_name()})")
         return
-    tell_row("device", f"cpu, {torch.get_num_threads()} threads (no CUDA device: everything runs, more slowly)")
+    print_row("device", f"cpu, {torch.get_num_threads()} threads (no CUDA device: everything runs, more slowly)")
     if caught:
         line = str(caught[0].message).partition("\n")[0]
         problems.append(f"torch cannot use the GPU ({line}): update its driver, or install torch for an older CUDA")
@@ -110,7 +110,7 @@ def check_room(kind: str, folder: Path, problems: list[str]) -> None:
     """Print how much room is free in the folder of runs or data; little, or none to write in, is a problem."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     free = shutil.disk_usage(there).free
-    tell_row(f"{kind} folder", f"{folder}, {free / 1e9:.1f} GB free")
+    print_row(f"{kind} folder", f"{folder}, {free / 1e9:.1f} GB free")
     if not os.access(there, os.W_OK):
         problems.append(f"{there} cannot be written to: name another folder, --{kind}-dir DIR")
     elif free < LITTLE_ROOM:

@@ -13,7 +13,7 @@ import click
 
 from snngan.cli import explain_memory
 from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option, image_options
-from snngan.cli.output import draw_plainly, notify, tell, terminal_width, wrap
+from snngan.cli.output import draw_plainly, print_note, print_result, terminal_width, wrap
 
 if TYPE_CHECKING:
     from snngan.evaluation.features import Extractor
@@ -48,14 +48,14 @@ def entangle(
     """Say how entangled the images of A (the real ones) and B are, and whether they can be told apart.
 
     A and B are any two of: a run, a folder of images, an npz file, a data set. The p-value is of a permutation test:
-    low, neighbourhoods tell the sides apart. --out also draws the loss against the temperature, the images of A that
+    low, neighborhoods tell the sides apart. --out also draws the loss against the temperature, the images of A that
     those of B come least near, and the images of B that lie furthest from those of A.
     """
     from snngan.data.datasets import data_folder
     from snngan.evaluation.choice import choose_extractor, default_extractor, labeled_set, projection_of
-    from snngan.evaluation.comparison import check_folder, compare_sources
     from snngan.evaluation.features import Pixels
     from snngan.evaluation.sources import open_source
+    from snngan.evaluation.two_sample_report import check_folder, compare_sources
     from snngan.training.device import choose_device
 
     if out is not None:
@@ -65,7 +65,7 @@ def entangle(
     if space != "features" and features:
         raise ValueError(f"--features and --download need --space features, got --space {space}")
     where = choose_device(device)
-    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "print_note": print_note}
     training: dict[str, Any] = {"folder": data_folder(data_dir) / "features", "device": where}
     open_images: Callable[..., ImageSource] = partial(
         open_source, split=split, image_size=image_size, device=where, **data
@@ -74,21 +74,21 @@ def entangle(
     if space == "pixel":
         extractor: Extractor = Pixels()
     elif space == "projection":
-        extractor = projection_of((first, second), where, notify)
+        extractor = projection_of((first, second), where, print_note)
     elif features:
         extractor = choose_extractor(features, image_size=image_size, download=download, **data, **training)
     else:
         dataset = labeled_set(first, real, **data) or labeled_set(second, fake, **data)
-        extractor = default_extractor(fake, real, dataset, notify=notify, **training)
+        extractor = default_extractor(fake, real, dataset, notify=print_note, **training)
     comparison = compare_sources(real, fake, extractor, count=count, seed=seed)
     if as_json:
-        tell(json.dumps(comparison.content, indent=2))
+        print_result(json.dumps(comparison.content, indent=2))
     else:
         for line in comparison.lines():
-            tell(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
     if out is not None:
         draw_plainly()
         comparison.write(out)
-        tell(f"curve, grids and numbers -> {out}", err=as_json)
+        print_result(f"curve, grids and numbers -> {out}", err=as_json)
     elif not as_json:
-        tell("the curve and two grids of images: the same with --out FOLDER")
+        print_result("the curve and two grids of images: the same with --out FOLDER")

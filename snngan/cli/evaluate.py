@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
+from snngan.cli.next_commands import compare_command, out_option, print_next_commands
 from snngan.cli.options import MOST, SEED, data_dir_option, device_option, image_options
-from snngan.cli.output import notify, tell
+from snngan.cli.output import print_note, print_result
 
 if TYPE_CHECKING:
     from snngan.evaluation.features import Extractor
@@ -49,7 +49,7 @@ def evaluate(
     from snngan.evaluation.sources import dataset_source, is_run, open_source
     from snngan.registry import unknown_name
     from snngan.training.device import choose_device
-    from snngan.training.runlog import RunFolder
+    from snngan.training.run_folder import GanRun
 
     chosen = tuple(name.strip() for name in metrics.split(",")) if metrics else tuple(measure.METRICS)
     for name in chosen:
@@ -58,12 +58,12 @@ def evaluate(
     where = choose_device(device)
     folder = data_folder(data_dir) / "features"  # where the user keeps data; a run's own words may be anyone's
     given_data_dir, size = data_dir, image_size
-    opened_run = RunFolder.open(Path(run)) if run is not None and is_run(run) else None
+    opened_run = GanRun.open(Path(run)) if run is not None and is_run(run) else None
     keep = data_dir is not None or opened_run is None
     if opened_run is not None:
         data_dir, size = data_dir or opened_run.plan.data_dir, image_size or opened_run.plan.image_size
     features = features or ("inception" if download else None)
-    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "print_note": print_note}
     training: dict[str, Any] = {"folder": folder, "also": data_folder(data_dir) / "features", "device": where}
     open_images: Callable[..., ImageSource] = partial(
         open_source, split=split, image_size=image_size, device=where, keep=keep, **data
@@ -80,7 +80,7 @@ def evaluate(
     statistics = None if reference is None else choice.open_statistics(reference)
     if statistics is not None:
         extractor = choose(features or "inception")  # the features that such files are about
-        result = measure.evaluate_beside_statistics(fake, statistics, extractor, chosen, count, notify)
+        result = measure.evaluate_beside_statistics(fake, statistics, extractor, chosen, count, print_note)
     else:
         dataset = None
         if reference is None:
@@ -91,23 +91,27 @@ def evaluate(
             if features is None:
                 dataset = choice.labeled_set(reference, real, **data)
         extractor = (
-            choose(features) if features else choice.default_extractor(fake, real, dataset, notify=notify, **training)
+            choose(features)
+            if features
+            else choice.default_extractor(fake, real, dataset, notify=print_note, **training)
         )
         result = measure.evaluate(
-            fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=notify
+            fake, real, extractor, metrics=chosen, count=count, points=points, cache=folder, notify=print_note
         )
     if as_json:
-        tell(result.to_json(indent=2))
+        print_result(result.to_json(indent=2))
     else:
         for line in result.lines():
-            tell(line)
+            print_result(line)
     if opened_run is not None:
         try:
             result.keep(opened_run.path)
         except OSError as error:
-            notify(f"{opened_run.path / measure.EVALUATIONS} could not be written ({error.strerror}); going on without")
+            print_note(
+                f"{opened_run.path / measure.EVALUATIONS} could not be written ({error.strerror}); going on without"
+            )
         if not as_json:
-            tell_next_commands(
+            print_next_commands(
                 [f"snngan sample {opened_run.quoted} --count 100", *out_option(opened_run, "grid.png")],
                 compare_command(opened_run, given_data_dir),
                 [f"snngan report {opened_run.quoted}", *out_option(opened_run, "report.html")],

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import LocalPath, NamedGroup, data_dir_option, device_option, force_option
-from snngan.cli.output import draw_plainly, notify, tell, tell_row
+from snngan.cli.output import draw_plainly, print_note, print_result, print_row
 from snngan.experiments import PRESETS
 
 
@@ -28,7 +28,7 @@ def list_experiments(word: str) -> None:
         kind = EXPERIMENTS[name]
         text = f"{kind.summary} ({kind.source})"
         if word in f"{name} {text}":
-            tell_row(name, text, indent=24)
+            print_row(name, text, indent=24)
             found = True
     if not found:
         raise ValueError(f"no experiment has {word!r} in its name or text; snngan experiment list shows all")
@@ -65,11 +65,11 @@ def run(
     words = ["snngan", "experiment", "run", name, "--preset", preset]
     words += [word for each in settings for word in ("--set", each)]
     if dry_run:
-        tell(f"{sized(name, preset, settings)}\nfolder     {folder}\ndry run: nothing was written")
+        print_result(f"{sized(name, preset, settings)}\nfolder     {folder}\ndry run: nothing was written")
         return
     draw_plainly()
-    setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), notify)
+    setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), print_note)
     finding = run_experiment(name, preset, setting, shlex.join(words), settings, force=force)
     for line in finding.text:
-        tell(line)
-    tell(f"figures, numbers.json, result.md -> {folder}")
+        print_result(line)
+    print_result(f"figures, numbers.json, result.md -> {folder}")

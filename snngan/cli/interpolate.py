@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.next_commands import compare_command, tell_next_commands
+from snngan.cli.next_commands import compare_command, print_next_commands
 from snngan.cli.options import SEED, LocalPath, device_option, force_option, run_argument
-from snngan.cli.output import notify, tell
+from snngan.cli.output import print_note, print_result
 
 
 @click.command(epilog="Example:  snngan interpolate runs/0001-mnist-5k-snnl-pixel --side 15 --out plane.png")
@@ -24,12 +24,14 @@ def interpolate(run: Path, side: int, seed: int, out: Path, force: bool, device:
     """Draw the images over a plane through RUN's noise space: two directions, walked on great circles."""
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
-    from snngan.training.runlog import RunFolder
+    from snngan.training.run_folder import GanRun
     from snngan.training.sampling import generator_of, plane, sample_images
 
     check_target(out, force=force)
-    folder = RunFolder.open(run)
-    generator = generator_of(folder, choose_device(device), notify)
+    folder = GanRun.open(run)
+    generator = generator_of(folder, choose_device(device), print_note)
     export_images(sample_images(generator, plane(folder.latent_dim, side, seed)), out, columns=side)
-    tell(f"{side} x {side} {'points' if folder.plan.is_points else 'images'} -> {out}")
-    tell_next_commands([f"snngan evaluate {folder.quoted}"], compare_command(folder), [f"snngan board {folder.quoted}"])
+    print_result(f"{side} x {side} {'points' if folder.plan.is_points else 'images'} -> {out}")
+    print_next_commands(
+        [f"snngan evaluate {folder.quoted}"], compare_command(folder), [f"snngan board {folder.quoted}"]
+    )

@@ -7,26 +7,26 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snngan.cli.output import say, terminal_width, wrap
+from snngan.cli.output import print_status, terminal_width, wrap
 
 if TYPE_CHECKING:
-    from snngan.training.runlog import ClassifierFolder, RunFolder
+    from snngan.training.run_folder import ClassifierRun, GanRun
 
 
-def tell_next_commands(*commands: Sequence[str]) -> None:
+def print_next_commands(*commands: Sequence[str]) -> None:
     """Print what to type next; on a terminal a long command is broken as a shell takes it."""
-    say("next:")
+    print_status("next:")
     for first, *words in commands:
-        say(wrap([f"  {first}", *words], 6, terminal_width(sys.stdout), " \\"))
+        print_status(wrap([f"  {first}", *words], 6, terminal_width(sys.stdout), " \\"))
 
 
-def out_option(run: RunFolder | ClassifierFolder, name: str) -> list[str]:
+def out_option(run: GanRun | ClassifierRun, name: str) -> list[str]:
     """Return the words that let a command write the file ``name`` of the run's folder, over an older one too."""
     path = run.path / name
     return [f"--out {shlex.quote(str(path))}", *(["--force"] if path.exists() else [])]
 
 
-def compare_command(run: RunFolder, data_dir: str | None = None) -> list[str]:
+def compare_command(run: GanRun, data_dir: str | None = None) -> list[str]:
     """Return the words that compare a run with its data set, read as the run read it, from ``data_dir`` if given."""
     from snngan.data.datasets import data_folder  # help needs no torch
 

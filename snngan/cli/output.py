@@ -34,24 +34,24 @@ def plain(text: str) -> str:
     )
 
 
-def tell(text: str, *, err: bool = False) -> None:
+def print_result(text: str, *, err: bool = False) -> None:
     """Print a result; raises ``OSError`` where nobody can hear it."""
     _echo(plain(text), err=err)
 
 
-def say(text: str, *, err: bool = False) -> None:
+def print_status(text: str, *, err: bool = False) -> None:
     """Print a line while training: no closed terminal or pipe, and no full disk behind it, ends a run."""
     _survive(plain(text), err=err)
 
 
-def say_wrapped(text: str, *unbroken: str, indent: int = 2) -> None:
+def print_wrapped(text: str, *unbroken: str, indent: int = 2) -> None:
     """Print a line while training, on a terminal as several where it is too long; what is ``unbroken`` is one word."""
-    say(wrap([*text.split(" "), *unbroken], indent, terminal_width(sys.stdout)))
+    print_status(wrap([*text.split(" "), *unbroken], indent, terminal_width(sys.stdout)))
 
 
-def tell_row(label: str, text: str = "", indent: int = 20) -> None:
+def print_row(label: str, text: str = "", indent: int = 20) -> None:
     """Print ``text`` beside ``label``, in lines that fit the terminal, or 80 columns where there is none."""
-    tell(wrap(f"{label:{indent - 1}} {text}".split(" "), indent, terminal_width(sys.stdout) or 80))
+    print_result(wrap(f"{label:{indent - 1}} {text}".split(" "), indent, terminal_width(sys.stdout) or 80))
 
 
 def wrap(words: Iterable[str], indent: int, columns: int | None, end: str = "") -> str:
@@ -106,12 +106,12 @@ def _survive(text: str, *, err: bool, nl: bool = True) -> None:
         setattr(sys, "stderr" if err else "stdout", open(os.devnull, "w"))  # noqa: SIM115
 
 
-def notify(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line that is no result on standard error; of several processes only the first speaks."""
-    from snngan.training.distributed import is_first  # help needs no torch
+    from snngan.training.distributed import is_main_process  # help needs no torch
 
-    if is_first():
-        say(wrap(line.split(" "), 2, terminal_width(sys.stderr)), err=True)
+    if is_main_process():
+        print_status(wrap(line.split(" "), 2, terminal_width(sys.stderr)), err=True)
 
 
 def draw_plainly() -> None:

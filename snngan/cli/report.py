@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import LocalPath, force_option
-from snngan.cli.output import draw_plainly, notify, tell
+from snngan.cli.output import draw_plainly, print_note, print_result
 from snngan.files import check_absent
 
 
@@ -29,12 +29,12 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
         raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}")
     check_absent(out, force=force)
     from snngan.evaluation.report import write_report
-    from snngan.training.runlog import open_folder
+    from snngan.training.run_folder import open_run
 
     found, errors = [], []
     for path in {each.resolve(): each for each in runs}.values():
         try:
-            found.append(open_folder(path))
+            found.append(open_run(path))
         except ValueError as error:
             if not path.exists():
                 raise
@@ -42,8 +42,8 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     if not found:
         raise ValueError(errors[0] if len(errors) == 1 else f"none of {len(errors)} paths is a run: {errors[0]}")
     for line in errors:
-        notify(f"left out: {line}")
+        print_note(f"left out: {line}")
     draw_plainly()
     write_report(found, out)
-    tell(f"{len(found)} run{'s' * (len(found) > 1)} -> {out}")
-    tell(f"open it in a browser: {out.resolve().as_uri()}")
+    print_result(f"{len(found)} run{'s' * (len(found) > 1)} -> {out}")
+    print_result(f"open it in a browser: {out.resolve().as_uri()}")

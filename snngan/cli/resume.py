@@ -19,7 +19,7 @@ from snngan.cli.options import data_dir_option, device_option, run_argument
 def resume(run: Path, dataset: str | None, steps: int | None, data_dir: str | None, device: str, dry_run: bool) -> None:
     """Go on with RUN from its newest sound checkpoint; on a CPU the result is bit-equal to an unbroken run's."""
     from snngan.cli.running import go_on
-    from snngan.training.distributed import joined
+    from snngan.training.distributed import process_group
 
-    with joined(device) as chosen:
+    with process_group(device) as chosen:
         go_on(run, dataset, steps, data_dir, chosen, dry_run=dry_run)

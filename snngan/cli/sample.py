@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.next_commands import compare_command, out_option, tell_next_commands
+from snngan.cli.next_commands import compare_command, out_option, print_next_commands
 from snngan.cli.options import MOST, SEED, LocalPath, device_option, force_option, run_argument
-from snngan.cli.output import notify, tell
+from snngan.cli.output import print_note, print_result
 
 
 @click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
@@ -29,18 +29,18 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     """
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
-    from snngan.training.runlog import RunFolder
+    from snngan.training.run_folder import GanRun
     from snngan.training.sampling import draw, generator_of, sample_images
     from snngan.untrusted import check_memory
 
     check_target(out, force=force)
-    folder = RunFolder.open(run)
+    folder = GanRun.open(run)
     check_memory(16 * count * (math.prod(folder.plan.image_shape) + folder.latent_dim), f"--count {count}")
-    generator = generator_of(folder, choose_device(device), notify)
+    generator = generator_of(folder, choose_device(device), print_note)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
     export_images(images, out)
-    tell(f"{count} {'points' if folder.plan.is_points else 'images'} of step {generator.step} -> {out}")
-    tell_next_commands(
+    print_result(f"{count} {'points' if folder.plan.is_points else 'images'} of step {generator.step} -> {out}")
+    print_next_commands(
         [f"snngan interpolate {folder.quoted}", *out_option(folder, "plane.png")],
         [f"snngan evaluate {folder.quoted}"],
         compare_command(folder),

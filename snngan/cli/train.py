@@ -9,7 +9,7 @@ import click
 
 from snngan.cli import explain_memory
 from snngan.cli.options import GroupedCommand, options_of
-from snngan.cli.output import tell, terminal_width, wrap
+from snngan.cli.output import print_result, terminal_width, wrap
 from snngan.config import TrainConfig
 
 
@@ -24,10 +24,10 @@ def train(**values: Any) -> None:
     config = TrainConfig(**values)
     from snngan.cli.running import begin, run_gan
     from snngan.training.plan import check_config, describe_plan, describe_settings, make_plan
-    from snngan.training.runlog import RunFolder
+    from snngan.training.run_folder import GanRun
 
     if "help" in config.set:
         for line in describe_settings(config.objective, config.arch).splitlines():
-            tell(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
         return
-    begin(config, RunFolder, check_config, make_plan, describe_plan, run_gan)
+    begin(config, GanRun, check_config, make_plan, describe_plan, run_gan)

@@ -79,7 +79,7 @@ class Dataset:
         """Return a fingerprint of the images of both halves: equal for equal images in equal order."""
         return self._digest
 
-    def labelled_digest(self) -> str:
+    def labeled_digest(self) -> str:
         """Return a fingerprint of the images and labels of both halves."""
         state = hashlib.blake2b(self._digest.encode(), digest_size=16)
         for labels in (self.train_labels, self.test_labels):
@@ -140,10 +140,10 @@ def to_uint8(images: Tensor) -> Tensor:
     """Return float images (any shape) in [-1, 1] as uint8, rounded to the nearest level, clamped to 0..255.
 
     Raises:
-        ValueError: a pixel is NaN, which no colour stands for.
+        ValueError: a pixel is NaN, which no color stands for.
     """
     if images.isnan().any():
-        raise ValueError("these images hold NaN, which has no colour: the network that made them has diverged")
+        raise ValueError("these images hold NaN, which has no color: the network that made them has diverged")
     return images.to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
 

@@ -76,7 +76,7 @@ class Batches:
         """Return the next batch, or this process's part of it, (batch_size, C, H, W) as the images are stored."""
         return self._take()[0]
 
-    def next_labelled(self) -> tuple[Tensor, Tensor]:
+    def next_labeled(self) -> tuple[Tensor, Tensor]:
         """Return the next batch and its labels, (batch_size,) int64."""
         images, labels = self._take()
         assert labels is not None
@@ -144,7 +144,7 @@ class Batches:
 def check_batch_size(batch_size: int, num_images: int) -> None:
     """Raise ``ValueError`` unless batches of ``batch_size`` can be drawn from ``num_images`` training images."""
     if batch_size < 2:
-        raise ValueError(f"batch of {batch_size}: entanglement needs neighbours; use --batch-size 2 or more")
+        raise ValueError(f"batch of {batch_size}: entanglement needs neighbors; use --batch-size 2 or more")
     if num_images < 2:
         raise ValueError(f"there is only {num_images} training image; expected 2 or more")
     if batch_size > num_images:

@@ -57,7 +57,7 @@ def _mnist_5k() -> tuple[Tensor, Tensor]:
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    """1797 digits, whose 17 grey levels are stretched to 0..255."""
+    """1797 digits, whose 17 gray levels are stretched to 0..255."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

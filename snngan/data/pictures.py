@@ -21,7 +21,7 @@ SMALLEST_GRID = 400
 def picture(images: Tensor, *, columns: int | None = None, behind: Tensor | None = None) -> Picture:
     """Return ``images`` (N, C, H, W) in [-1, 1] as one picture.
 
-    Points (N, 1, 1, 2) become a scatter plot in red, over the points ``behind`` in grey; ``behind`` is not drawn
+    Points (N, 1, 1, 2) become a scatter plot in red, over the points ``behind`` in gray; ``behind`` is not drawn
     under a grid. ``columns`` defaults to the square root of N.
     """
     if images.shape[1:] == (1, 1, 2):
@@ -30,7 +30,7 @@ def picture(images: Tensor, *, columns: int | None = None, behind: Tensor | None
 
 
 def grid(images: Tensor, columns: int | None = None, *, scale: bool = True) -> Picture:
-    """Return uint8 ``images`` (N, C, H, W), grey or RGB, row by row; enlarged if ``scale`` and small."""
+    """Return uint8 ``images`` (N, C, H, W), gray or RGB, row by row; enlarged if ``scale`` and small."""
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -42,15 +42,15 @@ def grid(images: Tensor, columns: int | None = None, *, scale: bool = True) -> P
 
 
 def scatter(points: Tensor, behind: Tensor | None = None, size: int = SMALLEST_GRID) -> Picture:
-    """Return a plot of ``points`` (N, 1, 1, 2) in red over the points ``behind`` in grey; the frame is [-1, 1]."""
+    """Return a plot of ``points`` (N, 1, 1, 2) in red over the points ``behind`` in gray; the frame is [-1, 1]."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(canvas)
-    for layer, colour in ((behind, (170, 170, 170)), (points, (200, 30, 30))):
+    for layer, color in ((behind, (170, 170, 170)), (points, (200, 30, 30))):
         if layer is not None:
             for x, y in (layer.flatten(1).cpu().numpy() + 1) / 2 * (size - 1):
-                draw.ellipse((x - 2, size - y - 3, x + 2, size - y + 1), fill=colour)
+                draw.ellipse((x - 2, size - y - 3, x + 2, size - y + 1), fill=color)
     return np.asarray(canvas)
 
 

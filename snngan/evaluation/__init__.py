@@ -7,12 +7,12 @@ __getattr__, __dir__ = public_names(
     {
         "Evaluation": "measure",
         "ImageSource": "sources",
-        "compare_sources": "comparison",
+        "compare_sources": "two_sample_report",
         "evaluate": "measure",
         "evaluate_classifier": "classifier",
         "frechet_distance": "frechet",
         "kernel_distance": "kernel",
-        "neighbour_figures": "neighbours",
+        "neighbor_figures": "nearest_neighbors",
         "open_source": "sources",
     },
 )

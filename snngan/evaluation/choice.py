@@ -11,16 +11,16 @@ from torch import Tensor
 from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.datasets import Notify, load_dataset
 from snngan.data.npz import read_statistics
+from snngan.evaluation.feature_classifier import is_trainable, trained_features
 from snngan.evaluation.features import SPELLINGS, Extractor, Inception, Pixels, Program, fetch, published_weights
 from snngan.evaluation.frechet import Moments
 from snngan.evaluation.measure import FidStatistics
-from snngan.evaluation.small import is_trainable, trained_features
 from snngan.evaluation.sources import ImageSource, digest_of, is_run, same_channels
 from snngan.files import check_local
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_objective, check_same_data
 from snngan.training.players import build_players, load_part
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 
 def choose_extractor(
@@ -112,7 +112,7 @@ def load_training_set(
         raise ValueError(
             f"{run} is not a run folder, which knows its data set: name the real images by --reference SET"
         )
-    plan = RunFolder.open(Path(run)).plan
+    plan = GanRun.open(Path(run)).plan
     dataset = load_dataset(
         plan.dataset, data_dir=data_dir or plan.data_dir, image_size=image_size or plan.image_size,
         skip_broken=skip_broken or plan.skip_broken, keep=False, notify=notify,
@@ -144,7 +144,7 @@ class Projection:
 
     resize = "none"
 
-    def __init__(self, run: RunFolder, device: torch.device, notify: Notify) -> None:
+    def __init__(self, run: GanRun, device: torch.device, notify: Notify) -> None:
         if (build_objective(run.plan).discriminator_dim or 0) < 2:
             raise ValueError(f"{run.path}: {run.plan.objective} learns no space; use --space pixel or features")
         state = load_newest(run.checkpoints, notify)["players"]
@@ -171,5 +171,5 @@ def projection_of(texts: Iterable[str], device: torch.device, notify: Notify) ->
     """
     for text in texts:
         if is_run(text):
-            return Projection(RunFolder.open(Path(text)), device, notify)
+            return Projection(GanRun.open(Path(text)), device, notify)
     raise ValueError("--space projection wants a run among the two, whose discriminator projects")

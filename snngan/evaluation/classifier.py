@@ -1,4 +1,4 @@
-"""The figures of trained classifiers on a labelled data set, and how they were taken."""
+"""The figures of trained classifiers on a labeled data set, and how they were taken."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 from snngan.data import Dataset
 from snngan.data.datasets import Notify, load_dataset
-from snngan.evaluation.credibility import Trial, queries_of, trial_of
+from snngan.evaluation.attack_evaluation import Trial, queries_of, trial_of
 from snngan.intervals import summary
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import READ, figures_of, layers_of, logits_of, reading_order
-from snngan.training.members import Members, build_members
-from snngan.training.runlog import ClassifierFolder
+from snngan.training.ensemble import Ensemble, build_ensemble
+from snngan.training.run_folder import ClassifierRun
 from snngan.version import __version__
 
 
 def evaluate_classifier(
-    run: ClassifierFolder,
+    run: ClassifierRun,
     *,
     against: str | None = None,
     split: str = "test",
     data_dir: str | None = None,
     device: torch.device,
     trial: Trial | None = None,
-    source: ClassifierFolder | None = None,
+    source: ClassifierRun | None = None,
     notify: Notify = lambda line: None,
 ) -> dict[str, Any]:
     """Return ``figures`` (mean, best, interval and values over the run's seeds, by name) and their ``protocol``.
@@ -37,7 +37,7 @@ def evaluate_classifier(
 
     Args:
         run: of one seed or several.
-        against: a labelled data set, ``folder:PATH`` or ``npz:PATH``; default: the run's own.
+        against: a labeled data set, ``folder:PATH`` or ``npz:PATH``; default: the run's own.
         split: which half of it, "train" or "test".
         data_dir: where data sets are kept; default: where the run found its own.
         device: where the networks are put.
@@ -60,20 +60,20 @@ def evaluate_classifier(
 
     dataset = loaded(against or plan.dataset)
     own = loaded(plan.dataset) if against and trial is not None and trial.dknn else dataset
-    if (own is not dataset or against is None) and own.labelled_digest() != plan.data_digest:
+    if (own is not dataset or against is None) and own.labeled_digest() != plan.data_digest:
         raise ValueError(
             f"{own.name} is not what {run.path} was trained on any more; to judge it by what is there now, "
             f"without --dknn: --against {own.name}"
         )
-    seen = dataset.labelled_digest() == plan.data_digest
+    seen = dataset.labeled_digest() == plan.data_digest
     if trial is not None and trial.dknn and seen and split == "train":
         raise ValueError("--dknn looks among the training images, and cannot judge them: leave out --split")
-    images, labels = labelled_half(run, dataset, split)
+    images, labels = labeled_half(run, dataset, split)
     values = figures_of(logits_of(members, images, device), labels)
     layers = layers_of(members, images, labels, device)
     values |= {f"entanglement/{layer}": value for layer, value in layers.items()}
     protocol: dict[str, Any] = {
-        "dataset": dataset.name, "data_digest": dataset.labelled_digest(), "split": split, "num_images": len(images),
+        "dataset": dataset.name, "data_digest": dataset.labeled_digest(), "split": split, "num_images": len(images),
         "num_entanglement": min(READ, len(images)), "arch": plan.arch, "alpha": plan.alpha, "seeds": list(plan.seeds),
         "step": step, "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
@@ -90,7 +90,7 @@ def evaluate_classifier(
     return content
 
 
-def labelled_half(run: ClassifierFolder, dataset: Dataset, split: str) -> tuple[Tensor, Tensor]:
+def labeled_half(run: ClassifierRun, dataset: Dataset, split: str) -> tuple[Tensor, Tensor]:
     """Return images and labels of one half of ``dataset``, in reading order, the labels as the run numbers classes.
 
     Raises:
@@ -110,9 +110,7 @@ def labelled_half(run: ClassifierFolder, dataset: Dataset, split: str) -> tuple[
     return images[order], labels[order]
 
 
-def sources_of(
-    run: ClassifierFolder, source: ClassifierFolder, device: torch.device, notify: Notify
-) -> list[nn.Module]:
+def sources_of(run: ClassifierRun, source: ClassifierRun, device: torch.device, notify: Notify) -> list[nn.Module]:
     """Return the network of ``source`` that attacks on each network of ``run`` are made on.
 
     Raises:
@@ -142,15 +140,13 @@ def renamed(labels: Tensor, names: Sequence[str], known: Sequence[str], dataset:
     return torch.tensor([known.index(name) for name in names])[labels]
 
 
-def load_members(
-    run: ClassifierFolder, device: torch.device, notify: Notify = lambda line: None
-) -> tuple[Members, int]:
+def load_members(run: ClassifierRun, device: torch.device, notify: Notify = lambda line: None) -> tuple[Ensemble, int]:
     """Return the networks of a run's newest sound checkpoint, and its step.
 
     Raises:
         CheckpointError: there is none.
     """
     state = load_newest(run.checkpoints, notify, holds="members")
-    members = build_members(run.plan, device, state["members"])
+    members = build_ensemble(run.plan, device, state["members"])
     members.load_state_dict(state["members"])
     return members, int(state["step"])

@@ -48,7 +48,7 @@ def k_means(points: Tensor, count: int, starts: int = 10, seed: int = 0) -> Tens
 
 
 def spectral(points: Tensor, count: int, near: int = 10, seed: int = 0) -> Tensor:
-    """Return the cluster (N,) of each point (N, D): scikit-learn's spectral clustering of the graph of neighbours."""
+    """Return the cluster (N,) of each point (N, D): scikit-learn's spectral clustering of the graph of neighbors."""
     import warnings
 
     from sklearn.cluster import SpectralClustering

@@ -51,7 +51,7 @@ class Pixels:
 class Inception:
     """The InceptionV3 of pytorch-fid, pool3: 2048 features, the ones that FID means.
 
-    Grey images are repeated over three channels, and the network resizes to 299x299 bilinearly, as pytorch-fid does.
+    Gray images are repeated over three channels, and the network resizes to 299x299 bilinearly, as pytorch-fid does.
     """
 
     resize = "RGB, bilinear to 299x299"

@@ -20,7 +20,7 @@ from snngan.evaluation.features import Extractor
 from snngan.evaluation.frechet import Moments, frechet_distance
 from snngan.evaluation.kernel import BLOCK, kernel_distance
 from snngan.evaluation.memory import check_available
-from snngan.evaluation.neighbours import ROWS, neighbour_figures
+from snngan.evaluation.nearest_neighbors import ROWS, neighbor_figures
 from snngan.evaluation.sources import ImageSource, refuse_shapes, same_channels
 from snngan.files import SaveError
 from snngan.losses.snnl import entanglement
@@ -31,8 +31,8 @@ METRICS = {
     "fid": "Frechet distance of Gaussians in the features; 0 is ideal",
     "kid": "unbiased kernel distance in the features, with a 95 % interval; 0 is ideal",
     "prdc": "precision, recall, density, coverage in the features; 1 is ideal",
-    "1nn": "share whose nearest neighbour is of their own side, in the features; 0.5 is ideal",
-    "entanglement": "soft nearest neighbour score of the images and of the features; 1 is ideal",
+    "1nn": "share whose nearest neighbor is of their own side, in the features; 0.5 is ideal",
+    "entanglement": "soft nearest neighbor score of the images and of the features; 1 is ideal",
 }
 DIRECTIONS = {
     "fid": "lower is better",
@@ -189,7 +189,7 @@ def evaluate(
     if ("prdc" in metrics or "1nn" in metrics) and points <= NEIGHBOURS:
         notify(f"prdc, 1nn: left out, they take more than {NEIGHBOURS} images a side")
     elif "prdc" in metrics or "1nn" in metrics:
-        found = neighbour_figures(kept.features, made.features, NEIGHBOURS)
+        found = neighbor_figures(kept.features, made.features, NEIGHBOURS)
         names = ["precision", "recall", "density", "coverage"] if "prdc" in metrics else []
         figures |= {name: getattr(found, name) for name in names}
         if "1nn" in metrics:
@@ -201,7 +201,7 @@ def evaluate(
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
         "split": real.split or fake.split, "step": fake.step, "seed": fake.seed, "real_seed": real.seed,
         "image_shape": list(real.shape),
-        "num_fake": counts[0], "num_real": counts[1], "num_points": points, "neighbours": NEIGHBOURS,
+        "num_fake": counts[0], "num_real": counts[1], "num_points": points, "neighbors": NEIGHBOURS,
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
         "resize": resize_of(extractor, fake, real),
         "snngan": __version__, "torch": torch.__version__,

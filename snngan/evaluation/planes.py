@@ -1,4 +1,4 @@
-"""Labelled points of the plane: as panels, and moving as a GIF."""
+"""Labeled points of the plane: as panels, and moving as a GIF."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from snngan.evaluation.figures import new_figure, save_figure
+from snngan.evaluation.plots import new_figure, save_figure
 from snngan.files import replacing
 
 
 def planes(panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, path: Path) -> Path:
-    """Draw, a panel each, points (N, 2) in the colours of their labels (N,).
+    """Draw, a panel each, points (N, 2) in the colors of their labels (N,).
 
     Raises:
         OSError: the file cannot be written.
@@ -55,7 +55,7 @@ def moving(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float 
 
 
 def scatter(axes: Any, points: Tensor, labels: Tensor) -> None:
-    """Draw points (N, 2) in the colours of their labels (N,) on a panel without scales."""
+    """Draw points (N, 2) in the colors of their labels (N,) on a panel without scales."""
     axes.scatter(*points.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=6, linewidths=0)
     axes.set_xticks([])
     axes.set_yticks([])

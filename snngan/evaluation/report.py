@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from snngan.evaluation.measure import DIRECTIONS, EVALUATIONS
 from snngan.files import write_atomically
 from snngan.intervals import mean_interval
-from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.training.run_folder import ClassifierRun, GanRun
 from snngan.untrusted import check_regular, read_json, read_lines
 from snngan.version import __version__
 
-Run = RunFolder | ClassifierFolder
+Run = GanRun | ClassifierRun
 MOST_STEPS = 1 << 53
 """Steps beyond it are no longer told apart as numbers of a plot."""
 LARGEST_VALUE, LONGEST_TAG = 1e100, 100
@@ -113,7 +113,7 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     named = list(zip(distinct_names([run.path for run in runs]), runs, strict=True))
     title = ", ".join(name for name, _ in named) if len(named) < 4 else f"{len(named)} runs"
     sections: dict[str, list[str]] = {"Metrics": [NOTE], "Samples": [], "Curves": [], "Options": []}
-    for kind, of in {"Generators": RunFolder, "Classifiers": ClassifierFolder}.items():
+    for kind, of in {"Generators": GanRun, "Classifiers": ClassifierRun}.items():
         if some := [each for each in named if isinstance(each[1], of)]:
             groups = group_by_seed(some)
             sections["Metrics"] += [f"<h3>{kind}</h3>", *_metrics(groups)]
@@ -205,7 +205,7 @@ def _metrics(groups: Sequence[Group]) -> Iterator[str]:
     for columns in list(tables.values())[:MOST_PLOTS]:
         yield from _table([(group, own) for group, own in zip(groups, columns, strict=True) if own])
     missing = [name for name, found in evaluated.items() if not found]
-    if missing and isinstance(groups[0].series[0].run, RunFolder):
+    if missing and isinstance(groups[0].series[0].run, GanRun):
         yield f"<p>Not evaluated yet: {escape(', '.join(missing))}. <code>snngan evaluate RUN</code> does it.</p>"
 
 
@@ -278,7 +278,7 @@ def _direction(name: str) -> str:
 def _samples(groups: Sequence[Group]) -> Iterator[str]:
     """Yield each generator's sample grids through time."""
     for color, run, name in [(group.color, each.run, escape(each.name)) for group in groups for each in group.series]:
-        if not isinstance(run, RunFolder):
+        if not isinstance(run, GanRun):
             return
         paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
         paths = [path for path in paths if path.is_file() and not path.is_symlink()]
@@ -326,7 +326,7 @@ class Readings(dict[str, tuple[list[int], list[float]]]):
         raise ValueError(f"{self.path} holds no reading of {tag}: remove its folder, and it is trained anew")
 
 
-def read_metrics(run: RunFolder | ClassifierFolder) -> Readings:
+def read_metrics(run: GanRun | ClassifierRun) -> Readings:
     """Return the steps and values of each tag in the run's ``metrics.jsonl``.
 
     Unfinished lines are passed over, and what no run logs: endless tags and numbers that no plot can hold.

@@ -21,7 +21,7 @@ from snngan.data.layout import Half, find_halves, label_images
 from snngan.data.npz import read_images
 from snngan.data.resize import describe_resize
 from snngan.files import check_local
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
 
 
@@ -142,7 +142,7 @@ def _array_source(
 
 
 def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> ImageSource:
-    run = RunFolder.open(path)
+    run = GanRun.open(path)
     generator = generator_of(run, device, notify)
 
     def read(places: range) -> Tensor:
@@ -213,7 +213,7 @@ def is_run(path: str | Path) -> bool:
 
 
 def same_channels(first: ImageSource, second: ImageSource) -> tuple[ImageSource, ImageSource]:
-    """Return two sets of images, the grey one of a grey and a coloured one repeated over three channels."""
+    """Return two sets of images, the gray one of a gray and a colored one repeated over three channels."""
     channels = max(first.shape[0], second.shape[0])
 
     def widened(source: ImageSource) -> ImageSource:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from snngan.data import to_unit_range
-from snngan.evaluation.credibility import accuracy, adversarial, logits_under, queries_of
-from snngan.evaluation.figures import bars_of_pairs
+from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_under, queries_of
+from snngan.evaluation.plots import bars_of_pairs
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
@@ -20,7 +20,7 @@ from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.robustness.activations import activations
-from snngan.robustness.rule import parse_attack
+from snngan.robustness.attack_rule import parse_attack
 
 PAPER = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
 """Baseline and PGD, on MNIST; its network has one fully connected layer."""
@@ -40,7 +40,7 @@ class AdversarialTraining(Pair, Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     alpha: float = 0.0
-    adversary: str
+    adversarial_training: str
     """As of ``snngan classify train``."""
     judge: str
     """The attack that says how robust they have become."""
@@ -50,13 +50,13 @@ class AdversarialTraining(Pair, Experiment):
     """Of 128 test images, over which the entanglement is averaged."""
 
     def __post_init__(self) -> None:
-        parse_attack(self.adversary)
+        parse_attack(self.adversarial_training)
         parse_attack(self.judge)
 
     @property
     def sides(self) -> dict[str, dict[str, Any]]:
-        return {name: {"alpha": self.alpha, "adversary": adversary}
-                for name, adversary in (("baseline", None), ("PGD", self.adversary))}  # fmt: skip
+        return {name: {"alpha": self.alpha, "adversarial_training": adversarial_training}
+                for name, adversarial_training in (("baseline", None), ("PGD", self.adversarial_training))}  # fmt: skip
 
     def run(self, setting: Setting) -> Finding:
         dataset = self.data(setting)
@@ -89,7 +89,7 @@ class AdversarialTraining(Pair, Experiment):
                           for seed in range(self.seeds) if seed not in learned[side])  # fmt: skip
         known = PAPER if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
         text = [
-            f"{self.seeds} seeds, {self.steps} steps of {self.batch_size}; trained on {self.adversary}, attacked by "
+            f"{self.seeds} seeds, {self.steps} steps of {self.batch_size}; trained on {self.adversarial_training}, attacked by "
             f"{self.judge}, {len(some)} test images. Entanglement: the loss of {len(batches[0])} test images, mean "
             f"over {len(batches)} such batches and over seeds (Student's 95 % interval).",
             f"At chance, and left out of the layers: {stuck}." if stuck else "No network stayed at chance.",
@@ -102,7 +102,7 @@ class AdversarialTraining(Pair, Experiment):
             for layer, sides in rows.items():
                 paper = " | ".join(map(str, known.get(layer, ("", "")))) if temperature == "T = 100" else " | "
                 text.append(f"| {layer}, {temperature} | {' | '.join(map(shown, sides.values()))} | {paper} |")
-        figure = bars_of_pairs(numbers["layers"], "soft nearest neighbour loss", setting.folder / "layers.png")
+        figure = bars_of_pairs(numbers["layers"], "soft nearest neighbor loss", setting.folder / "layers.png")
         return Finding(numbers, text, [figure])
 
 
@@ -142,16 +142,16 @@ AdversarialTraining.presets = MappingProxyType(
     {
         "smoke": AdversarialTraining(
             dataset="digits", seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=6,
-            options=("width=4", "units=16"), adversary="pgd:0.2:2", judge="pgd:0.2:3", num_images=40, batches=1,
+            options=("width=4", "units=16"), adversarial_training="pgd:0.2:2", judge="pgd:0.2:3", num_images=40, batches=1,
         ),
         "cpu": AdversarialTraining(
             dataset="mnist", seeds=2, steps=1500, batch_size=128, learning_rate=1e-3, every=250,
-            options=("width=16", "units=128"), adversary="pgd:0.3:8", judge="pgd:0.3:40", num_images=1000,
+            options=("width=16", "units=128"), adversarial_training="pgd:0.3:8", judge="pgd:0.3:40", num_images=1000,
             batches=10,
         ),
         "paper": AdversarialTraining(
             dataset="mnist", seeds=4, steps=20000, batch_size=128, learning_rate=1e-4, every=1000,
-            options=("width=64", "units=1024"), adversary="pgd:0.3:40", judge="pgd:0.3:100", num_images=5000,
+            options=("width=64", "units=1024"), adversarial_training="pgd:0.3:40", judge="pgd:0.3:100", num_images=5000,
             batches=40,
         ),
     }

@@ -18,7 +18,7 @@ from snngan.config import ClassifyConfig, option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_members
-from snngan.evaluation.figures import errors_by_alpha
+from snngan.evaluation.plots import errors_by_alpha
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import fitting_network
@@ -26,7 +26,7 @@ from snngan.experiments.running import trained_classifier
 from snngan.seeds import seed_for
 from snngan.training.classifier import figures_of, logits_of
 from snngan.training.classifier_plan import check_labels, make_classify_plan
-from snngan.training.loop import DivergedError
+from snngan.training.divergence import DivergedError
 
 if TYPE_CHECKING:
     import optuna
@@ -40,7 +40,7 @@ HEARTBEAT, GRACE = 20, 60
 class AlphaSearch(Experiment):
     """Every worker trains one classifier at a time and asks the study, which they share, what to try next.
 
-    What is maximised is the accuracy on a tenth of the training images that is held out for it; the test half is only
+    What is maximized is the accuracy on a tenth of the training images that is held out for it; the test half is only
     reported. Alpha is ``largest_alpha`` * u^3 for u in [-1, 1]: both signs alike, and fine near 0. A trial that
     diverges counts as one that guesses. One worker repeats itself; what several try depends on how quick each is.
     """
@@ -108,7 +108,7 @@ class AlphaSearch(Experiment):
         """Return the run of a trial that tries so."""
         return ClassifyConfig(
             dataset=self.dataset, data_dir=setting.data_dir, arch=arch, set=self.options, steps=self.steps,
-            batch_size=self.batch_size, track_every=self.steps, checkpoint_every=self.steps, seed=number, **tried,
+            batch_size=self.batch_size, log_every=self.steps, checkpoint_every=self.steps, seed=number, **tried,
         )  # fmt: skip
 
     def objective(self, trial: optuna.Trial, dataset: Dataset, test: Dataset, arch: str, setting: Setting) -> float:
@@ -147,7 +147,7 @@ class AlphaSearch(Experiment):
         if "?" in str(folder.absolute()):
             raise ValueError(f"the folder {folder} has a question mark in its path, which SQLite's URLs do not take")
         url = self.storage or f"sqlite:///{(folder / 'search.db').absolute()}"
-        said = asdict(self) | dict.fromkeys(("trials", "workers", "storage")) | {"data": dataset.labelled_digest()}
+        said = asdict(self) | dict.fromkeys(("trials", "workers", "storage")) | {"data": dataset.labeled_digest()}
         name = f"alpha-search-{hashlib.blake2b(repr(said).encode(), digest_size=6).hexdigest()}"
         try:
             with warnings.catch_warnings():
@@ -211,7 +211,7 @@ def _text(experiment: AlphaSearch, numbers: Mapping[str, Any], study: optuna.Stu
     best = numbers["best"]
     failed = sum(trial.state.name == "FAIL" for trial in study.trials)
     return [
-        f"{experiment.trials} trials of {experiment.steps} steps, {failed} more failed or were broken off. Maximised: "
+        f"{experiment.trials} trials of {experiment.steps} steps, {failed} more failed or were broken off. Maximized: "
         "accuracy on a tenth of the training images, held out for it.",
         "",
         f"- The best trial ({best['number']}): alpha {best['alpha']:.3g}, learning rate {best['learning_rate']:.3g}, "

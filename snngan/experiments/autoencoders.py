@@ -21,7 +21,7 @@ from snngan.losses.temperature import parse_temperature
 from snngan.models.autoencoder import Autoencoder
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import checkpoint_paths, load_newest, save_checkpoint
-from snngan.training.loop import DivergedError
+from snngan.training.divergence import DivergedError
 
 CHUNK = 1000
 """Images in each pass over the held-out ones."""
@@ -66,7 +66,7 @@ class Autoencoders:
         """
         folder = setting.folder / "runs" / f"{side.replace(' ', '-')}-{seed}"
         known = {each.name: getattr(self, each.name) for each in dataclasses.fields(Autoencoders)}
-        known["data"] = dataset.labelled_digest()
+        known["data"] = dataset.labeled_digest()
         if not checkpoint_paths(folder):
             setting.notify(f"{folder.name}: {self.steps} steps")
             codes, error = self._trained(side, seed, dataset, setting.device)
@@ -95,7 +95,7 @@ class Autoencoders:
         )  # fmt: skip
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)
         for step in range(1, self.steps + 1):
-            images, labels = batches.next_labelled()
+            images, labels = batches.next_labeled()
             optimizer.zero_grad()
             loss = criterion(images, labels)
             loss.backward()

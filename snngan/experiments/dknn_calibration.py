@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import option
-from snngan.evaluation.credibility import Judge, adversarial, queries_of
-from snngan.evaluation.figures import credibility_by_accuracy
+from snngan.evaluation.attack_evaluation import Judge, adversarial, queries_of
+from snngan.evaluation.plots import credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values
 from snngan.experiments.running import shown
 from snngan.registry import unknown_name
-from snngan.robustness.rule import Attack
+from snngan.robustness.attack_rule import Attack
 
 Points = dict[str, list[float]]
 """Figures of one network, one a strength of the attack, by name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from snngan.evaluation.figures import curves_of_groups
+from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Pair, compared, last_of, table_of_pairs
 
@@ -25,7 +25,7 @@ class EntangledRegularizer(Pair, Experiment):
     """Trains a network with cross-entropy alone and with entanglement, the same seeds and steps for both."""
 
     source: ClassVar[str] = "Frosst et al. 2019, table 1"
-    summary: ClassVar[str] = "Test accuracy with and without the entanglement of hidden layers as a regulariser"
+    summary: ClassVar[str] = "Test accuracy with and without the entanglement of hidden layers as a regularizer"
     presets: ClassVar[Mapping[str, Experiment]]
 
     def run(self, setting: Setting) -> Finding:
@@ -40,7 +40,7 @@ class EntangledRegularizer(Pair, Experiment):
         text = [
             f"{arch}, {self.seeds} seeds, {self.steps} steps each; at the last step, mean over seeds "
             "(Student's 95 % interval); the difference seed by seed, and the p-value of a paired t-test. Entanglement: "
-            "the loss of held-out images at its optimal temperature, which says how far the regulariser reached.",
+            "the loss of held-out images at its optimal temperature, which says how far the regularizer reached.",
             "", *table_of_pairs(rows),
         ]  # fmt: skip
         if self.dataset in PAPER:

@@ -12,7 +12,7 @@ import torch
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.figures import curves_of_groups, embedded_stages
+from snngan.evaluation.plots import curves_of_groups, embedded_stages
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.running import (
@@ -25,8 +25,8 @@ from snngan.experiments.running import (
     with_features,
 )
 from snngan.intervals import summary
-from snngan.training.loop import DivergedError
-from snngan.training.runlog import RunFolder
+from snngan.training.divergence import DivergedError
+from snngan.training.run_folder import GanRun
 
 CORRELATIONS = {
     "rank correlation in pixels": "entanglement/input_score",
@@ -59,7 +59,7 @@ class GanEntanglement(Experiment):
         dataset = with_features(self.dataset, setting)
         stages = sorted({self.every, self.steps // 4 // self.every * self.every, self.steps} - {0})
         logs: dict[str, list[Log]] = {}
-        last: dict[str, RunFolder] = {}
+        last: dict[str, GanRun] = {}
         diverged: list[str] = []
         for seed in self.seeds:
             for objective in self.objectives:
@@ -88,11 +88,11 @@ class GanEntanglement(Experiment):
     def _config(self, objective: str, seed: int, setting: Setting) -> TrainConfig:
         return TrainConfig(
             dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed,
-            steps=self.steps, set=() if objective == "snnl-pixel" else self.options, evaluate_every=self.every,
-            track_every=max(1, self.every // 2), sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
+            steps=self.steps, set=() if objective == "snnl-pixel" else self.options, metrics_every=self.every,
+            log_every=max(1, self.every // 2), sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
         )  # fmt: skip
 
-    def _stages(self, dataset: Dataset, runs: Mapping[str, RunFolder], stages: Sequence[int], path: Path) -> Path:
+    def _stages(self, dataset: Dataset, runs: Mapping[str, GanRun], stages: Sequence[int], path: Path) -> Path:
         real = to_unit_range(dataset.test_images[torch.randperm(len(dataset.test_images), generator=torch.Generator()
                                                                 .manual_seed(0))[:500]])  # fmt: skip
         made = {name: [samples_at(run, step) for step in stages] for name, run in runs.items()}

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.credibility import adversarial, queries_of
-from snngan.evaluation.figures import embedded
+from snngan.evaluation.attack_evaluation import adversarial, queries_of
+from snngan.evaluation.plots import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement
 from snngan.robustness.activations import activations
-from snngan.robustness.rule import parse_attack
+from snngan.robustness.attack_rule import parse_attack
 
 
 @EXPERIMENTS.register("hidden-activations")
@@ -32,7 +32,7 @@ class HiddenActivations(Pair, Experiment):
     presets: ClassVar[Mapping[str, Experiment]]
 
     attack: str
-    """As of ``snngan classify train --adversary``."""
+    """As of ``snngan classify train --adversarial-training``."""
     num_images: int = option(MISSING, "", low=12)
     """At most; a third of them is attacked, a third is what they are held against, a third what plain ones come to."""
     num_drawn: int = count()

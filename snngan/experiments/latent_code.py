@@ -12,8 +12,8 @@ from torch import Tensor
 
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.clusters import cluster_accuracy, k_means
-from snngan.evaluation.figures import tsne
 from snngan.evaluation.planes import planes
+from snngan.evaluation.plots import tsne
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.autoencoders import SIDES, Autoencoders
 from snngan.experiments.points import relative_loss
@@ -79,9 +79,9 @@ class LatentCode(Autoencoders, Experiment):
 
 def pca(points: Tensor) -> Tensor:
     """Return the places (N, 2) of points (N, D) along their two principal components."""
-    centred = points - points.mean(0)
-    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
-    places: Tensor = centred @ axes.T
+    centered = points - points.mean(0)
+    axes = torch.linalg.svd(centered, full_matrices=False).Vh[:2]
+    places: Tensor = centered @ axes.T
     return places
 
 

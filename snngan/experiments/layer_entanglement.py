@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from snngan.evaluation.figures import curves_of_tags
+from snngan.evaluation.plots import curves_of_tags
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, logs_of_seeds
 from snngan.experiments.running import Log, shown, trained_classifier
@@ -17,7 +17,7 @@ from snngan.intervals import summary
 @EXPERIMENTS.register("layer-entanglement")
 @dataclass(frozen=True, kw_only=True)
 class LayerEntanglement(Classifiers, Experiment):
-    """Grey images: cnn-small and squared distances; coloured ones: resnet15 and cosine distances, as in the paper."""
+    """Gray images: cnn-small and squared distances; colored ones: resnet15 and cosine distances, as in the paper."""
 
     source: ClassVar[str] = "Frosst et al. 2019, figures 3, 15 and 16"
     summary: ClassVar[str] = "Entanglement of every hidden layer through the training of a classifier"
@@ -25,8 +25,8 @@ class LayerEntanglement(Classifiers, Experiment):
 
     def run(self, setting: Setting) -> Finding:
         dataset = self.data(setting)
-        grey = dataset.image_shape[0] == 1
-        arch, distance = ("cnn-small", "sqeuclidean") if grey else ("resnet15", "cosine")
+        gray = dataset.image_shape[0] == 1
+        arch, distance = ("cnn-small", "sqeuclidean") if gray else ("resnet15", "cosine")
         config = self.config(arch, setting, alpha=0.0, distance=distance)
         run = trained_classifier(config, dataset, setting.folder / "runs" / config.arch, setting)
         logs = logs_of_seeds(run)
@@ -50,7 +50,7 @@ class LayerEntanglement(Classifiers, Experiment):
             f"Lower at the end than at the start: {', '.join(fell) or 'no layer'}.",
             f"Risen again after its lowest by over 5 % of its start: {', '.join(rose) or 'no layer'}.",
         ]
-        figure = curves_of_tags(logs, tags, "soft nearest neighbour loss", setting.folder / "layers.png")
+        figure = curves_of_tags(logs, tags, "soft nearest neighbor loss", setting.folder / "layers.png")
         return Finding({"layers": numbers, "accuracy": accuracy}, text, [figure])
 
 

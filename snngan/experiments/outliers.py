@@ -13,8 +13,8 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import DATASETS, Dataset
 from snngan.data.datasets import data_folder
-from snngan.evaluation.credibility import Judge, Judged, queries_of
-from snngan.evaluation.figures import embedded
+from snngan.evaluation.attack_evaluation import Judge, Judged, queries_of
+from snngan.evaluation.plots import embedded
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
@@ -89,7 +89,7 @@ def outlier_images(name: str, dataset: Dataset, count: int, setting: Setting) ->
     """Return the first ``count`` test images (n, C, H, W) of another source, shrunk to those of ``dataset``.
 
     Raises:
-        ValueError: it is not here, or its images are of other colours or smaller.
+        ValueError: it is not here, or its images are of other colors or smaller.
     """
     kept = data_folder(setting.data_dir) / f"{name}.npz"
     _, height, width = dataset.image_shape

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from snngan.evaluation.figures import curves_of_groups
+from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Pair, compared, table_of_pairs
 from snngan.experiments.running import Log

@@ -18,11 +18,11 @@ from snngan.experiments.running import Log, shown, trained_classifier
 from snngan.intervals import summary
 from snngan.models import CLASSIFIERS
 from snngan.training.plan import option_names
-from snngan.training.runlog import ClassifierFolder
+from snngan.training.run_folder import ClassifierRun
 
 
 def fitting_network(dataset: Dataset) -> str:
-    """Return the paper's network for a data set: cnn for grey images, resnet15 for coloured ones."""
+    """Return the paper's network for a data set: cnn for gray images, resnet15 for colored ones."""
     return "cnn" if dataset.image_shape[0] == 1 else "resnet15"
 
 
@@ -56,7 +56,7 @@ class Classifiers:
             dataset=self.dataset, data_dir=setting.data_dir, arch=arch, seeds=f"0:{self.seeds}",
             set=tuple(option for option in self.options if option.partition("=")[0] in known),
             steps=self.steps, batch_size=self.batch_size, optimizer=self.optimizer, learning_rate=self.learning_rate,
-            learning_rate_final=self.learning_rate_final, track_every=self.every,
+            learning_rate_final=self.learning_rate_final, log_every=self.every,
             checkpoint_every=max(1, self.steps // 10), **chosen,
         )  # fmt: skip
 
@@ -74,7 +74,7 @@ class Pair(Classifiers):
         return {name: {"alpha": alpha, "temperature": self.temperature}
                 for name, alpha in (("baseline", 0.0), ("entangled", self.alpha))}  # fmt: skip
 
-    def runs(self, dataset: Dataset, setting: Setting) -> dict[str, ClassifierFolder]:
+    def runs(self, dataset: Dataset, setting: Setting) -> dict[str, ClassifierRun]:
         """Return the finished run of each side."""
         runs = {}
         for name, chosen in self.sides.items():
@@ -97,7 +97,7 @@ class Pair(Classifiers):
         return networks, runs["baseline"].plan.layers
 
 
-def logs_of_seeds(run: ClassifierFolder) -> list[Log]:
+def logs_of_seeds(run: ClassifierRun) -> list[Log]:
     """Return the metrics of each seed of a run under the tags of a single one."""
     log, seeds = read_metrics(run), run.plan.seeds
     if len(seeds) == 1:

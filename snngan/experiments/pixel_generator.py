@@ -37,14 +37,14 @@ class PixelGenerator(Experiment):
         dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
-        side, steps = (10, 12) if dataset.image_shape[0] == 1 else (8, 8)  # pictures of colour noise are large
+        side, steps = (10, 12) if dataset.image_shape[0] == 1 else (8, 8)  # pictures of color noise are large
         for form in self.forms:
             logs = []
             for seed in self.seeds:
                 config = TrainConfig(
                     dataset=self.dataset, data_dir=setting.data_dir, objective="snnl-pixel", seed=seed,
                     steps=self.steps, batch_size=self.batch_size, set=(f"form={form}", *self.options),
-                    evaluate_every=self.steps, sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
+                    metrics_every=self.steps, sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
                 )  # fmt: skip
                 run = trained(config, dataset, setting.folder / "runs" / f"{form}-seed{seed}", setting)
                 logs.append(read_metrics(run))

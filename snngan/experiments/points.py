@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from snngan.losses.pairs import mean_distance
+from snngan.losses.pairwise import mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
 RADIUS, SPREAD = 3.0, 0.9
-"""Of the circle on which the centres of two modes a class lie, opposite each other, and of the points around each."""
+"""Of the circle on which the centers of two modes a class lie, opposite each other, and of the points around each."""
 
 
 def drawn(num_points: int, num_classes: int, modes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,7 +39,7 @@ class ProjectedGenerator(Experiment):
         dataset = with_features(self.dataset, setting)
         numbers: dict[str, Any] = {}
         figures = []
-        shown = 64 if dataset.image_shape[0] == 1 else 36  # pictures of colour noise are large
+        shown = 64 if dataset.image_shape[0] == 1 else 36  # pictures of color noise are large
         games = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
         for title, (objective, settings) in games.items():
             logs = []
@@ -47,7 +47,7 @@ class ProjectedGenerator(Experiment):
                 config = TrainConfig(
                     dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
                     learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings, *self.options),
-                    evaluate_every=math.gcd(*self.stages, self.steps), sample_every=self.steps,
+                    metrics_every=math.gcd(*self.stages, self.steps), sample_every=self.steps,
                     checkpoint_every=max(1, self.steps // 10),
                 )  # fmt: skip
                 path = setting.folder / "runs" / f"{title}-seed{seed}"

@@ -17,8 +17,8 @@ from torch import Tensor
 from snngan.config import ClassifyConfig, TrainConfig, check_options
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
-from snngan.evaluation.small import trained_features
-from snngan.evaluation.watch import COUNT, Watch
+from snngan.evaluation.feature_classifier import trained_features
+from snngan.evaluation.training_metrics import COUNT, Watch
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.files import check_absent, write_atomically
 from snngan.intervals import summary
@@ -29,10 +29,10 @@ from snngan.training.environment import environment
 from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan, read_settings
 from snngan.training.players import Players
-from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.training.run_folder import ClassifierRun, GanRun
 from snngan.untrusted import read_json
 
-F = TypeVar("F", RunFolder, ClassifierFolder)
+F = TypeVar("F", GanRun, ClassifierRun)
 
 Log = Mapping[str, tuple[list[int], list[float]]]
 """Steps and values of each tag of one run."""
@@ -136,9 +136,7 @@ def with_features(name: str, setting: Setting) -> Dataset:
     return dataset
 
 
-def trained(
-    config: TrainConfig, dataset: Dataset, path: Path, setting: Setting, stages: Sequence[int] = ()
-) -> RunFolder:
+def trained(config: TrainConfig, dataset: Dataset, path: Path, setting: Setting, stages: Sequence[int] = ()) -> GanRun:
     """Return the finished run of ``config`` in ``path``: as it lies there, gone on with, or trained now.
 
     Samples (500, C, H, W) of each step of ``stages`` are left in its folder, see :func:`samples_at`.
@@ -147,7 +145,7 @@ def trained(
         ValueError: the run that lies there is another.
         DivergedError: a loss or a weight is not finite.
     """
-    with begun(RunFolder, path, make_plan(config, dataset), setting) as (run, start):
+    with begun(GanRun, path, make_plan(config, dataset), setting) as (run, start):
         if start is not None and start["step"] >= run.plan.steps:
             return run
         folder = data_folder(run.plan.data_dir) / "features"
@@ -164,14 +162,14 @@ def trained(
         return run
 
 
-def trained_classifier(config: ClassifyConfig, dataset: Dataset, path: Path, setting: Setting) -> ClassifierFolder:
+def trained_classifier(config: ClassifyConfig, dataset: Dataset, path: Path, setting: Setting) -> ClassifierRun:
     """Return the finished classifier's run of ``config`` in ``path``, as :func:`trained` does.
 
     Raises:
         ValueError: the run that lies there is another.
         DivergedError: a loss or a weight is not finite.
     """
-    with begun(ClassifierFolder, path, make_classify_plan(config, dataset), setting) as (run, start):
+    with begun(ClassifierRun, path, make_classify_plan(config, dataset), setting) as (run, start):
         if start is None or start["step"] < run.plan.steps:
             train_classifier(run, dataset, setting.device, start=start)
         return run
@@ -195,7 +193,7 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tu
         if known != plan:
             raise ValueError(f"{path} holds another run than this experiment's: give another --out, or remove it")
     with run.locked():
-        start, holds = None, "players" if kind is RunFolder else "members"
+        start, holds = None, "players" if kind is GanRun else "members"
         if checkpoint_paths(run.checkpoints):
             start = load_newest(run.checkpoints, setting.notify, holds)
         elif not new:  # it was stopped before there was anything to go on with
@@ -208,7 +206,7 @@ def begun(kind: type[F], path: Path, plan: Any, setting: Setting) -> Iterator[tu
         yield run, start
 
 
-def samples_at(run: RunFolder, step: int) -> Tensor:
+def samples_at(run: GanRun, step: int) -> Tensor:
     """Return the samples (500, C, H, W) that :func:`trained` left of a stage; raises ``ValueError`` without them."""
     path = run.path / f"stage-{step:08d}.pt"
     if not path.exists():

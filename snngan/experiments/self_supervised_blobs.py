@@ -19,8 +19,8 @@ from snngan.data import Dataset
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.clusters import cluster_accuracy, confusion, k_means, matched, spectral
-from snngan.evaluation.figures import new_figure, save_figure
 from snngan.evaluation.planes import scatter
+from snngan.evaluation.plots import new_figure, save_figure
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.autoencoders import Autoencoders
 from snngan.experiments.running import shown
@@ -53,7 +53,7 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
     sets: int = count()
     """Sets of blobs, each drawn anew."""
     spreads: tuple[float, ...] = (0.3, 1.0)
-    """Standard deviations of a blob, whose centres are uniform in a square of side 20."""
+    """Standard deviations of a blob, whose centers are uniform in a square of side 20."""
     restarts: int = option(5, "", low=1)
     cluster_steps: int = option(300, "", low=1)
     seeds: int = count()
@@ -82,10 +82,10 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
             for name, rows in (blobs | self.of_images(dataset, setting)).items()
         }  # fmt: skip
         text = [
-            f"{BLOBS} blobs of {EACH} points with centres uniform in a square of side 20, {self.sets} sets; of digits "
+            f"{BLOBS} blobs of {EACH} points with centers uniform in a square of side 20, {self.sets} sets; of digits "
             f"and codes {self.seeds} runs. {self.cluster_steps} steps a start; of {self.restarts} starts the one of "
             "the lowest loss is kept, without labels. k-means: 10 starts; spectral: scikit-learn's, 10 nearest "
-            "neighbours. Nearest true centre: the best rule on average, told what no other is. The min-max objective "
+            "neighbors. Nearest true center: the best rule on average, told what no other is. The min-max objective "
             "is told that 10 points are near each and nine tenths far, k-means neither. Accuracy under the best "
             "matching of clusters and classes: mean (Student's 95 % interval), worst, and the share of runs above "
             f"{BLOG:.1%}, which is what the post has of one run. The SNNL codes are of held-out images; their "
@@ -106,7 +106,7 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
             rows = found.setdefault(f"standard deviation {spread:g}", {})
             for number in range(self.sets):
                 points, labels, ceiling = drawn_blobs(spread, number)
-                rows.setdefault("nearest true centre", []).append(ceiling)
+                rows.setdefault("nearest true center", []).append(ceiling)
                 clusters = self.compare(points, labels, BLOBS, number, setting, rows)
                 if number == 0:
                     figures.append(pictured(points, labels, clusters, setting.folder / f"blobs-{spread:g}.png"))
@@ -170,14 +170,14 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
 
 
 def drawn_blobs(spread: float, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Return points (N, 2), labels (N,), and the accuracy of the rule that knows the true centres."""
+    """Return points (N, 2), labels (N,), and the accuracy of the rule that knows the true centers."""
     from sklearn.datasets import make_blobs
 
-    points, labels, centres = (
+    points, labels, centers = (
         torch.from_numpy(each)
         for each in make_blobs(BLOBS * EACH, centers=BLOBS, cluster_std=spread, random_state=seed, return_centers=True)
     )
-    nearest = torch.cdist(points, centres).argmin(1)
+    nearest = torch.cdist(points, centers).argmin(1)
     return points.float(), labels.long(), float((nearest == labels).double().mean())
 
 
@@ -190,8 +190,8 @@ def pictured(points: Tensor, labels: Tensor, clusters: Tensor, path: Path) -> Pa
     """Draw points (N, 2) by label and by cluster, and the confusion matrix."""
     guesses = matched(labels, clusters, BLOBS)
     figure, (true, given, table) = new_figure(3, size=3.6)
-    for axes, colours, title in ((true, labels, "blob"), (given, guesses, "class found without labels")):
-        scatter(axes, points, colours)
+    for axes, colors, title in ((true, labels, "blob"), (given, guesses, "class found without labels")):
+        scatter(axes, points, colors)
         axes.set_title(title, fontsize=9)
     counts = confusion(labels, guesses, BLOBS)
     table.imshow(counts.sqrt().numpy(), cmap="Blues")

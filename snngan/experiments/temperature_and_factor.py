@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from snngan.config import check_options, option
-from snngan.evaluation.figures import curves_of_groups
+from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, last_of, logs_of_seeds
 from snngan.experiments.running import shown, trained_classifier

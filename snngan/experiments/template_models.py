@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from snngan.config import check_options
-from snngan.evaluation.figures import curves_of_groups
+from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, compared, last_of, logs_of_seeds, table_of_pairs
 from snngan.experiments.running import shown, trained_classifier
-from snngan.losses.entangled import OVER_LAYERS
+from snngan.losses.entangled import LAYER_REDUCTIONS
 from snngan.losses.temperature import parse_temperature
 from snngan.models import CLASSIFIERS
 
@@ -38,15 +38,17 @@ class TemplateModels(Classifiers, Experiment):
     """Networks, unless ``arch`` says one."""
     alpha: float = 10.0
     temperature: str = "absolute:50"
-    over_layers: tuple[str, ...] = ("sum", "min")
+    layer_reduction: tuple[str, ...] = ("sum", "min")
     """Ways to weigh the layers; each is compared with the same baseline."""
 
     def __post_init__(self) -> None:
         check_options(self)
         parse_temperature(self.temperature)
-        unknown = [name for name in self.over_layers if name not in OVER_LAYERS]
-        if unknown or not self.over_layers:
-            raise ValueError(f"over_layers takes {', '.join(OVER_LAYERS)}, not {', '.join(unknown) or 'nothing'}")
+        unknown = [name for name in self.layer_reduction if name not in LAYER_REDUCTIONS]
+        if unknown or not self.layer_reduction:
+            raise ValueError(
+                f"layer_reduction takes {', '.join(LAYER_REDUCTIONS)}, not {', '.join(unknown) or 'nothing'}"
+            )
         for arch in self.networks:
             CLASSIFIERS[arch]
 
@@ -61,13 +63,13 @@ class TemplateModels(Classifiers, Experiment):
         figures = []
         for arch in self.networks:
             logs = {}
-            for side in ("baseline", *self.over_layers):
-                weighed = {"over_layers": side} if side != "baseline" else {}
+            for side in ("baseline", *self.layer_reduction):
+                weighed = {"layer_reduction": side} if side != "baseline" else {}
                 alpha = self.alpha if weighed else 0.0
                 config = self.config(arch, setting, alpha=alpha, temperature=self.temperature, **weighed)
                 run = trained_classifier(config, dataset, setting.folder / "runs" / f"{arch}-{side}", setting)
                 logs[side] = logs_of_seeds(run)
-            for over in self.over_layers:
+            for over in self.layer_reduction:
                 pair = {"baseline": logs["baseline"], "SNNL": logs[over]}
                 accuracies[f"{arch}, {over} over layers"] = compared(pair, last_of("accuracy/test"))
                 for tag in (tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")):

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.credibility import adversarial, logits_under, queries_of
-from snngan.evaluation.figures import embedded
+from snngan.evaluation.attack_evaluation import adversarial, logits_under, queries_of
+from snngan.evaluation.plots import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
 from snngan.intervals import summary
-from snngan.robustness.rule import Attack
+from snngan.robustness.attack_rule import Attack
 from snngan.training.classifier import CHUNK
 
 SourceVictim = tuple[tuple[str, int], tuple[str, int]]

@@ -1,4 +1,4 @@
-"""Figure 2: the same points moved to lower and to higher triplet and soft nearest neighbour loss."""
+"""Figure 2: the same points moved to lower and to higher triplet and soft nearest neighbor loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 
-WAYS = {"minimised": 1, "maximised": -1}
+WAYS = {"minimized": 1, "maximized": -1}
 """And the sign with which the loss is lowered then."""
 
 
@@ -30,7 +30,7 @@ class TripletComparison(Experiment):
     """Moves the points themselves, all by the same length at each step: only the direction is the loss's."""
 
     source: ClassVar[str] = "Frosst et al. 2019, figure 2"
-    summary: ClassVar[str] = "Points moved by the triplet loss and by the soft nearest neighbour loss, down and up"
+    summary: ClassVar[str] = "Points moved by the triplet loss and by the soft nearest neighbor loss, down and up"
     presets: ClassVar[Mapping[str, Experiment]]
 
     num_points: int = option(200, "", low=40)
@@ -43,7 +43,7 @@ class TripletComparison(Experiment):
     margin: float = option(0.25, "", low=0)
     """Of the triplet loss: this share of the mean squared distance at the start."""
     temperature: float = option(1.0, "", low=0.001)
-    """Of the soft nearest neighbour loss: likewise."""
+    """Of the soft nearest neighbor loss: likewise."""
     frames: int = option(30, "", low=2, high=200)
     """Of each animation, at most."""
 
@@ -64,7 +64,7 @@ class TripletComparison(Experiment):
                     note(found.setdefault(f"{name}, {direction}", {}), way[-1], points, labels)
                 if seed == 0:
                     low, high = (way[-1] for way in ways.values())
-                    for title, place in (("minimised", low), ("start", points), ("maximised", high)):
+                    for title, place in (("minimized", low), ("start", points), ("maximized", high)):
                         panels[f"{name}: {title}"] = place, labels
                     for direction, way in ways.items():
                         path = setting.folder / f"{name.replace(' ', '-').lower()}-{direction}.gif"

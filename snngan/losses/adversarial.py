@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.losses.gather import rank_and_ranks, share_of
+from snngan.distributed import local_shard, rank_and_world_size
 
 
 def logistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     where the batch is spread over ranks, each draws the points of all and takes its own.
     Source: Gulrajani et al. 2017, eq. 3.
     """
-    count = len(real) * rank_and_ranks()[1]
-    share = share_of(torch.rand(count, *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype))
+    count = len(real) * rank_and_world_size()[1]
+    share = local_shard(torch.rand(count, *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype))
     between = torch.lerp(real, fake, share).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1)

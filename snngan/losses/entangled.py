@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
+from snngan.distributed import gathered
 from snngan.labels import integer_labels
-from snngan.losses.gather import gathered
-from snngan.losses.pairs import Backend, Distance
+from snngan.losses.pairwise import Backend, Distance
 from snngan.losses.snnl import SoftNearestNeighborLoss
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
@@ -32,7 +32,7 @@ LayerLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps a layer's output (N, ...) and integer labels (N,) to a scalar."""
 Task = Callable[[Tensor, Any, Tensor], Tensor]
 """Maps a model's output (N, ...), its inputs and integer labels (N,) to a scalar."""
-OVER_LAYERS: dict[str, Callable[[Tensor], Tensor]] = {"sum": Tensor.sum, "mean": Tensor.mean, "min": Tensor.min}
+LAYER_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sum": Tensor.sum, "mean": Tensor.mean, "min": Tensor.min}
 """How the values of layers (L,) become one ()."""
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What wrappers of torch call the module that they hold: torch.compile, FSDP and checkpoint_wrapper."""
@@ -196,12 +196,12 @@ def _make_layers(losses: LayerLosses, state: Mapping[str, Any], prefix: str, *re
 
 
 class EntangledLoss(nn.Module):
-    r"""Cross-entropy of a classifier's logits plus ``alpha`` times the soft nearest neighbour loss of hidden layers.
+    r"""Cross-entropy of a classifier's logits plus ``alpha`` times the soft nearest neighbor loss of hidden layers.
 
     .. math:: L = \mathrm{CE}(\text{logits}, y) + \alpha \sum_l l'(\text{layer}_l, y)
 
     Calling it runs the model, once. The model itself is unchanged and not part of this module: train its parameters
-    with any optimiser, use it without this loss as ever. A layer whose output is the logits is left out. A model that
+    with any optimizer, use it without this loss as ever. A layer whose output is the logits is left out. A model that
     calls its nonlinearities as functions has no modules for them: then ``"*"`` takes layers before theirs, all but the
     last. ``"*"`` also passes over modules that do not put out one tensor with a row for each label; where a layer is
     named, that is an error, and so is a layer that the model does not run.
@@ -215,16 +215,16 @@ class EntangledLoss(nn.Module):
         model: maps inputs (N, ...) to logits (N, C).
         layers: names of the model's modules or patterns such as ``"layer?"``; see :func:`hidden_layers`. A module that
             is run several times in a pass counts each time, as ``NAME``, ``NAME#2``, ...
-        alpha: weight of the sum; negative entangles (the paper's regulariser), positive disentangles. It may be set
+        alpha: weight of the sum; negative entangles (the paper's regularizer), positive disentangles. It may be set
             anew at any time. The default suits the optimal temperature. At an absolute T far above all distances the
             loss hardly changes with the features, and weights around -10 are usual.
         temperature: as for :class:`SoftNearestNeighborLoss`; each layer has its own, and those that learn or anneal do
             so while the model is in training mode.
         distance: ``"sqeuclidean"``, or ``"cosine"``, which suits wide layers.
         backend: as for :class:`SoftNearestNeighborLoss`.
-        layer_loss: what to take of each layer in place of its soft nearest neighbour loss, such as
+        layer_loss: what to take of each layer in place of its soft nearest neighbor loss, such as
             ``partial(triplet_loss, margin=0.5, distance="cosine")``; the three before are not used then.
-        over_layers: ``"sum"``, ``"mean"`` or ``"min"`` of the layers' values is what alpha weighs.
+        layer_reduction: ``"sum"``, ``"mean"`` or ``"min"`` of the layers' values is what alpha weighs.
         units: take only this many of each layer's values, its first ones, or all where it has fewer; the others stay
             free of the labels.
         task: what to take in place of the cross-entropy, by output, inputs and labels, of a model that is no
@@ -257,7 +257,7 @@ class EntangledLoss(nn.Module):
         distance: Distance = "sqeuclidean",
         backend: Backend = "auto",
         layer_loss: LayerLoss | None = None,
-        over_layers: str = "sum",
+        layer_reduction: str = "sum",
         units: int | None = None,
         task: Task | None = None,
         across_ranks: bool = False,
@@ -272,11 +272,11 @@ class EntangledLoss(nn.Module):
             raise ValueError("layers must name one module or more, or be '*'")
         if isinstance(alpha, str) or not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-        if over_layers not in OVER_LAYERS:
-            raise ValueError(f"over_layers must be {', '.join(OVER_LAYERS)}, not {over_layers!r}")
+        if layer_reduction not in LAYER_REDUCTIONS:
+            raise ValueError(f"layer_reduction must be {', '.join(LAYER_REDUCTIONS)}, not {layer_reduction!r}")
         if units is not None and (type(units) is not int or units < 1):
             raise ValueError(f"units must be a whole number above 0, not {units!r}")
-        self.over_layers, self.task = OVER_LAYERS[over_layers], task
+        self.layer_reduction, self.task = LAYER_REDUCTIONS[layer_reduction], task
         self._model = (model,)  # in a tuple: its parameters are its own
         self.layers = hidden_layers(model, layers)
         self._patterns = [] if layers == "*" else [layers] if isinstance(layers, str) else list(layers)
@@ -306,7 +306,7 @@ class EntangledLoss(nn.Module):
         self.entanglement = {name: value.detach() for name, value in values.items()}
         if not values:
             return cross_entropy
-        return cross_entropy + self.alpha * self.over_layers(torch.stack(list(values.values())))
+        return cross_entropy + self.alpha * self.layer_reduction(torch.stack(list(values.values())))
 
     @torch.no_grad()
     def read(self, inputs: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

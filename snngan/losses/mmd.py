@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from snngan.losses.gather import rows_of_all
-from snngan.losses.pairs import mean_distance, squared_distances
+from snngan.distributed import rows_of_all
+from snngan.losses.pairwise import mean_distance, squared_distances
 
 
 def squared_mmd(real: Tensor, fake: Tensor, widths: Sequence[float] = (0.125, 0.25, 0.5, 1.0, 2.0)) -> Tensor:

@@ -1,7 +1,7 @@
-"""The soft nearest neighbour loss of a labelled batch, and the entanglement of two sets of points.
+"""The soft nearest neighbor loss of a labeled batch, and the entanglement of two sets of points.
 
 Frosst, Papernot and Hinton 2019, "Analyzing and Improving Representations with the Soft Nearest Neighbor Loss",
-eq. 1 and 2, computed as the mean of softplus(z) over the log-odds z of picking a wrong-class neighbour.
+eq. 1 and 2, computed as the mean of softplus(z) over the log-odds z of picking a wrong-class neighbor.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.losses.optimum import optimal_inverse_temperature
-from snngan.losses.pairs import BACKENDS, DISTANCES, Backend, Distance, Pairs, check_choice, log_odds, pairs_of
+from snngan.losses.optimal_temperature import optimal_inverse_temperature
+from snngan.losses.pairwise import BACKENDS, DISTANCES, Backend, Distance, Pairs, check_choice, log_odds, pairs_of
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
 Reduction = Literal["mean", "sum", "none"]
@@ -31,7 +31,7 @@ def soft_nearest_neighbor_loss(
     *,
     across_ranks: bool = False,
 ) -> Tensor:
-    r"""Return how entangled the classes of a batch are: high where neighbours bear other labels.
+    r"""Return how entangled the classes of a batch are: high where neighbors bear other labels.
 
     .. math:: l_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}}{\sum_{k \ne i} e^{-d_{ik}/T}}
 
@@ -142,7 +142,7 @@ def real_fake_pairs(
     scale: Scale = "all",
     across_ranks: bool = False,
 ) -> Pairs:
-    """Return the pairs of ``real`` (N, ...) and ``fake`` (M, ...), labelled 0 and 1 in this order.
+    """Return the pairs of ``real`` (N, ...) and ``fake`` (M, ...), labeled 0 and 1 in this order.
 
     Relative temperatures are multiples of the mean distance of all points, or, with ``scale="real"``, of the real ones.
     ``across_ranks``, the points of all ranks are one batch, each rank's real and fake ones in turn.
@@ -163,12 +163,12 @@ def real_fake_pairs(
 
 @dataclass(frozen=True)
 class Entanglement:
-    """How far real and synthetic points lie in one another's neighbourhoods."""
+    """How far real and synthetic points lie in one another's neighborhoods."""
 
     score: float
     """value / (value at T = infinity), in [0, 1]: 1 = not to be told apart at any temperature, 0 = fully separate."""
     value: float
-    """The soft nearest neighbour loss at the optimal temperature, in nats (eq. 2)."""
+    """The soft nearest neighbor loss at the optimal temperature, in nats (eq. 2)."""
     temperature: float
     """That temperature, in units of squared distance; may be infinite."""
     real_anchors: float

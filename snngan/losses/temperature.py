@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from snngan.losses.optimum import optimal_inverse_temperature, slope_by_log_inverse
-from snngan.losses.pairs import Pairs
+from snngan.losses.optimal_temperature import optimal_inverse_temperature, slope_by_log_inverse
+from snngan.losses.pairwise import Pairs
 
 SMALLEST = 1e-15
 """Of the temperatures that can be given for a run: gradients grow as 1/T, and float32 must hold their squares."""
@@ -66,7 +66,7 @@ class RelativeTemperature(Temperature):
 
     Example:
         >>> points = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
-        >>> from snngan.losses.pairs import pairs_of
+        >>> from snngan.losses.pairwise import pairs_of
         >>> RelativeTemperature(0.5)(pairs_of(points, torch.tensor([0, 0, 1]))).round(decimals=4)
         tensor([0.4286], dtype=torch.float64)
     """

@@ -1,4 +1,4 @@
-"""The triplet loss of a labelled batch, over every triplet in it."""
+"""The triplet loss of a labeled batch, over every triplet in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.pairs import Distance, pairs_of, squared_distances
+from snngan.losses.pairwise import Distance, pairs_of, squared_distances
 
 
 def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance: Distance = "sqeuclidean") -> Tensor:

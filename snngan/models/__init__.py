@@ -27,7 +27,7 @@ class Architecture(Protocol):
         """Return a module that maps images (N, *image_shape) to (N, output_dim)."""
 
 
-ARCHITECTURES: Registry[type[Architecture]] = Registry("architecture", "snngan.models")
+ARCHITECTURES: Registry[type[Architecture]] = Registry("architecture", "snngan.models.gan")
 
 
 class Classifier(Protocol):
@@ -41,7 +41,7 @@ class Classifier(Protocol):
         """Return a module that maps images (N, *image_shape) to logits (N, num_classes)."""
 
 
-CLASSIFIERS: Registry[type[Classifier]] = Registry("classifier", "snngan.models")
+CLASSIFIERS: Registry[type[Classifier]] = Registry("classifier", "snngan.models.classifiers")
 
 
 __getattr__, __dir__ = public_names(

@@ -1,4 +1,4 @@
-"""What more than one architecture uses: common options, normalisation by name, spectral norm, the sizes they reach."""
+"""What more than one architecture uses: common options, normalization by name, spectral norm, the sizes they reach."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class NetworkOptions:
     """The options of every architecture; one may override a field to say or allow something else."""
 
     latent_dim: int = option(64, "length of the generator's input vector", low=1, high=65536)
-    generator_norm: str = option("batch", "normalisation in the generator", choices=GENERATOR_NORMS)
+    generator_norm: str = option("batch", "normalization in the generator", choices=GENERATOR_NORMS)
     discriminator_norm: str = option(
-        "none", "normalisation in the discriminator, but for its first layer", choices=DISCRIMINATOR_NORMS
+        "none", "normalization in the discriminator, but for its first layer", choices=DISCRIMINATOR_NORMS
     )
     spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
 
@@ -30,16 +30,16 @@ class NetworkOptions:
 
 
 def feature_norm(name: str, width: int) -> nn.Module:
-    """Return the normalisation ``name`` for vectors (N, width): batch, layer or none."""
+    """Return the normalization ``name`` for vectors (N, width): batch, layer or none."""
     if name == "batch":
         return nn.BatchNorm1d(width)
     return nn.LayerNorm(width) if name == "layer" else nn.Identity()
 
 
 def map_norm(name: str, channels: int) -> nn.Module:
-    """Return the normalisation ``name`` for maps (N, channels, H, W): batch, layer, instance or none.
+    """Return the normalization ``name`` for maps (N, channels, H, W): batch, layer, instance or none.
 
-    Layer normalisation takes its statistics over channels, height and width and has one scale and shift a channel.
+    Layer normalization takes its statistics over channels, height and width and has one scale and shift a channel.
     """
     if name == "batch":
         return nn.BatchNorm2d(channels)
@@ -48,7 +48,7 @@ def map_norm(name: str, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, affine=True) if name == "instance" else nn.Identity()
 
 
-def normalise_spectrum(network: nn.Module) -> None:
+def normalize_spectrum(network: nn.Module) -> None:
     """Keep the largest singular value of every linear and convolution weight in ``network`` at about 1, in place.
 
     One power iteration a forward pass in training mode. Source: Miyato et al. 2018, "Spectral Normalization for

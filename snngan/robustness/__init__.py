@@ -4,5 +4,12 @@ from snngan.lazy import public_names
 
 __getattr__, __dir__ = public_names(
     __name__,
-    {"Attack": "rule", "DkNN": "dknn", "bim": "attacks", "fgsm": "attacks", "parse_attack": "rule", "pgd": "attacks"},
+    {
+        "Attack": "attack_rule",
+        "DkNN": "dknn",
+        "bim": "attacks",
+        "fgsm": "attacks",
+        "parse_attack": "attack_rule",
+        "pgd": "attacks",
+    },
 )

@@ -1,4 +1,4 @@
-"""Deep k-nearest neighbours: how far the training data vouch for a prediction, in the space of each layer.
+"""Deep k-nearest neighbors: how far the training data vouch for a prediction, in the space of each layer.
 
 The nonconformity of a point with a class is the number of its nearest training points, over all layers, that bear
 another label. Held-out points and their true classes calibrate it: the p-value of a class is the share of them that
@@ -24,7 +24,7 @@ from snngan.labels import integer_labels
 from snngan.registry import unknown_name
 from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
 
-SETTINGS = ("num_classes", "num_neighbours", "distance")
+SETTINGS = ("num_classes", "num_neighbors", "distance")
 MOST_CLASSES = 1 << 20
 """No saved DkNN is read that has more."""
 BLOCK, CHUNK = 256, 16384
@@ -62,18 +62,18 @@ class DkNN:
             copied.
         labels: (N,) integer classes, 0 to ``num_classes - 1``.
         num_classes: K; default: one above the highest label.
-        num_neighbours: k, in each layer.
+        num_neighbors: k, in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
-        search: what finds the neighbours: ``"torch"``, exactly, by distances in float64, or ``"faiss"`` (a package of
+        search: what finds the neighbors: ``"torch"``, exactly, by distances in float64, or ``"faiss"`` (a package of
             its own, on the CPU) by distances of centered points in float32.
 
     Raises:
-        ValueError: sizes, layers or labels that do not fit, fewer points than neighbours, or no faiss.
+        ValueError: sizes, layers or labels that do not fit, fewer points than neighbors, or no faiss.
 
     Example:
         >>> points = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
         >>> labels = torch.arange(100) // 50
-        >>> dknn = DkNN({"input": points[::2]}, labels[::2], num_neighbours=5, distance="sqeuclidean")
+        >>> dknn = DkNN({"input": points[::2]}, labels[::2], num_neighbors=5, distance="sqeuclidean")
         >>> dknn.calibrate({"input": points[1::2]}, labels[1::2])
         >>> dknn({"input": torch.tensor([[0.1, 0.1], [1.1, 1.1]])}).predicted
         tensor([0, 1])
@@ -85,7 +85,7 @@ class DkNN:
         labels: Tensor,
         *,
         num_classes: int | None = None,
-        num_neighbours: int = 75,
+        num_neighbors: int = 75,
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
@@ -94,14 +94,14 @@ class DkNN:
         labels = integer_labels(labels, len(labels))
         lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
-        self.num_neighbours, self.distance = num_neighbours, distance
+        self.num_neighbors, self.distance = num_neighbors, distance
         if distance not in ("cosine", "sqeuclidean"):
             raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', not {distance!r}")
         if search not in SEARCHES:
             raise unknown_name("search", search, SEARCHES)
         self._nearest = SEARCHES[search]
-        if not layers or not 1 <= num_neighbours <= len(labels):
-            raise ValueError(f"{len(layers)} layers of {len(labels)} points have no {num_neighbours} neighbours each")
+        if not layers or not 1 <= num_neighbors <= len(labels):
+            raise ValueError(f"{len(layers)} layers of {len(labels)} points have no {num_neighbors} neighbors each")
         if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes:
             raise ValueError(
                 f"labels go from {lowest} to {highest}; expected classes from 0 to below {self.num_classes}, 2 or more"
@@ -126,13 +126,13 @@ class DkNN:
     @property
     def most(self) -> int:
         """The highest nonconformity there can be."""
-        return self.num_neighbours * len(self.layers)
+        return self.num_neighbors * len(self.layers)
 
     def __call__(self, layers: Mapping[str, Tensor], *, ties: torch.Generator | None = None) -> Vouched:
         """Return what the training data make of points whose activations (Q, ...) are ``layers``, by name.
 
         The p-value of a class is (1 + number of calibration points at least as nonconforming) / (1 + C). Many points
-        have no neighbour of another class at all, and so the same p-value, near 1. With ``ties``, of calibration
+        have no neighbor of another class at all, and so the same p-value, near 1. With ``ties``, of calibration
         points as nonconforming as the point only a share counts, drawn anew for each point: of points like those of
         the calibration, the p-value of the true class is uniform then (Vovk et al. 2005, "Algorithmic Learning in a
         Random World", section 2.2).
@@ -193,13 +193,13 @@ class DkNN:
         return dknn
 
     def conforming(self, layers: Mapping[str, Tensor], count: int) -> Tensor:
-        """Return how many of the neighbours of each point bear each label, over all layers, (count, K) int64."""
+        """Return how many of the neighbors of each point bear each label, over all layers, (count, K) int64."""
         votes = torch.zeros(count, self.num_classes, dtype=torch.int64, device=self.labels.device)
         for name, points in self.layers.items():
             queries = self._points(name, layers, count)
             if queries.shape[1] != points.shape[1]:
                 raise ValueError(f"layer {name} has {queries.shape[1]} values a point; expected {points.shape[1]}")
-            numbers = self._nearest(queries.to(points.device), points, self.num_neighbours, self.distance)
+            numbers = self._nearest(queries.to(points.device), points, self.num_neighbors, self.distance)
             found = self.labels[numbers.to(self.labels.device)]
             votes.scatter_add_(1, found, torch.ones_like(found))
         return votes

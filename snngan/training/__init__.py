@@ -5,8 +5,8 @@ from snngan.lazy import public_names
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "ClassifierFolder": "runlog",
-        "RunFolder": "runlog",
+        "ClassifierRun": "run_folder",
+        "GanRun": "run_folder",
         "load_generator": "sampling",
         "train_classifier": "classifier",
         "train_gan": "gan",

@@ -13,22 +13,22 @@ from torch.nn import functional as F
 from snngan.config import ClassifyPlan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import rank_and_ranks
+from snngan.distributed import rank_and_world_size
 from snngan.seeds import seed_for
-from snngan.training.classifier_plan import parse_adversary
+from snngan.training.classifier_plan import parse_adversarial_training
 from snngan.training.device import set_up
 from snngan.training.distributed import (
-    agreed,
     any_rank,
     average_gradients,
+    broadcast_from_rank0,
     check_same_step,
     check_share,
-    is_first,
+    is_main_process,
     parameters_of,
-    told_by_first,
+    run_on_all_ranks,
 )
-from snngan.training.loop import (
-    LossWatch,
+from snngan.training.divergence import (
+    LossMonitor,
     Outcome,
     Report,
     check_weights,
@@ -37,9 +37,9 @@ from snngan.training.loop import (
     remedies_of,
     restore_random_state,
 )
-from snngan.training.members import Members, build_members
+from snngan.training.ensemble import Ensemble, build_ensemble
 from snngan.training.players import fitting
-from snngan.training.runlog import ClassifierFolder
+from snngan.training.run_folder import ClassifierRun
 
 CHUNK = 500
 """Images in each pass of a reading."""
@@ -52,7 +52,7 @@ BINS = 15
 
 
 def train_classifier(
-    run: ClassifierFolder,
+    run: ClassifierRun,
     dataset: Dataset,
     device: torch.device,
     *,
@@ -78,10 +78,10 @@ def train_classifier(
     """
     plan = run.plan
     check_share(plan.batch_size)
-    agreed(lambda: check_same_labelled_data(plan, dataset))
+    run_on_all_ranks(lambda: check_same_labeled_data(plan, dataset))
     check_same_step(0 if start is None else start["step"])
-    first = is_first()  # of several processes it reads figures and writes
-    members = build_members(plan, device, None if start is None else start["members"])
+    first = is_main_process()  # of several processes it reads figures and writes
+    members = build_ensemble(plan, device, None if start is None else start["members"])
     batches = batches_of_seeds(plan, dataset, device)
     gauge = Gauge(members, dataset, plan, device)
     networks = [f"network of seed {seed}" for seed in plan.seeds]
@@ -90,17 +90,17 @@ def train_classifier(
         return dict(zip(networks, members.networks(), strict=True))
 
     remedies = remedies_of(plan.precision, plan.alpha, plan.alpha_final)
-    watch = LossWatch(
+    watch = LossMonitor(
         check_every=1 if device.type == "cpu" else 50,
         explain=lambda: explained(named(), remedies, dataset.train_images),
     )
     set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
-    adversary = parse_adversary(plan.adversary)
+    adversarial_training = parse_adversarial_training(plan.adversarial_training)
     step, scalars = 0, {}
     torch.manual_seed(seed_for(plan.seeds[0], "training"))  # what networks draw: dropout
     if start is not None:
         step = restore(start, members, batches, device)
-        agreed(lambda: run.rewind(step) if first else None)
+        run_on_all_ranks(lambda: run.rewind(step) if first else None)
     elif first:
         scalars = gauge.read()
         run.log(0, scalars)
@@ -109,10 +109,10 @@ def train_classifier(
     while step < plan.steps and not stopping:
         step += 1
         images, labels = (
-            torch.stack(halves) for halves in zip(*(each.next_labelled() for each in batches), strict=True)
+            torch.stack(halves) for halves in zip(*(each.next_labeled() for each in batches), strict=True)
         )
-        if adversary is not None:
-            images = members.attacked(adversary, images, labels, step)
+        if adversarial_training is not None:
+            images = members.attacked(adversarial_training, images, labels, step)
         at, over = min(step, plan.schedule_steps), plan.schedule_steps
         alpha = along(plan.alpha, plan.alpha_final, at, over)
         for group in members.optimizer.param_groups:
@@ -128,7 +128,7 @@ def train_classifier(
 
         last = step == plan.steps
         stopping = any_rank(should_stop())
-        reading, saving = step % plan.track_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
+        reading, saving = step % plan.log_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
         if reading or saving:
             measured |= watch.check()
             check_weights(step, named(), members.remembered(), remedies)
@@ -144,7 +144,7 @@ def train_classifier(
         scalars = scalars | measured
         report(step, measured)
 
-    told_by_first(None)  # no rank leaves before the first has saved
+    broadcast_from_rank0(None)  # no rank leaves before the first has saved
     return Outcome(step, step == plan.steps, scalars, time.monotonic() - started, tracking_seconds, 0.0)
 
 
@@ -166,7 +166,7 @@ class Gauge:
     Tags end in ``train`` or ``test``; with several seeds each has its own, after ``seed-N/``, beside the mean.
     """
 
-    def __init__(self, members: Members, dataset: Dataset, plan: ClassifyPlan, device: torch.device) -> None:
+    def __init__(self, members: Ensemble, dataset: Dataset, plan: ClassifyPlan, device: torch.device) -> None:
         assert dataset.train_labels is not None
         assert dataset.test_labels is not None
         self.members, self.plan, self.device = members, plan, device
@@ -207,19 +207,19 @@ def batches_of_seeds(plan: ClassifyPlan, dataset: Dataset, device: torch.device)
             seed=first,
             device=device,
             labels=dataset.train_labels,
-            part=rank_and_ranks(),
+            part=rank_and_world_size(),
         )
     ]
     return batches + [batches[0].of_seed(seed) for seed in rest]
 
 
-def logits_of(members: Members, images: Tensor, device: torch.device) -> Tensor:
+def logits_of(members: Ensemble, images: Tensor, device: torch.device) -> Tensor:
     """Return the logits (E, N, K), on the CPU, of images (N, C, H, W) as they are kept in a data set."""
     chunks = [members.logits(to_unit_range(chunk.to(device))).float().cpu() for chunk in torch.split(images, CHUNK)]
     return torch.cat(chunks, 1)
 
 
-def layers_of(members: Members, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, Tensor]:
+def layers_of(members: Ensemble, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Return the entanglement (E,), on the CPU, of each layer for the first ``READ`` images (N, C, H, W)."""
     some = to_unit_range(images[:READ].to(device))
     return {layer: value.cpu() for layer, value in members.entanglement(some, labels[:READ].to(device)).items()}
@@ -246,9 +246,9 @@ def calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, gap).abs().sum() / len(labels)
 
 
-def check_same_labelled_data(plan: ClassifyPlan, dataset: Dataset) -> None:
+def check_same_labeled_data(plan: ClassifyPlan, dataset: Dataset) -> None:
     """Raise ``ValueError`` unless ``dataset`` is what the plan was made for, labels and all."""
-    if dataset.labelled_digest() != plan.data_digest:
+    if dataset.labeled_digest() != plan.data_digest:
         raise ValueError(
             f"{dataset.name}: these {len(dataset.train_images)} training images {dataset.image_shape} and their labels "
             "are not the ones the run was started with; resume with the same data (--dataset or --data-dir say where "
@@ -256,13 +256,13 @@ def check_same_labelled_data(plan: ClassifyPlan, dataset: Dataset) -> None:
         )
 
 
-def snapshot(step: int, members: Members, batches: Sequence[Batches], device: torch.device) -> dict[str, Any]:
+def snapshot(step: int, members: Ensemble, batches: Sequence[Batches], device: torch.device) -> dict[str, Any]:
     """Return everything that the rest of the run follows from."""
     order = [each.state_dict() for each in batches]
     return {"step": step, "members": members.state_dict(), "batches": order, **random_state(device)}
 
 
-def restore(state: Mapping[str, Any], members: Members, batches: Sequence[Batches], device: torch.device) -> int:
+def restore(state: Mapping[str, Any], members: Ensemble, batches: Sequence[Batches], device: torch.device) -> int:
     """Bring everything to where :func:`snapshot` stood and return its step.
 
     Raises:

@@ -14,11 +14,11 @@ from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
 from snngan.losses.entangled import EntangledLoss, LayerLoss
-from snngan.losses.pairs import Distance
+from snngan.losses.pairwise import Distance
 from snngan.losses.temperature import parse_temperature
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS, Classifier
-from snngan.robustness.rule import Attack, parse_attack
+from snngan.robustness.attack_rule import Attack, parse_attack
 from snngan.training.plan import check_written, describe_samples, option_values, parse_settings, read_shape
 
 MOST_SEEDS = 1000
@@ -39,7 +39,7 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         data_dir=str(data_folder(config.data_dir).absolute()),
         image_size=config.image_size,
         skip_broken=config.skip_broken,
-        data_digest=dataset.labelled_digest(),
+        data_digest=dataset.labeled_digest(),
         image_shape=dataset.image_shape,
         num_classes=dataset.num_classes,
         class_names=dataset.class_names,
@@ -47,8 +47,8 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         arch_options=option_values(classifier),
         layers=layers_run(classifier, config.layers, dataset),
         regularizer=config.regularizer,
-        over_layers=config.over_layers,
-        adversary=config.adversary,
+        layer_reduction=config.layer_reduction,
+        adversarial_training=config.adversarial_training,
         deterministic=config.deterministic,
         alpha=alpha,
         alpha_final=alpha if config.alpha_final is None else config.alpha_final,
@@ -64,7 +64,7 @@ def make_classify_plan(config: ClassifyConfig, dataset: Dataset) -> ClassifyPlan
         ensemble=config.ensemble,
         precision=config.precision,
         checkpoint_every=config.checkpoint_every,
-        track_every=config.track_every,
+        log_every=config.log_every,
     )
 
 
@@ -73,7 +73,7 @@ def check_classify_config(config: ClassifyConfig) -> Classifier:
     kind = CLASSIFIERS[config.arch]
     parse_temperature(config.temperature)
     parse_regularizer(config.regularizer, "sqeuclidean")
-    parse_adversary(config.adversary)
+    parse_adversarial_training(config.adversarial_training)
     seeds_of(config)
     return kind(**parse_settings(config.set, (kind,)))
 
@@ -157,7 +157,7 @@ def _check_plan(plan: ClassifyPlan) -> None:
         raise TypeError("layers and class_names are texts")
     parse_temperature(plan.temperature)
     parse_regularizer(plan.regularizer, plan.distance)
-    parse_adversary(plan.adversary)
+    parse_adversarial_training(plan.adversarial_training)
     parse_seeds(",".join(map(str, plan.seeds)))
     if type(plan.num_classes) is not int:
         raise TypeError("num_classes is no whole number")
@@ -168,7 +168,7 @@ def _check_plan(plan: ClassifyPlan) -> None:
 
 
 def parse_regularizer(text: str, distance: Distance) -> LayerLoss | None:
-    """Return the loss of layers written as ``triplet:MARGIN``, or None for ``snnl``: the soft nearest neighbour loss.
+    """Return the loss of layers written as ``triplet:MARGIN``, or None for ``snnl``: the soft nearest neighbor loss.
 
     Raises:
         ValueError: the text is neither.
@@ -185,7 +185,7 @@ def parse_regularizer(text: str, distance: Distance) -> LayerLoss | None:
     return partial(triplet_loss, margin=size, distance=distance)
 
 
-def parse_adversary(text: str | None) -> Attack | None:
+def parse_adversarial_training(text: str | None) -> Attack | None:
     """Return the attack that the training images go through, if any; raises ``ValueError``."""
     return None if text is None else parse_attack(text)
 
@@ -202,10 +202,10 @@ def describe_classify_plan(plan: ClassifyPlan, dataset: Dataset, device: torch.d
     if plan.alpha or plan.alpha_final:
         alpha = f"{plan.alpha:g}" if plan.alpha == plan.alpha_final else f"({plan.alpha:g} to {plan.alpha_final:g})"
         how = ("entanglement", f", T {plan.temperature}") if plan.regularizer == "snnl" else (plan.regularizer, "")
-        over = "" if plan.over_layers == "sum" else f"{plan.over_layers} "
+        over = "" if plan.layer_reduction == "sum" else f"{plan.layer_reduction} "
         loss += f" + {alpha} * {over}{how[0]} of {', '.join(plan.layers)} ({plan.distance}{how[1]})"
-    if plan.adversary is not None:
-        loss += f", of {'points' if dataset.is_points else 'images'} moved by {plan.adversary}"
+    if plan.adversarial_training is not None:
+        loss += f", of {'points' if dataset.is_points else 'images'} moved by {plan.adversarial_training}"
     rate = f"{plan.learning_rate:g}"
     if plan.learning_rate_final != plan.learning_rate:
         rate += f" to {plan.learning_rate_final:g}"

@@ -1,7 +1,7 @@
 """One run on several processes: what each does for itself, and where they meet.
 
 Every rank holds the same networks and draws the same global batch, of which it takes its own share; gradients are
-averaged before each optimiser step. So the run is the one of a single process with the same global batch, up to the
+averaged before each optimizer step. So the run is the one of a single process with the same global batch, up to the
 rounding of sums. Only rank 0 reads figures and writes.
 """
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from snngan.distributed import across_ranks, mean_over_ranks, rank_and_world_size
 from snngan.files import SaveError
-from snngan.losses.gather import across_ranks, mean_over_ranks, rank_and_ranks
 from snngan.training.device import choose_device
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def started_by_torchrun() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[torch.device]:
+def process_group(device: str) -> Iterator[torch.device]:
     """Choose this process's device and, where ``torchrun`` started several, meet the others.
 
     Args:
@@ -73,7 +73,7 @@ def is_of_a_lost_rank(error: RuntimeError) -> bool:
     return across_ranks() and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and said))
 
 
-def agreed(work: Callable[[], T]) -> T:
+def run_on_all_ranks(work: Callable[[], T]) -> T:
     """Return what ``work`` returns, once it has been done on every rank.
 
     Raises:
@@ -87,7 +87,7 @@ def agreed(work: Callable[[], T]) -> T:
         found.append(work())
     except (ValueError, SaveError) as error:
         problem = str(error)
-    problems: list[str | None] = [None] * rank_and_ranks()[1]
+    problems: list[str | None] = [None] * rank_and_world_size()[1]
     dist.all_gather_object(problems, problem)
     for each in problems:
         if each is not None:
@@ -95,12 +95,12 @@ def agreed(work: Callable[[], T]) -> T:
     return found[0]
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Return whether this process is the one that reads figures and writes."""
-    return rank_and_ranks()[0] == 0
+    return rank_and_world_size()[0] == 0
 
 
-def told_by_first(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """Return rank 0's ``value``, whatever it is here; the others wait for it."""
     if not across_ranks():
         return value
@@ -130,13 +130,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for own in kinds.values():
         flat = torch.cat([gradient.flatten() for gradient in own])
         dist.all_reduce(flat)
-        flat /= rank_and_ranks()[1]
+        flat /= rank_and_world_size()[1]
         for gradient, part in zip(own, torch.split(flat, [each.numel() for each in own]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Return what an optimiser moves, in order."""
+    """Return what an optimizer moves, in order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -144,15 +144,15 @@ def check_same_step(step: int) -> None:
     """Raise ``ValueError`` unless every rank stands at the same ``step``."""
 
     def same() -> None:
-        if step != told_by_first(step):
+        if step != broadcast_from_rank0(step):
             raise ValueError("the processes do not see the same checkpoints in the run's folder, which all must share")
 
-    agreed(same)
+    run_on_all_ranks(same)
 
 
 def check_share(batch_size: int) -> None:
     """Raise ``ValueError`` unless a batch can be shared equally by the ranks."""
-    count = rank_and_ranks()[1]
+    count = rank_and_world_size()[1]
     if batch_size % count:
         raise ValueError(
             f"a batch of {batch_size} cannot be shared equally by {count} processes: --batch-size is that of all "
@@ -161,7 +161,7 @@ def check_share(batch_size: int) -> None:
 
 
 def share_batch_statistics(network: nn.Module) -> None:
-    """Let every batch normalisation in ``network`` take its statistics over all ranks; its state keeps its names."""
+    """Let every batch normalization in ``network`` take its statistics over all ranks; its state keeps its names."""
     if not across_ranks():
         return
     for module in network.modules():
@@ -170,30 +170,30 @@ def share_batch_statistics(network: nn.Module) -> None:
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the equal shares of all ranks, on any device, twice differentiable."""
+    """Batch normalization over the equal shares of all ranks, on any device, twice differentiable."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Take any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return ``input`` (N, C, ...) normalised; the statistics are the ranks' only in training mode."""
+        """Return ``input`` (N, C, ...) normalized; the statistics are the ranks' only in training mode."""
         if not self.training:
             return super().forward(input)
         points, form = input.float(), (1, -1, *[1] * (input.dim() - 2))
         dims = [dim for dim in range(input.dim()) if dim != 1]
         mean = mean_over_ranks(points.mean(dims))
-        centred = points - mean.view(form)
-        variance = mean_over_ranks(centred.square().mean(dims))
+        centered = points - mean.view(form)
+        variance = mean_over_ranks(centered.square().mean(dims))
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         with torch.no_grad():
-            count = input.numel() / input.shape[1] * rank_and_ranks()[1]
+            count = input.numel() / input.shape[1] * rank_and_world_size()[1]
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
             self.num_batches_tracked += 1
-        normal = centred * (variance + self.eps).rsqrt().view(form)
+        normal = centered * (variance + self.eps).rsqrt().view(form)
         if self.affine:
             normal = torch.addcmul(self.bias.view(form), normal, self.weight.view(form))
         return normal.to(input.dtype)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import across_ranks, share_of
+from snngan.distributed import across_ranks, local_shard
+from snngan.training.cuda_graph import Captured, Work
 from snngan.training.distributed import average_gradients
-from snngan.training.graph import Captured, Work
 from snngan.training.players import Players
 
 
@@ -62,7 +62,7 @@ class Game:
         Every rank draws the batch of all and takes its share.
         """
         real = [self.batches.next_stored() for _ in range(max(1, self.updates))]
-        latents = [share_of(self.latents()) for _ in range(self.updates + 1)]
+        latents = [local_shard(self.latents()) for _ in range(self.updates + 1)]
         share = average_share(self.options.ema_decay, number)
         if isinstance(self._play, Captured):  # a number would be recorded once and for all
             return self._play(torch.full((), share, device=self.device), *real, *latents)

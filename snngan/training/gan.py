@@ -12,15 +12,21 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.losses.gather import across_ranks, rank_and_ranks
+from snngan.distributed import across_ranks, rank_and_world_size
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.device import set_up
-from snngan.training.distributed import agreed, any_rank, check_same_step, check_share, is_first, told_by_first
-from snngan.training.game import Game, draw_latents
-from snngan.training.loop import (
+from snngan.training.distributed import (
+    any_rank,
+    broadcast_from_rank0,
+    check_same_step,
+    check_share,
+    is_main_process,
+    run_on_all_ranks,
+)
+from snngan.training.divergence import (
     DivergedError,
-    LossWatch,
+    LossMonitor,
     Outcome,
     Report,
     check_weights,
@@ -30,9 +36,10 @@ from snngan.training.loop import (
     remembered,
     restore_random_state,
 )
+from snngan.training.game import Game, draw_latents
 from snngan.training.plan import check_same_data
 from snngan.training.players import Players, build_players, fitting
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 Measure = Callable[[int, Players], dict[str, float]]
 TRACKED, TRACKED_SMALL = 256, 128
@@ -45,7 +52,7 @@ SHOWN = 100
 
 
 def train_gan(
-    run: RunFolder,
+    run: GanRun,
     dataset: Dataset,
     device: torch.device,
     *,
@@ -61,7 +68,7 @@ def train_gan(
         dataset: what the plan was made for.
         device: where the networks and the data are.
         start: the checkpoint to go on from (``load_newest``); on a CPU the result is bit-equal to an unbroken run's.
-        measure: called every ``evaluate_every`` steps and at the last one; what it returns is logged by TensorBoard
+        measure: called every ``metrics_every`` steps and at the last one; what it returns is logged by TensorBoard
             tag. It must not draw from torch's global generator.
         should_stop: asked after each step; if true, the run saves and returns.
         report: called after each step with what was measured at it, by TensorBoard tag.
@@ -74,16 +81,18 @@ def train_gan(
     """
     plan, options = run.plan, run.plan.optimization
     check_share(options.batch_size)
-    agreed(lambda: check_same_data(plan, dataset))
+    run_on_all_ranks(lambda: check_same_data(plan, dataset))
     check_same_step(0 if start is None else start["step"])
     players = build_players(plan, device, None if start is None else start["players"])
-    batches = Batches(dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_ranks())
-    first = is_first()  # of several processes it reads figures and writes
+    batches = Batches(
+        dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_world_size()
+    )
+    first = is_main_process()  # of several processes it reads figures and writes
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
     game = Game(players, plan, batches, noise, device)
     gauge = Gauge(players, dataset, plan, device)
     remedies = remedies_of(plan.precision)
-    watch = LossWatch(
+    watch = LossMonitor(
         check_every=1 if device.type == "cpu" else 50,
         explain=lambda: explained(networks_of(players), remedies, dataset.train_images),
     )
@@ -94,7 +103,7 @@ def train_gan(
     torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
     if start is not None:
         step = restore(start, players, batches, noise, device)
-        agreed(lambda: run.rewind(step) if first else None)
+        run_on_all_ranks(lambda: run.rewind(step) if first else None)
     elif first:
         scalars = gauge.read(0)
         run.log(0, scalars)
@@ -111,8 +120,8 @@ def train_gan(
         checking, last = step % watch.check_every == 0, step == options.steps
         stopping = any_rank(should_stop())
         showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
-        reading = step % plan.track_every == 0 or last
-        measuring = plan.evaluate_every > 0 and (step % plan.evaluate_every == 0 or last)
+        reading = step % plan.log_every == 0 or last
+        measuring = plan.metrics_every > 0 and (step % plan.metrics_every == 0 or last)
         measured = watch.check() if checking or reading or measuring or showing or saving else {}
         if reading or measuring or showing or saving:
             check_weights(step, networks_of(players), remembered_by(players), remedies)
@@ -137,7 +146,7 @@ def train_gan(
         scalars = scalars | measured
         report(step, measured)
 
-    told_by_first(None)  # no rank leaves before the first has saved
+    broadcast_from_rank0(None)  # no rank leaves before the first has saved
     return Outcome(
         step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds, measuring_seconds
     )
@@ -155,7 +164,7 @@ def networks_of(players: Players) -> dict[str, nn.Module]:
 
 
 def remembered_by(players: Players) -> dict[str, Tensor]:
-    """Return what the optimisers keep of the players' weights, by a name for a message."""
+    """Return what the optimizers keep of the players' weights, by a name for a message."""
     found = remembered("generator", players.generator.named_parameters(), players.generator_optimizer)
     if players.discriminator is not None and players.discriminator_optimizer is not None:
         own = players.discriminator.named_parameters()
@@ -205,7 +214,7 @@ class Gauge:
             scalars["entanglement/projection"] = entanglement(real_points, fake_points).value
         return scalars
 
-    def show_projection(self, run: RunFolder, step: int) -> None:
+    def show_projection(self, run: GanRun, step: int) -> None:
         """Put real and synthetic points of the learned space, if there is one, into TensorBoard's projector."""
         count = len(self.real)
         images = torch.cat([self.real, self.samples(step, count)])

@@ -1,4 +1,4 @@
-"""torch's optimisers, without the compiler that they import for nothing."""
+"""torch's optimizers, without the compiler that they import for nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_optimizer(
 
 
 def _spare_the_compiler() -> None:
-    """Keep torch's optimisers from importing its compiler, 150 MB and 3 seconds, only to tell it to leave them alone.
+    """Keep torch's optimizers from importing its compiler, 150 MB and 3 seconds, only to tell it to leave them alone.
 
     They do so at the first call of each method, and in each step. Here methods get the mark that the compiler would
     leave, and ``step`` is the undecorated one, without gradient as the decoration has it. Where the compiler is loaded
@@ -42,13 +42,13 @@ def _spare_the_compiler() -> None:
 
 
 def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any], load: Callable[[dict[str, Any]], None]) -> None:
-    """Load what a saved ``state`` remembers of each weight, as this optimiser's device and its weights' layout want it.
+    """Load what a saved ``state`` remembers of each weight, as this optimizer's device and its weights' layout want it.
 
     Fused steps go through memory as it lies, and a checkpoint may come from weights that lay otherwise. Rates and other
     options stay as they are: they are the plan's.
 
     Raises:
-        ValueError: the state is of other weights, or of another optimiser.
+        ValueError: the state is of other weights, or of another optimizer.
     """
     saved, own = state["param_groups"], optimizer.state_dict()["param_groups"]
     if len(saved) != len(own) or any(old["params"] != new["params"] for old, new in zip(saved, own, strict=True)):
@@ -56,7 +56,7 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any], load: Callabl
     load({"state": state["state"], "param_groups": own})
     for weight, parts in optimizer.state.items():
         if not isinstance(weight, Tensor) or set(parts) != REMEMBERED[type(optimizer)]:
-            raise ValueError("what another optimiser remembers")
+            raise ValueError("what another optimizer remembers")
         for name, part in parts.items():
             if part is None and name == "momentum_buffer":
                 continue
@@ -98,4 +98,4 @@ REMEMBERED = {
     _RMSprop: {"step", "square_avg"},
     _SGD: {"momentum_buffer"},
 }
-"""What each optimiser keeps of a weight."""
+"""What each optimizer keeps of a weight."""

@@ -14,8 +14,8 @@ from snngan.config import ClassifyConfig, ClassifyPlan, Optimization, Plan, Trai
 from snngan.data import Dataset, ImageShape
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
-from snngan.losses.gather import across_ranks
-from snngan.losses.pairs import DENSE_UP_TO
+from snngan.distributed import across_ranks
+from snngan.losses.pairwise import DENSE_UP_TO
 from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
@@ -58,8 +58,8 @@ def make_plan(config: TrainConfig, dataset: Dataset) -> Plan:
         precision=config.precision,
         checkpoint_every=config.checkpoint_every,
         sample_every=config.sample_every,
-        track_every=config.track_every,
-        evaluate_every=config.evaluate_every,
+        log_every=config.log_every,
+        metrics_every=config.metrics_every,
         compile=config.compile,
         cuda_graph=config.cuda_graph,
         deterministic=config.deterministic,

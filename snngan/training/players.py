@@ -1,4 +1,4 @@
-"""The networks of one run with their optimisers, and everything about them that a checkpoint must hold."""
+"""The networks of one run with their optimizers, and everything about them that a checkpoint must hold."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Players:
     discriminator_optimizer: torch.optim.Optimizer | None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of networks, optimisers and objective."""
+        """Return the state of networks, optimizers and objective."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ class Players:
 
 
 def load_part(name: str, part: Any, state: dict[str, Any]) -> None:
-    """Load ``state[name]`` into a network or an optimiser.
+    """Load ``state[name]`` into a network or an optimizer.
 
     Raises:
         CheckpointError: it is missing, or of another shape.

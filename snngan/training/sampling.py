@@ -14,7 +14,7 @@ from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_architecture
 from snngan.training.players import AsLargeAs, load_part
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 from snngan.untrusted import check_memory
 
 CHUNK = 100
@@ -41,10 +41,10 @@ def load_generator(
         >>> generator = load_generator("runs/0001-mnist-5k-snnl-pixel")  # doctest: +SKIP
         >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
     """
-    return generator_of(RunFolder.open(Path(run)), torch.device(device), notify)
+    return generator_of(GanRun.open(Path(run)), torch.device(device), notify)
 
 
-def generator_of(run: RunFolder, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
+def generator_of(run: GanRun, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
     """Return the averaged generator of an opened run, as :func:`load_generator` does."""
     size = "x".join(map(str, run.plan.image_shape))
     check_memory(16 * CHUNK * math.prod(run.plan.image_shape), f"{CHUNK} images of {size}")
@@ -89,10 +89,10 @@ def plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:
     """
     draw_of = torch.Generator().manual_seed(seed_for(seed, "plane"))
     axes, _ = torch.linalg.qr(torch.randn(latent_dim, min(3, latent_dim), generator=draw_of, dtype=torch.float64))
-    centre, right, down = axes[:, 0], axes[:, 1 % axes.shape[1]], axes[:, -1]
+    center, right, down = axes[:, 0], axes[:, 1 % axes.shape[1]], axes[:, -1]
     angles = torch.linspace(-extent / 2, extent / 2, side, dtype=torch.float64)
     x, y = torch.meshgrid(angles, angles, indexing="xy")
-    points = x.cos()[..., None] * centre + x.sin()[..., None] * right
+    points = x.cos()[..., None] * center + x.sin()[..., None] * right
     points = y.cos()[..., None] * points + y.sin()[..., None] * down
     flat: Tensor = (points * latent_dim**0.5).flatten(0, 1).float()
     return flat

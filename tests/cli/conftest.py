@@ -17,7 +17,7 @@ from snngan.data.datasets import load_dataset
 
 TINY = (
     "--dataset npz:{} --arch mlp --set width=16 --set latent_dim=8 --batch-size 32 --device cpu"
-    " --track-every 2 --sample-every 4 --checkpoint-every 2"
+    " --log-every 2 --sample-every 4 --checkpoint-every 2"
 )
 """What keeps a training command short; steps, objective and run folder are the test's own."""
 DIGITS = (200, 24)

@@ -108,9 +108,9 @@ def test_an_existing_run_folder(refused: Cli, run: Path, tiny: str, tmp_path: Pa
     refused(f"train {tiny} --run-dir {'x' * 300}", "File name too long")
 
 
-def picture(path: Path, colour: int = 100, size: tuple[int, int] = (16, 16)) -> None:
+def picture(path: Path, color: int = 100, size: tuple[int, int] = (16, 16)) -> None:
     path.parent.mkdir(exist_ok=True)
-    Image.new("L", size, colour).save(path)
+    Image.new("L", size, color).save(path)
 
 
 def test_folders_of_pictures(refused: Cli, cli: Cli, tiny: str) -> None:
@@ -181,9 +181,9 @@ def test_folders_that_are_no_runs(refused: Cli, run: Path, command: str) -> None
     (run / "config.json").write_text("{}")
     refused(command.format(run), r"run/config\.json is not a run's configuration")
     content = json.loads(Path("away.json").read_text())
-    content["plan"]["arch_options"]["colour"] = 1
+    content["plan"]["arch_options"]["color"] = 1
     (run / "config.json").write_text(json.dumps(content))
-    refused(command.format(run), "the run's plan is not one that this version reads: .*colour")
+    refused(command.format(run), "the run's plan is not one that this version reads: .*color")
 
 
 @ON_COMMANDS

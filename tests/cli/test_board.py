@@ -63,7 +63,7 @@ STEPS = 300
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a board over one run of snnl-projected on digits."""
     runs = tmp_path_factory.mktemp("board") / "runs"
-    options = f"--steps {STEPS} --batch-size 64 --track-every 20 --sample-every 60 --checkpoint-every 150 --device cpu"
+    options = f"--steps {STEPS} --batch-size 64 --log-every 20 --sample-every 60 --checkpoint-every 150 --device cpu"
     game = "--dataset digits --objective snnl-projected --arch mlp --set width=128 --learning-rate 0.002"
     with pytest.raises(SystemExit) as left:
         main(f"train {game} {options} --run-dir {runs}/projected --data-dir {runs.parent}/data".split())

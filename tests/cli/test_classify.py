@@ -16,7 +16,7 @@ from PIL import Image
 from snngan.training.classifier import Gauge
 
 Cli = Callable[..., Any]
-TINY = "--dataset digits --arch feedforward --set widths=16-8 --batch-size 64 --track-every 2 --device cpu"
+TINY = "--dataset digits --arch feedforward --set widths=16-8 --batch-size 64 --log-every 2 --device cpu"
 RUN = Path("run")
 
 
@@ -73,7 +73,9 @@ def test_under_attack_and_judged_by_dknn(trained: str, cli: Cli) -> None:
     for row in content["trial"]:
         assert re.search(rf"{row['epsilon']:g} +{row['figures']['accuracy']['mean']:.4f}", said)
     assert "credibility" in cli("classify evaluate run --dknn --count 50 --points 100").out
-    other = cli(f"classify train {TINY} --steps 4 --adversary pgd:0.1:2 --regularizer triplet:0.5 --run-dir other")
+    other = cli(
+        f"classify train {TINY} --steps 4 --adversarial-training pgd:0.1:2 --regularizer triplet:0.5 --run-dir other"
+    )
     assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), of images moved by pgd:0.1:2" in other.out
     moved = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --against digits").out
     assert "179 images attacked by fgsm, made on other" in moved
@@ -141,8 +143,8 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify train --run-dir run", "run exists already"),
         ("classify evaluate nowhere", "no run folder nowhere"),
         ("classify evaluate run --against gaussians", r"classifies images \(1, 8, 8\) into 10 classes; gaussians has"),
-        ("classify train --dataset digits --adversary pdg:0.1", "unknown attack 'pdg'; did you mean 'pgd'"),
-        ("classify train --dataset digits --adversary pgd:3", "epsilon must be above 0 and at most 1"),
+        ("classify train --dataset digits --adversarial-training pdg:0.1", "unknown attack 'pdg'; did you mean 'pgd'"),
+        ("classify train --dataset digits --adversarial-training pgd:3", "epsilon must be above 0 and at most 1"),
         ("classify train --dataset digits --regularizer triplet", "--regularizer takes snnl or triplet:MARGIN"),
         ("classify train --dataset digits --regularizer triplet:-1", "--regularizer takes snnl or triplet:MARGIN"),
         ("classify evaluate run --attack bim", "go together: --attack bim --epsilon 0.1,0.2"),
@@ -153,7 +155,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify evaluate run --attack-steps 3", "--attack-steps are of an attack"),
         ("classify evaluate run --source run", "--source is where an attack is made"),
         ("classify evaluate run --dknn --split train", "looks among the training images, and cannot judge them"),
-        ("classify evaluate run --dknn --points 9", "DkNN takes 75 neighbours, and there are 9 training images"),
+        ("classify evaluate run --dknn --points 9", "DkNN takes 75 neighbors, and there are 9 training images"),
         ("classify evaluate run --points 90", "--points are what DkNN looks among: --dknn"),
         ("classify evaluate run --count 90", "--count is of images attacked or judged"),
         ("classify evaluate run --attack fgsm --epsilon 0.1 --attack-steps 3", "fgsm takes one step, of epsilon"),

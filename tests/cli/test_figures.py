@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from snngan.data.datasets import load_dataset
-from snngan.evaluation import twosample
+from snngan.evaluation import two_sample
 from snngan.evaluation.features import INCEPTION_FILE
 from snngan.files import SaveError
 
@@ -25,8 +25,8 @@ Cli = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def few_permutations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(twosample, "PERMUTATIONS", 99)
-    monkeypatch.setattr(twosample, "RESAMPLES", 20)
+    monkeypatch.setattr(two_sample, "PERMUTATIONS", 99)
+    monkeypatch.setattr(two_sample, "RESAMPLES", 20)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
@@ -151,7 +151,7 @@ def test_sets_that_cannot_be_told_apart_are_said_to_be_so(cli: Cli) -> None:
     order = torch.randperm(len(digits.train_images), generator=torch.Generator().manual_seed(0))[:200]
     np.savez("first.npz", images=digits.train_images[order[:100]].numpy())
     np.savez("second.npz", images=digits.train_images[order[100:]].numpy())
-    assert "not told apart by neighbourhoods" in cli("entangle first.npz second.npz").out
+    assert "not told apart by neighborhoods" in cli("entangle first.npz second.npz").out
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -170,11 +170,11 @@ def test_images_of_two_sizes_meet_in_features_only(refused: Cli) -> None:
 
 
 def test_constant_images_have_figures(cli: Cli) -> None:
-    np.savez("grey.npz", images=np.full((20, 1, 8, 8), 128, np.uint8))
-    figures = json.loads(cli("evaluate grey.npz --reference digits --features pixels --count 20 --json").out)["figures"]
+    np.savez("gray.npz", images=np.full((20, 1, 8, 8), 128, np.uint8))
+    figures = json.loads(cli("evaluate gray.npz --reference digits --features pixels --count 20 --json").out)["figures"]
     assert figures["precision"] == 0
     assert figures["entanglement_input_fake_anchors"] < 0.1
-    assert "nan" not in cli("entangle digits grey.npz --count 20").out
+    assert "nan" not in cli("entangle digits gray.npz --count 20").out
 
 
 def train(cli: Cli, dataset: str, name: str, *more: str) -> str:
@@ -193,7 +193,7 @@ def test_a_run_is_held_against_what_it_was_not_trained_on(cli: Cli, refused: Cli
     Path("folder").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image[0]).save(f"folder/{number}.png")
-    run = train(cli, "folder:folder", "grey", "--image-size", "8")
+    run = train(cli, "folder:folder", "gray", "--image-size", "8")
     assert json.loads(cli(f"evaluate {run} --features pixels --json").out)["protocol"]["num_real"] == 10
     np.savez("all.npz", images=images[::-1])
     refused("evaluate small --features pixels", "are not the ones the run was started with")
@@ -402,7 +402,7 @@ def test_out_of_memory_names_options_of_the_command(
     refused(
         "evaluate digits --reference digits --features pixels", "out of memory: use a smaller --count, --points or --im"
     )
-    monkeypatch.setattr("snngan.evaluation.comparison.compare", fail)
+    monkeypatch.setattr("snngan.evaluation.two_sample_report.compare", fail)
     refused("entangle digits digits", "out of memory: use a smaller --count or --image-size$")
 
 

@@ -69,7 +69,7 @@ def stop(process: subprocess.Popen[str], number: int, step: int) -> tuple[int, s
 
 @pytest.mark.slow
 def test_stopped_by_sigterm_then_killed_a_resumed_run_is_the_unbroken_one(cli: Cli, tiny: str) -> None:
-    intervals = "--track-every 5 --sample-every 50 --checkpoint-every 20"
+    intervals = "--log-every 5 --sample-every 50 --checkpoint-every 20"
     options = f"{tiny} --objective snnl-projected --steps 110 {intervals}"
 
     status, out, err = stop(start(f"train {options} --run-dir run"), signal.SIGTERM, 10)

@@ -192,7 +192,7 @@ def test_every_value_that_is_shown_is_the_one_of_its_step(cli: Cli, tiny: str, t
     """As ``metrics.jsonl`` has it, after a new start and after a resumption."""
     command = f"train {tiny} --objective gan" if kind == "gan" else f"classify train {CLASSIFIER} --checkpoint-every 2"
     terminal(200)
-    start = cli(f"{command} --track-every 4 --steps 6 --run-dir shown")
+    start = cli(f"{command} --log-every 4 --steps 6 --run-dir shown")
     resumed = cli("resume shown --steps 11")
     rows = {row["step"]: row for row in map(json.loads, Path("shown/metrics.jsonl").read_text().splitlines())}
     slow = "entanglement" if kind == "gan" else "accuracy"
@@ -215,7 +215,7 @@ COMMANDS = {
     "wgan": "train {tiny} --objective wgan-gp",
     "points": "train {tiny} --dataset gaussians --objective gan",
     "classifier": f"classify train {CLASSIFIER}",
-    "seeds": f"classify train {CLASSIFIER} --seeds 0:3 --adversary pgd:0.1:2 --alpha-final 0.00123 --layers fc1,fc2",
+    "seeds": f"classify train {CLASSIFIER} --seeds 0:3 --adversarial-training pgd:0.1:2 --alpha-final 0.00123 --layers fc1,fc2",
     "points, seeds": f"classify train {CLASSIFIER} --dataset rings --seeds 0,17",
 }
 
@@ -265,8 +265,8 @@ def test_elsewhere_a_fact_is_one_line(cli: Cli, tiny: str, monkeypatch: pytest.M
 
 
 def test_points_are_called_points(cli: Cli, tiny: str) -> None:
-    command = f"train {tiny} --dataset gaussians --track-every 1 --steps 3 --run-dir r"
-    classify = f"classify train {CLASSIFIER} --dataset gaussians --adversary fgsm:0.1 --steps 3 --run-dir c"
+    command = f"train {tiny} --dataset gaussians --log-every 1 --steps 3 --run-dir r"
+    classify = f"classify train {CLASSIFIER} --dataset gaussians --adversarial-training fgsm:0.1 --steps 3 --run-dir c"
     said = {each: cli(each) for each in (
         command, classify, "resume r --steps 4", "sample r --count 9 --out s.npz",
         "interpolate r --side 3 --out p.npz", "data prepare gaussians",
@@ -402,8 +402,8 @@ def on_a_terminal(command: str, rows: int = 24, columns: int = 80) -> tuple[int,
 @pytest.mark.parametrize(
     "command",
     [
-        "train --dataset digits --objective snnl-projected --steps 60 --track-every 20 --device cpu",
-        f"classify train {CLASSIFIER} --steps 60 --track-every 20 --seeds 0:2",
+        "train --dataset digits --objective snnl-projected --steps 60 --log-every 20 --device cpu",
+        f"classify train {CLASSIFIER} --steps 60 --log-every 20 --seeds 0:2",
     ],
 )
 def test_on_a_real_terminal(command: str) -> None:

@@ -103,7 +103,7 @@ def test_batches_made_ready_ahead_are_the_same(monkeypatch: pytest.MonkeyPatch) 
     ahead = Batches(IMAGES, 4, seed=0, device=CPU, labels=labels)
     other = ahead.of_seed(1)
     for _ in range(9):
-        assert_close(ahead.next_labelled(), plain.next_labelled(), rtol=0, atol=0)
+        assert_close(ahead.next_labeled(), plain.next_labeled(), rtol=0, atol=0)
         other.next()
     assert_close(other.next(), batches_at(9, seed=1), rtol=0, atol=0)
 

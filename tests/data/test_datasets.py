@@ -86,10 +86,10 @@ def test_points_lie_at_their_modes() -> None:
     gaussians, rings = load_dataset("gaussians"), load_dataset("rings")
     assert gaussians.train_labels is not None and rings.train_labels is not None
     for label in range(8):
-        centre = gaussians.train_images[gaussians.train_labels == label].mean(dim=0).flatten()
+        center = gaussians.train_images[gaussians.train_labels == label].mean(dim=0).flatten()
         angle = torch.tensor(label * torch.pi / 4)
         # about 1125 points of standard deviation 0.03: the mean is within 0.0009 (one sigma), 0.005 is over five
-        assert_close(centre, 0.75 * torch.stack((angle.cos(), angle.sin())), rtol=0, atol=0.005)
+        assert_close(center, 0.75 * torch.stack((angle.cos(), angle.sin())), rtol=0, atol=0.005)
     for label in range(3):
         radii = rings.train_images[rings.train_labels == label].flatten(1).norm(dim=1)
         assert_close(radii.mean(), torch.tensor(0.3 * (label + 1)), rtol=0, atol=0.005)
@@ -189,7 +189,7 @@ def test_shrinking_averages_and_crops_the_middle(tmp_path: Path) -> None:
     assert load_dataset(f"npz:{tmp_path / 'wide.npz'}").image_shape == (3, 8, 12)
 
 
-def test_every_grey_level_survives_the_way_there_and_back() -> None:
+def test_every_gray_level_survives_the_way_there_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     unit = to_unit_range(levels)
     assert unit.dtype == torch.float32
@@ -227,14 +227,14 @@ def test_repr_is_short_and_says_what_matters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 9, 10, 11, 100, 20000, 30000])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_halves_share_the_images_out(count: int, labelled: bool) -> None:
+@pytest.mark.parametrize("labeled", [False, True])
+def test_halves_share_the_images_out(count: int, labeled: bool) -> None:
     images, labels = torch.arange(count).view(-1, 1, 1, 1), torch.arange(count) // max(1, count // 2)
-    dataset = hold_out("numbers", images, labels if labelled else None)
+    dataset = hold_out("numbers", images, labels if labeled else None)
     together = torch.cat((dataset.train_images, dataset.test_images)).flatten()
     assert_close(together.sort().values, torch.arange(count))
     assert len(dataset.test_images) == (max(1, count // 10) if count <= 20000 else 2000)
-    if labelled:
+    if labeled:
         assert dataset.train_labels is not None and dataset.test_labels is not None
         assert_close(dataset.train_labels, labels[dataset.train_images.flatten()])
         assert_close(dataset.test_labels, labels[dataset.test_images.flatten()])
@@ -270,7 +270,7 @@ def test_classes_of_two_and_more_are_shared_out_as_ever(sizes: list[int]) -> Non
     ("digits", "c41ae925adbc9b77409123e3bff55c7a"), ("mnist-5k", "ace7575004244e1e670d1ce7e526292c"),
 ])  # fmt: skip
 def test_embedded_sets_are_those_that_runs_were_started_with(name: str, digest: str, shared_dir: Path) -> None:
-    assert load_dataset(name, data_dir=shared_dir).labelled_digest() == digest
+    assert load_dataset(name, data_dir=shared_dir).labeled_digest() == digest
 
 
 @pytest.mark.parametrize("seed", range(20))

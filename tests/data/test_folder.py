@@ -1,4 +1,4 @@
-"""Folders of pictures: sizes, colours, labels, broken files."""
+"""Folders of pictures: sizes, colors, labels, broken files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from snngan.models import ARCHITECTURES
 from snngan.models.layers import base_and_doublings
 
 
-def save(path: Path, colour: object, *, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> None:
+def save(path: Path, color: object, *, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)  # type: ignore[arg-type]
+    Image.new(mode, size, color).save(path)  # type: ignore[arg-type]
 
 
 def load(folder: Path, image_size: int | None = 8, *, skip: bool = False, told: list[str] | None = None) -> Dataset:
@@ -30,7 +30,7 @@ def load(folder: Path, image_size: int | None = 8, *, skip: bool = False, told: 
     return load_dataset(f"folder:{folder}", image_size=image_size, skip_broken=skip, notify=notify)
 
 
-def colours(dataset: Dataset) -> list[tuple[int, ...]]:
+def colors(dataset: Dataset) -> list[tuple[int, ...]]:
     """Return the middle pixel of every image, in the order of its values."""
     images = torch.cat((dataset.train_images, dataset.test_images))
     middle = images.shape[-1] // 2
@@ -48,7 +48,7 @@ def test_any_image_file_at_any_depth_counts(tmp_path: Path) -> None:
     dataset = load(tmp_path)
     assert dataset.image_shape == (3, 8, 8) and dataset.train_images.dtype == torch.uint8
     assert dataset.train_labels is None and dataset.test_labels is None
-    reds = [red for red, _, _ in colours(dataset)]
+    reds = [red for red, _, _ in colors(dataset)]
     assert_close(torch.tensor(reds), torch.arange(6) * 40, rtol=0, atol=8)  # webp is lossy
 
 
@@ -94,7 +94,7 @@ def test_the_default_size_is_that_of_both_halves(tmp_path: Path) -> None:
     assert dataset.train_images.shape[2:] == dataset.test_images.shape[2:] == (32, 32)
 
 
-def test_a_coloured_test_half_makes_both_rgb(tmp_path: Path) -> None:
+def test_a_colored_test_half_makes_both_rgb(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / "train" / f"{number}.png", 77, mode="L")
         save(tmp_path / "test" / f"{number}.png", (1, 2, 3))
@@ -115,7 +115,7 @@ def test_tiny_pictures_are_left_out_and_named(image_size: int | None, mode: str,
         load(tmp_path, image_size)
     told: list[str] = []
     dataset = load(tmp_path, image_size, skip=True, told=told)
-    assert colours(dataset) == [(number, 0, 0) for number in range(4)]
+    assert colors(dataset) == [(number, 0, 0) for number in range(4)]
     assert dataset.image_shape == (3, image_size or 64, image_size or 64)
     assert len(told) == 1 and "left out 2 of 6 images" in told[0] and "pixel.gif (1x1, too small for" in told[0]
 
@@ -133,32 +133,32 @@ def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
     assert_close(image, expected.expand(3, 8, 8), rtol=0, atol=20)
 
 
-@pytest.mark.parametrize(("mode", "colour", "level"), [("L", 77, 77), ("1", 1, 255), ("I;16", 0x4D80, 77)])
-def test_grey_images_stay_grey(mode: str, colour: int, level: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "color", "level"), [("L", 77, 77), ("1", 1, 255), ("I;16", 0x4D80, 77)])
+def test_gray_images_stay_gray(mode: str, color: int, level: int, tmp_path: Path) -> None:
     for number in range(2):
-        save(tmp_path / f"{number}.png", colour, mode=mode)
+        save(tmp_path / f"{number}.png", color, mode=mode)
     dataset = load(tmp_path)
     assert dataset.image_shape == (1, 8, 8)
-    assert colours(dataset) == [(level,)] * 2
+    assert colors(dataset) == [(level,)] * 2
 
 
-def test_one_coloured_image_makes_all_rgb(tmp_path: Path) -> None:
+def test_one_colored_image_makes_all_rgb(tmp_path: Path) -> None:
     save(tmp_path / "a.png", 77, mode="L")
     save(tmp_path / "b.png", (10, 20, 30))
-    assert colours(load(tmp_path)) == [(10, 20, 30), (77, 77, 77)]
+    assert colors(load(tmp_path)) == [(10, 20, 30), (77, 77, 77)]
 
 
 def test_transparent_parts_turn_white(tmp_path: Path) -> None:
     save(tmp_path / "clear.png", (10, 20, 30, 0), mode="RGBA")
     save(tmp_path / "half.png", (0, 0, 0, 128), mode="RGBA")
     save(tmp_path / "solid.png", (10, 20, 30, 255), mode="RGBA")
-    save(tmp_path / "grey.png", (60, 255), mode="LA")
+    save(tmp_path / "gray.png", (60, 255), mode="LA")
     palette = Image.new("P", (16, 16), 1)
     palette.putpalette([0, 0, 0, 200, 100, 0])
     palette.save(tmp_path / "palette.png")
     palette.save(tmp_path / "palette-clear.gif", transparency=1)
     expected = [(10, 20, 30), (60, 60, 60), (127, 127, 127), (200, 100, 0), (255, 255, 255), (255, 255, 255)]
-    assert colours(load(tmp_path)) == expected
+    assert colors(load(tmp_path)) == expected
 
 
 def test_photographs_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "set")
-    assert colours(load(tmp_path / "set")) == [(1, 0, 0), (2, 0, 0)]
+    assert colors(load(tmp_path / "set")) == [(1, 0, 0), (2, 0, 0)]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -247,7 +247,7 @@ def test_a_broken_image_is_named_or_left_out(kind: str, tmp_path: Path) -> None:
         load(tmp_path)
     assert "\n" not in str(caught.value)
     told: list[str] = []
-    assert colours(load(tmp_path, skip=True, told=told)) == [(0, 0, 0), (2, 0, 0)]
+    assert colors(load(tmp_path, skip=True, told=told)) == [(0, 0, 0), (2, 0, 0)]
     assert len(told) == 1 and "left out 1 of 3 images" in told[0] and str(tmp_path / "1.png") in told[0]
     if kind.startswith("bomb"):
         assert "decompression bomb" in told[0]

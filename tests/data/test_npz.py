@@ -59,9 +59,9 @@ def test_a_missing_test_half_is_held_out(test_images: NDArray[np.uint8] | None, 
     assert len(load(tmp_path / "set.npz").test_images) == 2
 
 
-def test_grey_images_without_a_channel_axis(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "grey.npz", images=PICTURES[:, 0])
-    assert load(tmp_path / "grey.npz").image_shape == (1, 4, 4)
+def test_gray_images_without_a_channel_axis(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "gray.npz", images=PICTURES[:, 0])
+    assert load(tmp_path / "gray.npz").image_shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
@@ -196,7 +196,7 @@ def test_images_that_fill_the_memory_stay_in_the_file(tmp_path: Path, monkeypatc
     assert is_mapped(path)
     assert_close(mapped.train_images, read.train_images)
     assert_close(mapped.test_images, read.test_images)
-    assert mapped.labelled_digest() == read.labelled_digest()
+    assert mapped.labeled_digest() == read.labeled_digest()
     path.unlink()  # who has it open keeps it
     assert_close(mapped.train_images, read.train_images)
 
@@ -312,7 +312,7 @@ def test_files_of_other_tools_hold_the_same(arrays: dict[str, NDArray[np.generic
     np.savez(tmp_path / "ours.npz", images=PICTURES, labels=LABELS)
     np.savez(tmp_path / "theirs.npz", **arrays)  # type: ignore[arg-type]
     expected, found = load(tmp_path / "ours.npz"), load(tmp_path / "theirs.npz")
-    assert found.labelled_digest() == expected.labelled_digest()
+    assert found.labeled_digest() == expected.labeled_digest()
     assert found.train_images.is_contiguous()
     images, labels, half = read_images(tmp_path / "theirs.npz", "test")
     assert_close(images, torch.from_numpy(PICTURES))
@@ -323,8 +323,8 @@ def test_files_of_other_tools_hold_the_same(arrays: dict[str, NDArray[np.generic
 def test_numpys_own_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", LAST)
     assert load(tmp_path / "samples.npz").image_shape == (3, 4, 4)
-    np.savez(tmp_path / "labelled.npz", LAST, LABELS)
-    assert load(tmp_path / "labelled.npz").num_classes == 4
+    np.savez(tmp_path / "labeled.npz", LAST, LABELS)
+    assert load(tmp_path / "labeled.npz").num_classes == 4
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -347,7 +347,7 @@ def test_both_halves_by_the_names_of_keras(
         tmp_path / "ours.npz",
         train_images=PICTURES[:15], train_labels=LABELS[:15], test_images=PICTURES[15:], test_labels=LABELS[15:],
     )  # fmt: skip
-    assert load(tmp_path / "ours.npz").labelled_digest() == dataset.labelled_digest()
+    assert load(tmp_path / "ours.npz").labeled_digest() == dataset.labeled_digest()
     assert read_images(tmp_path / "set.npz", "train")[2] == "train"
 
 

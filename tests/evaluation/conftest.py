@@ -19,7 +19,7 @@ def digits() -> Dataset:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Return a folder of 12 small pictures in two subfolders, half of them grey."""
+    """Return a folder of 12 small pictures in two subfolders, half of them gray."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from snngan.cli import main
 
     path = tmp_path_factory.mktemp("runs") / "run"
-    options = "--arch mlp --set width=16 --batch-size 16 --device cpu --track-every 2 --sample-every 2 --steps 4"
+    options = "--arch mlp --set width=16 --batch-size 16 --device cpu --log-every 2 --sample-every 2 --steps 4"
     with pytest.raises(SystemExit) as left:
         main([*f"train --dataset digits --objective snnl-projected {options}".split(), "--run-dir", str(path)])
     assert left.value.code == 0

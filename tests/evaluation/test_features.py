@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from snngan.data import Dataset, to_unit_range
+from snngan.evaluation.feature_classifier import trained_features
 from snngan.evaluation.features import Inception, Pixels, Program, fetch
-from snngan.evaluation.small import trained_features
 
 
 @pytest.mark.slow
@@ -27,8 +27,8 @@ def test_inception_is_that_of_pytorch_fid(inception_weights: Path) -> None:
     with torch.no_grad():
         assert_close(found, extractor.network(images / 255)[0].flatten(1))
     assert found.shape == (3, 2048)
-    grey = images[:, :1]
-    assert_close(extractor(grey), extractor(grey.repeat(1, 3, 1, 1)))
+    gray = images[:, :1]
+    assert_close(extractor(gray), extractor(gray.repeat(1, 3, 1, 1)))
     assert len(extractor.digest) == 64
 
 

@@ -13,7 +13,7 @@ import pytest
 from snngan.cli import main
 from snngan.evaluation.measure import DIRECTIONS, EVALUATIONS, Evaluation
 from snngan.evaluation.report import COLORS, distinct_names, group_by_seed, read_evaluations, read_metrics, write_report
-from snngan.training.runlog import RunFolder, open_folder
+from snngan.training.run_folder import GanRun, open_run
 
 Change = Callable[..., Path]
 
@@ -75,7 +75,7 @@ class Page(html.parser.HTMLParser):
 
 def page_of(tmp_path: Path, *paths: Path) -> Page:
     """Return the page of the runs in these folders."""
-    write_report([open_folder(path) for path in paths], tmp_path / "page.html")
+    write_report([open_run(path) for path in paths], tmp_path / "page.html")
     return Page(tmp_path / "page.html")
 
 
@@ -99,7 +99,7 @@ def changed(short_run: Path, tmp_path: Path) -> Change:
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of two small classifiers, of 4 steps on the 8x8 digits."""
     path = tmp_path_factory.mktemp("runs") / "classifier"
-    options = "--arch feedforward --set widths=8 --batch-size 16 --device cpu --track-every 2 --steps 4 --seeds 0:2"
+    options = "--arch feedforward --set widths=8 --batch-size 16 --device cpu --log-every 2 --steps 4 --seeds 0:2"
     with pytest.raises(SystemExit) as left:
         main([*f"classify train --dataset digits {options}".split(), "--run-dir", str(path)])
     assert left.value.code == 0
@@ -112,12 +112,12 @@ def keep(run: Path, extractor: str = "pixels", **figures: float) -> None:
 
 
 @pytest.fixture
-def runs(short_run: Path, tmp_path: Path) -> list[RunFolder]:
+def runs(short_run: Path, tmp_path: Path) -> list[GanRun]:
     """Return two runs, the second under a name that is no HTML."""
-    return [RunFolder.open(Path(shutil.copytree(short_run, tmp_path / name))) for name in ("plain", "<script>x & $y$")]
+    return [GanRun.open(Path(shutil.copytree(short_run, tmp_path / name))) for name in ("plain", "<script>x & $y$")]
 
 
-def test_the_page_stands_alone_and_shows_all(runs: list[RunFolder], tmp_path: Path) -> None:
+def test_the_page_stands_alone_and_shows_all(runs: list[GanRun], tmp_path: Path) -> None:
     Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).keep(runs[0].path)
     Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).keep(runs[1].path)
     page = page_of(tmp_path, *(run.path for run in runs))
@@ -137,7 +137,7 @@ def test_the_page_stands_alone_and_shows_all(runs: list[RunFolder], tmp_path: Pa
         assert words in page.text
 
 
-def test_unfinished_lines_are_passed_over(runs: list[RunFolder]) -> None:
+def test_unfinished_lines_are_passed_over(runs: list[GanRun]) -> None:
     run = runs[0]
     before = read_metrics(run)
     assert len(before["loss/generator"][0]) >= 2
@@ -161,11 +161,11 @@ def test_unfinished_lines_are_passed_over(runs: list[RunFolder]) -> None:
     assert read_metrics(run) == before
 
 
-def test_runs_of_one_name_are_told_apart(runs: list[RunFolder], tmp_path: Path) -> None:
+def test_runs_of_one_name_are_told_apart(runs: list[GanRun], tmp_path: Path) -> None:
     paths = [Path("/a/x/run"), Path("/a/y/run"), Path("/a/y/other")]
     assert distinct_names(paths) == ["x/run", "y/run", "y/other"]
     assert distinct_names([paths[0], paths[0]]) == ["run (1)", "run (2)"]
-    twin = RunFolder.open(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")))
+    twin = GanRun.open(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")))
     text = page_of(tmp_path, runs[0].path, twin.path).text
     assert f"{tmp_path.name}/plain" in text
     assert "twin/plain" in text
@@ -192,7 +192,7 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
 
 def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
     paths = [changed("first", seed=0), changed("copy", seed=0), changed("second", seed=1), changed("third", seed=2)]
-    groups = group_by_seed([(path.name, open_folder(path)) for path in paths])
+    groups = group_by_seed([(path.name, open_run(path)) for path in paths])
     assert [[series.name for series in group.series] for group in groups] == [["first", "second", "third"], ["copy"]]
 
 
@@ -208,7 +208,7 @@ def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
     ],
 )
 def test_runs_that_differ_otherwise_are_not(changed: Change, options: dict[str, Any], count: int) -> None:
-    runs = [open_folder(path) for path in (changed("first"), changed("second", seed=1, **options))]
+    runs = [open_run(path) for path in (changed("first"), changed("second", seed=1, **options))]
     assert len(group_by_seed([(run.path.name, run) for run in runs])) == count
 
 

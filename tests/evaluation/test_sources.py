@@ -39,7 +39,7 @@ def test_an_npz_of_samples_is_taken_whole(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "halves.npz"), split="train").count == 6
 
 
-def test_a_folder_is_read_in_colour_and_only_when_asked(pictures: Path) -> None:
+def test_a_folder_is_read_in_color_and_only_when_asked(pictures: Path) -> None:
     source = open_source(str(pictures))
     assert (source.count, source.shape) == (12, (3, 10, 12))
     images = source.first(12)

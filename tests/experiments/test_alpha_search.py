@@ -22,7 +22,7 @@ from snngan.evaluation.classifier import load_members
 from snngan.experiments import Setting
 from snngan.experiments.alpha_search import AlphaSearch, signs, split_for_search
 from snngan.experiments.running import run_experiment
-from snngan.training.runlog import ClassifierFolder
+from snngan.training.run_folder import ClassifierRun
 
 pytest.importorskip("optuna")
 
@@ -108,10 +108,10 @@ def test_a_trial_is_judged_by_what_was_held_out_for_it_and_tells_of_the_rest(tmp
     best = max(numbers["trials"], key=lambda row: row["validation_accuracy"])
     assert numbers["best"] == best
     for row in numbers["trials"]:
-        run = ClassifierFolder.open(tmp_path / "out" / "runs" / f"trial-{row['number']:04d}")
+        run = ClassifierRun.open(tmp_path / "out" / "runs" / f"trial-{row['number']:04d}")
         assert run.plan.alpha == row["alpha"] == pytest.approx(0.3 * row["u"] ** 3)
         assert run.plan.learning_rate == row["learning_rate"]
-        assert run.plan.data_digest == search.labelled_digest()
+        assert run.plan.data_digest == search.labeled_digest()
         (network,) = load_members(run, torch.device("cpu"))[0].networks()
         for dataset, name in ((search, "validation_accuracy"), (whole, "test_accuracy")):
             assert dataset.test_labels is not None
@@ -131,7 +131,9 @@ def test_a_search_goes_on_with_new_trials_and_refuses_other_settings(tmp_path: P
 
 
 def test_a_trial_that_diverges_counts_as_one_that_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snngan.training.members.InTurn.backward", lambda *_: (torch.full((1,), torch.nan),) * 2)
+    monkeypatch.setattr(
+        "snngan.training.ensemble.SequentialEnsemble.backward", lambda *_: (torch.full((1,), torch.nan),) * 2
+    )
     rows = searched(tmp_path / "out", "trials=2")["trials"]
     assert [(row["validation_accuracy"], row["test_accuracy"]) for row in rows] == [(0.1, 0.1)] * 2
 

@@ -19,7 +19,7 @@ from snngan.experiments.temperature_and_factor import PUBLISHED, TemperatureAndF
 from snngan.losses.temperature import AnnealedTemperature, FixedTemperature, parse_temperature
 from snngan.models.autoencoder import Autoencoder
 from snngan.seeds import seed_for
-from snngan.training.loop import DivergedError
+from snngan.training.divergence import DivergedError
 
 CPU = torch.device("cpu")
 SIZE = Autoencoders(dataset="digits", steps=60, batch_size=64, code=4, widths="32-32", alpha=1.0)

@@ -20,7 +20,7 @@ from snngan.experiments.pairs import compared
 from snngan.experiments.running import run_experiment, trained
 from snngan.intervals import summary
 from snngan.training.checkpoint import save_checkpoint
-from snngan.training.loop import DivergedError
+from snngan.training.divergence import DivergedError
 
 
 @pytest.mark.slow
@@ -89,9 +89,13 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         ("experiment run dknn-calibration --set epsilons=0.1,3", 2, "epsilon must be above 0 and at most 1"),
         ("experiment run outliers --regularizer snnl", 2, "unknown setting of outliers 'regularizer'"),
         ("experiment run outliers --set outliers=mnits", 2, "unknown dataset 'mnits'; did you mean 'mnist'"),
-        ("experiment run adversarial-training --set adversary=pgd", 2, "an attack is NAME:EPSILON"),
+        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack is NAME:EPSILON"),
         ("experiment run hidden-activations --set attack=bmi:1", 2, "unknown attack 'bmi'; did you mean 'bim'"),
-        ("experiment run template-models --set over_layers=max", 2, "over_layers takes sum, mean, min, not max"),
+        (
+            "experiment run template-models --set layer_reduction=max",
+            2,
+            "layer_reduction takes sum, mean, min, not max",
+        ),
         ("experiment run template-models --set archs=cnn,resnet17", 2, "unknown classifier 'resnet17'; did you mean"),
         ("experiment run template-models --set temperature=hot", 2, "temperature takes a multiple of the mean"),
         ("experiment run temperature-and-factor --set arch=mlp", 2, "unknown classifier 'mlp'"),
@@ -159,7 +163,7 @@ def test_an_interrupted_experiment_comes_to_the_same_result(
         saved += 1
         return save_checkpoint(*arguments)
 
-    monkeypatch.setattr("snngan.training.runlog.save_checkpoint", stop)
+    monkeypatch.setattr("snngan.training.run_folder.save_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         smoke(tmp_path / "broken")
     monkeypatch.undo()

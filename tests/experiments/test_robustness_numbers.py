@@ -49,11 +49,11 @@ def test_outliers_are_read_without_a_training_half_and_shrunk(tmp_path: Path) ->
     np.savez(tmp_path / "letters.npz", train_images=none, train_labels=np.zeros(0, np.int64), test_images=images,
              test_labels=np.zeros(4, np.int64))  # fmt: skip
     blank = [torch.zeros(2, channels, 8, 8, dtype=torch.uint8) for channels in (1, 3)]
-    grey, coloured = (Dataset("own", half, None, half, None) for half in blank)
+    gray, colored = (Dataset("own", half, None, half, None) for half in blank)
     setting = Setting(tmp_path, str(tmp_path), CPU, pytest.fail)
-    assert outlier_images("letters", grey, 9, setting).shape == (4, 1, 8, 8)
+    assert outlier_images("letters", gray, 9, setting).shape == (4, 1, 8, 8)
     with pytest.raises(ValueError, match="letters has images 1x8x8; those of own are 3x8x8"):
-        outlier_images("letters", coloured, 9, setting)
+        outlier_images("letters", colored, 9, setting)
 
 
 def test_transfer_counts_what_could_have_been_fooled() -> None:

@@ -28,7 +28,7 @@ from reference.states import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snngan.cli.running
-import snngan.evaluation.watch  # noqa: F401
+import snngan.evaluation.training_metrics  # noqa: F401
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
 from snngan.training.checkpoint import checkpoint_paths, load_newest
@@ -36,19 +36,19 @@ from snngan.training.checkpoint import checkpoint_paths, load_newest
 INTERVAL = 6
 """Steps between checkpoints."""
 STEPS = 40
-GAME = f"--steps {STEPS} --batch-size 16 --checkpoint-every {INTERVAL} --track-every 4 --device cpu"
+GAME = f"--steps {STEPS} --batch-size 16 --checkpoint-every {INTERVAL} --log-every 4 --device cpu"
 NETWORKS = "--arch mlp --set width=16 --set latent_dim=8 --sample-every 10"
 KINDS = {
     "snnl-projected": f"train {GAME} {NETWORKS} --objective snnl-projected",
-    "snnl-pixel": f"train {GAME} {NETWORKS} --objective snnl-pixel --set temperature=learned:1 --evaluate-every 10",
+    "snnl-pixel": f"train {GAME} {NETWORKS} --objective snnl-pixel --set temperature=learned:1 --metrics-every 10",
     "wgan-gp": f"train {GAME} {NETWORKS} --objective wgan-gp --set discriminator_steps=2",
-    "classifier": f"classify train {GAME} --arch cnn-small --seeds 0:2 --ensemble vectorised",
+    "classifier": f"classify train {GAME} --arch cnn-small --seeds 0:2 --ensemble vectorized",
     "classifier-sgd": f"classify train {GAME} --arch feedforward --optimizer sgd --temperature learned:1",
 }
 
 
 def data_in(folder: Path) -> Path:
-    """Write a few labelled digits and return their file."""
+    """Write a few labeled digits and return their file."""
     digits = load_dataset("digits", keep=False)
     halves = {"train": digits.train_images[:120], "test": digits.test_images[:24]}
     labels = {"train": digits.train_labels, "test": digits.test_labels}

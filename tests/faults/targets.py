@@ -29,10 +29,10 @@ from snngan.data.decode import read_header
 from snngan.data.folder import read_folder
 from snngan.data.layout import list_images
 from snngan.data.npz import read_images, read_npz
+from snngan.evaluation.feature_classifier import trained_features
 from snngan.evaluation.features import Pixels
 from snngan.evaluation.measure import evaluate
 from snngan.evaluation.report import _curves, _metrics, group_by_seed, read_evaluations, read_metrics
-from snngan.evaluation.small import trained_features
 from snngan.evaluation.sources import _array_source, dataset_source
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import pack_tensors
@@ -40,11 +40,11 @@ from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import restore as restore_classifier
 from snngan.training.classifier import snapshot as classifier_snapshot
 from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.ensemble import Ensemble, build_ensemble
 from snngan.training.gan import restore, snapshot
-from snngan.training.members import Members, build_members
 from snngan.training.plan import make_plan
 from snngan.training.players import Players, build_players
-from snngan.training.runlog import ClassifierFolder, Folder, RunFolder, open_folder
+from snngan.training.run_folder import ClassifierRun, Folder, GanRun, open_run
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8), dtype=np.uint8)
@@ -52,7 +52,7 @@ LABELS = np.arange(24) % 3
 
 
 def few() -> Dataset:
-    """Return 20 labelled images, and 4 held out."""
+    """Return 20 labeled images, and 4 held out."""
     images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     return Dataset("few", images[:20], labels[:20], images[20:], labels[20:])
 
@@ -98,12 +98,12 @@ class Target(ABC):
         return True
 
 
-def run_in(folder: Path) -> RunFolder:
+def run_in(folder: Path) -> GanRun:
     """Return a new generator's run."""
     config = TrainConfig(
         objective="gan", arch="mlp", set=("width=4", "latent_dim=2", "hidden_layers=1"), batch_size=8, steps=6
     )
-    return RunFolder.create(folder / "run", make_plan(config, few()), CPU)
+    return GanRun.create(folder / "run", make_plan(config, few()), CPU)
 
 
 class Saved(Target):
@@ -177,25 +177,25 @@ class ClassifierCheckpoint(Saved):
             set=("widths=4-4",),
             batch_size=8,
             seeds="0:2",
-            ensemble="in-turn",
+            ensemble="sequential",
             temperature="learned:1",
         )
         self.plan = make_classify_plan(words, few())
         members, batches = self._fresh()
         self._step(members, batches)
         state = classifier_snapshot(2, members, batches, CPU)
-        super().__init__(ClassifierFolder.create(folder / "run", self.plan, CPU), state)
+        super().__init__(ClassifierRun.create(folder / "run", self.plan, CPU), state)
 
-    def _fresh(self, state: Any = None) -> tuple[Members, list[Batches]]:
+    def _fresh(self, state: Any = None) -> tuple[Ensemble, list[Batches]]:
         dataset = few()
-        members = build_members(self.plan, CPU, state)
+        members = build_ensemble(self.plan, CPU, state)
         return members, [
             Batches(dataset.train_images, 8, seed=seed, device=CPU, labels=dataset.train_labels) for seed in (0, 1)
         ]
 
-    def _step(self, members: Members, batches: list[Batches]) -> None:
+    def _step(self, members: Ensemble, batches: list[Batches]) -> None:
         images, labels = (
-            torch.stack(halves) for halves in zip(*(each.next_labelled() for each in batches), strict=True)
+            torch.stack(halves) for halves in zip(*(each.next_labeled() for each in batches), strict=True)
         )
         members.optimizer.zero_grad()
         members.backward(images, labels, -0.1)
@@ -250,7 +250,7 @@ class Config(Target):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         plan = make_classify_plan(ClassifyConfig(arch="cnn-small", batch_size=8, seeds="0:2"), few())
-        runs: list[Folder[Any]] = [run_in(folder), ClassifierFolder.create(folder / "classifier", plan, CPU)]
+        runs: list[Folder[Any]] = [run_in(folder), ClassifierRun.create(folder / "classifier", plan, CPU)]
         self.written = [(run.path / "config.json").read_bytes() for run in runs]
         self.run = folder / "run"
 
@@ -259,11 +259,11 @@ class Config(Target):
 
     def read(self, form: int, content: bytes) -> None:
         (self.run / "config.json").write_bytes(content)
-        run = open_folder(self.run)
+        run = open_run(self.run)
         run.changed_since_begun()
         run.check_links()
         run.rewind(0)
-        assert open_folder(self.run).plan == run.plan
+        assert open_run(self.run).plan == run.plan
 
 
 class Metrics(Target):
@@ -305,7 +305,7 @@ class Npz(Target):
         super().__init__(folder)
         self.path = folder / "some.npz"
         self.dknn = DkNN({"layer": torch.from_numpy(IMAGES).flatten(1).float()}, torch.from_numpy(LABELS),
-                         num_neighbours=3)  # fmt: skip
+                         num_neighbors=3)  # fmt: skip
         self.dknn.calibrate(self.dknn.layers, self.dknn.labels)
         self.dknn.save(self.path)
         self.saved = self.path.read_bytes()
@@ -320,7 +320,7 @@ class Npz(Target):
             *(bytes([form]) + bytes_of_npy(IMAGES) for form in (2, 3)),
             b"\4" + bytes_of_npy(LABELS),
             b"\5" + bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32)),
-            b"\6" + b'{"num_classes": 3, "num_neighbours": 3, "distance": "cosine"}',
+            b"\6" + b'{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}',
         ]
 
     def read(self, form: int, content: bytes) -> None:
@@ -331,7 +331,7 @@ class Npz(Target):
             labels, values = bytes_of_npy(LABELS), bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32))
             parts = {"labels": labels}
             parts |= {"points/a": values, "calibration": labels} if form > 3 else {"images": bytes_of_npy(IMAGES)}
-            settings = '{"num_classes": 3, "num_neighbours": 3, "distance": "cosine"}'
+            settings = '{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}'
             if form == 6:
                 settings = content.decode(errors="replace")
             if form > 3:

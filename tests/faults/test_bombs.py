@@ -25,7 +25,7 @@ from snngan.data.public import _read_idx
 from snngan.evaluation.programs import checked_program
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import read_tensors
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 MIB = 1 << 20
 
@@ -202,7 +202,7 @@ def test_json_that_is_nested_without_end(tmp_path: Path) -> None:
     for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"plan": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
         (tmp_path / "config.json").write_text(text)
         with refused("no JSON that can be read", 16):
-            RunFolder.open(tmp_path)
+            GanRun.open(tmp_path)
 
 
 def test_networks_that_unpack_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

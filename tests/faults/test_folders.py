@@ -35,7 +35,7 @@ from snngan.training.gan import Gauge
 STEPS = 12
 TINY = (
     "--dataset npz:{} --arch mlp --set width=16 --set latent_dim=8 --batch-size 32 --device cpu --objective gan"
-    f" --steps {STEPS} --track-every 1 --sample-every 2 --checkpoint-every 3"
+    f" --steps {STEPS} --log-every 1 --sample-every 2 --checkpoint-every 3"
 )
 """A game of a tenth of a second, with checkpoints of 100 KB; a later option of the same name counts instead."""
 RUN = Path("run")
@@ -450,10 +450,10 @@ def test_a_run_killed_after_too_much_was_taken_away_is_refused_and_left_as_it_is
     "options",
     [
         pytest.param("", id="a reading comes next"),
-        pytest.param("--track-every 20 --sample-every 2 --checkpoint-every 20", id="a picture comes next"),
-        pytest.param("--track-every 20 --sample-every 20 --checkpoint-every 4", id="a checkpoint comes next"),
+        pytest.param("--log-every 20 --sample-every 2 --checkpoint-every 20", id="a picture comes next"),
+        pytest.param("--log-every 20 --sample-every 20 --checkpoint-every 4", id="a checkpoint comes next"),
         pytest.param(
-            "--track-every 20 --sample-every 20 --checkpoint-every 4 --objective snnl-projected",
+            "--log-every 20 --sample-every 20 --checkpoint-every 4 --objective snnl-projected",
             id="a projection comes next",
         ),
     ],

@@ -20,12 +20,12 @@ from faults.kills import trials
 print(json.dumps(trials(int(sys.argv[1]), 1, pathlib.Path(sys.argv[2]))))
 """
 BREAKS = {
-    "the optimisers are forgotten": (
+    "the optimizers are forgotten": (
         "from snngan.training.players import Players\n"
         "parts = Players._parts\n"
         "Players._parts = lambda self: {k: v for k, v in parts(self).items() if k != 'generator_optimizer'}"
     ),
-    "readings are not cut back": "import snngan.training.runlog as runlog\nrunlog._step_of = lambda values: 0",
+    "readings are not cut back": "import snngan.training.run_folder as runlog\nrunlog._step_of = lambda values: 0",
 }
 
 

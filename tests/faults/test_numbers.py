@@ -25,13 +25,13 @@ from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.divergence import DivergedError
+from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
 from snngan.training.game import Game
 from snngan.training.gan import train_gan
-from snngan.training.loop import DivergedError
-from snngan.training.members import InTurn, Vectorised
 from snngan.training.plan import make_plan
 from snngan.training.players import Players
-from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.training.run_folder import ClassifierRun, GanRun
 
 CPU = torch.device("cpu")
 AT, STEPS, SAVED = 5, 7, 4
@@ -45,13 +45,13 @@ ONLY = range(AT, AT + 1)
 LOWER, BOUND = "Try a lower --learning-rate", "an objective that bounds its discriminator"
 LOWER_BOTH = f"{LOWER}, or an --alpha nearer to 0"
 MEND = "Mend the data, and begin a new run"
-TRACKED = pytest.mark.parametrize("track_every", [1, 3])
+TRACKED = pytest.mark.parametrize("log_every", [1, 3])
 VALUES = pytest.mark.parametrize("value", [math.nan, math.inf])
-VALUES_AND_TRACKED = pytest.mark.parametrize(("value", "track_every"), [(math.nan, 1), (math.nan, 3), (math.inf, 3)])
-KINDS = pytest.mark.parametrize("kind", [InTurn, Vectorised])
+VALUES_AND_TRACKED = pytest.mark.parametrize(("value", "log_every"), [(math.nan, 1), (math.nan, 3), (math.inf, 3)])
+KINDS = pytest.mark.parametrize("kind", [SequentialEnsemble, VectorizedEnsemble])
 Fault = Callable[[Any], AbstractContextManager[None]]
 """Wraps one step of players, or one backward pass of members."""
-RunOf, ClassifiersOf = Callable[..., RunFolder], Callable[..., ClassifierFolder]
+RunOf, ClassifiersOf = Callable[..., GanRun], Callable[..., ClassifierRun]
 unbroken: dict[str, dict[str, Any]] = {}
 """Last states by plan."""
 
@@ -71,7 +71,7 @@ def points() -> Dataset:
 
 
 @pytest.fixture
-def labelled() -> Dataset:
+def labeled() -> Dataset:
     return bright_rows(96, 48, noise=128, bright=100)
 
 
@@ -79,28 +79,28 @@ def labelled() -> Dataset:
 def run_of(points: Dataset, tmp_path: Path) -> RunOf:
     """Return a function that makes a new run folder ``name`` of a tiny game, without pictures until its end."""
 
-    def make(name: str, *settings: str, data: Dataset = points, **options: Any) -> RunFolder:
+    def make(name: str, *settings: str, data: Dataset = points, **options: Any) -> GanRun:
         tiny: dict[str, Any] = {
             "arch": "mlp", "objective": "snnl-projected", "steps": STEPS, "batch_size": 16, "learning_rate": 1e-3,
-            "track_every": 3, "checkpoint_every": SAVED, "sample_every": 100, "dataset": data.name,
+            "log_every": 3, "checkpoint_every": SAVED, "sample_every": 100, "dataset": data.name,
             "set": ("width=16", "latent_dim=8", "hidden_layers=2", *settings),
         }  # fmt: skip
-        return RunFolder.create(tmp_path / name, make_plan(TrainConfig(**tiny | options), data), CPU)
+        return GanRun.create(tmp_path / name, make_plan(TrainConfig(**tiny | options), data), CPU)
 
     return make
 
 
 @pytest.fixture
-def classifiers_of(labelled: Dataset, tmp_path: Path) -> ClassifiersOf:
+def classifiers_of(labeled: Dataset, tmp_path: Path) -> ClassifiersOf:
     """Return a function that makes a new run folder ``name`` of two seeds."""
 
-    def make(name: str, kind: type, *, data: Dataset = labelled, **options: Any) -> ClassifierFolder:
+    def make(name: str, kind: type, *, data: Dataset = labeled, **options: Any) -> ClassifierRun:
         tiny: dict[str, Any] = {
             "dataset": data.name, "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.1, "steps": STEPS,
-            "batch_size": 24, "checkpoint_every": SAVED, "track_every": 3, "layers": "fc2", "temperature": "1",
-            "seeds": "0:2", "ensemble": "in-turn" if kind is InTurn else "vectorised",
+            "batch_size": 24, "checkpoint_every": SAVED, "log_every": 3, "layers": "fc2", "temperature": "1",
+            "seeds": "0:2", "ensemble": "sequential" if kind is SequentialEnsemble else "vectorized",
         }  # fmt: skip
-        return ClassifierFolder.create(tmp_path / name, make_classify_plan(ClassifyConfig(**tiny | options), data), CPU)
+        return ClassifierRun.create(tmp_path / name, make_classify_plan(ClassifyConfig(**tiny | options), data), CPU)
 
     return make
 
@@ -121,9 +121,9 @@ def inject(patch: pytest.MonkeyPatch, kind: type, fault: Fault, steps: Iterable[
 
 def tensor_of(owner: Any, network: str, name: str) -> Tensor:
     """Return a weight or buffer by the name that a message gives it; ``network`` of members is a seed's number."""
-    if isinstance(owner, Vectorised):
+    if isinstance(owner, VectorizedEnsemble):
         return (owner.weights | owner.buffers)[name][int(network)]
-    if isinstance(owner, InTurn):
+    if isinstance(owner, SequentialEnsemble):
         module = owner.networks()[int(network)]
     elif network == "objective":
         module = owner.objective.state()
@@ -160,7 +160,7 @@ def gradient(network: str, name: str, value: float) -> Fault:
 
     @contextmanager
     def fault(owner: Any) -> Iterator[None]:
-        stacked = isinstance(owner, Vectorised)
+        stacked = isinstance(owner, VectorizedEnsemble)
         weight = owner.weights[name] if stacked else tensor_of(owner, network, name)
 
         def broken(found: Tensor) -> Tensor:
@@ -202,11 +202,11 @@ def message_of(
     return str(caught.value)
 
 
-def check_message(message: str, place: str, track_every: int, advice: str = LOWER) -> None:
+def check_message(message: str, place: str, log_every: int, advice: str = LOWER) -> None:
     """Check step, place and the whole of the advice: what helps elsewhere is not said."""
     found = re.fullmatch(r"step (\d+): (.*)\. (\S.*)", message)
     assert found is not None, message
-    assert AT <= int(found[1]) <= math.ceil(AT / track_every) * track_every, message
+    assert AT <= int(found[1]) <= math.ceil(AT / log_every) * log_every, message
     assert re.search(rf"(\w of|in) {re.escape(place)} ?([(a]|$)", found[2]), message
     if not place.startswith("the discriminator's"):  # whose infinity may come of growth
         assert found[3] == advice, message
@@ -225,11 +225,11 @@ def not_finite(value: Any, path: str = "") -> list[str]:
 
 
 def trainer_of(run: Any) -> Callable[..., Any]:
-    return train_gan if isinstance(run, RunFolder) else train_classifier
+    return train_gan if isinstance(run, GanRun) else train_classifier
 
 
 def state_of(run: Any) -> dict[str, Any]:
-    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, RunFolder) else "members")
+    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, GanRun) else "members")
 
 
 def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
@@ -284,7 +284,7 @@ def test_in_held_out_data(run_of: RunOf, points: Dataset, value: float) -> None:
 
 @VALUES
 @pytest.mark.parametrize(
-    ("network", "name", "track_every"),
+    ("network", "name", "log_every"),
     [
         ("generator", "0.weight", 1),
         ("generator", "0.weight", 3),
@@ -299,11 +299,11 @@ def test_in_held_out_data(run_of: RunOf, points: Dataset, value: float) -> None:
 )
 def test_in_a_weight(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch,
-    network: str, name: str, value: float, track_every: int,
+    network: str, name: str, value: float, log_every: int,
 ) -> None:  # fmt: skip
-    run = run_of("run", *LEARNED, track_every=track_every)
+    run = run_of("run", *LEARNED, log_every=log_every)
     message = message_of(monkeypatch, run, points, set_one(network, name, value))
-    check_message(message, f"the {network}'s {name}", track_every)
+    check_message(message, f"the {network}'s {name}", log_every)
     check_kept(run, points)
 
 
@@ -313,29 +313,29 @@ def test_in_a_weight(
 )
 def test_in_a_gradient(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch,
-    network: str, name: str, value: float, track_every: int,
+    network: str, name: str, value: float, log_every: int,
 ) -> None:  # fmt: skip
-    run = run_of("run", *LEARNED, track_every=track_every)
+    run = run_of("run", *LEARNED, log_every=log_every)
     message = message_of(monkeypatch, run, points, gradient(network, name, value))
-    check_message(message, f"the {network}'s {name}", track_every)
+    check_message(message, f"the {network}'s {name}", log_every)
     check_kept(run, points)
 
 
 @pytest.mark.parametrize(("network", "name"), [("generator", "3.weight"), ("discriminator", "7.weight")])
 @pytest.mark.parametrize(
-    ("optimizer", "memory", "precision", "track_every"),
+    ("optimizer", "memory", "precision", "log_every"),
     [("adam", "exp_avg_sq", "fp32", 3), ("adam", "exp_avg_sq", "bf16", 3), ("rmsprop", "square_avg", "fp32", 1)],
 )
-def test_in_what_an_optimiser_remembers(
+def test_in_what_an_optimizer_remembers(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch,
-    network: str, name: str, optimizer: str, memory: str, precision: str, track_every: int,
+    network: str, name: str, optimizer: str, memory: str, precision: str, log_every: int,
 ) -> None:  # fmt: skip
     """The square of a huge gradient overflows: no loss shows it, and the weight would never move again."""
-    settings, options = (*LEARNED, f"optimizer={optimizer}"), {"precision": precision, "track_every": track_every}
+    settings, options = (*LEARNED, f"optimizer={optimizer}"), {"precision": precision, "log_every": log_every}
     run = run_of("run", *settings, **options)
     message = message_of(monkeypatch, run, points, gradient(network, name, 1e30))
     advice = LOWER if precision == "fp32" else f"{LOWER}, or --precision fp32"
-    check_message(message, f"{memory} of the {network}'s {name}", track_every, advice)
+    check_message(message, f"{memory} of the {network}'s {name}", log_every, advice)
     assert "though the losses were" in message
     check_kept(run, points)
 
@@ -362,9 +362,9 @@ def test_overflow(
 @TRACKED
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_discriminator_that_explodes(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, track_every: int
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, log_every: int
 ) -> None:
-    run = run_of("run", *PLAIN, objective="gan", precision=precision, track_every=track_every)
+    run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
     message = message_of(monkeypatch, run, points, growth(1e7), range(AT, STEPS))
     says = (
         rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest .* in the discriminator's "
@@ -380,7 +380,7 @@ def test_a_discriminator_that_grows(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], factor: float
 ) -> None:
     """Whatever overflows first, be it batch statistics or squared gradients, while the losses are finite."""
-    run = run_of("run", *settings, objective="gan", steps=20, track_every=1)
+    run = run_of("run", *settings, objective="gan", steps=20, log_every=1)
     message = message_of(monkeypatch, run, points, growth(factor), range(AT, 20))
     assert "though the losses were" in message
     assert not_finite(state_of(run)) == []
@@ -396,38 +396,38 @@ def test_images_that_overflow_at_a_reading(run_of: RunOf, points: Dataset, monke
         weight = tensor_of(players, "average", "3.weight").detach()
         weight.fill_(HUGE)[:, ::2] *= -1
 
-    run = run_of("run", *PLAIN, objective="gan", track_every=1)
+    run = run_of("run", *PLAIN, objective="gan", log_every=1)
     message = message_of(monkeypatch, run, points, fault)
     check_message(message, "the average's 3.weight", 1)
     check_kept(run, points)
 
 
 @KINDS
-@pytest.mark.parametrize(("value", "track_every"), [(math.nan, 3), (math.inf, 1)])
+@pytest.mark.parametrize(("value", "log_every"), [(math.nan, 3), (math.inf, 1)])
 @pytest.mark.parametrize("breaks", [gradient, set_one])
 def test_in_a_classifier(
-    classifiers_of: ClassifiersOf, labelled: Dataset, monkeypatch: pytest.MonkeyPatch,
-    kind: type, track_every: int, breaks: Callable[..., Fault], value: float,
+    classifiers_of: ClassifiersOf, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
+    kind: type, log_every: int, breaks: Callable[..., Fault], value: float,
 ) -> None:  # fmt: skip
-    run = classifiers_of("run", kind, track_every=track_every)
-    message = message_of(monkeypatch, run, labelled, breaks("1", "fc2.0.weight", value), kind=kind)
-    check_message(message, "the network of seed 1's fc2.0.weight", track_every, LOWER_BOTH)
-    check_kept(run, labelled)
+    run = classifiers_of("run", kind, log_every=log_every)
+    message = message_of(monkeypatch, run, labeled, breaks("1", "fc2.0.weight", value), kind=kind)
+    check_message(message, "the network of seed 1's fc2.0.weight", log_every, LOWER_BOTH)
+    check_kept(run, labeled)
 
 
-@pytest.mark.parametrize(("precision", "track_every"), [("fp32", 1), ("bf16", 3)])
+@pytest.mark.parametrize(("precision", "log_every"), [("fp32", 1), ("bf16", 3)])
 @KINDS
-def test_in_what_a_classifiers_optimiser_remembers(
-    classifiers_of: ClassifiersOf, labelled: Dataset, monkeypatch: pytest.MonkeyPatch,
-    kind: type, track_every: int, precision: str,
+def test_in_what_a_classifiers_optimizer_remembers(
+    classifiers_of: ClassifiersOf, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
+    kind: type, log_every: int, precision: str,
 ) -> None:  # fmt: skip
-    options = {"precision": precision, "track_every": track_every}
+    options = {"precision": precision, "log_every": log_every}
     run = classifiers_of("run", kind, **options)
-    message = message_of(monkeypatch, run, labelled, gradient("1", "fc2.0.weight", 1e30), kind=kind)
+    message = message_of(monkeypatch, run, labeled, gradient("1", "fc2.0.weight", 1e30), kind=kind)
     assert "though the losses were" in message
-    check_kept(run, labelled)
+    check_kept(run, labeled)
     advice = LOWER_BOTH if precision == "fp32" else f"{LOWER_BOTH}, or --precision fp32"
-    check_message(message, "exp_avg_sq of the network of seed 1's fc2.0.weight", track_every, advice)
+    check_message(message, "exp_avg_sq of the network of seed 1's fc2.0.weight", log_every, advice)
 
 
 @KINDS
@@ -441,21 +441,25 @@ def test_in_the_data_of_a_classifier(classifiers_of: ClassifiersOf, points: Data
         train_classifier(classifiers_of("run", kind, data=broken), broken, CPU)
 
 
-COMMON = "--dataset npz:data.npz --batch-size 24 --device cpu --steps 7 --track-every 3 --checkpoint-every 4"
+COMMON = "--dataset npz:data.npz --batch-size 24 --device cpu --steps 7 --log-every 3 --checkpoint-every 4"
 LAYERS = "--arch feedforward --set widths=16-8 --layers fc2 --temperature 1"
 COMMANDS = {
     "gan": f"train {COMMON} --objective gan --arch mlp --set width=16 --set latent_dim=8 --sample-every 100",
-    "in turn": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble in-turn",
-    "vectorised": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble vectorised",
+    "in turn": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble sequential",
+    "vectorized": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble vectorized",
 }
-OF_CLASSIFIERS = {"in turn": InTurn, "vectorised": Vectorised}
-PLACES = {Game: ("generator", "3.weight"), InTurn: ("1", "fc2.0.weight"), Vectorised: ("1", "fc2.0.weight")}
+OF_CLASSIFIERS = {"in turn": SequentialEnsemble, "vectorized": VectorizedEnsemble}
+PLACES = {
+    Game: ("generator", "3.weight"),
+    SequentialEnsemble: ("1", "fc2.0.weight"),
+    VectorizedEnsemble: ("1", "fc2.0.weight"),
+}
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], labelled: Dataset, tmp_path: Path) -> Callable[[str, int], list[str]]:
+def cli(capsys: pytest.CaptureFixture[str], labeled: Dataset, tmp_path: Path) -> Callable[[str, int], list[str]]:
     """Return a function that runs a command which must end with a status, and returns its lines of no progress."""
-    keep_npz(labelled, tmp_path / "data.npz")
+    keep_npz(labeled, tmp_path / "data.npz")
 
     def run(command: str, status: int) -> list[str]:
         capsys.readouterr()

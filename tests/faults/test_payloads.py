@@ -21,8 +21,8 @@ from faults.words import GAME, outcome
 from torch import nn
 
 from snngan.data.datasets import load_dataset
+from snngan.evaluation.feature_classifier import _path, trained_features
 from snngan.evaluation.features import Inception, Program
-from snngan.evaluation.small import _path, trained_features
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import PickledCodeError, read_tensors
 from snngan.training.checkpoint import load_newest, load_tensors, save_tensors
@@ -252,7 +252,7 @@ def test_in_an_npz_file(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["labels", "calibration", "points/a", "settings", "more"])
 def test_in_a_dknn_index(tmp_path: Path, key: str) -> None:
-    dknn, path = DkNN({"a": torch.rand(9, 2)}, torch.arange(9) % 2, num_neighbours=3), tmp_path / "dknn.npz"
+    dknn, path = DkNN({"a": torch.rand(9, 2)}, torch.arange(9) % 2, num_neighbors=3), tmp_path / "dknn.npz"
     dknn.calibrate({"a": torch.rand(9, 2)}, torch.arange(9) % 2)
     dknn.save(path)
     assert torch.equal(DkNN.load(path).calibration, dknn.calibration)

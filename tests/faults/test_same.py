@@ -18,11 +18,11 @@ from snngan.training.checkpoint import load_newest
 from snngan.training.device import set_up
 
 ROOT = Path(snngan.__file__).parents[1]
-COMMON = "--dataset digits --batch-size 16 --steps 6 --track-every 3 --checkpoint-every 3 --device cpu"
+COMMON = "--dataset digits --batch-size 16 --steps 6 --log-every 3 --checkpoint-every 3 --device cpu"
 RUNS = {
-    "generator": f"train {COMMON} --objective wgan-gp --arch mlp --set width=16 --sample-every 3 --evaluate-every 3",
+    "generator": f"train {COMMON} --objective wgan-gp --arch mlp --set width=16 --sample-every 3 --metrics-every 3",
     "convolutions": f"train {COMMON} --objective snnl-projected --arch dcgan --set width=8 --image-size 8",
-    "classifier": f"classify train {COMMON} --arch cnn-small --seeds 0:2 --adversary pgd:0.1:2",
+    "classifier": f"classify train {COMMON} --arch cnn-small --seeds 0:2 --adversarial-training pgd:0.1:2",
 }
 
 

@@ -24,7 +24,7 @@ from snngan.evaluation.report import read_metrics
 from snngan.experiments import Setting
 from snngan.experiments.running import run_experiment
 from snngan.training.checkpoint import load_tensors, save_tensors
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 Outcome = Callable[..., str]
 
@@ -92,7 +92,7 @@ def test_what_lies_in_the_way_is_not_written_through(
     victim.write_text("mine")
     os.mkfifo(way) if kind == "pipe" else way.symlink_to(victim)
     with monkeypatch.context() as patch:
-        patch.setattr("snngan.files.place_beside", lambda path: way)
+        patch.setattr("snngan.files.temporary_path", lambda path: way)
         assert "could not be written: File exists" in said(command, here, status)
     assert victim.read_text() == "mine"
     assert way.is_symlink() or way.is_fifo()
@@ -226,10 +226,10 @@ def test_a_page_of_hostile_readings(here: Path) -> None:
     assert text.startswith("1 run -> page.html\n")
     page = Path("page.html").read_text()
     assert "data:image/png" not in page
-    assert 2 in read_metrics(RunFolder.open(here / "run"))["loss/generator"][0]
+    assert 2 in read_metrics(GanRun.open(here / "run"))["loss/generator"][0]
     assert "features/fid" not in page
     with pytest.raises(ValueError, match="holds no reading of nothing: remove its folder"):
-        read_metrics(RunFolder.open(here / "run"))["nothing"]
+        read_metrics(GanRun.open(here / "run"))["nothing"]
 
 
 def test_drawing_follows_no_settings_of_the_current_folder(here: Path) -> None:

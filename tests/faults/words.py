@@ -23,7 +23,7 @@ from snngan.cli import main
 
 SECONDS = 60
 """After which a command counts as hanging."""
-SMALL = "--set width=4 --batch-size 8 --steps 2 --checkpoint-every 1 --track-every 1 --device cpu"
+SMALL = "--set width=4 --batch-size 8 --steps 2 --checkpoint-every 1 --log-every 1 --device cpu"
 GAME = f"train --dataset npz:few.npz --arch mlp --set latent_dim=2 {SMALL} --objective gan"
 CLASSIFIER = f"classify train --dataset npz:few.npz --arch cnn-small {SMALL.replace('--set width=4', '')}"
 LINES = (

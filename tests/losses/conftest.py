@@ -11,6 +11,6 @@ import pytest
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let ``backend="auto"`` be this one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("snngan.losses.pairs.DENSE_UP_TO", 10**9 if request.param == "dense" else 0)
-        patch.setattr("snngan.losses.tiled.TILE", 24)
+        patch.setattr("snngan.losses.pairwise.DENSE_UP_TO", 10**9 if request.param == "dense" else 0)
+        patch.setattr("snngan.losses.backends.tiled.TILE", 24)
         yield request.param

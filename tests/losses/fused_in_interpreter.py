@@ -20,9 +20,9 @@ from triton.runtime import interpreter
 from triton.runtime.errors import OutOfResources
 
 from snngan import RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses import fused, fused_kernels
-from snngan.losses.fused import FusedLogOdds
-from snngan.losses.pairs import log_odds, pairs_of
+from snngan.losses.backends import fused, fused_kernels
+from snngan.losses.backends.fused import FusedLogOdds
+from snngan.losses.pairwise import log_odds, pairs_of
 from snngan.losses.snnl import real_fake_pairs
 
 FACTORS = [1e-3, 1e-2, 0.3, 1e6]
@@ -147,7 +147,7 @@ def test_every_precision_takes_its_path(precision: str, dims: int, monkeypatch: 
 
 @pytest.mark.parametrize("processors", [0, 1000])
 @pytest.mark.parametrize("dims", [3, 40])
-def test_shares_of_the_neighbours_add_up(dims: int, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_of_the_neighbors_add_up(dims: int, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "_num_processors", lambda device: processors)
     check(*random(90, dims, 3))
 
@@ -212,7 +212,7 @@ def test_scale_where_the_temperature_follows(scale: float, dims: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [3, 40])
-def test_infinite_temperature_counts_neighbours(dims: int) -> None:
+def test_infinite_temperature_counts_neighbors(dims: int) -> None:
     points, labels = random(30, dims, 4)
     sizes = (labels[:, None] == labels).sum(1)
     for temperature in (math.inf, 1e30):
@@ -256,7 +256,7 @@ def test_second_derivatives_are_refused() -> None:
 def test_real_and_fake_pairs_have_the_entanglement_of_tiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = random(60, 3, 1)[0].split(30)
     expected = log_odds(real_fake_pairs(real, fake), torch.tensor([0.5, 0.0], dtype=torch.float64))
-    monkeypatch.setattr("snngan.losses.pairs.DENSE_UP_TO", 0)
+    monkeypatch.setattr("snngan.losses.pairwise.DENSE_UP_TO", 0)
     pairs = real_fake_pairs(real, fake)
     assert pairs.backend == "tiled"  # "auto" leaves points that are not on a GPU to it
     pairs.backend = "fused"

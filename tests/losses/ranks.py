@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from snngan import RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.pairs import log_odds
+from snngan.losses.pairwise import log_odds
 from snngan.losses.snnl import real_fake_pairs
 
 RULES = (3.0, RelativeTemperature(0.1, 0.3), "optimal")

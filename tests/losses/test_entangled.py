@@ -282,18 +282,18 @@ def test_another_loss_may_take_the_place_of_each_layer_s() -> None:
     assert not list(criterion.losses.each)
 
 
-@pytest.mark.parametrize("over_layers", ["sum", "mean", "min"])
-def test_what_alpha_weighs_of_the_layers(over_layers: str) -> None:
+@pytest.mark.parametrize("layer_reduction", ["sum", "mean", "min"])
+def test_what_alpha_weighs_of_the_layers(layer_reduction: str) -> None:
     model, inputs = perceptron(), torch.randn(24, 6)
-    criterion = EntangledLoss(model, alpha=2.0, temperature=1.0, over_layers=over_layers)
+    criterion = EntangledLoss(model, alpha=2.0, temperature=1.0, layer_reduction=layer_reduction)
     loss = criterion(inputs, LABELS)
     hidden = F.relu(model[0](inputs))
     values = torch.stack(
         [soft_nearest_neighbor_loss(layer, LABELS, 1.0) for layer in (hidden, F.leaky_relu(model[2](hidden), 0.1))]
     )
-    torch.testing.assert_close(loss - criterion.cross_entropy, 2 * getattr(values, over_layers)())
-    with pytest.raises(ValueError, match="over_layers must be sum, mean, min, not 'max'"):
-        EntangledLoss(model, over_layers="max")
+    torch.testing.assert_close(loss - criterion.cross_entropy, 2 * getattr(values, layer_reduction)())
+    with pytest.raises(ValueError, match="layer_reduction must be sum, mean, min, not 'max'"):
+        EntangledLoss(model, layer_reduction="max")
 
 
 def test_only_the_first_units_of_a_layer_count() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import entanglement
-from snngan.losses.pairs import DISTANCES
+from snngan.losses.pairwise import DISTANCES
 from snngan.losses.snnl import real_fake_pairs
 
 
@@ -26,7 +26,7 @@ def cloud(count: int, seed: int, dims: int = 3) -> Tensor:
 def test_one_distribution_cannot_be_told_apart(num_real: int, num_fake: int) -> None:
     result = entanglement(cloud(num_real, 0), cloud(num_fake, 1))
     assert 0.97 < result.score <= 1
-    others = num_real + num_fake - 1  # by chance alone, an anchor's neighbours are of either kind by their numbers
+    others = num_real + num_fake - 1  # by chance alone, an anchor's neighbors are of either kind by their numbers
     assert result.real_anchors == pytest.approx(math.log(others / (num_real - 1)), rel=0.1)
     assert result.fake_anchors == pytest.approx(math.log(others / (num_fake - 1)), rel=0.1)
 
@@ -78,7 +78,7 @@ def test_every_figure_is_that_of_the_loops(num_real: int, num_fake: int, shift: 
 
 
 def test_collapsed_points_see_only_themselves() -> None:
-    """A tight cloud amid the data: what is in it has its like for neighbours, and so have few of the others."""
+    """A tight cloud amid the data: what is in it has its like for neighbors, and so have few of the others."""
     wide, tight = cloud(100, 0), 0.1 * cloud(100, 2)
     collapsed, scattered = entanglement(wide, tight), entanglement(tight, wide)
     assert 0 < 10 * collapsed.fake_anchors < collapsed.real_anchors

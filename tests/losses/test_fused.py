@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan import SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses import fused
-from snngan.losses.pairs import log_odds, pairs_of
+from snngan.losses.backends import fused
+from snngan.losses.pairwise import log_odds, pairs_of
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 needs_gpu = pytest.mark.skipif(
@@ -78,7 +78,7 @@ def test_auto_leaves_a_processor_to_the_others(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_triton_is_imported_only_where_it_is_needed() -> None:
-    code = "import sys, snngan, snngan.losses.fused; sys.exit('triton' in sys.modules)"
+    code = "import sys, snngan, snngan.losses.backends.fused; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

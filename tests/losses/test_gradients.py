@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import OptimalTemperature, RelativeTemperature, soft_nearest_neighbor_loss
-from snngan.losses.pairs import DISTANCES, log_odds, pairs_of
+from snngan.losses.pairwise import DISTANCES, log_odds, pairs_of
 from snngan.losses.snnl import real_fake_pairs
 from snngan.losses.temperature import TemperatureLike
 
@@ -41,8 +41,8 @@ def test_gradient_is_that_of_the_loops(name: str, distance: Any, backend: str) -
         expected = torch.zeros_like(leaf)
         if losses:
             (expected,) = torch.autograd.grad(torch.stack(losses).mean(), leaf, retain_graph=True)
-        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centred points;
-        # unit vectors are not centred.
+        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centered points;
+        # unit vectors are not centered.
         radius = (points - points.mean(0)).norm(dim=1).max().item() if distance == "sqeuclidean" else 1.0
         length = points.norm(dim=1).min().item() if distance == "cosine" else 1.0
         # In float64 torch's softplus, which has slope 1 above 20, leaves out 2e-9.

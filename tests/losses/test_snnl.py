@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import OptimalTemperature, RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.pairs import DISTANCES, pairs_of
+from snngan.losses.pairwise import DISTANCES, pairs_of
 from snngan.losses.temperature import TemperatureLike
 
 FACTORS = [10.0**exponent for exponent in range(-3, 7)]
@@ -67,7 +67,7 @@ def test_four_corners_of_a_rectangle(temperature: float) -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12))
-def test_infinite_temperature_counts_neighbours(classes: list[int]) -> None:
+def test_infinite_temperature_counts_neighbors(classes: list[int]) -> None:
     labels = torch.tensor(classes)
     points = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
     sizes = [classes.count(label) for label in classes]

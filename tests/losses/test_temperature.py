@@ -25,7 +25,7 @@ from snngan import (
     SoftNearestNeighborLoss,
     soft_nearest_neighbor_loss,
 )
-from snngan.losses.pairs import Pairs, pairs_of
+from snngan.losses.pairwise import Pairs, pairs_of
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature, parse_temperature
 
 POINTS = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)

@@ -171,8 +171,8 @@ def test_spectral_norm_holds_on_every_weight_layer(name: str, shape: ImageShape)
 
 @ON_NAMES
 def test_spectral_norm_is_off_by_default_and_never_in_the_generator(name: str) -> None:
-    plain, normalised = build(name), build(name, spectral_norm=True)
-    networks = [plain.discriminator(GREY, 1), plain.generator(GREY), normalised.generator(GREY)]
+    plain, normalized = build(name), build(name, spectral_norm=True)
+    networks = [plain.discriminator(GREY, 1), plain.generator(GREY), normalized.generator(GREY)]
     assert not any("parametrizations" in key for network in networks for key in network.state_dict())
 
 

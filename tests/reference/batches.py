@@ -1,4 +1,4 @@
-"""Labelled batches that a loss of distances may trip over, each small enough for the loops."""
+"""Labeled batches that a loss of distances may trip over, each small enough for the loops."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _sparse(rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _far(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Far from the origin, where Gram matrices of points that are not centred lose every digit."""
+    """Far from the origin, where Gram matrices of points that are not centered lose every digit."""
     points, labels = _random(rng)
     return points + 1e4, labels
 

@@ -20,15 +20,15 @@ from torch import distributed as dist
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.losses.gather import across_ranks
+from snngan.distributed import across_ranks
 from snngan.training import classifier, gan
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
-from snngan.training.distributed import is_first, joined, told_by_first
+from snngan.training.distributed import broadcast_from_rank0, is_main_process, process_group
 from snngan.training.gan import train_gan
 from snngan.training.plan import make_plan
-from snngan.training.runlog import ClassifierFolder, RunFolder
+from snngan.training.run_folder import ClassifierRun, GanRun
 
 CPU = torch.device("cpu")
 MADE: list[Any] = []
@@ -49,8 +49,8 @@ CASES: dict[str, dict[str, Any]] = {
     "learned": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=learned:1")},
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch-norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
-    "in one": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorised"},
-    "sgd": CLASSIFIER | {"optimizer": "sgd", "over_layers": "mean", "alpha_final": 0.05},
+    "in one": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorized"},
+    "sgd": CLASSIFIER | {"optimizer": "sgd", "layer_reduction": "mean", "alpha_final": 0.05},
     "triplet": CLASSIFIER | {"regularizer": "triplet:0.5", "distance": "cosine"},
 }
 
@@ -59,25 +59,23 @@ def digits() -> Dataset:
     return load_dataset("digits", keep=False)
 
 
-def new_run(folder: Path, name: str, dataset: Dataset, steps: int) -> RunFolder | ClassifierFolder:
+def new_run(folder: Path, name: str, dataset: Dataset, steps: int) -> GanRun | ClassifierRun:
     """Return the run of a case in ``folder``, made now."""
-    options = CASES[name] | {"dataset": "digits", "steps": steps, "checkpoint_every": steps, "track_every": steps}
+    options = CASES[name] | {"dataset": "digits", "steps": steps, "checkpoint_every": steps, "log_every": steps}
     if "objective" in options:
-        plan = make_plan(TrainConfig(**options, sample_every=steps, evaluate_every=0), dataset)
-        return RunFolder.create(folder / name, plan, CPU)
-    return ClassifierFolder.create(folder / name, make_classify_plan(ClassifyConfig(**options), dataset), CPU)
+        plan = make_plan(TrainConfig(**options, sample_every=steps, metrics_every=0), dataset)
+        return GanRun.create(folder / name, plan, CPU)
+    return ClassifierRun.create(folder / name, make_classify_plan(ClassifyConfig(**options), dataset), CPU)
 
 
-def train(
-    run: RunFolder | ClassifierFolder, dataset: Dataset, start: dict[str, Any] | None = None
-) -> list[list[float]]:
+def train(run: GanRun | ClassifierRun, dataset: Dataset, start: dict[str, Any] | None = None) -> list[list[float]]:
     """Train, and return the losses of each step, which only the first rank is told."""
     losses: list[list[float]] = []
 
     def report(step: int, scalars: dict[str, float]) -> None:
         losses.append([value for tag, value in sorted(scalars.items()) if tag.startswith("loss/")])
 
-    if isinstance(run, RunFolder):
+    if isinstance(run, GanRun):
         train_gan(run, dataset, CPU, start=start, report=report)
     else:
         train_classifier(run, dataset, CPU, start=start, report=report)
@@ -106,27 +104,27 @@ def check_alike() -> None:
 
 def of_rank(folder: Path, steps: int, names: list[str]) -> None:
     remember(gan, "build_players")
-    remember(classifier, "build_members")
-    with joined("cpu"):
+    remember(classifier, "build_ensemble")
+    with process_group("cpu"):
         assert across_ranks()
-        fault = os.environ.get("FAULT") if not is_first() else None
+        fault = os.environ.get("FAULT") if not is_main_process() else None
         dataset = digits()
         for name in names:
             known = (folder / name).exists()
-            told_by_first(None)  # all have looked
-            if is_first() and not known:
+            broadcast_from_rank0(None)  # all have looked
+            if is_main_process() and not known:
                 new_run(folder, name, dataset, steps)
-            told_by_first(None)
-            kind = RunFolder if "objective" in CASES[name] else ClassifierFolder
+            broadcast_from_rank0(None)
+            kind = GanRun if "objective" in CASES[name] else ClassifierRun
             run = kind.open(folder / name)
             run.set_steps(steps)
-            holds = "players" if kind is RunFolder else "members"
+            holds = "players" if kind is GanRun else "members"
             start = load_newest(run.checkpoints, holds=holds) if known else None
             if fault == "data":
                 dataset = dataclasses.replace(dataset, train_images=255 - dataset.train_images)
             losses = train(run, dataset, None if fault == "checkpoint" else start)
             check_alike()
-            if is_first():
+            if is_main_process():
                 torch.save(losses, folder / f"{name}.losses")
 
 

@@ -1,4 +1,4 @@
-"""Deep k-nearest neighbours: against a slow count by hand, calibrated, kept, and what is refused."""
+"""Deep k-nearest neighbors: against a slow count by hand, calibrated, kept, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ CLASSES, LAYERS = 4, {"conv": (3, 2), "fc": (5,)}
 
 
 def points(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return activations of two layers around a centre for each class, overlapping, and labels."""
+    """Return activations of two layers around a center for each class, overlapping, and labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, (count,), generator=generator)
     layers = {}
     for name, shape in LAYERS.items():
-        centres = torch.randn(CLASSES, *shape, generator=torch.Generator().manual_seed(9))
-        layers[name] = centres[labels] + 0.8 * torch.randn(count, *shape, generator=generator)
+        centers = torch.randn(CLASSES, *shape, generator=torch.Generator().manual_seed(9))
+        layers[name] = centers[labels] + 0.8 * torch.randn(count, *shape, generator=generator)
     return layers, labels
 
 
-def fitted(distance: Any = "cosine", num_neighbours: int = 7, seed: int = 0) -> DkNN:
-    dknn = DkNN(*points(200, seed), num_neighbours=num_neighbours, distance=distance)
+def fitted(distance: Any = "cosine", num_neighbors: int = 7, seed: int = 0) -> DkNN:
+    dknn = DkNN(*points(200, seed), num_neighbors=num_neighbors, distance=distance)
     dknn.calibrate(*points(60, seed + 1))
     return dknn
 
 
 def nonconformity_by_hand(layers: dict[str, Tensor], distance: str, count: int) -> np.ndarray:
-    """Return (Q, K): neighbours of another label, one query and layer at a time."""
+    """Return (Q, K): neighbors of another label, one query and layer at a time."""
     train, labels = points(200, 0)
     queries = len(layers["fc"])
     found = np.zeros((queries, CLASSES))
@@ -50,9 +50,9 @@ def nonconformity_by_hand(layers: dict[str, Tensor], distance: str, count: int) 
                 apart = 1 - torch.nn.functional.cosine_similarity(one[None], many)
             else:
                 apart = (many - one).square().sum(1)
-            neighbours = labels[apart.argsort()[:count]].numpy()
+            neighbors = labels[apart.argsort()[:count]].numpy()
             for label in range(CLASSES):
-                found[number, label] += (neighbours != label).sum()
+                found[number, label] += (neighbors != label).sum()
     return found
 
 
@@ -74,7 +74,7 @@ def test_p_values_are_those_by_hand(distance: str) -> None:
 
 def test_the_true_class_s_p_value_is_uniform_under_exchange() -> None:
     """Far fewer queries than calibration points, whose own chance they all share."""
-    dknn = DkNN(*points(2000, 0), num_neighbours=75)
+    dknn = DkNN(*points(2000, 0), num_neighbors=75)
     dknn.calibrate(*points(5000, 1))
     queries, labels = points(500, 2)
     own = dknn(queries).p_values.gather(1, labels[:, None])[:, 0].numpy()
@@ -83,14 +83,14 @@ def test_the_true_class_s_p_value_is_uniform_under_exchange() -> None:
 
 
 def test_with_ties_broken_by_chance_tied_points_are_uniform_too() -> None:
-    """Well-parted classes: nearly every point has no neighbour of another label, and by itself the p-value 1."""
-    centres = {name: 5.0 * torch.randn(CLASSES, *shape) for name, shape in LAYERS.items()}
+    """Well-parted classes: nearly every point has no neighbor of another label, and by itself the p-value 1."""
+    centers = {name: 5.0 * torch.randn(CLASSES, *shape) for name, shape in LAYERS.items()}
 
     def parted(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
         layers, labels = points(count, seed)
-        return {name: layer + centres[name][labels] for name, layer in layers.items()}, labels
+        return {name: layer + centers[name][labels] for name, layer in layers.items()}, labels
 
-    dknn = DkNN(*parted(2000, 0), num_neighbours=7)
+    dknn = DkNN(*parted(2000, 0), num_neighbors=7)
     dknn.calibrate(*parted(5000, 1))
     queries, labels = parted(500, 2)
     plain = dknn(queries).p_values.gather(1, labels[:, None])[:, 0].numpy()
@@ -106,7 +106,7 @@ def test_faiss_finds_the_same(distance: Any, monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("faiss", exc_type=ImportError)
     found = []
     for search in ("torch", "faiss"):
-        dknn = DkNN(*points(200, 0), num_neighbours=7, distance=distance, search=search)  # type: ignore[arg-type]
+        dknn = DkNN(*points(200, 0), num_neighbors=7, distance=distance, search=search)  # type: ignore[arg-type]
         dknn.calibrate(*points(60, 1))
         found.append(dknn(points(30, 2)[0]).p_values)
     assert torch.equal(*found)
@@ -123,7 +123,7 @@ def test_faiss_finds_the_same(distance: Any, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("distance", ["cosine", "sqeuclidean"])
 def test_on_a_gpu_it_answers_the_same(distance: Any) -> None:
     queries, _ = points(30, 2)
-    there = DkNN(*moved(*points(200, 0)), num_neighbours=7, distance=distance)
+    there = DkNN(*moved(*points(200, 0)), num_neighbors=7, distance=distance)
     there.calibrate(*moved(*points(60, 1)))
     found = there(moved(*points(30, 2))[0]).p_values
     assert found.device.type == "cuda"
@@ -190,21 +190,21 @@ def test_what_is_no_index_is_refused_and_not_run(tmp_path: Path, monkeypatch: py
 
 def test_what_is_refused() -> None:
     layers, labels = points(20, 0)
-    with pytest.raises(ValueError, match="2 layers of 20 points have no 75 neighbours each"):
+    with pytest.raises(ValueError, match="2 layers of 20 points have no 75 neighbors each"):
         DkNN(layers, labels)
     with pytest.raises(ValueError, match="distance must be"):
-        DkNN(layers, labels, num_neighbours=3, distance="manhattan")  # type: ignore[arg-type]
+        DkNN(layers, labels, num_neighbors=3, distance="manhattan")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown search 'fais'; did you mean 'faiss'"):
-        DkNN(layers, labels, num_neighbours=3, search="fais")  # type: ignore[arg-type]
+        DkNN(layers, labels, num_neighbors=3, search="fais")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="labels go from 0 to 3; expected classes from 0 to below 2"):
-        DkNN(layers, labels, num_neighbours=3, num_classes=2)
+        DkNN(layers, labels, num_neighbors=3, num_classes=2)
     with pytest.raises(ValueError, match="labels go from -1 to 2"):
-        DkNN(layers, labels - 1, num_neighbours=3)
+        DkNN(layers, labels - 1, num_neighbors=3)
     with pytest.raises(ValueError, match="layer conv must have a point for each of 20 labels, got 19"):
-        DkNN(layers | {"conv": layers["conv"][1:]}, labels, num_neighbours=3)
+        DkNN(layers | {"conv": layers["conv"][1:]}, labels, num_neighbors=3)
     with pytest.raises(ValueError, match="layer fc must hold finite numbers, got NaN or infinity"):
-        DkNN(layers | {"fc": layers["fc"] * torch.nan}, labels, num_neighbours=3)
-    dknn = DkNN(layers, labels, num_neighbours=3)
+        DkNN(layers | {"fc": layers["fc"] * torch.nan}, labels, num_neighbors=3)
+    dknn = DkNN(layers, labels, num_neighbors=3)
     with pytest.raises(ValueError, match="not calibrated"):
         dknn(layers)
     with pytest.raises(ValueError, match="calibration needs points with labels from 0 to below 4"):
@@ -231,7 +231,7 @@ def test_neighbors_are_exact_far_from_the_origin(offset: float, distance: str, d
     found = nearest(queries, many, 9, distance)
     assert_close(apart.gather(1, found), apart.sort(1).values[:, :9], rtol=1e-2, atol=1e-14)
     layers = {"only": many}
-    dknn = DkNN(layers, torch.arange(500) // 250, num_neighbours=9, distance=distance)  # type: ignore[arg-type]
+    dknn = DkNN(layers, torch.arange(500) // 250, num_neighbors=9, distance=distance)  # type: ignore[arg-type]
     assert torch.equal(dknn._points("only", layers, 500), many)  # not rounded to a narrower type
 
 
@@ -241,7 +241,7 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
     held_out, held_labels = points(60, 1)
     found = []
     for kind in (torch.int64, dtype):
-        dknn = DkNN(train, (labels % 2).to(kind), num_neighbours=7)
+        dknn = DkNN(train, (labels % 2).to(kind), num_neighbors=7)
         dknn.calibrate(held_out, (held_labels % 2).to(kind))
         found.append(dknn(points(30, 2)[0]).p_values)
     assert torch.equal(*found)
@@ -251,6 +251,6 @@ def test_labels_of_another_form_are_refused() -> None:
     train, labels = points(200, 0)
     for wrong in (labels.float(), labels[:, None]):
         with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one for each point, got "):
-            DkNN(train, wrong, num_neighbours=7)
+            DkNN(train, wrong, num_neighbors=7)
         with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one for each point, got "):
             fitted().calibrate(train, wrong)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from snngan.robustness.attack_rule import ATTACKS, Attack, parse_attack
 from snngan.robustness.attacks import bim, fgsm, pgd
-from snngan.robustness.rule import ATTACKS, Attack, parse_attack
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from snngan.config import Plan, TrainConfig
 from snngan.data import Dataset
 from snngan.training.plan import make_plan
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 CPU = torch.device("cpu")
 
@@ -60,7 +60,7 @@ def plan_of(dataset: Dataset) -> Callable[..., Plan]:
             "learning_rate": 1e-3,
             "checkpoint_every": 2,
             "sample_every": 3,
-            "track_every": 1,
+            "log_every": 1,
         }
         settings = ("width=16", "latent_dim=8", "hidden_layers=2", *settings)
         return make_plan(TrainConfig(**tiny | {"dataset": data.name, "set": settings} | options), data)
@@ -69,10 +69,10 @@ def plan_of(dataset: Dataset) -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def run_of(tmp_path: Path, plan_of: Callable[..., Plan]) -> Callable[..., RunFolder]:
+def run_of(tmp_path: Path, plan_of: Callable[..., Plan]) -> Callable[..., GanRun]:
     """Return a function that makes a new run folder ``name`` for a plan of a tiny game."""
 
-    def make(name: str, *settings: str, **options: Any) -> RunFolder:
-        return RunFolder.create(tmp_path / name, plan_of(*settings, **options), CPU)
+    def make(name: str, *settings: str, **options: Any) -> GanRun:
+        return GanRun.create(tmp_path / name, plan_of(*settings, **options), CPU)
 
     return make

@@ -22,71 +22,76 @@ from snngan.data import Dataset
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS
-from snngan.robustness.rule import parse_attack
+from snngan.robustness.attack_rule import parse_attack
 from snngan.training import classifier
 from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.classifier import along, calibration_error, falling, train_classifier
 from snngan.training.classifier_plan import classify_plan_from_json, make_classify_plan, parse_seeds
-from snngan.training.loop import DivergedError, LossWatch
-from snngan.training.members import InTurn, Vectorised, build_members, build_network, starts_of
-from snngan.training.runlog import ClassifierFolder, RunFolder, open_folder
+from snngan.training.divergence import DivergedError, LossMonitor
+from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble, build_ensemble, build_network, starts_of
+from snngan.training.run_folder import ClassifierRun, GanRun, open_run
 
 CPU = torch.device("cpu")
 SMALL = {"cnn": "width=4", "cnn-small": "width=4", "feedforward": "widths=16-8", "resnet15": "width=2"}
 """An option that keeps a network tiny; torchvision's have none."""
-Make = Callable[..., ClassifierFolder]
+Make = Callable[..., ClassifierRun]
 
 
 @pytest.fixture
-def labelled() -> Dataset:
+def labeled() -> Dataset:
     return bright_rows(96, 48, noise=128, bright=100)
 
 
 @pytest.fixture
-def make(tmp_path: Path, labelled: Dataset) -> Make:
-    def new(name: str, **options: Any) -> ClassifierFolder:
+def make(tmp_path: Path, labeled: Dataset) -> Make:
+    def new(name: str, **options: Any) -> ClassifierRun:
         tiny: dict[str, Any] = {
-            "dataset": labelled.name, "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.1, "steps": 6,
-            "batch_size": 24, "checkpoint_every": 2, "track_every": 1,
+            "dataset": labeled.name, "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.1, "steps": 6,
+            "batch_size": 24, "checkpoint_every": 2, "log_every": 1,
         }  # fmt: skip
-        plan = make_classify_plan(ClassifyConfig(**tiny | options), labelled)
-        return ClassifierFolder.create(tmp_path / name, plan, CPU)
+        plan = make_classify_plan(ClassifyConfig(**tiny | options), labeled)
+        return ClassifierRun.create(tmp_path / name, plan, CPU)
 
     return new
 
 
-def state_of(run: ClassifierFolder) -> dict[str, Any]:
+def state_of(run: ClassifierRun) -> dict[str, Any]:
     return load_newest(run.checkpoints, pytest.fail, holds="members")
 
 
-def metrics(run: ClassifierFolder) -> list[dict[str, float]]:
+def metrics(run: ClassifierRun) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
 RUNS = {
     "one": {"seed": 3, "temperature": "learned:1"},
-    "in-turn": {"seeds": "0:3", "ensemble": "in-turn", "temperature": "annealed:1"},
-    "vectorised": {"seeds": "0:3", "ensemble": "vectorised", "temperature": "learned:1"},
-    "batch-norm": {"seeds": "0,4", "ensemble": "vectorised", "arch": "resnet15", "set": ("width=2",)},
-    "attacked": {"seeds": "0:2", "ensemble": "in-turn", "adversary": "pgd:0.1:2", "regularizer": "triplet:0.5"},
-    "attacked-vectorised": {"seeds": "0:2", "ensemble": "vectorised", "adversary": "pgd:0.1:2"},
+    "sequential": {"seeds": "0:3", "ensemble": "sequential", "temperature": "annealed:1"},
+    "vectorized": {"seeds": "0:3", "ensemble": "vectorized", "temperature": "learned:1"},
+    "batch-norm": {"seeds": "0,4", "ensemble": "vectorized", "arch": "resnet15", "set": ("width=2",)},
+    "attacked": {
+        "seeds": "0:2",
+        "ensemble": "sequential",
+        "adversarial_training": "pgd:0.1:2",
+        "regularizer": "triplet:0.5",
+    },
+    "attacked-vectorized": {"seeds": "0:2", "ensemble": "vectorized", "adversarial_training": "pgd:0.1:2"},
     "falling": {"learning_rate": 0.1, "learning_rate_final": 0.001, "optimizer": "sgd", "alpha_final": 1.0},
 }
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labelled: Dataset, kind: str) -> None:
+def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labeled: Dataset, kind: str) -> None:
     """Stopped at step 3, then killed after step 5 with its last checkpoint at 4; an epoch is 4 batches."""
     unbroken = make("unbroken", **RUNS[kind])
-    assert train_classifier(unbroken, labelled, CPU).finished
+    assert train_classifier(unbroken, labeled, CPU).finished
     broken = make("broken", **RUNS[kind])
-    outcome = train_classifier(broken, labelled, CPU, should_stop=stop_after(3))
+    outcome = train_classifier(broken, labeled, CPU, should_stop=stop_after(3))
     assert (outcome.step, outcome.finished) == (3, False)
     torch.manual_seed(99)
-    again = ClassifierFolder.open(broken.path)
-    train_classifier(again, labelled, CPU, start=state_of(broken), should_stop=stop_after(2))
+    again = ClassifierRun.open(broken.path)
+    train_classifier(again, labeled, CPU, start=state_of(broken), should_stop=stop_after(2))
     (broken.checkpoints / "step-00000005.pt").unlink()
-    outcome = train_classifier(ClassifierFolder.open(broken.path), labelled, CPU, start=state_of(broken))
+    outcome = train_classifier(ClassifierRun.open(broken.path), labeled, CPU, start=state_of(broken))
     assert (outcome.step, outcome.finished) == (6, True)
     assert differences(state_of(unbroken), state_of(broken)) == []
     assert metrics(broken) == metrics(unbroken)
@@ -98,20 +103,20 @@ def test_a_run_stopped_and_resumed_is_the_unbroken_one(make: Make, labelled: Dat
     [
         {},
         {"alpha": 0.0},
-        {"adversary": "pgd:0.1:2"},
+        {"adversarial_training": "pgd:0.1:2"},
         {"regularizer": "triplet:0.5", "distance": "cosine"},
-        {"over_layers": "min", "alpha": 3.0},
+        {"layer_reduction": "min", "alpha": 3.0},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("arch", SMALL)
-def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str, more: dict[str, Any]) -> None:
+def test_an_ensemble_is_its_single_runs(make: Make, labeled: Dataset, arch: str, more: dict[str, Any]) -> None:
     options = {"arch": arch, "set": (SMALL[arch],), "alpha": -0.3, "steps": 3, "temperature": "learned:1", **more}
-    ensemble = make("ensemble", seeds="1,5", ensemble="vectorised", **options)
-    train_classifier(ensemble, labelled, CPU)
+    ensemble = make("ensemble", seeds="1,5", ensemble="vectorized", **options)
+    train_classifier(ensemble, labeled, CPU)
     for number, seed in enumerate((1, 5)):
         single = make(f"single-{seed}", seed=seed, **options)
-        train_classifier(single, labelled, CPU)
+        train_classifier(single, labeled, CPU)
         together = state_of(ensemble)["members"]["networks"][number]
         for name, weight in state_of(single)["members"]["networks"][0].items():
             torch.testing.assert_close(
@@ -122,13 +127,13 @@ def test_an_ensemble_is_its_single_runs(make: Make, labelled: Dataset, arch: str
                 assert metrics(ensemble)[-1][f"seed-{seed}/{tag}"] == pytest.approx(value, abs=2e-3)
 
 
-@pytest.mark.parametrize("ensemble", ["in-turn", "vectorised"])
-def test_each_network_is_trained_on_examples_made_on_itself(make: Make, labelled: Dataset, ensemble: str) -> None:
+@pytest.mark.parametrize("ensemble", ["sequential", "vectorized"])
+def test_each_network_is_trained_on_examples_made_on_itself(make: Make, labeled: Dataset, ensemble: str) -> None:
     run = make("run", seeds="0:2", ensemble=ensemble, arch="resnet15", set=("width=2",))
-    members = build_members(run.plan, CPU)
-    images = (labelled.train_images[:48].float() / 127.5 - 1).view(2, 24, 1, 8, 8)
-    assert labelled.train_labels is not None
-    labels = labelled.train_labels[:48].view(2, 24)
+    members = build_ensemble(run.plan, CPU)
+    images = (labeled.train_images[:48].float() / 127.5 - 1).view(2, 24, 1, 8, 8)
+    assert labeled.train_labels is not None
+    labels = labeled.train_labels[:48].view(2, 24)
     before = copy.deepcopy(members.state_dict())
     found = members.attacked(parse_attack("bim:0.1:3"), images, labels, 1)
     assert differences(before, members.state_dict()) == []  # weights, gradients' owners and running means
@@ -146,15 +151,22 @@ def test_each_network_is_trained_on_examples_made_on_itself(make: Make, labelled
     assert not torch.equal(first, later)
 
 
-def test_examples_make_it_robust(make: Make, labelled: Dataset) -> None:
+def test_examples_make_it_robust(make: Make, labeled: Dataset) -> None:
     attack = parse_attack("pgd:0.2:10")
-    images, labels = labelled.test_images.float() / 127.5 - 1, labelled.test_labels
+    images, labels = labeled.test_images.float() / 127.5 - 1, labeled.test_labels
     assert labels is not None
     accuracies = []
-    for adversary in (None, "pgd:0.2:3"):
-        run = make(f"run-{adversary}", steps=150, alpha=0.0, adversary=adversary, learning_rate=0.01, track_every=150)
-        train_classifier(run, labelled, CPU)
-        members = build_members(run.plan, CPU)
+    for adversarial_training in (None, "pgd:0.2:3"):
+        run = make(
+            f"run-{adversarial_training}",
+            steps=150,
+            alpha=0.0,
+            adversarial_training=adversarial_training,
+            learning_rate=0.01,
+            log_every=150,
+        )
+        train_classifier(run, labeled, CPU)
+        members = build_ensemble(run.plan, CPU)
         members.load_state_dict(state_of(run)["members"])
         (network,) = members.networks()
         moved = attack(network.eval(), images, labels, generator=torch.Generator().manual_seed(0))
@@ -162,10 +174,10 @@ def test_examples_make_it_robust(make: Make, labelled: Dataset) -> None:
     assert accuracies[1] > accuracies[0] + 0.2
 
 
-def test_the_triplet_loss_takes_the_place_of_entanglement(make: Make, labelled: Dataset) -> None:
+def test_the_triplet_loss_takes_the_place_of_entanglement(make: Make, labeled: Dataset) -> None:
     run = make("run", regularizer="triplet:0.5", distance="cosine", alpha=-0.3)
-    members = build_members(run.plan, CPU)
-    images, labels = labelled.train_images[:24].float() / 127.5 - 1, labelled.train_labels
+    members = build_ensemble(run.plan, CPU)
+    images, labels = labeled.train_images[:24].float() / 127.5 - 1, labeled.train_labels
     assert labels is not None
     loss, cross_entropy = members.backward(images[None], labels[None, :24], -0.3)
     (network,) = members.networks()
@@ -174,13 +186,13 @@ def test_the_triplet_loss_takes_the_place_of_entanglement(make: Make, labelled: 
     torch.testing.assert_close(loss - cross_entropy, -0.3 * by_hand[None])
 
 
-@pytest.mark.parametrize("ensemble", ["in-turn", "vectorised"])
-def test_the_lowest_layer_s_entanglement_alone_may_count(make: Make, labelled: Dataset, ensemble: str) -> None:
-    run = make("run", seeds="0:2", ensemble=ensemble, temperature="absolute:1", over_layers="min")
-    members = build_members(run.plan, CPU)
-    assert labelled.train_labels is not None
-    images = (labelled.train_images[:48].float() / 127.5 - 1).view(2, 24, 1, 8, 8)
-    labels = labelled.train_labels[:48].view(2, 24)
+@pytest.mark.parametrize("ensemble", ["sequential", "vectorized"])
+def test_the_lowest_layer_s_entanglement_alone_may_count(make: Make, labeled: Dataset, ensemble: str) -> None:
+    run = make("run", seeds="0:2", ensemble=ensemble, temperature="absolute:1", layer_reduction="min")
+    members = build_ensemble(run.plan, CPU)
+    assert labeled.train_labels is not None
+    images = (labeled.train_images[:48].float() / 127.5 - 1).view(2, 24, 1, 8, 8)
+    labels = labeled.train_labels[:48].view(2, 24)
     losses, cross_entropies = members.backward(images, labels, 2.0)
     for number, network in enumerate(members.networks()):
         hidden = network[1](network[0](images[number]))
@@ -188,9 +200,9 @@ def test_the_lowest_layer_s_entanglement_alone_may_count(make: Make, labelled: D
         torch.testing.assert_close(losses[number] - cross_entropies[number], 2 * torch.stack(values).min())
 
 
-def test_the_members_of_an_ensemble_differ(make: Make, labelled: Dataset) -> None:
-    run = make("run", seeds="0:2", ensemble="vectorised")
-    train_classifier(run, labelled, CPU)
+def test_the_members_of_an_ensemble_differ(make: Make, labeled: Dataset) -> None:
+    run = make("run", seeds="0:2", ensemble="vectorized")
+    train_classifier(run, labeled, CPU)
     first, second = state_of(run)["members"]["networks"]
     assert differences(first, second)
     last = metrics(run)[-1]
@@ -200,10 +212,10 @@ def test_the_members_of_an_ensemble_differ(make: Make, labelled: Dataset) -> Non
 
 
 @pytest.mark.parametrize("arch", CLASSIFIERS.names())
-def test_every_classifier_trains_and_its_hidden_layers_are_read(make: Make, labelled: Dataset, arch: str) -> None:
+def test_every_classifier_trains_and_its_hidden_layers_are_read(make: Make, labeled: Dataset, arch: str) -> None:
     run = make("run", arch=arch, set=(SMALL[arch],) if arch in SMALL else (), steps=1)
-    train_classifier(run, labelled, CPU)
-    fresh = build_members(run.plan, CPU).state_dict()["networks"][0]
+    train_classifier(run, labeled, CPU)
+    fresh = build_ensemble(run.plan, CPU).state_dict()["networks"][0]
     trained = state_of(run)["members"]["networks"][0]
     weights = [name for name, _ in build_network(run.plan, 0).named_parameters()]
     unmoved = [name for name in weights if torch.equal(fresh[name], trained[name])]
@@ -214,106 +226,104 @@ def test_every_classifier_trains_and_its_hidden_layers_are_read(make: Make, labe
         assert {f"accuracy/{half}", f"cross_entropy/{half}", f"calibration_error/{half}"} <= last.keys()
 
 
-def test_it_learns_and_the_readings_are_right(make: Make, labelled: Dataset) -> None:
-    run = make("run", steps=150, track_every=150, learning_rate=0.01, checkpoint_every=150)
-    outcome = train_classifier(run, labelled, CPU)
+def test_it_learns_and_the_readings_are_right(make: Make, labeled: Dataset) -> None:
+    run = make("run", steps=150, log_every=150, learning_rate=0.01, checkpoint_every=150)
+    outcome = train_classifier(run, labeled, CPU)
     assert outcome.scalars["accuracy/test"] > 0.95
-    network = build_members(run.plan, CPU)
+    network = build_ensemble(run.plan, CPU)
     network.load_state_dict(state_of(run)["members"])
     (net,) = network.networks()
-    images = labelled.test_images.float() / 127.5 - 1
-    assert labelled.test_labels is not None
+    images = labeled.test_images.float() / 127.5 - 1
+    assert labeled.test_labels is not None
     with torch.no_grad():
         hidden = net.eval()[1](net[0](images))
         logits = net(images)
-    value = soft_nearest_neighbor_loss(hidden, labelled.test_labels, "optimal")
+    value = soft_nearest_neighbor_loss(hidden, labeled.test_labels, "optimal")
     assert outcome.scalars["entanglement/test/fc1"] == pytest.approx(float(value), rel=1e-4)
-    assert outcome.scalars["cross_entropy/test"] == pytest.approx(float(F.cross_entropy(logits, labelled.test_labels)))
-    right = (logits.argmax(1) == labelled.test_labels).double().mean()
+    assert outcome.scalars["cross_entropy/test"] == pytest.approx(float(F.cross_entropy(logits, labeled.test_labels)))
+    right = (logits.argmax(1) == labeled.test_labels).double().mean()
     assert outcome.scalars["accuracy/test"] == pytest.approx(float(right))
     with torch.no_grad():
-        logits = net(labelled.train_images.float() / 127.5 - 1)
-    assert labelled.train_labels is not None
-    assert outcome.scalars["cross_entropy/train"] == pytest.approx(
-        float(F.cross_entropy(logits, labelled.train_labels))
-    )
+        logits = net(labeled.train_images.float() / 127.5 - 1)
+    assert labeled.train_labels is not None
+    assert outcome.scalars["cross_entropy/train"] == pytest.approx(float(F.cross_entropy(logits, labeled.train_labels)))
 
 
 @pytest.mark.parametrize(("every", "losses"), [(1, range(1, 11)), (4, (4, 5, 6, 8, 10))])
 def test_only_what_is_measured_at_a_step_is_reported(
-    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, losses: list[int]
+    make: Make, labeled: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, losses: list[int]
 ) -> None:
     """Losses at each step or, as on a GPU, now and then and where something is read or saved."""
-    monkeypatch.setattr(classifier, "LossWatch", lambda check_every, explain: LossWatch(every, explain))
-    run = make("run", seeds="0:2", steps=10, track_every=5, checkpoint_every=6)
+    monkeypatch.setattr(classifier, "LossMonitor", lambda check_every, explain: LossMonitor(every, explain))
+    run = make("run", seeds="0:2", steps=10, log_every=5, checkpoint_every=6)
     reported: dict[int, dict[str, float]] = {}
 
     def note(step: int, measured: dict[str, float]) -> None:
         reported[step] = dict(measured)
 
-    train_classifier(run, labelled, CPU, report=note)
+    train_classifier(run, labeled, CPU, report=note)
     assert list(reported) == list(range(1, 11))
     assert [step for step in reported if "loss/classifier" in reported[step]] == list(losses)
     assert [step for step in reported if "accuracy/test" in reported[step]] == [5, 10]
     for row in metrics(run)[1:]:
         assert reported[int(row["step"])] | {"step": row["step"]} == row
     run.set_steps(12)
-    train_classifier(run, labelled, CPU, start=load_newest(run.checkpoints, holds="members"), report=note)
+    train_classifier(run, labeled, CPU, start=load_newest(run.checkpoints, holds="members"), report=note)
     assert "accuracy/test" not in reported[11]
     assert ("loss/classifier" in reported[11]) == (every == 1)
 
 
-def test_what_is_read_is_the_same_in_every_run(make: Make, labelled: Dataset) -> None:
+def test_what_is_read_is_the_same_in_every_run(make: Make, labeled: Dataset) -> None:
     together, alone = make("together", seeds="1,5", steps=1), make("alone", seed=5, steps=1)
     for run in (together, alone):
-        train_classifier(run, labelled, CPU)
+        train_classifier(run, labeled, CPU)
     for tag, value in metrics(alone)[0].items():
         if tag != "step":
             assert metrics(together)[0][f"seed-5/{tag}"] == pytest.approx(value, rel=1e-6)
 
 
 def test_alpha_and_rate_are_those_of_the_schedule_and_stay_at_its_end(
-    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
+    make: Make, labeled: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[float, float]] = []
-    backward = InTurn.backward
+    backward = SequentialEnsemble.backward
 
-    def noted(members: InTurn, images: Any, labels: Any, alpha: float) -> Any:
+    def noted(members: SequentialEnsemble, images: Any, labels: Any, alpha: float) -> Any:
         seen.append((alpha, members.optimizer.param_groups[0]["lr"]))
         return backward(members, images, labels, alpha)
 
-    monkeypatch.setattr(InTurn, "backward", noted)
+    monkeypatch.setattr(SequentialEnsemble, "backward", noted)
     run = make("run", steps=3, alpha=-0.3, alpha_final=0.1, learning_rate=0.4, learning_rate_final=0.004)
-    train_classifier(run, labelled, CPU)
-    again = ClassifierFolder.open(run.path)
+    train_classifier(run, labeled, CPU)
+    again = ClassifierRun.open(run.path)
     again.set_steps(5)
-    train_classifier(again, labelled, CPU, start=state_of(run))
+    train_classifier(again, labeled, CPU, start=state_of(run))
     whole = [(-0.3, 0.4), (-0.1, 0.04), (0.1, 0.004), (0.1, 0.004), (0.1, 0.004)]
     torch.testing.assert_close(torch.tensor(seen), torch.tensor(whole))
 
 
-def test_bf16_is_near_fp32_and_not_it(make: Make, labelled: Dataset) -> None:
+def test_bf16_is_near_fp32_and_not_it(make: Make, labeled: Dataset) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
-        members = build_members(make(precision, precision=precision).plan, CPU)
-        images = labelled.train_images[None, :24].float() / 127.5 - 1
-        assert labelled.train_labels is not None
-        losses.append(members.backward(images, labelled.train_labels[None, :24], -0.1)[0].item())
+        members = build_ensemble(make(precision, precision=precision).plan, CPU)
+        images = labeled.train_images[None, :24].float() / 127.5 - 1
+        assert labeled.train_labels is not None
+        losses.append(members.backward(images, labeled.train_labels[None, :24], -0.1)[0].item())
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]
 
 
-def test_vectorised_layers_are_taken_before_anything_writes_over_them(labelled: Dataset) -> None:
+def test_vectorized_layers_are_taken_before_anything_writes_over_them(labeled: Dataset) -> None:
     """resnet18 has in-place ReLUs behind its batch norms."""
     values = []
-    for ensemble in ("in-turn", "vectorised"):
+    for ensemble in ("sequential", "vectorized"):
         config = ClassifyConfig(
-            dataset=labelled.name, arch="resnet18", layers="bn1", seeds="0,1", ensemble=ensemble, batch_size=24
+            dataset=labeled.name, arch="resnet18", layers="bn1", seeds="0,1", ensemble=ensemble, batch_size=24
         )
-        members = build_members(make_classify_plan(config, labelled), CPU)
-        images = labelled.train_images[:24].float() / 127.5 - 1
-        assert labelled.train_labels is not None
-        values.append(members.entanglement(images, labelled.train_labels[:24])["bn1"])
+        members = build_ensemble(make_classify_plan(config, labeled), CPU)
+        images = labeled.train_images[:24].float() / 127.5 - 1
+        assert labeled.train_labels is not None
+        values.append(members.entanglement(images, labeled.train_labels[:24])["bn1"])
     torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-5)
 
 
@@ -335,20 +345,20 @@ def test_a_plan_no_user_could_have_made_is_refused(make: Make, name: str, value:
     values = json.loads(json.dumps(dataclasses.asdict(make("run").plan)))
     assert classify_plan_from_json(values).layers == ("fc1", "fc2")
     with pytest.raises(ValueError, match=name):
-        classify_plan_from_json(values | {"adversary" if name == "attack" else name: value})
+        classify_plan_from_json(values | {"adversarial_training" if name == "attack" else name: value})
 
 
-def test_a_run_from_before_adversaries_and_triplets_goes_on(make: Make, labelled: Dataset) -> None:
+def test_a_run_from_before_adversaries_and_triplets_goes_on(make: Make, labeled: Dataset) -> None:
     run = make("run")
-    train_classifier(run, labelled, CPU, should_stop=stop_after(3))
+    train_classifier(run, labeled, CPU, should_stop=stop_after(3))
     path = run.path / "config.json"
     config = json.loads(path.read_text())
     assert config["plan"].pop("regularizer") == "snnl"
-    assert config["plan"].pop("adversary") is None
+    assert config["plan"].pop("adversarial_training") is None
     path.write_text(json.dumps(config))
-    again = ClassifierFolder.open(run.path)
+    again = ClassifierRun.open(run.path)
     assert again.plan == run.plan
-    assert train_classifier(again, labelled, CPU, start=state_of(run)).finished
+    assert train_classifier(again, labeled, CPU, start=state_of(run)).finished
 
 
 def test_alpha_and_learning_rate_on_their_way() -> None:
@@ -367,9 +377,9 @@ def test_calibration_error() -> None:
     assert float(calibration_error(mixed, torch.tensor([0, 1]))) == pytest.approx(0.6, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", [InTurn, Vectorised])
+@pytest.mark.parametrize("kind", [SequentialEnsemble, VectorizedEnsemble])
 def test_a_loss_that_is_not_finite_ends_the_run(
-    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch, kind: type
+    make: Make, labeled: Dataset, monkeypatch: pytest.MonkeyPatch, kind: type
 ) -> None:
     calls, sound = 0, kind.backward
 
@@ -380,40 +390,38 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         return losses * torch.tensor([1, math.nan if calls == 5 else 1]), cross_entropies
 
     monkeypatch.setattr(kind, "backward", backward)
-    run = make("run", seeds="0:2", ensemble="in-turn" if kind is InTurn else "vectorised")
+    run = make("run", seeds="0:2", ensemble="sequential" if kind is SequentialEnsemble else "vectorized")
     with pytest.raises(DivergedError, match="step 5: the network of seed 1's loss is nan; all weights are finite"):
-        train_classifier(run, labelled, CPU)
+        train_classifier(run, labeled, CPU)
     assert state_of(run)["step"] == 4
 
 
-def test_weights_that_are_not_finite_end_the_run(
-    make: Make, labelled: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make("run", seeds="0:2", ensemble="vectorised", learning_rate=1.0)
+def test_weights_that_are_not_finite_end_the_run(make: Make, labeled: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make("run", seeds="0:2", ensemble="vectorized", learning_rate=1.0)
     monkeypatch.setattr("snngan.training.classifier.falling", lambda *_: math.inf)
     with pytest.raises(DivergedError, match=r"step 1: \d+ of the \d+ values of the network of seed 0's .* are not"):
-        train_classifier(run, labelled, CPU)
+        train_classifier(run, labeled, CPU)
 
 
-def test_other_data_and_other_networks_are_refused(make: Make, labelled: Dataset) -> None:
+def test_other_data_and_other_networks_are_refused(make: Make, labeled: Dataset) -> None:
     run = make("run")
-    train_classifier(run, labelled, CPU)
-    assert labelled.train_labels is not None
-    relabelled = dataclasses.replace(labelled, train_labels=labelled.train_labels.flip(0))
+    train_classifier(run, labeled, CPU)
+    assert labeled.train_labels is not None
+    relabeled = dataclasses.replace(labeled, train_labels=labeled.train_labels.flip(0))
     with pytest.raises(ValueError, match="and their labels are not the ones the run was started with"):
-        train_classifier(run, relabelled, CPU, start=state_of(run))
+        train_classifier(run, relabeled, CPU, start=state_of(run))
     with pytest.raises(CheckpointError, match="it is not of 2 networks"):
-        train_classifier(make("two", seeds="0:2"), labelled, CPU, start=state_of(run))
+        train_classifier(make("two", seeds="0:2"), labeled, CPU, start=state_of(run))
     with pytest.raises(CheckpointError, match="its network is another"):
-        train_classifier(make("wide", set=("widths=32",)), labelled, CPU, start=state_of(run))
+        train_classifier(make("wide", set=("widths=32",)), labeled, CPU, start=state_of(run))
 
 
 def test_folders_of_two_kinds(make: Make) -> None:
     run = make("run")
-    assert isinstance(open_folder(run.path), ClassifierFolder)
-    assert ClassifierFolder.open(run.path).plan == run.plan
+    assert isinstance(open_run(run.path), ClassifierRun)
+    assert ClassifierRun.open(run.path).plan == run.plan
     with pytest.raises(ValueError, match="is the run of a classifier; this takes a generator's"):
-        RunFolder.open(run.path)
+        GanRun.open(run.path)
 
 
 @pytest.mark.parametrize(
@@ -438,13 +446,13 @@ def test_what_a_plan_refuses(make: Make, options: dict[str, Any], message: str) 
         make("run", **options)
 
 
-def test_data_without_labels_are_refused(labelled: Dataset) -> None:
+def test_data_without_labels_are_refused(labeled: Dataset) -> None:
     config = ClassifyConfig()
     for wrong, message in (
-        (dataclasses.replace(labelled, train_labels=None), "has no labels"),
-        (dataclasses.replace(labelled, test_labels=None), "has no labels"),
-        (dataclasses.replace(labelled, train_labels=torch.zeros(96, dtype=torch.int64)), "of 2 classes or more"),
-        (dataclasses.replace(labelled, train_labels=torch.arange(96) + 10**12), "number the classes from 0 on"),
+        (dataclasses.replace(labeled, train_labels=None), "has no labels"),
+        (dataclasses.replace(labeled, test_labels=None), "has no labels"),
+        (dataclasses.replace(labeled, train_labels=torch.zeros(96, dtype=torch.int64)), "of 2 classes or more"),
+        (dataclasses.replace(labeled, train_labels=torch.arange(96) + 10**12), "number the classes from 0 on"),
     ):
         with pytest.raises(ValueError, match=message):
             make_classify_plan(config, wrong)
@@ -468,17 +476,17 @@ def test_small_images_are_refused_in_words() -> None:
     assert math.prod(CLASSIFIERS["feedforward"]().network((1, 1, 2), 3)(torch.zeros(5, 1, 1, 2)).shape) == 15
 
 
-@pytest.mark.parametrize("first", ["in-turn", "vectorised"])
-def test_an_ensemble_goes_on_in_turn_or_vectorised(make: Make, labelled: Dataset, first: str) -> None:
-    """Each network's optimiser counts its own steps."""
-    second = {"in-turn": "vectorised", "vectorised": "in-turn"}[first]
+@pytest.mark.parametrize("first", ["sequential", "vectorized"])
+def test_an_ensemble_goes_on_in_turn_or_vectorized(make: Make, labeled: Dataset, first: str) -> None:
+    """Each network's optimizer counts its own steps."""
+    second = {"sequential": "vectorized", "vectorized": "sequential"}[first]
     options: dict[str, Any] = {"seeds": "0:3", "alpha": 0.0, "steps": 3}
     start = make("start", ensemble=first, **options)
-    train_classifier(start, labelled, CPU)
+    train_classifier(start, labeled, CPU)
     found = []
     for ensemble in (first, second):
         run = make(f"on-{ensemble}", **options | {"steps": 6, "ensemble": ensemble})
-        train_classifier(run, labelled, CPU, start=state_of(start))
+        train_classifier(run, labeled, CPU, start=state_of(start))
         found.append(state_of(run)["members"])
     assert found[0]["optimizer"]["state"].keys() == found[1]["optimizer"]["state"].keys()
     for state in found:

@@ -17,11 +17,11 @@ from reference.ranks import CASES, CPU, digits, new_run, train
 from reference.states import differences
 
 from snngan.data import Dataset
-from snngan.losses.pairs import DENSE_UP_TO
+from snngan.losses.pairwise import DENSE_UP_TO
 from snngan.training.checkpoint import checkpoint_paths, load_newest
-from snngan.training.members import build_members
+from snngan.training.ensemble import build_ensemble
 from snngan.training.players import build_players
-from snngan.training.runlog import RunFolder, open_folder
+from snngan.training.run_folder import GanRun, open_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCRIPT = Path(__file__).parents[1] / "reference" / "ranks.py"
@@ -59,18 +59,18 @@ def test_ranks_that_do_not_see_the_same_are_refused(tmp_path: Path, dataset: Dat
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    run = open_folder(path)
-    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, RunFolder) else "members")
+    run = open_run(path)
+    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, GanRun) else "members")
 
 
 def put_out(run: Any, state: dict[str, Any]) -> torch.Tensor:
     """Return samples of the averaged generator, or the classifiers' logits, by the networks of a checkpoint."""
     noise = torch.Generator().manual_seed(0)
-    if isinstance(run, RunFolder):
+    if isinstance(run, GanRun):
         players = build_players(run.plan, CPU)
         players.load_state_dict(state["players"])
         return players.sample(torch.randn(8, players.latent_dim, generator=noise))
-    members = build_members(run.plan, CPU)
+    members = build_ensemble(run.plan, CPU)
     members.load_state_dict(state["members"])
     return members.logits(2 * torch.rand(8, *run.plan.image_shape, generator=noise) - 1)
 
@@ -132,7 +132,7 @@ def test_checkpoints_are_interchangeable(tmp_path: Path, dataset: Dataset) -> No
     on_two(tmp_path / "first-two", 3, names)
     on_two(tmp_path / "second-two", 6, names)
     for name in names:
-        run = open_folder(tmp_path / "first-two" / name)
+        run = open_run(tmp_path / "first-two" / name)
         run.set_steps(6)
         train(run, dataset, state_of(run.path))
         whole = state_of(tmp_path / "whole" / name)

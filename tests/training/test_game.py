@@ -27,7 +27,7 @@ from snngan.training.gan import train_gan
 from snngan.training.optimizers import make_optimizer
 from snngan.training.plan import check_config, make_plan
 from snngan.training.players import build_players
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 GAMES = [
@@ -161,7 +161,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_compiled_run_is_the_plain_one(
-    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states, calls = [], []
     monkeypatch.setattr("snngan.training.game.compiled", lambda network: calls.append(network) or compiled(network))
@@ -176,7 +176,7 @@ def test_a_compiled_run_is_the_plain_one(
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
-def test_an_optimiser_counts_steps_where_its_weights_are(name: str) -> None:
+def test_an_optimizer_counts_steps_where_its_weights_are(name: str) -> None:
     """A checkpoint of a GPU's run says to count on the GPU: on a CPU, that is wrong."""
     weights = [torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)]
     first, second = (make_optimizer(name, [each], 0.1) for each in weights)
@@ -191,7 +191,7 @@ def test_an_optimiser_counts_steps_where_its_weights_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "rmsprop"])
-def test_an_optimiser_goes_on_whatever_the_layout_of_its_weights(name: str) -> None:
+def test_an_optimizer_goes_on_whatever_the_layout_of_its_weights(name: str) -> None:
     """Fused Adam goes through memory as it lies."""
     start, gradients = torch.randn(4, 3, 5, 5), torch.randn(3, 4, 3, 5, 5)
     found = []
@@ -225,13 +225,11 @@ def test_channels_last_is_the_same_game(
 ) -> None:
     """As networks lie on a GPU in bf16 and TF32."""
     images = torch.randint(0, 256, (80, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    data, losses = Dataset("colours", images[:64], None, images[64:], None), []
+    data, losses = Dataset("colors", images[:64], None, images[64:], None), []
     for layout in (torch.contiguous_format, torch.channels_last):
         monkeypatch.setattr(players_module, "preferred_layout", lambda device, precision, own=layout: own)
-        config = TrainConfig(
-            objective=objective, arch=arch, dataset="colours", batch_size=16, steps=2, set=("width=8",)
-        )
-        run = RunFolder.create(tmp_path / str(layout), make_plan(config, data), CPU)
+        config = TrainConfig(objective=objective, arch=arch, dataset="colors", batch_size=16, steps=2, set=("width=8",))
+        run = GanRun.create(tmp_path / str(layout), make_plan(config, data), CPU)
         losses.append({tag: value for tag, value in train_gan(run, data, CPU).scalars.items() if "loss/" in tag})
     weights = [each for each in build_players(run.plan, CPU).generator.parameters() if each.dim() == 4]
     assert any(not each.is_contiguous() for each in weights)
@@ -251,7 +249,7 @@ def test_where_channels_lie_last(device: str, precision: str, last: bool) -> Non
 @ON_GAMES
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_graph_is_the_plain_steps(
-    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch,
+    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch,
     objective: str, settings: tuple[str, ...], precision: str,
 ) -> None:  # fmt: skip
     """Three plain steps, four replayed, the random points of a gradient penalty among them."""
@@ -300,15 +298,15 @@ def test_a_graph_of_convolutions_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, objective: str, precision: str
 ) -> None:
     """And of the Triton loss, which takes over past so many points."""
-    monkeypatch.setattr("snngan.losses.pairs.DENSE_UP_TO", 8)
+    monkeypatch.setattr("snngan.losses.pairwise.DENSE_UP_TO", 8)
     cuda, losses = torch.device("cuda"), []
     images = torch.randint(0, 256, (80, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    data = Dataset("colours", images[:64], None, images[64:], None)
+    data = Dataset("colors", images[:64], None, images[64:], None)
     for graph in (False, True):
         config = TrainConfig(
-            objective=objective, arch=arch, dataset="colours", batch_size=16, steps=6, set=("width=8",),
+            objective=objective, arch=arch, dataset="colors", batch_size=16, steps=6, set=("width=8",),
             precision=precision, cuda_graph=graph,
         )  # fmt: skip
-        run = RunFolder.create(tmp_path / str(graph), make_plan(config, data), cuda)
+        run = GanRun.create(tmp_path / str(graph), make_plan(config, data), cuda)
         losses.append({tag: value for tag, value in train_gan(run, data, cuda).scalars.items() if "loss/" in tag})
     assert losses[1] == pytest.approx(losses[0], rel=2e-2 if precision == "fp32" else 0.2, abs=1e-2)

@@ -21,10 +21,10 @@ from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES, NonSaturating, PixelEntanglement
 from snngan.training import gan
 from snngan.training.checkpoint import CheckpointError, load_newest
+from snngan.training.divergence import DivergedError, LossMonitor, check_weights
 from snngan.training.gan import Gauge, networks_of, remembered_by, train_gan
-from snngan.training.loop import DivergedError, LossWatch, check_weights
 from snngan.training.players import build_players
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 CPU = torch.device("cpu")
 GAMES = [(name, ()) for name in OBJECTIVES.names()] + [
@@ -40,17 +40,17 @@ ON_GAMES = pytest.mark.parametrize(
 )
 
 
-def state_of(run: RunFolder) -> dict[str, Any]:
+def state_of(run: GanRun) -> dict[str, Any]:
     return load_newest(run.checkpoints, pytest.fail)
 
 
-def metrics(run: RunFolder) -> list[dict[str, float]]:
+def metrics(run: GanRun) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
 @ON_GAMES
 def test_a_run_stopped_and_resumed_is_the_unbroken_one(
-    run_of: Callable[..., RunFolder], dataset: Dataset, objective: str, settings: tuple[str, ...]
+    run_of: Callable[..., GanRun], dataset: Dataset, objective: str, settings: tuple[str, ...]
 ) -> None:
     """Stopped at step 3, then killed after step 5 with its last checkpoint at 4; an epoch is 4 batches."""
     unbroken = run_of("unbroken", *settings, objective=objective, steps=7)
@@ -59,12 +59,10 @@ def test_a_run_stopped_and_resumed_is_the_unbroken_one(
     outcome = train_gan(broken, dataset, CPU, should_stop=stop_after(3))
     assert (outcome.step, outcome.finished) == (3, False)
     torch.manual_seed(99)  # another process has other global generators
-    train_gan(
-        RunFolder.open(broken.path), dataset, CPU, start=load_newest(broken.checkpoints), should_stop=stop_after(2)
-    )
+    train_gan(GanRun.open(broken.path), dataset, CPU, start=load_newest(broken.checkpoints), should_stop=stop_after(2))
     (broken.checkpoints / "step-00000005.pt").unlink()
     torch.manual_seed(98)
-    outcome = train_gan(RunFolder.open(broken.path), dataset, CPU, start=load_newest(broken.checkpoints))
+    outcome = train_gan(GanRun.open(broken.path), dataset, CPU, start=load_newest(broken.checkpoints))
     assert (outcome.step, outcome.finished) == (7, True)
     assert state_of(unbroken)["step"] == 7
     assert differences(state_of(unbroken), state_of(broken)) == []
@@ -74,7 +72,7 @@ def test_a_run_stopped_and_resumed_is_the_unbroken_one(
         assert (broken.samples / picture.name).read_bytes() == picture.read_bytes()
 
 
-def test_the_states_of_other_runs_differ(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_the_states_of_other_runs_differ(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     """The comparison above sees what it should."""
     states = []
     for name, options in {"a": {}, "b": {"seed": 1}, "c": {"steps": 5}}.items():
@@ -88,9 +86,7 @@ def test_the_states_of_other_runs_differ(run_of: Callable[..., RunFolder], datas
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
-def test_every_network_that_takes_part_learns(
-    run_of: Callable[..., RunFolder], dataset: Dataset, objective: str
-) -> None:
+def test_every_network_that_takes_part_learns(run_of: Callable[..., GanRun], dataset: Dataset, objective: str) -> None:
     run = run_of("run", objective=objective, steps=2)
     train_gan(run, dataset, CPU)
     fresh, trained = build_players(run.plan, CPU).state_dict(), state_of(run)["players"]
@@ -98,17 +94,17 @@ def test_every_network_that_takes_part_learns(
         assert differences(fresh[network], trained[network])
 
 
-def test_more_steps(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_more_steps(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     long, short = run_of("long", objective="hinge", steps=6), run_of("short", objective="hinge", steps=4)
     train_gan(long, dataset, CPU)
     train_gan(short, dataset, CPU)
-    again = RunFolder.open(short.path)
+    again = GanRun.open(short.path)
     again.set_steps(6)
     train_gan(again, dataset, CPU, start=load_newest(again.checkpoints))
     assert differences(state_of(long), state_of(short)) == []
 
 
-def test_resuming_needs_a_checkpoint_and_the_same_data(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_resuming_needs_a_checkpoint_and_the_same_data(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         load_newest(run_of("new").checkpoints)
     run = run_of("run")
@@ -121,8 +117,8 @@ def test_resuming_needs_a_checkpoint_and_the_same_data(run_of: Callable[..., Run
             train_gan(run, changed, CPU, start=load_newest(run.checkpoints))
 
 
-def test_the_intervals(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
-    run = run_of("run", steps=7, track_every=3, sample_every=4, checkpoint_every=5)
+def test_the_intervals(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
+    run = run_of("run", steps=7, log_every=3, sample_every=4, checkpoint_every=5)
     reported: list[int] = []
     outcome = train_gan(run, dataset, CPU, report=lambda step, measured: reported.append(step))
     assert reported == list(range(1, 8))
@@ -135,11 +131,11 @@ def test_the_intervals(run_of: Callable[..., RunFolder], dataset: Dataset) -> No
 
 @pytest.mark.parametrize(("every", "losses"), [(1, range(1, 11)), (4, (4, 5, 6, 8, 10))])
 def test_only_what_is_measured_at_a_step_is_reported(
-    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, losses: list[int]
+    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, losses: list[int]
 ) -> None:
     """Losses at each step or, as on a GPU, now and then and where something is read or written."""
-    monkeypatch.setattr(gan, "LossWatch", lambda check_every, explain: LossWatch(every, explain))
-    run = run_of("run", objective="gan", steps=10, track_every=5, sample_every=6, checkpoint_every=100)
+    monkeypatch.setattr(gan, "LossMonitor", lambda check_every, explain: LossMonitor(every, explain))
+    run = run_of("run", objective="gan", steps=10, log_every=5, sample_every=6, checkpoint_every=100)
     reported: dict[int, dict[str, float]] = {}
 
     def note(step: int, measured: dict[str, float]) -> None:
@@ -157,14 +153,14 @@ def test_only_what_is_measured_at_a_step_is_reported(
     assert ("loss/generator" in reported[11]) == (every == 1)
 
 
-def test_a_stop_at_the_last_step_is_an_end(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_a_stop_at_the_last_step_is_an_end(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     assert train_gan(run_of("run", steps=3), dataset, CPU, should_stop=stop_after(3)).finished
 
 
 @pytest.mark.parametrize("player", ["generator", "discriminator"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(
-    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, player: str, value: float
+    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, player: str, value: float
 ) -> None:
     run = run_of("run", objective="gan", steps=20)
     normal, calls = getattr(NonSaturating, f"{player}_loss"), []
@@ -182,11 +178,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert state["step"] == 4
     assert all(bool(part.isfinite().all()) for part in state["players"]["generator"].values())
     assert [line["step"] for line in metrics(run)] == [0, 1, 2, 3, 4]
-    assert train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints)).finished
+    assert train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints)).finished
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
-    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of("run", steps=20)
     normal, calls = PixelEntanglement.generator_loss, []
@@ -214,7 +210,7 @@ def test_weights_that_are_not_finite_are_named(plan_of: Callable[..., Plan], nam
 
 
 def test_the_watch_remembers_until_it_is_asked() -> None:
-    watch = LossWatch(check_every=50)
+    watch = LossMonitor(check_every=50)
     watch.note(1, "generator", torch.tensor(1.5))
     watch.note(2, "generator", torch.tensor(2.5))
     watch.note(2, "discriminator", torch.tensor(0.5, requires_grad=True))
@@ -244,7 +240,7 @@ def everything(players: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("objective", ["snnl-pixel", "gan", "snnl-projected", "mmd"])
 def test_readings_change_nothing_and_repeat(
-    plan_of: Callable[..., Plan], run_of: Callable[..., RunFolder], dataset: Dataset, objective: str
+    plan_of: Callable[..., Plan], run_of: Callable[..., GanRun], dataset: Dataset, objective: str
 ) -> None:
     norms = [] if objective == "snnl-pixel" else ["spectral_norm=true", "discriminator_norm=batch"]
     plan = plan_of("generator_norm=batch", *norms, objective=objective)
@@ -285,7 +281,7 @@ def test_a_reading_is_the_entanglement_of_held_out_and_synthetic_images(
 
 
 @pytest.mark.parametrize("objective", ["snnl-pixel", "snnl-projected"])
-def test_points_of_the_plane(run_of: Callable[..., RunFolder], points: Dataset, objective: str) -> None:
+def test_points_of_the_plane(run_of: Callable[..., GanRun], points: Dataset, objective: str) -> None:
     run = run_of("run", objective=objective, data=points, steps=2)
     assert train_gan(run, points, CPU).finished
     assert (run.samples / "step-00000002.png").exists()
@@ -296,7 +292,7 @@ def test_points_of_the_plane(run_of: Callable[..., RunFolder], points: Dataset, 
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_run_on_cuda_goes_on_from_its_checkpoint(
-    run_of: Callable[..., RunFolder], dataset: Dataset, objective: str, precision: str
+    run_of: Callable[..., GanRun], dataset: Dataset, objective: str, precision: str
 ) -> None:
     cuda = torch.device("cuda")
     run = run_of("run", objective=objective, precision=precision, steps=6)
@@ -304,12 +300,12 @@ def test_a_run_on_cuda_goes_on_from_its_checkpoint(
     assert state_of(run)["step"] == 3
     start = load_newest(run.checkpoints)
     for device in (CPU, cuda):
-        assert train_gan(RunFolder.open(run.path), dataset, device, start=start).finished
+        assert train_gan(GanRun.open(run.path), dataset, device, start=start).finished
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp32"])
 def test_convolutions_and_products_share_one_precision(
-    run_of: Callable[..., RunFolder], dataset: Dataset, precision: str
+    run_of: Callable[..., GanRun], dataset: Dataset, precision: str
 ) -> None:
     before = torch.backends.cudnn.allow_tf32
     try:
@@ -323,7 +319,7 @@ def test_convolutions_and_products_share_one_precision(
 
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
 def test_in_bf16_losses_and_weights_stay_float32(
-    run_of: Callable[..., RunFolder], dataset: Dataset, objective: str
+    run_of: Callable[..., GanRun], dataset: Dataset, objective: str
 ) -> None:
     run = run_of("run", objective=objective, precision="bf16", steps=2)
     losses = {name: value for name, value in train_gan(run, dataset, CPU).scalars.items() if name.startswith("loss/")}

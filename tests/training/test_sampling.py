@@ -13,7 +13,7 @@ from snngan.data import Dataset
 from snngan.training.checkpoint import CheckpointError, load_newest
 from snngan.training.gan import train_gan
 from snngan.training.players import build_players
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 from snngan.training.sampling import CHUNK, draw, plane, sample_images
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_a_plane_is_of_typical_length_throughout(latent_dim: int) -> None:
         assert_close(latents.norm(dim=1), torch.full((25,), latent_dim**0.5))
 
 
-def test_neighbours_on_a_plane_are_near_and_its_corners_are_not() -> None:
+def test_neighbors_on_a_plane_are_near_and_its_corners_are_not() -> None:
     grid = plane(64, 9, seed=0).view(9, 9, 64)
     right, down = grid.diff(dim=1).norm(dim=2), grid.diff(dim=0).norm(dim=2)
     across = (grid[0, 0] - grid[8, 8]).norm()
@@ -56,7 +56,7 @@ def test_neighbours_on_a_plane_are_near_and_its_corners_are_not() -> None:
     assert down.min() > 0
 
 
-def test_the_average_is_what_is_sampled_from(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_the_average_is_what_is_sampled_from(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     run = run_of("run", objective="gan")
     train_gan(run, dataset, CPU)
     before = torch.get_rng_state()
@@ -74,7 +74,7 @@ def test_the_average_is_what_is_sampled_from(run_of: Callable[..., RunFolder], d
     assert not torch.allclose(players.generator(latents), expected)
 
 
-def test_the_first_images_do_not_depend_on_how_many_follow(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_the_first_images_do_not_depend_on_how_many_follow(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     run = run_of("run", steps=2)
     train_gan(run, dataset, CPU)
     generator = snngan.load_generator(str(run.path))
@@ -84,7 +84,7 @@ def test_the_first_images_do_not_depend_on_how_many_follow(run_of: Callable[...,
         assert torch.equal(sample_images(generator, draw(count, 8, seed=0)), many[:count])
 
 
-def test_a_damaged_checkpoint_is_told(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_a_damaged_checkpoint_is_told(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     run = run_of("run")
     train_gan(run, dataset, CPU)
     newest = run.checkpoints / "step-00000006.pt"
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_told(run_of: Callable[..., RunFolder], dataset:
     assert str(newest) in told[0]
 
 
-def test_another_run_s_checkpoint_is_refused(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_another_run_s_checkpoint_is_refused(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     narrow, wide = run_of("narrow", steps=2), run_of("wide", "width=24", steps=2)
     train_gan(narrow, dataset, CPU)
     narrow.checkpoints.rename(wide.checkpoints)

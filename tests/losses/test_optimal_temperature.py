@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import LearnedTemperature, OptimalTemperature, RelativeTemperature, soft_nearest_neighbor_loss
-from snngan.losses.optimum import optimal_inverse_temperature, slope_by_log_inverse
-from snngan.losses.pairs import pairs_of
+from snngan.losses.optimal_temperature import optimal_inverse_temperature, slope_by_log_inverse
+from snngan.losses.pairwise import pairs_of
 
 FLAT = torch.zeros((), dtype=torch.float64)
 
@@ -128,7 +128,7 @@ def test_equal_distances_leave_counting(distance: str) -> None:
 
 
 def test_classes_that_repel_want_an_infinite_temperature() -> None:
-    """Every neighbour of an anchor is of the other class: any finite T only makes it worse."""
+    """Every neighbor of an anchor is of the other class: any finite T only makes it worse."""
     points = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     assert OptimalTemperature()(pairs_of(points, torch.tensor([0, 1, 0, 1]))).item() == 0
     value = soft_nearest_neighbor_loss(points, torch.tensor([0, 1, 0, 1]), "optimal")

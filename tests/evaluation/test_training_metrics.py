@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from snngan.data import Dataset
-from snngan.evaluation.small import trained_features
-from snngan.evaluation.watch import Watch
+from snngan.evaluation.feature_classifier import trained_features
+from snngan.evaluation.training_metrics import Watch
 from snngan.training.players import build_players
-from snngan.training.runlog import RunFolder
+from snngan.training.run_folder import GanRun
 
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_figures_of_a_generator_in_training(trained: bool, short_run: Path, digits: Dataset, tmp_path: Path) -> None:
-    plan, device = RunFolder.open(short_run).plan, torch.device("cpu")
+    plan, device = GanRun.open(short_run).plan, torch.device("cpu")
     if trained:
         trained_features(digits, tmp_path)
     players = build_players(plan, device)

@@ -28,7 +28,7 @@ from snngan.data import Dataset
 from snngan.files import SaveError
 from snngan.training.checkpoint import load_newest
 from snngan.training.gan import train_gan
-from snngan.training.runlog import RunFolder, next_run_dir
+from snngan.training.run_folder import GanRun, next_run_dir
 
 CPU = torch.device("cpu")
 SCALARS = {
@@ -52,17 +52,17 @@ def steps_of(events: EventAccumulator, tag: str) -> list[int]:
     return [event.step for event in read(tag)]
 
 
-def metrics(run: RunFolder) -> list[dict[str, Any]]:
+def metrics(run: GanRun) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def projections(run: RunFolder) -> list[Any]:
+def projections(run: GanRun) -> list[Any]:
     config = ProjectorConfig()
     text_format.Parse((run.path / "projector_config.pbtxt").read_text(), config)
     return list(config.embeddings)
 
 
-def test_config_json(run_of: Callable[..., RunFolder]) -> None:
+def test_config_json(run_of: Callable[..., GanRun]) -> None:
     run = run_of("deep/down/run", "temperature=0.1+0.2", seed=7)
     content = json.loads((run.path / "config.json").read_text())
     assert content["plan"] == json.loads(json.dumps(dataclasses.asdict(run.plan)))
@@ -72,7 +72,7 @@ def test_config_json(run_of: Callable[..., RunFolder]) -> None:
     assert environment["device"] == "cpu"
     assert environment["commit"] is None or re.fullmatch("[0-9a-f]{40}", environment["commit"])
     assert Path(content["plan"]["data_dir"]).is_absolute()
-    opened = RunFolder.open(run.path)
+    opened = GanRun.open(run.path)
     assert opened.plan == run.plan
     assert opened.latent_dim == 8
 
@@ -82,25 +82,25 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, plan_of: Callable[
     (tmp_path / "file").write_text("mine")
     for name in ("run", "file"):
         with pytest.raises(ValueError, match=rf"{name} exists already, and is no run's folder: choose another"):
-            RunFolder.create(tmp_path / name, plan_of(), CPU)
+            GanRun.create(tmp_path / name, plan_of(), CPU)
     with pytest.raises(ValueError, match=r"cannot be made: .*file is a file"):
-        RunFolder.create(tmp_path / "file" / "run", plan_of(), CPU)
+        GanRun.create(tmp_path / "file" / "run", plan_of(), CPU)
     assert not list((tmp_path / "run").iterdir())
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "run" / "config.json").touch()
     with pytest.raises(ValueError, match=r"run exists already: .* snngan resume .*run"):
-        RunFolder.create(tmp_path / "run", plan_of(), CPU)
+        GanRun.create(tmp_path / "run", plan_of(), CPU)
 
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no run folder .*missing: give the folder that snngan train named"):
-        RunFolder.open(tmp_path / "missing")
+        GanRun.open(tmp_path / "missing")
     with pytest.raises(ValueError, match=r"is no run folder: it has no config\.json"):
-        RunFolder.open(tmp_path)
+        GanRun.open(tmp_path)
     for text in ("", "{", "[1]", "3", "{}", '{"plan": 3}', '{"plan": {}}', "\xff"):
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=r"config\.json is (not a run's configuration|no JSON that can be read)"):
-            RunFolder.open(tmp_path)
+            GanRun.open(tmp_path)
 
 
 def test_runs_are_numbered(tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
@@ -120,17 +120,17 @@ def test_two_runs_that_start_at_once_get_a_folder_each(
     tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_of()
-    first = RunFolder.create_next(plan, CPU)
+    first = GanRun.create_next(plan, CPU)
     seen_too_late = iter([first.path, first.path.with_name("0002-late")])
-    monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: next(seen_too_late))
-    assert RunFolder.create_next(plan, CPU).path.name == "0002-late"
-    monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: first.path)  # it cannot be looked into
+    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda plan: next(seen_too_late))
+    assert GanRun.create_next(plan, CPU).path.name == "0002-late"
+    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda plan: first.path)  # it cannot be looked into
     with pytest.raises(ValueError, match="exists already"):
-        RunFolder.create_next(plan, CPU)
+        GanRun.create_next(plan, CPU)
     (tmp_path / "file").touch()
-    monkeypatch.setattr("snngan.training.runlog.next_run_dir", lambda plan: tmp_path / "file" / "0001-x")
+    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda plan: tmp_path / "file" / "0001-x")
     with pytest.raises(ValueError, match="cannot be made"):
-        RunFolder.create_next(plan, CPU)
+        GanRun.create_next(plan, CPU)
 
 
 @pytest.mark.parametrize("name", ["folder:/home/me/my pictures/", "npz:../a b.npz", "folder:" + "deep/" * 100])
@@ -140,8 +140,8 @@ def test_any_name_of_a_data_set_makes_a_folder_name(plan_of: Callable[..., Plan]
     assert re.fullmatch(r"0001-[A-Za-z0-9.-]{1,40}-snnl-pixel", path.name)
 
 
-def test_what_a_projected_run_leaves(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
-    run = run_of("run", objective="snnl-projected", steps=6, track_every=2, sample_every=3, checkpoint_every=4)
+def test_what_a_projected_run_leaves(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
+    run = run_of("run", objective="snnl-projected", steps=6, log_every=2, sample_every=3, checkpoint_every=4)
     train_gan(run, dataset, CPU)
     losses = {"loss/generator", "loss/discriminator"}
     lines = metrics(run)
@@ -165,7 +165,7 @@ def test_what_a_projected_run_leaves(run_of: Callable[..., RunFolder], dataset: 
 
 
 def test_a_run_without_discriminator_has_neither_its_loss_nor_a_projection(
-    run_of: Callable[..., RunFolder], dataset: Dataset
+    run_of: Callable[..., GanRun], dataset: Dataset
 ) -> None:
     run = run_of("run", objective="snnl-pixel", steps=2)
     train_gan(run, dataset, CPU)
@@ -173,7 +173,7 @@ def test_a_run_without_discriminator_has_neither_its_loss_nor_a_projection(
     assert not (run.path / "projector_config.pbtxt").exists()
 
 
-def test_a_run_with_one_logit_has_no_projection(run_of: Callable[..., RunFolder], dataset: Dataset) -> None:
+def test_a_run_with_one_logit_has_no_projection(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
     run = run_of("run", objective="gan", steps=2)
     train_gan(run, dataset, CPU)
     assert set(board(run.path).Tags()["scalars"]) == SCALARS | {"loss/generator", "loss/discriminator"}
@@ -181,7 +181,7 @@ def test_a_run_with_one_logit_has_no_projection(run_of: Callable[..., RunFolder]
 
 
 def test_the_projector_shows_real_and_synthetic_points_with_their_pictures(
-    run_of: Callable[..., RunFolder], dataset: Dataset
+    run_of: Callable[..., GanRun], dataset: Dataset
 ) -> None:
     run = run_of("run", "discriminator_dim=5", objective="snnl-projected", steps=5, checkpoint_every=2)
     train_gan(run, dataset, CPU)
@@ -202,9 +202,7 @@ def test_the_projector_shows_real_and_synthetic_points_with_their_pictures(
     assert tuple(first.tolist()) in held_out
 
 
-def test_points_of_the_plane_have_no_pictures_in_the_projector(
-    run_of: Callable[..., RunFolder], points: Dataset
-) -> None:
+def test_points_of_the_plane_have_no_pictures_in_the_projector(run_of: Callable[..., GanRun], points: Dataset) -> None:
     run = run_of("run", objective="mmd", data=points, steps=2)
     train_gan(run, points, CPU)
     shown, _ = projections(run)
@@ -214,14 +212,14 @@ def test_points_of_the_plane_have_no_pictures_in_the_projector(
 
 
 def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
-    run_of: Callable[..., RunFolder], dataset: Dataset
+    run_of: Callable[..., GanRun], dataset: Dataset
 ) -> None:
     """The first start gets to step 5 and falls back to 4; the second gets to 7 and saves; the third ends."""
     run = run_of("run", objective="snnl-projected", steps=9, checkpoint_every=2, sample_every=1)
     train_gan(run, dataset, CPU, should_stop=stop_after(5))
     (run.checkpoints / "step-00000005.pt").unlink()
-    train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints), should_stop=stop_after(3))
-    train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
+    train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints), should_stop=stop_after(3))
+    train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
     assert [line["step"] for line in metrics(run)] == list(range(10))
     assert len(list(run.path.glob("events*"))) == 3
     events = board(run.path)
@@ -238,20 +236,20 @@ def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
         assert value == pytest.approx(line["entanglement/input"])
 
 
-def test_what_is_logged_is_on_disk_at_once(run_of: Callable[..., RunFolder]) -> None:
+def test_what_is_logged_is_on_disk_at_once(run_of: Callable[..., GanRun]) -> None:
     run = run_of("run")
     run.log(3, {"a/b": 0.5})
     assert [line["step"] for line in metrics(run)] == [3]
     assert steps_of(board(run.path), "a/b") == [3]
 
 
-def test_the_half_written_line_of_a_killed_run_is_dropped(run_of: Callable[..., RunFolder]) -> None:
+def test_the_half_written_line_of_a_killed_run_is_dropped(run_of: Callable[..., GanRun]) -> None:
     run = run_of("run")
     for step in (0, 1, 2, 3):
         run.log(step, {"x": float(step)})
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "x"')
-    again = RunFolder.open(run.path)
+    again = GanRun.open(run.path)
     again.rewind(2)
     again.log(3, {"x": 30.0})
     assert [(line["step"], line["x"]) for line in metrics(run)] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
@@ -267,16 +265,16 @@ def test_a_run_that_is_made_at_the_same_moment_is_named(
     def late(old: Path, new: Path) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", rename)
-            RunFolder.create(new, plan_of(), CPU)
+            GanRun.create(new, plan_of(), CPU)
         rename(old, new)
 
     monkeypatch.setattr(os, "rename", late)
     with pytest.raises(ValueError, match=r"run exists already: .* go on with it by: snngan resume"):
-        RunFolder.create(tmp_path / "run", plan_of(), CPU)
+        GanRun.create(tmp_path / "run", plan_of(), CPU)
     assert os.listdir(tmp_path) == ["run"]
 
 
-def test_grids_and_projections_of_later_steps_go_and_what_was_half_written(run_of: Callable[..., RunFolder]) -> None:
+def test_grids_and_projections_of_later_steps_go_and_what_was_half_written(run_of: Callable[..., GanRun]) -> None:
     run = run_of("run")
     for step in (0, 2, 4):
         run.log_samples(step, torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8))
@@ -284,7 +282,7 @@ def test_grids_and_projections_of_later_steps_go_and_what_was_half_written(run_o
     half = run.samples / ".0123abcd.step-00000003.png.part"
     half.write_bytes(b"half")
     (run.samples / "step-by-step.txt").write_text("mine")
-    again = RunFolder.open(run.path)
+    again = GanRun.open(run.path)
     again.rewind(2)
     assert {path.name for path in run.samples.iterdir()} == {
         "step-00000000.png", "step-00000002.png", "step-by-step.txt"
@@ -295,7 +293,7 @@ def test_grids_and_projections_of_later_steps_go_and_what_was_half_written(run_o
     assert not os.listdir(run.path / "projector")
 
 
-def test_a_run_that_begins_again_says_where(run_of: Callable[..., RunFolder]) -> None:
+def test_a_run_that_begins_again_says_where(run_of: Callable[..., GanRun]) -> None:
     run = run_of("run")
     file = run.path / "config.json"
     content = json.loads(file.read_text())
@@ -307,14 +305,14 @@ def test_a_run_that_begins_again_says_where(run_of: Callable[..., RunFolder]) ->
     assert json.loads(file.read_text()) == content
 
 
-def test_more_steps_are_remembered(run_of: Callable[..., RunFolder]) -> None:
+def test_more_steps_are_remembered(run_of: Callable[..., GanRun]) -> None:
     run = run_of("run", steps=4, seed=5)
     before = json.loads((run.path / "config.json").read_text())
     run.set_steps(9)
     assert json.loads((run.path / "config.json").read_text()) == before  # until the run goes on
     run.rewind(0)
     after = json.loads((run.path / "config.json").read_text())
-    assert run.plan.optimization.steps == RunFolder.open(run.path).plan.optimization.steps == 9
+    assert run.plan.optimization.steps == GanRun.open(run.path).plan.optimization.steps == 9
     before["plan"]["optimization"]["steps"] = 9
     assert after == before
 
@@ -339,7 +337,7 @@ def fail_to_open(monkeypatch: pytest.MonkeyPatch, part: str) -> Counter[str]:
     ["metrics.jsonl", "events.out", ".png.part", "tensors.tsv", "sprite.png", "projector_config", ".pt.part"],
 )
 def test_a_full_disk_names_the_file(
-    run_of: Callable[..., RunFolder], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, part: str
+    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     run = run_of("run", objective="snnl-projected", steps=4)
     train_gan(run, dataset, CPU, should_stop=stop_after(2))
@@ -350,10 +348,10 @@ def test_a_full_disk_names_the_file(
             SaveError,
             match=rf"{re.escape(part.removesuffix('.part'))}\S* could not be written: No sp",
         ):
-            train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
+            train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
     assert {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}.items() >= saved.items()
     assert not list(run.path.rglob("*.part"))
-    outcome = train_gan(RunFolder.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
+    outcome = train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
     assert outcome.finished
     assert [line["step"] for line in metrics(run)] == list(range(5))
 
@@ -363,13 +361,13 @@ def test_a_full_disk_leaves_no_folder_without_config(
 ) -> None:
     fail_to_open(monkeypatch, "config.json")
     with pytest.raises(SaveError, match=r"config\.json could not be written: No space left"):
-        RunFolder.create(tmp_path / "run", plan_of(), CPU)
+        GanRun.create(tmp_path / "run", plan_of(), CPU)
     assert not (tmp_path / "run").exists()
 
 
-def test_one_process_trains_in_a_folder_at_a_time(run_of: Callable[..., RunFolder]) -> None:
+def test_one_process_trains_in_a_folder_at_a_time(run_of: Callable[..., GanRun]) -> None:
     run = run_of("run")
-    again = RunFolder.open(run.path)
+    again = GanRun.open(run.path)
     with run.locked(), pytest.raises(ValueError, match="run is being trained by another process"), again.locked():
         pass
     with again.locked():

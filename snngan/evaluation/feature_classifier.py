@@ -112,7 +112,7 @@ def _features(dataset: Dataset, network: SmallClassifier) -> SmallFeatures:
 
 def _path(dataset: Dataset, folder: Path) -> Path:
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
-    return folder / f"{name}-{dataset.labelled_digest()[:12]}.pt"
+    return folder / f"{name}-{dataset.labeled_digest()[:12]}.pt"
 
 
 def _blank(dataset: Dataset) -> SmallClassifier:

@@ -2,7 +2,7 @@
 
 ``width`` channels stand at half the image's side, and their number doubles each time the side halves, down to 4 or 7:
 28x28 images pass through maps of 14 (width) and 7 (2 width), 64x64 ones through 32, 16, 8 and 4 (8 width).
-A convolution that a normalisation follows has no bias: the normalisation brings its own shift.
+A convolution that a normalization follows has no bias: the normalization brings its own shift.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, normalise_spectrum
+from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, normalize_spectrum
 
 
 @ARCHITECTURES.register("dcgan")
@@ -46,7 +46,7 @@ class DCGAN(NetworkOptions):
             ]
         layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
         network = nn.Sequential(*layers)
-        initialise(network, keep_scale=self.generator_norm == "none")
+        initialize(network, keep_scale=self.generator_norm == "none")
         return network
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
@@ -68,13 +68,13 @@ class DCGAN(NetworkOptions):
             ]
             inputs = outputs
         network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * base * base, output_dim))
-        initialise(network, keep_scale=self.discriminator_norm == "none" and not self.spectral_norm)
+        initialize(network, keep_scale=self.discriminator_norm == "none" and not self.spectral_norm)
         if self.spectral_norm:
-            normalise_spectrum(network)
+            normalize_spectrum(network)
         return network
 
 
-def initialise(network: nn.Module, *, keep_scale: bool) -> None:
+def initialize(network: nn.Module, *, keep_scale: bool) -> None:
     """Draw every weight of ``network`` and set every bias to 0, in place.
 
     N(0, 0.02**2), as in the paper, where norm layers or spectral norm set the scale of what passes through; with

@@ -1,15 +1,15 @@
 """The log-odds of a batch on a GPU, in Triton: no tile leaves the chip, and memory is O(N D).
 
-Each program holds a block of anchors and walks over their neighbours. It keeps four numbers an anchor: the distance of
-the nearest neighbour and the sum of exp(-(d - nearest)/T), of the anchor's class and of the others. A sum that meets a
-nearer neighbour is scaled to it, so no T is too cold; the log-odds are formed from these numbers in float64. The
+Each program holds a block of anchors and walks over their neighbors. It keeps four numbers an anchor: the distance of
+the nearest neighbor and the sum of exp(-(d - nearest)/T), of the anchor's class and of the others. A sum that meets a
+nearer neighbor is scaled to it, so no T is too cold; the log-odds are formed from these numbers in float64. The
 backward pass makes the weights anew and gathers S_ij (x_i - x_j) over j, where S = W + W^T and W_ij is the slope of
 the log-odds of i along d_ij.
 
 Sums are in float32. What tells precisions apart is the distances, d_ij = factor * (own_i + own_j + |x_i - x_j|^2):
 
 - Up to ``THIN`` dimensions |x_i - x_j|^2 is the sum of squared differences in float32, in which nothing cancels.
-- Beyond, it is |x_i|^2 + |x_j|^2 - 2 x_i x_j of centred points. ``PRECISION`` says how products are taken: "ieee",
+- Beyond, it is |x_i|^2 + |x_j|^2 - 2 x_i x_j of centered points. ``PRECISION`` says how products are taken: "ieee",
   the default, in float32 on the ordinary cores; "tf32x3" on the matrix units from float32 split in two TF32 numbers,
   which keeps all digits but the last; "tf32" with three digits. The lengths |x_i|^2 are such products themselves and
   round alike, so that duplicates are at distance 0.
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.derivatives import first_derivatives_only
+from snngan.losses.autograd import first_derivatives_only
 
 PRECISION: Literal["ieee", "tf32x3", "tf32"] = "ieee"
 """Of products of points, as said above."""
@@ -38,7 +38,7 @@ WIDEST = 256
 RATES = (1e-12, 1e22)
 """Bounds of 1/T in the kernels, where the largest coordinate is 1/2 to 1: weights beyond are as at infinity and 0."""
 FAR = 1e15
-"""The distance there of what is no neighbour, a point itself or none: no T within the bounds gives it a weight."""
+"""The distance there of what is no neighbor, a point itself or none: no T within the bounds gives it a weight."""
 LARGEST_BLOCK = 128
 
 
@@ -72,7 +72,7 @@ def _has_triton() -> bool:
 
 
 class _Blocks(NamedTuple):
-    """A program's anchors, the neighbours that it takes at a time, and its warps."""
+    """A program's anchors, the neighbors that it takes at a time, and its warps."""
 
     rows: int
     columns: int
@@ -115,7 +115,7 @@ class _Batch:
         return F.pad(values, (0, self.width - self.count), value=value)
 
     def sums(self) -> tuple[Tensor, Tensor]:
-        """Return the distance of the nearest neighbour and the sum over all (2, N), of the class and of the others."""
+        """Return the distance of the nearest neighbor and the sum over all (2, N), of the class and of the others."""
         near, sums = self._run("sums", (4, self.count), self.count).chunk(2, dim=1)
         nearest = near.amin(0)
         sums = sums * torch.exp2((nearest - near) * self.rate)
@@ -132,7 +132,7 @@ class _Batch:
         return pulled
 
     def _run(self, name: str, shape: tuple[int, int], anchors: int, *inputs: Tensor | int) -> Tensor:
-        """Return what a kernel finds in each share of the neighbours: (shares, *shape)."""
+        """Return what a kernel finds in each share of the neighbors: (shares, *shape)."""
         from triton.runtime.errors import OutOfResources
 
         blocks = self._blocks(name)
@@ -169,7 +169,7 @@ class _Batch:
     def _launch(
         self, name: str, blocks: _Blocks, shares: int, anchors: int, *arguments: Tensor | int, **options: int
     ) -> None:
-        from snngan.losses import fused_kernels
+        from snngan.losses.backends import fused_kernels
 
         chunk = 16 if self.precision == "ieee" else min(self.padded, 64)
         with torch.cuda.device(self.points.get_device()):
@@ -184,7 +184,7 @@ def _num_processors(device: torch.device) -> int:
 
 
 class FusedLogOdds(torch.autograd.Function):
-    """Log-odds z (N,) in float64 of ``points`` (N, D), centred or of unit length; once differentiable.
+    """Log-odds z (N,) in float64 of ``points`` (N, D), centered or of unit length; once differentiable.
 
     ``squares`` (N, 1), ``unit`` and ``factor`` are those of :class:`Pairs`, ``labels`` (N,) any integers, ``members``
     (N,) how many points bear the label of each; only the points ``moving`` want a gradient. ``link`` (0, D) is

@@ -13,7 +13,7 @@ Work = Callable[..., dict[str, Tensor]]
 class Captured:
     """``work`` recorded after a few plain calls, and replayed from then on.
 
-    The plain calls are calls like any other: they let optimisers make their state, libraries choose their algorithms
+    The plain calls are calls like any other: they let optimizers make their state, libraries choose their algorithms
     and compilers compile, none of which can be recorded. The draws of torch's generator of the device go on as they
     would.
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.pictures import picture, save_png
-from snngan.files import SaveError, clear_parts, place_beside, sync, write_atomically
+from snngan.files import SaveError, clear_parts, sync, temporary_path, write_atomically
 from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.environment import changes_since, environment
-from snngan.training.events import EventFile, write_projection
 from snngan.training.plan import build_architecture, plan_from_json
+from snngan.training.tensorboard import EventFile, write_projection
 from snngan.untrusted import read_json, read_lines
 
 P = TypeVar("P", Plan, ClassifyPlan)
@@ -70,7 +70,7 @@ class Folder(ABC, Generic[P]):
         """
         cls.check_new(path)
         content = {"kind": cls.kind, "plan": asdict(plan), "environment": environment(device)}
-        beside = place_beside(path)
+        beside = temporary_path(path)
         try:
             beside.mkdir(parents=True)
             with writing(path / "config.json"):
@@ -255,7 +255,7 @@ class Folder(ABC, Generic[P]):
         return EventFile(self.path, self._resumed_at)
 
 
-class RunFolder(Folder[Plan]):
+class GanRun(Folder[Plan]):
     """The run of a generator: it has ``samples/`` too."""
 
     kind = "generator"
@@ -292,7 +292,7 @@ class RunFolder(Folder[Plan]):
         write_projection(self.path, step, points, images, names)
 
 
-class ClassifierFolder(Folder[ClassifyPlan]):
+class ClassifierRun(Folder[ClassifyPlan]):
     """The run of a classifier, or of several of one kind."""
 
     kind = "classifier"
@@ -302,14 +302,14 @@ class ClassifierFolder(Folder[ClassifyPlan]):
         return classify_plan_from_json(values)
 
 
-def open_folder(path: Path) -> RunFolder | ClassifierFolder:
+def open_run(path: Path) -> GanRun | ClassifierRun:
     """Return the run in the folder ``path``, whatever its kind.
 
     Raises:
         ValueError: as :meth:`Folder.open`.
     """
     kind, plan = _configuration(path)
-    return (ClassifierFolder if kind == ClassifierFolder.kind else RunFolder)._of(path, kind, plan)
+    return (ClassifierRun if kind == ClassifierRun.kind else GanRun)._of(path, kind, plan)
 
 
 def _configuration(path: Path) -> tuple[str, Any]:
@@ -324,7 +324,7 @@ def _configuration(path: Path) -> tuple[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("plan"), dict):
         raise ValueError(f"{file} is not a run's configuration: it has no plan")
-    return str(content.get("kind", RunFolder.kind)), content["plan"]
+    return str(content.get("kind", GanRun.kind)), content["plan"]
 
 
 @contextmanager

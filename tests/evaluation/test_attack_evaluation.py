@@ -11,8 +11,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.credibility import Judge, Trial, adversarial, calibrating, logits_under, queries_of, trial_of
-from snngan.robustness.rule import Attack
+from snngan.evaluation.attack_evaluation import (
+    Judge,
+    Trial,
+    adversarial,
+    calibrating,
+    logits_under,
+    queries_of,
+    trial_of,
+)
+from snngan.robustness.attack_rule import Attack
 from snngan.training.classifier import reading_order
 
 CPU = torch.device("cpu")
@@ -48,7 +56,7 @@ def test_what_calibrates_is_not_asked(rows: Dataset) -> None:
 
 def test_a_judge_votes_with_the_nearest_training_images(rows: Dataset) -> None:
     model = network(0).train()
-    judge = Judge(model, ["1"], rows, CPU, num_neighbours=15)
+    judge = Judge(model, ["1"], rows, CPU, num_neighbors=15)
     images, labels = queries_of(rows)
     judged = judge(images)
     assert not model.training
@@ -66,12 +74,12 @@ def test_a_judge_votes_with_the_nearest_training_images(rows: Dataset) -> None:
 
 
 def test_a_judge_looks_among_so_many_training_images(rows: Dataset) -> None:
-    judge = Judge(network(0), ["1"], rows, CPU, points=90, num_neighbours=15)
+    judge = Judge(network(0), ["1"], rows, CPU, points=90, num_neighbors=15)
     kept = reading_order(rows.train_images)[:90]
     torch.testing.assert_close(judge.dknn.layers["1"], to_unit_range(rows.train_images[kept]).flatten(1))
     assert len(judge.dknn.calibration) == 150
-    with pytest.raises(ValueError, match="DkNN takes 100 neighbours, and there are 90 training images to look among"):
-        Judge(network(0), ["1"], rows, CPU, points=90, num_neighbours=100)
+    with pytest.raises(ValueError, match="DkNN takes 100 neighbors, and there are 90 training images to look among"):
+        Judge(network(0), ["1"], rows, CPU, points=90, num_neighbors=100)
 
 
 def test_examples_are_made_on_the_source_and_shown_to_the_network(rows: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Labelled batches as pairs of points, and the log-odds of picking a wrong-class neighbour: the core of the loss."""
+"""Labeled batches as pairs of points, and the log-odds of picking a wrong-class neighbor: the core of the loss."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from snngan.distributed import gathered
 from snngan.labels import integer_labels
-from snngan.losses import fused
-from snngan.losses.derivatives import first_derivatives_only
-from snngan.losses.gather import gathered
-from snngan.losses.tiled import TiledLogOdds, full_precision, layout_of
+from snngan.losses.autograd import first_derivatives_only
+from snngan.losses.backends import fused
+from snngan.losses.backends.tiled import TiledLogOdds, full_precision, layout_of
 
 Distance = Literal["sqeuclidean", "cosine"]
 DISTANCES = ("sqeuclidean", "cosine")
@@ -27,16 +27,16 @@ UNITS = {torch.float32: (-126, 126), torch.float64: (-500, 500)}
 
 
 class Pairs:
-    """All ordered pairs (anchor i, neighbour j) of a batch of N labelled points.
+    """All ordered pairs (anchor i, neighbor j) of a batch of N labeled points.
 
     Attributes:
-        points: (N, D), connected to the features and centred; for the cosine distance of unit length before that.
+        points: (N, D), connected to the features and centered; for the cosine distance of unit length before that.
             float64 for the dense backend, else float32, or float64 for float64 features.
         squares: (N, 1) float64, without gradient: distances = factor * (squares_i + squares_j - 2 points_i points_j).
         labels: (N,) integers.
         moving: the points that may want a gradient; the others' part of the work is saved.
         factor: 0.5 for the cosine, else 1.
-        dtype: the precision of sums over neighbours and of gradients: float64 for float64 features, else float32.
+        dtype: the precision of sums over neighbors and of gradients: float64 for float64 features, else float32.
         backend: "dense", "tiled" or "fused".
         scale: () float64: the mean distance that relative temperatures are multiples of, without gradient.
         unit: () float64: the power of two next above the length of the longest point. What is computed in float32 is
@@ -187,7 +187,7 @@ def _form(tensor: Tensor) -> str:
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """Return the squared Euclidean distances (N, N) of float64 ``points`` (N, D), which should be centred.
+    """Return the squared Euclidean distances (N, N) of float64 ``points`` (N, D), which should be centered.
 
     They come from the Gram matrix, one matrix product. In float32 that form loses every digit of near-duplicates,
     and a cold temperature magnifies the loss; in float64 what is lost lies below float32's own rounding.
@@ -212,7 +212,7 @@ def lowest_exponent(dtype: torch.dtype) -> float:
 
 
 def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
-    r"""Return each point's log-odds z (K, N) of picking a wrong-class neighbour at K inverse temperatures (K,).
+    r"""Return each point's log-odds z (K, N) of picking a wrong-class neighbor at K inverse temperatures (K,).
 
     .. math:: z_i = \log\sum_{y_k \ne y_i} e^{-d_{ik}/T} - \log\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}
 
@@ -240,7 +240,7 @@ def log_odds(pairs: Pairs, inverse_temperatures: Tensor) -> Tensor:
 class _LogOdds(torch.autograd.Function):
     """One exponential a pair forward, none backward; the only N x N array kept is the weights.
 
-    Distances above an anchor's nearest neighbour, of its own class or of the others, are formed in float64 and only
+    Distances above an anchor's nearest neighbor, of its own class or of the others, are formed in float64 and only
     then rounded, so that the largest weight of each sum is 1 and z loses no digits to the size of the distances.
     """
 

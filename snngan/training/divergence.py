@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snngan.losses.gather import mean_over_ranks
+from snngan.distributed import mean_over_ranks
 
 Report = Callable[[int, dict[str, float]], None]
 EXPLODED = 1e4
@@ -38,7 +38,7 @@ class Outcome:
     """How much went into the other figures."""
 
 
-class LossWatch:
+class LossMonitor:
     """Keeps the losses of the last steps on the device and reads them only now and then: reading waits for a GPU."""
 
     def __init__(self, check_every: int, explain: Callable[[], str] = lambda: "no network was looked at") -> None:
@@ -85,7 +85,7 @@ class LossWatch:
 def check_weights(
     step: int, networks: Mapping[str, nn.Module], remembered: Mapping[str, Tensor], remedies: Sequence[str]
 ) -> None:
-    """Raise ``DivergedError`` if a network, or what its optimiser has ``remembered`` of it, holds NaN or infinity.
+    """Raise ``DivergedError`` if a network, or what its optimizer has ``remembered`` of it, holds NaN or infinity.
 
     A finite loss can have a gradient that is not, and a weight whose squared gradient overflows never moves again.
     """
@@ -147,7 +147,7 @@ def _values_of(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def remembered(
     network: str, weights: Iterable[tuple[str, Tensor]], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Return what an optimiser keeps of the named ``weights`` of a ``network``, by a name for a message."""
+    """Return what an optimizer keeps of the named ``weights`` of a ``network``, by a name for a message."""
     return {
         f"{key} of the {network}'s {name}": part
         for name, weight in weights

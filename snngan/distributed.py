@@ -53,7 +53,7 @@ def gathered(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slice]:
     return everyone, messages[:, width:].contiguous().view(torch.int64).squeeze(1), own
 
 
-def rank_and_ranks() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Return this process's rank, and how many there are: 0 and 1 without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -62,12 +62,12 @@ def rank_and_ranks() -> tuple[int, int]:
 
 def across_ranks() -> bool:
     """Return whether there are several ranks, whose batches are to be one."""
-    return rank_and_ranks()[1] > 1
+    return rank_and_world_size()[1] > 1
 
 
-def share_of(whole: Tensor) -> Tensor:
+def local_shard(whole: Tensor) -> Tensor:
     """Return this rank's rows (N / ranks, ...) of the ``whole`` (N, ...) that every rank has."""
-    rank, count = rank_and_ranks()
+    rank, count = rank_and_world_size()
     size = len(whole) // count
     return whole[rank * size : (rank + 1) * size]
 
@@ -87,7 +87,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     if not across_ranks():
         return tensor
     total: Tensor = _Sum.apply(tensor)
-    return total / rank_and_ranks()[1]
+    return total / rank_and_world_size()[1]
 
 
 class _Sum(torch.autograd.Function):

@@ -1,6 +1,6 @@
-"""Figures from nearest neighbours in a feature space: precision, recall, density, coverage, 1-NN accuracy.
+"""Figures from nearest neighbors in a feature space: precision, recall, density, coverage, 1-NN accuracy.
 
-Distances come from products of centred points in float64, a block of rows at a time: memory is O(N D).
+Distances come from products of centered points in float64, a block of rows at a time: memory is O(N D).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ ROWS = 1024
 
 
 @dataclass(frozen=True)
-class NeighbourFigures:
-    """What nearest neighbours say of synthetic points beside real ones."""
+class NeighborFigures:
+    """What nearest neighbors say of synthetic points beside real ones."""
 
     precision: float
     """Share of synthetic points within the reach of a real one: Kynkaanniemi et al. 2019, eq. 1 and 2."""
@@ -27,15 +27,15 @@ class NeighbourFigures:
     coverage: float
     """Share of real points with a synthetic one in their reach: Naeem et al. 2020, eq. 5."""
     accuracy: float
-    """Share of points whose nearest neighbour among all others is of their side; 0.5 is ideal: Lopez-Paz and Oquab."""
+    """Share of points whose nearest neighbor among all others is of their side; 0.5 is ideal: Lopez-Paz and Oquab."""
     real_accuracy: float
     """The same of real points: high, they lie away from the synthetic ones."""
     fake_accuracy: float
     """The same of synthetic points: high, they lie close to one another or off the data."""
 
 
-def neighbour_figures(real: Tensor, fake: Tensor, k: int = 5) -> NeighbourFigures:
-    """Return the figures of ``real`` (N, D) and ``fake`` (M, D); a point reaches as far as its k-th neighbour.
+def neighbor_figures(real: Tensor, fake: Tensor, k: int = 5) -> NeighborFigures:
+    """Return the figures of ``real`` (N, D) and ``fake`` (M, D); a point reaches as far as its k-th neighbor.
 
     For the accuracy both sides count alike, the first min(N, M) of each.
 
@@ -43,9 +43,9 @@ def neighbour_figures(real: Tensor, fake: Tensor, k: int = 5) -> NeighbourFigure
         ValueError: fewer than k + 1 points on a side.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"{k} nearest neighbours take {k + 1} points a side, not {len(real)} and {len(fake)}")
-    centre = torch.cat([real, fake]).double().mean(0)
-    real, fake = real.double() - centre, fake.double() - centre
+        raise ValueError(f"{k} nearest neighbors take {k + 1} points a side, not {len(real)} and {len(fake)}")
+    center = torch.cat([real, fake]).double().mean(0)
+    real, fake = real.double() - center, fake.double() - center
     real_reach, fake_reach = (_reach(side, k) for side in (real, fake))
     covered = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     recalled, held = 0, 0
@@ -56,7 +56,7 @@ def neighbour_figures(real: Tensor, fake: Tensor, k: int = 5) -> NeighbourFigure
         recalled += int((distances <= fake_reach).any(1).sum())
     size = min(len(real), len(fake))
     own = torch.cat([_own_side(real[:size], fake[:size]), _own_side(fake[:size], real[:size])]).double()
-    return NeighbourFigures(
+    return NeighborFigures(
         precision=float((covered > 0).double().mean()),
         recall=recalled / len(real),
         density=float(covered.sum()) / (k * len(fake)),
@@ -78,7 +78,7 @@ def squared_distance_rows(left: Tensor, right: Tensor) -> Iterator[tuple[slice, 
 
 
 def _reach(points: Tensor, k: int) -> Tensor:
-    """Return the squared distance (N,) of each point's k-th neighbour, itself not counted."""
+    """Return the squared distance (N,) of each point's k-th neighbor, itself not counted."""
     reach = points.new_empty(len(points))
     for rows, distances in _among_themselves(points):
         reach[rows] = distances.kthvalue(k, dim=1).values
@@ -86,7 +86,7 @@ def _reach(points: Tensor, k: int) -> Tensor:
 
 
 def _own_side(points: Tensor, others: Tensor) -> Tensor:
-    """Return whether (N,) each point's nearest neighbour is of its own side; half of one where both are as near."""
+    """Return whether (N,) each point's nearest neighbor is of its own side; half of one where both are as near."""
     own = points.new_empty(len(points))
     pairs = zip(_among_themselves(points), squared_distance_rows(points, others), strict=True)
     for (rows, within), (_, between) in pairs:

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from snngan.data import to_unit_range
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.features import Extractor, features_of
-from snngan.evaluation.figures import save_curve
 from snngan.evaluation.measure import resize_of
 from snngan.evaluation.memory import check_available
+from snngan.evaluation.plots import save_curve
 from snngan.evaluation.sources import ImageSource, refuse_shapes, same_channels
-from snngan.evaluation.twosample import TwoSample, compare
+from snngan.evaluation.two_sample import TwoSample, compare
 from snngan.files import check_absent, write_atomically
 from snngan.version import __version__
 
@@ -68,7 +68,7 @@ class Comparison:
         )
         yield (
             f"p-value              {content['p_value']:.3g}   ({'' if content['p_value'] < 0.05 else 'not '}"
-            "told apart by neighbourhoods at the 5 % level)"
+            "told apart by neighborhoods at the 5 % level)"
         )
         yield f"real anchors         {content['real_anchors']:.4f}   (low: B seldom comes near them)"
         yield f"synthetic anchors    {content['fake_anchors']:.4f}   (low: off A, or close to one another)"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snngan.evaluation.neighbours import squared_distance_rows
+from snngan.evaluation.nearest_neighbors import squared_distance_rows
 from snngan.losses.snnl import Entanglement, entanglement_of
 from snngan.seeds import seed_for
 
@@ -100,7 +100,7 @@ class PermutationTest:
     """The loss at many temperatures under the true and under permuted labels, from one distance matrix.
 
     The statistic is the lowest of the losses of all, of the real and of the synthetic anchors over the temperatures,
-    each standardised over all labellings: a labelling in which the points of one side keep to themselves more than in
+    each standardized over all labellings: a labelling in which the points of one side keep to themselves more than in
     others, at some T, is extreme. The two sides count by themselves too, because a set that crowds within the other
     lowers the loss of its own anchors as much as it raises that of the others. Under the null the true labelling is as
     any other, so the p-value is uniform.
@@ -116,7 +116,7 @@ class PermutationTest:
         points = torch.cat([real, fake]).double()
         points -= points.mean(0)
         self.count, self.num_real = len(points), len(real)
-        self._lead = torch.empty(self.count, self.count)  # of the nearest neighbour: its distance less that of each
+        self._lead = torch.empty(self.count, self.count)  # of the nearest neighbor: its distance less that of each
         total = 0.0
         for rows, distances in squared_distance_rows(points, points):
             total += float(distances.sum() - distances[:, rows].trace())
@@ -167,7 +167,7 @@ class PermutationTest:
         return sum(size * math.log((self.count - 1) / (size - 1)) for size in sizes) / self.count
 
     def bootstrap_scores(self, resamples: int) -> Tensor:
-        """Return the score (B,) of points drawn anew, with replacement, from each side; a point is no own neighbour."""
+        """Return the score (B,) of points drawn anew, with replacement, from each side; a point is no own neighbor."""
         sizes = (self.num_real, self.count - self.num_real)
         draws = [
             torch.stack([torch.randint(size, (size,), generator=self._generator).bincount(minlength=size)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, normalise_spectrum
+from snngan.models.layers import NetworkOptions, base_and_doublings, map_norm, normalize_spectrum
 
 
 @ARCHITECTURES.register("resnet")
@@ -42,7 +42,7 @@ class ResNet(NetworkOptions):
             nn.Conv2d(self.width, image_shape[0], 3, padding=1),
             nn.Tanh(),
         )
-        initialise(network)
+        initialize(network)
         return network
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
@@ -61,14 +61,14 @@ class ResNet(NetworkOptions):
         norm = map_norm(self.discriminator_norm, self.width)
         pool = GlobalPool(total=self.spectral_norm)
         network = nn.Sequential(*blocks, norm, nn.ReLU(), pool, nn.Linear(self.width, output_dim))
-        initialise(network)
+        initialize(network)
         if self.spectral_norm:
-            normalise_spectrum(network)
+            normalize_spectrum(network)
         return network
 
 
 class UpBlock(nn.Module):
-    """Maps (N, width, H, W) to (N, width, 2H, 2W) by nearest-neighbour doubling."""
+    """Maps (N, width, H, W) to (N, width, 2H, 2W) by nearest-neighbor doubling."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class GlobalPool(nn.Module):
         return maps.sum(dim=(2, 3)) if self.total else maps.mean(dim=(2, 3))
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """Draw every weight by Glorot's uniform rule and set every bias to 0, in place.
 
     As in the paper's networks, convolutions inside residuals get a gain of sqrt(2) and all else a gain of 1.

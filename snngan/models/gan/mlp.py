@@ -1,6 +1,6 @@
 """The fully connected architecture: any image shape, 2-D points (1, 1, 2) among them.
 
-A layer that a normalisation follows has no bias: the normalisation brings its own shift.
+A layer that a normalization follows has no bias: the normalization brings its own shift.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, feature_norm, normalise_spectrum
+from snngan.models.layers import NetworkOptions, feature_norm, normalize_spectrum
 
 
 @ARCHITECTURES.register("mlp")
@@ -23,7 +23,7 @@ class MLP(NetworkOptions):
     width: int = option(512, "units of each hidden layer", low=1, high=16384)
     hidden_layers: int = option(3, "hidden layers of each network", low=1, high=100)
     discriminator_norm: str = option(
-        "none", "normalisation in the discriminator, but for its first layer", choices=("none", "batch", "layer")
+        "none", "normalization in the discriminator, but for its first layer", choices=("none", "batch", "layer")
     )
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
@@ -48,5 +48,5 @@ class MLP(NetworkOptions):
             inputs = self.width
         network = nn.Sequential(*layers, nn.Linear(inputs, output_dim))
         if self.spectral_norm:
-            normalise_spectrum(network)
+            normalize_spectrum(network)
         return network

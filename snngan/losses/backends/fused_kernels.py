@@ -1,9 +1,9 @@
 # mypy: ignore-errors
-"""The Triton kernels of :mod:`snngan.losses.fused`, which says what they compute. To import this needs Triton.
+"""The Triton kernels of :mod:`snngan.losses.backends.fused`, which says what they compute. To import this needs Triton.
 
-Anchors i are ``rows``, their neighbours j ``columns``; ``OVER`` is the axis of a tile along which neighbours lie.
+Anchors i are ``rows``, their neighbors j ``columns``; ``OVER`` is the axis of a tile along which neighbors lie.
 Thin points come as (D, width), and a tile of theirs is (columns, rows): a thread then has whole anchors, and sums over
-neighbours stay in it. Wide points come as (width, PADDED), and a tile of theirs is (rows, columns), as matrix units
+neighbors stay in it. Wide points come as (width, PADDED), and a tile of theirs is (rows, columns), as matrix units
 want it. All arrays are longer than ``count`` by so much that no block reads past their end; what lies there is ``FAR``.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from snngan.losses import fused
+from snngan.losses.backends import fused
 
 FAR = tl.constexpr(fused.FAR)
 
@@ -79,7 +79,7 @@ def sums(
     D: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     THIN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store for a share of the neighbours: how near the nearest is, of the class and of others, and both sums."""
+    """Store for a share of the neighbors: how near the nearest is, of the class and of others, and both sums."""
     OVER: tl.constexpr = 0 if THIN else 1
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     own_i = tl.load(own + rows)
@@ -129,7 +129,7 @@ def pull(
     D: tl.constexpr, PADDED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     THIN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store for a share of the neighbours the sum of S_ij (x_i - x_j), of points ``first`` to ``stop``."""
+    """Store for a share of the neighbors the sum of S_ij (x_i - x_j), of points ``first`` to ``stop``."""
     OVER: tl.constexpr = 0 if THIN else 1
     SPLIT: tl.constexpr = "tf32x3" if PRECISION == "ieee" else PRECISION
     places = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -1,4 +1,4 @@
-"""Classifiers under attack, and what the deep k-nearest neighbours of their layers say of each prediction."""
+"""Classifiers under attack, and what the deep k-nearest neighbors of their layers say of each prediction."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from snngan.data import Dataset, to_unit_range
 from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
 from snngan.robustness.activations import activations
+from snngan.robustness.attack_rule import Attack
 from snngan.robustness.dknn import DkNN, Vouched
-from snngan.robustness.rule import Attack
 from snngan.training.classifier import CHUNK, reading_order
 
 CALIBRATION = 750
@@ -48,10 +48,10 @@ class Judge:
         dataset: with labels; test images of :func:`calibrating` calibrate.
         device: of the network.
         points: how many training images to look among; default: all.
-        num_neighbours: in each layer.
+        num_neighbors: in each layer.
 
     Raises:
-        ValueError: fewer images than neighbours, or none to calibrate by.
+        ValueError: fewer images than neighbors, or none to calibrate by.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class Judge:
         device: torch.device,
         *,
         points: int | None = None,
-        num_neighbours: int = 75,
+        num_neighbors: int = 75,
     ) -> None:
         assert dataset.train_labels is not None
         assert dataset.test_labels is not None
         self.network, self.device = network.eval(), device
         self.modules = hidden_layers(network, layers)
         train, held = reading_order(dataset.train_images)[:points], calibrating(dataset)
-        if len(train) < num_neighbours:
+        if len(train) < num_neighbors:
             raise ValueError(
-                f"DkNN takes {num_neighbours} neighbours, and there are {len(train)} training images to look among"
+                f"DkNN takes {num_neighbors} neighbors, and there are {len(train)} training images to look among"
             )
         self.dknn = DkNN(
             self._run(dataset.train_images[train])[1], dataset.train_labels[train].to(device),
-            num_classes=dataset.num_classes, num_neighbours=num_neighbours,
+            num_classes=dataset.num_classes, num_neighbors=num_neighbors,
         )  # fmt: skip
         self.dknn.calibrate(self._run(dataset.test_images[held])[1], dataset.test_labels[held].to(device))
 

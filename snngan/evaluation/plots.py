@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snngan.evaluation.twosample import TwoSample
+from snngan.evaluation.two_sample import TwoSample
 from snngan.files import replacing
 
 
@@ -33,7 +33,7 @@ def save_curve(result: TwoSample, path: Path) -> None:
         axes.axvline(result.entanglement.temperature, color="0.5", linestyle=":", label="optimal T of all points")
     axes.set_xscale("log")
     axes.set_xlabel("temperature (squared distance)")
-    axes.set_ylabel("soft nearest neighbour loss (nats)")
+    axes.set_ylabel("soft nearest neighbor loss (nats)")
     axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} points")
     axes.legend()
     save_figure(figure, path)
@@ -211,7 +211,7 @@ def new_figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any,
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write ``figure`` in 256 colours, a third of the bytes."""
+    """Write ``figure`` in 256 colors, a third of the bytes."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)

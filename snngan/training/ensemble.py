@@ -1,4 +1,4 @@
-"""Several networks of one kind, trained side by side: one after the other, or as one vectorised network."""
+"""Several networks of one kind, trained side by side: one after the other, or as one vectorized network."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from snngan.config import ClassifyPlan
-from snngan.losses.entangled import OVER_LAYERS, EntangledLoss, LayerLosses, hidden_layers, watched
-from snngan.losses.gather import across_ranks, rank_and_ranks
+from snngan.distributed import across_ranks, rank_and_world_size
+from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
-from snngan.robustness.rule import Attack
+from snngan.robustness.attack_rule import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier_plan import build_classifier, parse_regularizer
 from snngan.training.device import preferred_layout
 from snngan.training.distributed import share_batch_statistics
-from snngan.training.loop import remembered
+from snngan.training.divergence import remembered
 from snngan.training.optimizers import make_optimizer
 from snngan.training.players import AsLargeAs, fitting, load_part
 
 
-class Members(ABC):
+class Ensemble(ABC):
     """E networks, each with its own weights, data order and temperatures, that do not see one another."""
 
     optimizer: torch.optim.Optimizer
@@ -60,11 +60,11 @@ class Members(ABC):
         """Return the logits (E, N, K) of images (N, C, H, W)."""
 
     def networks(self) -> list[nn.Module]:
-        """Return the networks, those of a vectorised ensemble as copies."""
+        """Return the networks, those of a vectorized ensemble as copies."""
         return self._networks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of networks, temperatures and optimiser, the same whether they train in turn or not."""
+        """Return the state of networks, temperatures and optimizer, the same whether they train in turn or not."""
         return {
             "networks": [network.state_dict() for network in self.networks()],
             "temperatures": [losses.state_dict() for losses in self.temperatures],
@@ -72,7 +72,7 @@ class Members(ABC):
         }
 
     def remembered(self) -> dict[str, Tensor]:
-        """Return what the optimiser keeps of each network's weights, by a name for a message."""
+        """Return what the optimizer keeps of each network's weights, by a name for a message."""
         return {
             name: part
             for seed, network in zip(self._seeds, self._networks, strict=True)
@@ -80,7 +80,7 @@ class Members(ABC):
         }
 
     def _optimizer_state(self) -> dict[str, Any]:
-        """Return the optimiser's state as that of one for the weights of all networks, one network after the other."""
+        """Return the optimizer's state as that of one for the weights of all networks, one network after the other."""
         return self.optimizer.state_dict()
 
     def _load_optimizer_state(self, state: dict[str, Any]) -> None:
@@ -120,31 +120,31 @@ def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
 
 def starts_of(seed: int, step: int) -> torch.Generator:
     """Return what the random starts of a step's attack on this rank's images are drawn from."""
-    rank, _ = rank_and_ranks()
+    rank, _ = rank_and_world_size()
     where = f" on rank {rank}" if rank else ""
     return torch.Generator().manual_seed(seed_for(seed, f"attack at step {step}{where}"))
 
 
-def build_members(plan: ClassifyPlan, device: torch.device, state: Any = None) -> Members:
-    """Return the networks of the plan's seeds: vectorised where the plan says so or, by itself, on one GPU.
+def build_ensemble(plan: ClassifyPlan, device: torch.device, state: Any = None) -> Ensemble:
+    """Return the networks of the plan's seeds: vectorized where the plan says so or, by itself, on one GPU.
 
-    On several ranks they take turns: what crosses ranks does not vectorise.
+    On several ranks they take turns: what crosses ranks does not vectorize.
 
     Raises:
         CheckpointError: they are to take a saved ``state``, and that is of smaller networks.
     """
-    vectorised = plan.ensemble == "vectorised" or (plan.ensemble == "auto" and device.type == "cuda")
-    vectorised = vectorised and len(plan.seeds) > 1 and not across_ranks()
+    vectorized = plan.ensemble == "vectorized" or (plan.ensemble == "auto" and device.type == "cuda")
+    vectorized = vectorized and len(plan.seeds) > 1 and not across_ranks()
     with AsLargeAs(state):
-        return Vectorised(plan, device) if vectorised else InTurn(plan, device)
+        return VectorizedEnsemble(plan, device) if vectorized else SequentialEnsemble(plan, device)
 
 
 def _of_member(name: str, part: Tensor | None, member: int) -> Tensor | None:
-    """Return one network's own copy of what an optimiser remembers of a stacked weight."""
+    """Return one network's own copy of what an optimizer remembers of a stacked weight."""
     return None if part is None else (part if name == "step" else part[member]).clone()
 
 
-class InTurn(Members):
+class SequentialEnsemble(Ensemble):
     """One network after the other."""
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
@@ -157,7 +157,7 @@ class InTurn(Members):
                 parse_temperature(plan.temperature),
                 plan.distance,
                 layer_loss=parse_regularizer(plan.regularizer, plan.distance),
-                over_layers=plan.over_layers,
+                layer_reduction=plan.layer_reduction,
                 across_ranks=across_ranks(),
             )
             for network in self._networks
@@ -204,7 +204,7 @@ class InTurn(Members):
         return torch.stack(logits)
 
 
-class Vectorised(Members):
+class VectorizedEnsemble(Ensemble):
     """All networks as one, by ``torch.func``: each weight is a tensor (E, ...), and every product takes all at once."""
 
     def __init__(self, plan: ClassifyPlan, device: torch.device) -> None:
@@ -222,7 +222,7 @@ class Vectorised(Members):
             )
             for _ in plan.seeds
         ]
-        self.over_layers = OVER_LAYERS[plan.over_layers]
+        self.layer_reduction = LAYER_REDUCTIONS[plan.layer_reduction]
         self.reader = LayerLosses("optimal", plan.distance).eval()
         self.optimizer = make_optimizer(plan.optimizer, self.weights.values(), plan.learning_rate)
 
@@ -247,7 +247,7 @@ class Vectorised(Members):
             losses = cross_entropies
             if outputs:
                 entangled = [
-                    self.over_layers(
+                    self.layer_reduction(
                         torch.stack([loss(name, output[member], labels[member]) for name, output in outputs.items()])
                     )
                     for member, loss in enumerate(self.temperatures)

@@ -4,7 +4,7 @@ Points are put in order of class, so that nearly every tile holds pairs of one k
 with them the weights exp(-d/T), are symmetric: a tile above the diagonal serves both of its sides. The forward pass
 keeps two sums for each anchor, from which the backward pass makes the weights anew.
 
-Sums of exp(-d/T) without a shift vanish for an anchor whose neighbours of one kind are all farther than some 60 T.
+Sums of exp(-d/T) without a shift vanish for an anchor whose neighbors of one kind are all farther than some 60 T.
 Those anchors, few unless T is cold, are done again one row at a time in the log domain and in float64.
 """
 
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snngan.losses.derivatives import first_derivatives_only
+from snngan.losses.autograd import first_derivatives_only
 
 if TYPE_CHECKING:
-    from snngan.losses.pairs import Pairs
+    from snngan.losses.pairwise import Pairs
 
 TILE = 1024
 """Points along a side of a tile: 4 MiB of float32, which stays in a processor's cache."""
@@ -367,7 +367,7 @@ def _cold_pull(
     augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor, slope: Tensor,
     log_sums: tuple[Tensor, Tensor], gradient: Tensor,
 ) -> None:  # fmt: skip
-    """Add to ``gradient`` (N, D) what the log-odds of some anchors pull at them and at their neighbours."""
+    """Add to ``gradient`` (N, D) what the log-odds of some anchors pull at them and at their neighbors."""
     log_same, log_other = (each[:, None] for each in log_sums)
     points = augmented[:, :-2]
     slope, mine = slope[:, None], points[rows]
@@ -379,10 +379,10 @@ def _cold_pull(
         gradient[to] += points[to] * weights.sum(0)[:, None] - weights.T @ mine
 
 
-class TiledNeighbours:
-    """Sums over the neighbours of a batch's anchors, for the optimal temperature: many temperatures a pass.
+class TiledNeighbors:
+    """Sums over the neighbors of a batch's anchors, for the optimal temperature: many temperatures a pass.
 
-    Each is taken above the anchor's nearest neighbour of the kind, so it holds at any T. Distances are in the dtype of
+    Each is taken above the anchor's nearest neighbor of the kind, so it holds at any T. Distances are in the dtype of
     the points, in units of ``pairs.unit ** 2``.
     """
 
@@ -405,13 +405,13 @@ class TiledNeighbours:
         self.num_same = (self.layout.members[self._active] - 1).double()
         self.farthest = -float(farthest)
 
-    def rounded(self) -> TiledNeighbours:
+    def rounded(self) -> TiledNeighbors:
         return self
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
         augmented = self._tiles.augmented
         sums = augmented.new_zeros((len(inverses), 4, len(augmented)), dtype=torch.float64)
-        lowest = self._tiles.lowest / 2  # lost beside the nearest neighbour's 1
+        lowest = self._tiles.lowest / 2  # lost beside the nearest neighbor's 1
         height = CUDA_TILE if augmented.is_cuda else PART_ROWS
         for anchors, over, kind, mask, negative in self._sides():
             for start in range(0, len(negative), height):
@@ -428,9 +428,9 @@ class TiledNeighbours:
         return sums[:, :, self._active]
 
     def _sides(self) -> Iterator[tuple[slice, int, int, Tensor | None, Tensor]]:
-        """Yield anchors and their negative distances from some neighbours of one kind; the next overwrites the last.
+        """Yield anchors and their negative distances from some neighbors of one kind; the next overwrites the last.
 
-        Neighbours lie along dimension ``over`` of the tile. The kind is 0 for the same class and 1 for others; a mask
+        Neighbors lie along dimension ``over`` of the tile. The kind is 0 for the same class and 1 for others; a mask
         says which pairs are of it, where not all are.
         """
         for number, rows in enumerate(self.layout.blocks):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.pairs import Pairs, log_odds, lowest_exponent
-from snngan.losses.tiled import TiledNeighbours
+from snngan.losses.backends.tiled import TiledNeighbors
+from snngan.losses.pairwise import Pairs, log_odds, lowest_exponent
 
 SMALL_BATCH = 128
 """Anchors up to which the grid is four times as fine, and in float64: few points make a jagged curve."""
@@ -53,7 +53,7 @@ def _optimal_in_units(pairs: Pairs) -> Tensor:
     grid = _grid(coarse, per_octave=8 if small else 2)
     best = _lowest(fine, coarse, grid)
     if pairs.backend != "dense" and pairs.points.dtype == torch.float32:
-        error = ROUNDING * fine.neighbours.farthest
+        error = ROUNDING * fine.neighbors.farthest
         sure = [point for point in grid if point.inverse * error <= 1e-3]
         # Log-odds that are off by e multiply the loss by exp(e) at most.
         off = best.inverse * error
@@ -79,8 +79,8 @@ def slope_by_log_inverse(pairs: Pairs, inverse: Tensor) -> Tensor:
     return inverse * slope
 
 
-class _Neighbours(Protocol):
-    """The neighbours of the A anchors that have some of both kinds, and sums over them."""
+class _Neighbors(Protocol):
+    """The neighbors of the A anchors that have some of both kinds, and sums over them."""
 
     nearest_same: Tensor
     """(A,) float64: the distance of the nearest other point of the class."""
@@ -94,35 +94,35 @@ class _Neighbours(Protocol):
     """How many octaves of temperatures to ask for at once."""
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
-        """Return (K, 4, A) float64 sums over neighbours j of each anchor i, at each of K inverse temperatures.
+        """Return (K, 4, A) float64 sums over neighbors j of each anchor i, at each of K inverse temperatures.
 
-        With e_ij the distance above that of the nearest neighbour of j's kind, they are: exp(-e/T) over the same class
+        With e_ij the distance above that of the nearest neighbor of j's kind, they are: exp(-e/T) over the same class
         and over the others, e exp(-e/T) over the same class and over the others.
         """
 
-    def rounded(self) -> _Neighbours:
+    def rounded(self) -> _Neighbors:
         """Return the same with sums in float32 where that is quicker."""
 
 
 class _Curve:
     """The mean loss of a batch as a function of the inverse temperature."""
 
-    def __init__(self, neighbours: _Neighbours, num_anchors: int) -> None:
-        self.neighbours, self.num_anchors = neighbours, num_anchors
-        self.gap = neighbours.nearest_other - neighbours.nearest_same
+    def __init__(self, neighbors: _Neighbors, num_anchors: int) -> None:
+        self.neighbors, self.num_anchors = neighbors, num_anchors
+        self.gap = neighbors.nearest_other - neighbors.nearest_same
 
     def rounded(self) -> _Curve:
         """Return the same curve from sums in float32, at half the cost, or itself if they are so."""
-        neighbours = self.neighbours.rounded()
-        return self if neighbours is self.neighbours else _Curve(neighbours, self.num_anchors)
+        neighbors = self.neighbors.rounded()
+        return self if neighbors is self.neighbors else _Curve(neighbors, self.num_anchors)
 
     def at(self, inverses: Sequence[float]) -> list[_Point]:
         """Return loss and slope at each 1/T of ``inverses``."""
         points = []
-        for inverse, sums in zip(inverses, self.neighbours.sums(inverses), strict=True):
+        for inverse, sums in zip(inverses, self.neighbors.sums(inverses), strict=True):
             same, other, excess_same, excess_other = sums
             odds = other.log() - same.log() - inverse * self.gap
-            # The mean excess of the neighbours drawn, of the own class minus of the others, is what the slope weighs.
+            # The mean excess of the neighbors drawn, of the own class minus of the others, is what the slope weighs.
             slope = excess_same / same - excess_other / other - self.gap
             loss, slope = F.softplus(odds).sum(), (odds.sigmoid() * slope).sum()
             points.append(_Point(float(loss) / self.num_anchors, inverse, float(slope) / self.num_anchors))
@@ -131,15 +131,15 @@ class _Curve:
     def floor(self, inverse: float) -> float:
         """Return a bound that the loss is not below at any 1/T above ``inverse``.
 
-        An anchor whose nearest neighbour is of another class has log-odds of at least -inverse * gap - log(N) there.
+        An anchor whose nearest neighbor is of another class has log-odds of at least -inverse * gap - log(N) there.
         """
         crossed = self.gap <= 0
-        odds = -inverse * self.gap[crossed] - self.neighbours.num_same[crossed].log()
+        odds = -inverse * self.gap[crossed] - self.neighbors.num_same[crossed].log()
         return float(F.softplus(odds).sum()) / self.num_anchors
 
 
-class DenseNeighbours:
-    """The neighbours of a batch's anchors as N x N matrices, distances in units of ``pairs.unit ** 2``."""
+class DenseNeighbors:
+    """The neighbors of a batch's anchors as N x N matrices, distances in units of ``pairs.unit ** 2``."""
 
     octaves = 1
 
@@ -156,14 +156,14 @@ class DenseNeighbours:
         self.num_same = self.same.sum(1)
         self.farthest = float(pairs.distances.max() / pairs.unit.square())
 
-    def rounded(self) -> DenseNeighbours:
-        neighbours = copy.copy(self)
-        neighbours.excess, neighbours.same, neighbours.other = (
+    def rounded(self) -> DenseNeighbors:
+        neighbors = copy.copy(self)
+        neighbors.excess, neighbors.same, neighbors.other = (
             self.excess.float(),
             self.same.float(),
             self.other.float(),
         )
-        return neighbours
+        return neighbors
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
         sums = []
@@ -180,15 +180,15 @@ def _curve_of(pairs: Pairs) -> _Curve | None:
     """Return the curve of a batch, or None where every T gives the same loss."""
     if not ((pairs.anchors & pairs.has_other).any() and pairs.scale > 0):
         return None  # anchors of a one-class batch have loss 0 at any T
-    neighbours = DenseNeighbours(pairs) if pairs.backend == "dense" else TiledNeighbours(pairs)
-    return _Curve(neighbours, int(pairs.anchors.sum()))
+    neighbors = DenseNeighbors(pairs) if pairs.backend == "dense" else TiledNeighbors(pairs)
+    return _Curve(neighbors, int(pairs.anchors.sum()))
 
 
 def _grid(curve: _Curve, per_octave: int) -> list[_Point]:
     """Return points from T = infinity to cold, ending where nothing colder can be lower."""
     points: list[_Point] = []
-    coldest, hottest = (share / curve.neighbours.farthest for share in (COLDEST, 1 / 4))
-    octaves = curve.neighbours.octaves
+    coldest, hottest = (share / curve.neighbors.farthest for share in (COLDEST, 1 / 4))
+    octaves = curve.neighbors.octaves
     for octave in range(0, math.ceil(math.log2(coldest / hottest)), octaves):
         steps = [hottest * 2 ** (octave + step / per_octave) for step in range(octaves * per_octave)]
         points += curve.at(steps if points else [0.0, *steps])

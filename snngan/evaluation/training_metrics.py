@@ -8,12 +8,12 @@ import torch
 
 from snngan.config import Plan
 from snngan.data import Dataset, to_uint8
+from snngan.evaluation.feature_classifier import kept_features
 from snngan.evaluation.features import Extractor, Pixels, features_of
 from snngan.evaluation.frechet import Moments, frechet_distance
 from snngan.evaluation.kernel import unbiased_squared_mmd
 from snngan.evaluation.measure import NEIGHBOURS
-from snngan.evaluation.neighbours import neighbour_figures
-from snngan.evaluation.small import kept_features
+from snngan.evaluation.nearest_neighbors import neighbor_figures
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.players import Players
@@ -49,7 +49,7 @@ class Watch:
         fake = features_of(self.extractor, samples if self.is_pixels else to_uint8(samples))
         figures: dict[str, float] = {}
         if len(fake) > NEIGHBOURS:
-            found = neighbour_figures(self.real, fake, NEIGHBOURS)
+            found = neighbor_figures(self.real, fake, NEIGHBOURS)
             names = ("precision", "recall", "density", "coverage")
             figures |= {name: getattr(found, name) for name in names} | {"1nn_accuracy": found.accuracy}
         if not self.is_pixels:

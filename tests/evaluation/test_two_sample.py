@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import soft_nearest_neighbor_loss
-from snngan.evaluation import twosample
-from snngan.evaluation.twosample import PermutationTest, compare
+from snngan.evaluation import two_sample
+from snngan.evaluation.two_sample import PermutationTest, compare
 
 
 def clouds(count: int, other: int, shift: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -18,8 +18,8 @@ def clouds(count: int, other: int, shift: float = 0.0, seed: int = 0) -> tuple[T
 
 @pytest.fixture(autouse=True)
 def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twosample, "PERMUTATIONS", 99)
-    monkeypatch.setattr(twosample, "RESAMPLES", 50)
+    monkeypatch.setattr(two_sample, "PERMUTATIONS", 99)
+    monkeypatch.setattr(two_sample, "RESAMPLES", 50)
 
 
 def test_the_curve_is_the_loss() -> None:

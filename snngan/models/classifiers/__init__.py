@@ -1,0 +1,1 @@
+"""Classifiers: one architecture per file."""
