@@ -8,24 +8,26 @@ from pathlib import Path
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.next_commands import compare_command, out_option, print_next_commands
-from snngan.cli.options import MOST, SEED, LocalPath, device_option, force_option, run_argument
+from snngan.cli.next_commands import make_compare_command, make_out_option, print_next_commands
+from snngan.cli.options import MAX_COUNT, SEED, LocalPath, device_option, force_option, run_argument
 from snngan.cli.output import print_note, print_result
 
 
 @click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
 @run_argument
-@click.option("--count", default=64, show_default=True, type=click.IntRange(1, MOST), help="how many images")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="of the noise: same seed, same bytes")
-@click.option("--out", required=True, type=LocalPath(), help="grid.png, images.npz or folder/")
+@click.option("--count", default=64, show_default=True, type=click.IntRange(1, MAX_COUNT), help="number of images")
+@click.option(
+    "--seed", default=0, show_default=True, type=SEED, help="random seed of the latents: same seed, same bytes"
+)
+@click.option("--out", required=True, type=LocalPath(), help="file or folder to write: grid.png, images.npz or folder/")
 @force_option
 @device_option
 @explain_memory("a smaller --count")
 def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str) -> None:
-    """Draw images from RUN's averaged generator.
+    """Draw images from RUN's EMA generator.
 
-    A name ending in .png gives one grid; in .npz the key `images`, uint8 (N, C, H, W); any other name a new folder of
-    PNG files.
+    A name ending in .png gets one grid of images; one ending in .npz gets the array `images`, uint8 (N, C, H, W); any
+    other name becomes a new folder of PNG files.
     """
     from snngan.data.export import check_target, export_images
     from snngan.training.device import choose_device
@@ -41,8 +43,8 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     export_images(images, out)
     print_result(f"{count} {'points' if folder.plan.is_points else 'images'} of step {generator.step} -> {out}")
     print_next_commands(
-        [f"snngan interpolate {folder.quoted}", *out_option(folder, "plane.png")],
+        [f"snngan interpolate {folder.quoted}", *make_out_option(folder, "plane.png")],
         [f"snngan evaluate {folder.quoted}"],
-        compare_command(folder),
-        [f"snngan report {folder.quoted}", *out_option(folder, "report.html")],
+        make_compare_command(folder),
+        [f"snngan report {folder.quoted}", *make_out_option(folder, "report.html")],
     )
