@@ -1,4 +1,4 @@
-"""The ``snngan`` command. Each subcommand is a module, imported when it is called, so that ``--help`` needs no torch."""
+"""The ``snngan`` command. Each subcommand is a module, imported when it is called, so ``--help`` needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 
 from snngan.cli.options import SuggestingGroup, explain_unknown_option, explain_usage
 from snngan.cli.output import print_status, print_wrapped_result
-from snngan.cli.signals import Terminated, raise_on_signals
+from snngan.cli.signals import Termination, raise_on_signals
 from snngan.version import __version__
 
 COMMANDS = {
@@ -25,7 +25,7 @@ COMMANDS = {
     "entangle": "test whether two sets of images can be told apart",
     "interpolate": "draw images on a plane through a run's latent space",
     "classify": "train and evaluate classifiers with entangled layers",
-    "experiment": "list and run the figures and tables of the papers",
+    "experiment": "list and run experiments, one per figure or table of the papers",
     "data": "list and prepare data sets",
     "report": "write one HTML page that compares runs",
     "board": "show runs in TensorBoard",
@@ -59,14 +59,14 @@ class Commands(SuggestingGroup):
         if sys.platform == "win32":
             fail("snngan runs on Linux and macOS; on Windows, install it in WSL")
         words = list(sys.argv[1:] if args is None else args)
-        is_distributed = started_by_torchrun()
+        is_distributed = is_started_by_torchrun()
         if is_distributed and not any(words[: len(each)] == each for each in DISTRIBUTED_COMMANDS):
             fail("torchrun may start only train, classify train and resume; start this command without it")
         options["standalone_mode"] = False
         try:
             with nullcontext() if is_distributed else raise_on_signals():  # torchrun ends its processes itself
                 sys.exit(super().main(args, *rest, **options) or 0)
-        except Terminated as error:
+        except Termination as error:
             print_status(f"Error: ended by {error.signal.name}", err=True)
             sys.exit(128 + error.signal)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -133,13 +133,13 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     Under torchrun the error is most likely the same on every rank, so ranks other than 0 wait first unless ``at_once``.
     The exit of rank 0 ends them; where it does not, they print their line too.
     """
-    if started_by_torchrun() and os.environ["RANK"] != "0" and not at_once:
+    if is_started_by_torchrun() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
     print_wrapped_result(f"Error: {' '.join(message.split())}", indent=2, err=True)
     sys.exit(status)
 
 
-def started_by_torchrun() -> bool:
+def is_started_by_torchrun() -> bool:
     """Return whether torchrun started this process."""
     if "RANK" not in os.environ:  # help needs no torch
         return False

@@ -31,6 +31,8 @@ def doctor(data_dir: str | None) -> None:
     print_row(f"snngan {__version__}, Python {platform.python_version()}, {platform.platform()}")
     check_packages(problems)
     try:
+        import torch  # noqa: F401 (an import error of torch itself is clearer than one of a module that needs it)
+
         from snngan.data.datasets import data_folder, list_datasets
         from snngan.evaluation.features import published_weights
     except IMPORT_ERRORS as error:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 
-class Terminated(BaseException):
+class Termination(BaseException):
     """A signal ended the command. A ``BaseException``, so that cleanup runs and nothing else catches it."""
 
     def __init__(self, number: int) -> None:
@@ -20,11 +20,11 @@ class Terminated(BaseException):
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Raise ``Terminated`` on SIGTERM and SIGHUP, unless they are ignored or handled already; a second signal kills."""
+    """Raise ``Termination`` on SIGTERM and SIGHUP, unless they are ignored or handled already; a second signal kills."""
 
     def handle(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
-        raise Terminated(number)
+        raise Termination(number)
 
     is_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
     numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
