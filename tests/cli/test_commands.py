@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from snngan.cli import COMMANDS, main
+from snngan.cli.options import LocalPath
 from snngan.cli.output import count_columns, format_duration
 from snngan.experiments import EXPERIMENTS
 from snngan.objectives import NonSaturating
@@ -24,16 +25,16 @@ from snngan.objectives import NonSaturating
 Cli = Callable[..., Any]
 
 
-def list_commands() -> list[list[str]]:
-    """Return the words of every command and subcommand."""
-    pages: list[list[str]] = []
-    context = click.Context(main)
+def list_commands() -> dict[str, click.Command]:
+    """Return every command and subcommand by its words."""
+    context, commands = click.Context(main), {}
     for name in COMMANDS:
         command = main.get_command(context, name)
-        pages.append([name])
+        assert command is not None
+        commands[name] = command
         if isinstance(command, click.Group):
-            pages += [[name, each] for each in command.list_commands(context)]
-    return pages
+            commands |= {f"{name} {each}": found for each, found in command.commands.items()}
+    return commands
 
 
 def load_images(path: Path) -> Any:
@@ -42,12 +43,12 @@ def load_images(path: Path) -> Any:
         return file["images"]
 
 
-@pytest.mark.parametrize("words", list_commands(), ids=" ".join)
-def test_help(cli: Cli, words: list[str]) -> None:
-    text = cli([*words, "--help"]).out
-    assert text == cli([*words, "-h"]).out
+@pytest.mark.parametrize("words", list_commands())
+def test_help(cli: Cli, words: str) -> None:
+    text = cli(f"{words} --help").out
+    assert text == cli(f"{words} -h").out
     assert max(map(len, text.splitlines())) <= 80
-    assert f"Example:  snngan {' '.join(words)} " in text
+    assert f"Example:  snngan {words} " in text
 
 
 def test_overview_lists_every_command(cli: Cli) -> None:
@@ -58,15 +59,17 @@ def test_overview_lists_every_command(cli: Cli) -> None:
     assert re.fullmatch(r"snngan, version \d+\.\d+\S*\n", cli("--version").out)
 
 
-@pytest.mark.parametrize("words", list_commands(), ids=" ".join)
-def test_example_in_the_help_is_a_valid_command(cli: Cli, words: list[str]) -> None:
-    example = " ".join(cli([*words, "--help"]).out.split("Example:")[1].split())
-    rest, command, context = shlex.split(example)[1:], main, click.Context(main)
-    while isinstance(command, click.Group):
-        name, found, rest = command.resolve_command(context, rest)
-        assert found is not None
-        command, context = found, click.Context(found, info_name=name)  # type: ignore[assignment]
-    command.make_context(None, rest)
+@pytest.mark.parametrize(("words", "command"), list_commands().items(), ids=list_commands())
+def test_example_in_the_help_is_a_valid_command(cli: Cli, words: str, command: click.Command) -> None:
+    example = shlex.split(cli(f"{words} --help").out.split("Example:")[1])[1:]
+    if isinstance(command, click.Group):
+        words, command = " ".join(example[:2]), command.commands[example[1]]
+    command.make_context(None, example[len(words.split()) :])
+
+
+@pytest.mark.parametrize("command", list_commands().values(), ids=list_commands())
+def test_path_options_refuse_urls(command: click.Command) -> None:
+    assert all(isinstance(each.type, LocalPath) for each in command.params if isinstance(each.type, click.Path))
 
 
 @pytest.mark.parametrize("objective", ["snnl-pixel", "gan"])
