@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,21 @@ import click
 
 from snngan.cli import explain_memory
 from snngan.cli.options import (
-    MOST,
+    MAX_COUNT,
     GroupedCommand,
     LocalPath,
-    NamedGroup,
+    SuggestingGroup,
+    add_config_options,
     data_dir_option,
     device_option,
-    numbers,
-    options_of,
+    parse_numbers,
     run_argument,
 )
-from snngan.cli.output import print_note, print_result, terminal_width, wrap
+from snngan.cli.output import print_note, print_result, print_wrapped_result
 from snngan.config import ClassifyConfig
 
 
-@click.group(cls=NamedGroup, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4")
+@click.group(cls=SuggestingGroup, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4")
 def classify() -> None:
     """Train and evaluate classifiers: cross-entropy + alpha * entanglement of hidden layers."""
 
@@ -33,7 +32,7 @@ def classify() -> None:
 @classify.command(
     cls=GroupedCommand, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
 )
-@options_of(ClassifyConfig)
+@add_config_options(ClassifyConfig)
 @explain_memory("a smaller --batch-size, fewer --seeds, fewer pixels or narrower networks")
 def train(**values: Any) -> None:
     """Train a classifier, on 5000 embedded MNIST digits if not told otherwise."""
@@ -46,7 +45,7 @@ def train(**values: Any) -> None:
 
     if "help" in config.set:
         for line in describe_options(config.arch, CLASSIFIERS[config.arch], {}):
-            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+            print_wrapped_result(line)
         return
     begin(config, ClassifierRun, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
 
@@ -56,12 +55,14 @@ def train(**values: Any) -> None:
 @click.option("--against", metavar="SET", help="the labeled data set, folder:PATH or npz:PATH [the run's own]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of it")
 @click.option("--attack", metavar="NAME", help="fgsm, bim or pgd")
-@click.option("--epsilon", type=numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]")
+@click.option(
+    "--epsilon", type=parse_numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]"
+)
 @click.option("--attack-steps", type=click.IntRange(1, 10**6), help="of bim [10] or pgd [40]")
 @click.option("--source", type=LocalPath(), metavar="RUN", help="attacks made on that one [RUN itself]")
 @click.option("--dknn", is_flag=True, help="judge by the nearest training images in each layer, too")
-@click.option("--points", type=click.IntRange(1, MOST), help="how many training images --dknn looks among [all]")
-@click.option("--count", type=click.IntRange(1, MOST), help="images attacked or judged [1000]")
+@click.option("--points", type=click.IntRange(1, MAX_COUNT), help="how many training images --dknn looks among [all]")
+@click.option("--count", type=click.IntRange(1, MAX_COUNT), help="images attacked or judged [1000]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
 @device_option

@@ -6,12 +6,12 @@ import shlex
 
 import click
 
-from snngan.cli.options import NamedGroup, data_dir_option
+from snngan.cli.options import SuggestingGroup, data_dir_option
 from snngan.cli.output import print_note, print_result, print_row
 from snngan.files import check_local
 
 
-@click.group(cls=NamedGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
+@click.group(cls=SuggestingGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
 def data() -> None:
     """List and prepare data sets."""
 

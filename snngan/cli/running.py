@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from snngan.cli.next_commands import compare_command, out_option, print_next_commands
-from snngan.cli.output import Progress, duration, print_note, print_status, print_wrapped
-from snngan.cli.signals import caught_signals
+from snngan.cli.next_commands import make_compare_command, make_out_option, print_next_commands
+from snngan.cli.output import Progress, format_duration, print_note, print_status, print_wrapped
+from snngan.cli.signals import collect_signals
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
@@ -209,7 +209,7 @@ def to_the_end(
     It exits with 130 or 143 if a signal ended the run.
     """
     first = is_main_process()
-    with caught_signals() as caught:
+    with collect_signals() as caught:
         progress = Progress(run.plan.steps, batch_size, "points" if dataset.is_points else "images")
         try:
             outcome = train(should_stop=lambda: bool(caught), report=progress if first else lambda *_: None)
@@ -255,8 +255,9 @@ def say_result(run: GanRun, outcome: Outcome) -> None:
     """Print what a finished run reached and wrote, and the next commands."""
     scalars, seconds = outcome.scalars, outcome.seconds or 1.0
     print_wrapped(
-        f"trained {outcome.step} steps; {duration(seconds)} since this start, {outcome.tracking_seconds / seconds:.1%} "
-        f"of it on entanglement, {outcome.measuring_seconds / seconds:.1%} on other metrics"
+        f"trained {outcome.step} steps; {format_duration(seconds)} since this start, "
+        f"{outcome.tracking_seconds / seconds:.1%} of it on entanglement, "
+        f"{outcome.measuring_seconds / seconds:.1%} on other metrics"
     )
     if "entanglement/input_score" in scalars:
         print_wrapped(
@@ -270,10 +271,10 @@ def say_result(run: GanRun, outcome: Outcome) -> None:
     print_wrapped("samples     ", str(run.samples / f"step-{outcome.step:08d}.png"), indent=0)
     say_files(run)
     print_next_commands(
-        [f"snngan sample {run.quoted} --count 100", *out_option(run, "grid.png")],
+        [f"snngan sample {run.quoted} --count 100", *make_out_option(run, "grid.png")],
         [f"snngan evaluate {run.quoted}"],
-        compare_command(run),
-        [f"snngan report {run.quoted}", *out_option(run, "report.html")],
+        make_compare_command(run),
+        [f"snngan report {run.quoted}", *make_out_option(run, "report.html")],
     )
 
 
@@ -281,8 +282,8 @@ def say_classifier_result(run: ClassifierRun, outcome: Outcome) -> None:
     """Print what a finished classifier's run reached and wrote, and the next commands."""
     plan, scalars, seconds = run.plan, outcome.scalars, outcome.seconds or 1.0
     print_wrapped(
-        f"trained {outcome.step} steps; {duration(seconds)} since this start, {outcome.tracking_seconds / seconds:.1%} "
-        "of it on metrics"
+        f"trained {outcome.step} steps; {format_duration(seconds)} since this start, "
+        f"{outcome.tracking_seconds / seconds:.1%} of it on metrics"
     )
     for half, words in (("train", "training"), ("test", "held out")):
         print_wrapped(
@@ -306,7 +307,7 @@ def say_classifier_result(run: ClassifierRun, outcome: Outcome) -> None:
     say_files(run)
     print_next_commands(
         [f"snngan classify evaluate {run.quoted}"],
-        [f"snngan report {run.quoted}", *out_option(run, "report.html")],
+        [f"snngan report {run.quoted}", *make_out_option(run, "report.html")],
         [f"snngan board {run.quoted}"],
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.options import GroupedCommand, options_of
-from snngan.cli.output import print_result, terminal_width, wrap
+from snngan.cli.options import GroupedCommand, add_config_options
+from snngan.cli.output import print_wrapped_result
 from snngan.config import TrainConfig
 
 
@@ -17,7 +16,7 @@ from snngan.config import TrainConfig
     cls=GroupedCommand,
     epilog="Example:  snngan train --dataset mnist --objective snnl-projected --steps 20000",
 )
-@options_of(TrainConfig)
+@add_config_options(TrainConfig)
 @explain_memory("a smaller --batch-size, fewer pixels or narrower networks")
 def train(**values: Any) -> None:
     """Train a generator. With no option: SNNL in pixel space on 5000 embedded MNIST digits."""
@@ -28,6 +27,6 @@ def train(**values: Any) -> None:
 
     if "help" in config.set:
         for line in describe_settings(config.objective, config.arch).splitlines():
-            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+            print_wrapped_result(line)
         return
     begin(config, GanRun, check_config, make_plan, describe_plan, run_gan)
