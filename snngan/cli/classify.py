@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from snngan.cli.options import (
     NamedGroup,
     data_dir_option,
     device_option,
+    like_option,
+    list_settings_option,
     numbers,
     options_of,
     run_argument,
 )
-from snngan.cli.output import print_note, print_result, terminal_width, wrap
+from snngan.cli.output import print_note, print_result
 from snngan.config import ClassifyConfig
 
 
@@ -34,21 +35,18 @@ def classify() -> None:
     cls=GroupedCommand, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
 )
 @options_of(ClassifyConfig)
+@like_option
+@list_settings_option
 @explain_memory("a smaller --batch-size, fewer --seeds, fewer pixels or narrower networks")
-def train(**values: Any) -> None:
-    """Train a classifier, on 5000 embedded MNIST digits if not told otherwise."""
-    config = ClassifyConfig(**values)
-    from snngan.cli.running import begin, run_classifier
-    from snngan.models import CLASSIFIERS
-    from snngan.training.classifier_plan import check_classify_config, describe_classify_plan, make_classify_plan
-    from snngan.training.plan import describe_options
-    from snngan.training.run_folder import ClassifierRun
+def train(like: Path | None, list_settings: bool, **values: Any) -> None:
+    """Train a classifier; without options, on 5000 embedded MNIST digits."""
+    from snngan.cli.training import make_config_like, print_settings, start_runs
 
-    if "help" in config.set:
-        for line in describe_options(config.arch, CLASSIFIERS[config.arch], {}):
-            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
-        return
-    begin(config, ClassifierRun, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
+    config = make_config_like(ClassifyConfig, like, values)
+    if list_settings:
+        print_settings(config)
+    else:
+        start_runs([config])
 
 
 @classify.command(epilog="Example:  snngan classify evaluate runs/0001-mnist-cnn --json")

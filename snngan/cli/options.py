@@ -114,34 +114,41 @@ class GroupedOption(click.Option):
 
 
 def options_of(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds an option for each field of the dataclass ``owner``."""
+    """Return a decorator that adds an option for each field of the config class ``owner`` that has a flag."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(dataclasses.fields(owner)):
-            flag = f"--{field.name.replace('_', '-')}"
-            command = click.option(flag, field.name, cls=GroupedOption, **_arguments(owner, field))(command)
+            if field.metadata.get("flag"):
+                flag = f"--{field.name.replace('_', '-')}"
+                command = click.option(flag, field.name, cls=GroupedOption, **_make_arguments(owner, field))(command)
         return command
 
-    def _arguments(owner: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
-        kind, meta = field_type(owner, field.name), field.metadata
-        arguments: dict[str, Any] = {
-            "help": meta["help"],
-            "group": meta["group"],
-            "default": field.default,
-            "metavar": meta["metavar"],
-            "show_default": field.default not in (None, False, ()),
-        }
-        if field.name == "set":
-            return arguments | {"multiple": True}
-        if kind is bool:
-            return arguments | {"is_flag": True}
-        if meta["metavar"] == "DIR":
-            return arguments | {"type": LocalPath(str)}
-        if kind is tuple:
-            return arguments | {"type": two_numbers}
-        return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
-
     return decorate
+
+
+def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """Return the arguments of ``click.option`` for a field."""
+    kind, meta = field_type(owner, field.name), field.metadata
+    default = owner.recommended.get(field.name, meta["default"])
+    shown: bool | str = default not in (None, False, ())
+    if meta["gap"] and meta["group"] == "Optimization" and not owner.recommended:
+        shown = f"{','.join(map(str, default)) if kind is tuple else default}, or the objective's"
+    arguments: dict[str, Any] = {
+        "help": meta["help"],
+        "group": meta["group"],
+        "default": field.default,
+        "metavar": meta["metavar"],
+        "show_default": str(default) if meta["gap"] and shown is True else shown,
+    }
+    if field.name == "set":
+        return arguments | {"multiple": True}
+    if kind is bool:
+        return arguments | {"is_flag": True}
+    if meta["metavar"] == "DIR":
+        return arguments | {"type": LocalPath(str)}
+    if kind is tuple:
+        return arguments | {"type": two_numbers}
+    return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
 
 
 def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
@@ -166,6 +173,13 @@ SEED = click.IntRange(min=0)
 MOST = 10**7
 """Images in one figure: beyond it lies a slip of the hand."""
 run_argument = click.argument("run", type=LocalPath())
+like_option = click.option(
+    "--like", cls=GroupedOption, group="Run", metavar="RUN", type=LocalPath(),
+    help="run whose options hold where none is given",
+)  # fmt: skip
+list_settings_option = click.option(
+    "--list-settings", cls=GroupedOption, group="Networks", is_flag=True, help="list of what --set knows, and stop"
+)
 force_option = click.option("--force", is_flag=True, help="replace an existing --out")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
 data_dir_option = click.option(
