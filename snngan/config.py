@@ -1,4 +1,8 @@
-"""Every option's default, range and help, once: commands, saved runs and Python calls are all made from here."""
+"""Every option of training: type, default, range and help, declared once, in groups that both configs share.
+
+A config is what the user said; :mod:`snngan.training.resolve` fills its gaps and adds facts of the data. That resolved
+config, of the same class, is what a run is made from and what its ``config.json`` keeps.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from snngan.registry import unknown_name
 
-T = TypeVar("T")
+MAX_SEEDS = 1000
+MAX_SIDE = 4096
+"""Pixels: the largest side of images that a run can be of."""
 
 
 def option(
@@ -26,61 +32,101 @@ def option(
     choices: Sequence[str] | None = None,
     group: str = "",
     metavar: str | None = None,
+    gap: bool = False,
+    saved: bool = True,
+    flag: bool = True,
 ) -> Any:
-    """Return a dataclass field that carries its help, its closed range or choices, and its group in ``--help``."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "group": group, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
+    """Return a dataclass field that carries all that is known of an option.
+
+    Args:
+        default: its value where neither the user nor the method chooses one.
+        help: a noun phrase for ``--help``.
+        low: smallest allowed number, itself allowed.
+        high: largest allowed number, itself allowed.
+        choices: the allowed values, if there are only some.
+        group: its heading in ``--help``.
+        metavar: what stands for its value in ``--help``.
+        gap: whether it is None until :meth:`Config.fill_gaps` takes the method's recommendation or ``default``.
+        saved: whether it belongs to the run, and so to ``config.json``, or only to this start of it.
+        flag: whether it is an option of the command, or only of ``--set``.
+    """
+    metadata = {
+        "help": help, "low": low, "high": high, "choices": choices, "group": group, "metavar": metavar,
+        "default": default, "gap": gap, "saved": saved, "flag": flag,
+    }  # fmt: skip
+    return dataclasses.field(default=None if gap else default, metadata=metadata)
+
+
+def with_default(owner: type, name: str, default: Any) -> Any:
+    """Return the option ``name`` of the dataclass ``owner`` for a subclass of it, with another ``default``."""
+    field = next(each for each in dataclasses.fields(owner) if each.name == name)
+    return dataclasses.field(default=default, metadata={**field.metadata, "default": default})
+
+
+def fact() -> Any:
+    """Return a dataclass field for a fact of the data: None until the config is resolved."""
+    return dataclasses.field(default=None, metadata={"fact": True, "saved": True})
 
 
 def check_options(config: Any) -> None:
-    """Raise ``ValueError`` for the first field of the dataclass ``config`` not of its type, range or choices.
-
-    What is of another library's type is turned into Python's own: paths, NumPy's numbers, lists of numbers.
-    """
+    """Raise ``ValueError`` for the first option of the dataclass ``config`` not of its type, range or choices."""
     for field in dataclasses.fields(config):
         value, meta = getattr(config, field.name), field.metadata
         if not meta or (value is None and field.default is None):
             continue
         hint = field_hint(type(config), field.name)
-        value = _plain(value, hint)
-        object.__setattr__(config, field.name, value)  # of frozen ones too
-        if not _fits(value, hint):
-            raise ValueError(f"{field.name} takes {_kind_text(type(config), field.name)}, not {value!r}")
+        if not _has_type(value, hint):
+            raise ValueError(f"{field.name} must be {_describe_type(hint)}, got {value!r}")
+        if "fact" in meta:
+            continue
         if meta["choices"] and value not in meta["choices"]:
             raise unknown_name(f"value for {field.name}", str(value), meta["choices"])
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
             if isinstance(number, int) and number.bit_length() > 63:
-                raise ValueError(f"{field.name} must lie in {range_text(meta)}, and below 2^63")
+                raise ValueError(f"{field.name} must be in {range_text(meta)} and below 2^63")
             low = -math.inf if meta["low"] is None else meta["low"]
             high = math.inf if meta["high"] is None else meta["high"]
             if not low <= number <= high or math.isinf(number):
-                raise ValueError(f"{field.name} must lie in {range_text(meta)}, not {number:g}")
+                raise ValueError(f"{field.name} must be in {range_text(meta)}, got {number:g}")
 
 
-def _plain(value: Any, hint: Any) -> Any:
-    """Return ``value`` as Python's own type where another one means the same."""
+def make_config(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """Return the dataclass ``kind`` of options by name, as Python code or a JSON file gives them.
+
+    Paths become texts, lists tuples, NumPy's numbers Python's.
+
+    Raises:
+        ValueError: a name is unknown, or a value is not of its type, range or choices.
+    """
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    for name in values:
+        if name not in known:
+            raise unknown_name("option", name, known)
+    return kind(**{name: _convert(value, field_hint(kind, name)) for name, value in values.items()})
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """Return ``value`` as the type ``hint`` where a value of another library or of JSON means the same."""
     kind = typing.get_origin(hint) or hint
     if kind is tuple and isinstance(value, list | tuple):
-        return tuple(_plain(each, typing.get_args(hint)[0]) for each in value)
+        return tuple(_convert(each, typing.get_args(hint)[0]) for each in value)
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
+        value = int(value)
     return float(value) if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool) else value
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _has_type(value: Any, hint: Any) -> bool:
     """Return whether ``value`` is of the annotated type; a whole number may stand for any number."""
     kind = typing.get_origin(hint) or hint
     if kind is tuple:
         items = typing.get_args(hint)
         if not isinstance(value, tuple) or (items[-1] is not ... and len(value) != len(items)):
             return False
-        return all(_fits(each, items[0]) for each in value)
-    if kind is Literal or not isinstance(kind, type):
-        return True
+        return all(_has_type(each, items[0]) for each in value)
     if kind in (int, float):
         return isinstance(value, kind | int) and not isinstance(value, bool)
     return isinstance(value, kind)
@@ -95,14 +141,14 @@ def range_text(metadata: Mapping[str, Any]) -> str:
 
 def field_hint(owner: type, name: str) -> Any:
     """Return the annotation of the dataclass field ``name``: ``int | None`` counts as ``int``."""
-    hint = _hints(owner)[name]
+    hint = _get_type_hints(owner)[name]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
 
 
 @functools.cache
-def _hints(owner: Hashable) -> dict[str, Any]:
+def _get_type_hints(owner: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(owner)
 
 
@@ -114,244 +160,292 @@ def field_type(owner: type, name: str) -> type:
 
 
 def parse_value(owner: type, name: str, text: str) -> Any:
-    """Return ``text`` as the type of the field ``name`` of the dataclass ``owner``; commas part a tuple.
+    """Return ``text`` as the type of the field ``name`` of the dataclass ``owner``; commas separate a tuple's items.
 
     Raises:
-        ValueError: the text does not read as that type; the message names option, type and text.
+        ValueError: the text cannot be read as that type; the message names option, type and text.
     """
-    kind = field_type(owner, name)
+    hint = field_hint(owner, name)
+    kind = typing.get_origin(hint) or hint
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[text.lower()]
         if kind is tuple:
-            item, *others = typing.get_args(field_hint(owner, name))
+            item, *others = typing.get_args(hint)
             parts = tuple(item(part.strip()) for part in text.split(",") if part.strip())
             if not parts or (others[-1] is not ... and len(parts) != 1 + len(others)):
                 raise ValueError
             return parts
         return kind(text)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{name} takes {_kind_text(owner, name)}, not {text!r}") from error
+        raise ValueError(f"{name} must be {_describe_type(hint)}, got {text!r}") from error
 
 
-def _kind_text(owner: type, name: str) -> str:
-    kind = field_type(owner, name)
+def _describe_type(hint: Any) -> str:
+    kind = typing.get_origin(hint) or hint
     if kind is tuple:
-        return _tuple_text(field_hint(owner, name))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, kind.__name__)
+        item, *others = typing.get_args(hint)
+        if others[-1] is not ...:
+            return "two numbers with a comma between"
+        return f"{'whole numbers' if item is int else 'values'} with commas between"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, "a mapping")
 
 
-def _tuple_text(hint: Any) -> str:
-    item, *others = typing.get_args(hint) or (None,)
-    if others and others[-1] is not ...:
-        return "two numbers with a comma between"
-    return f"{'whole numbers' if item is int else 'values'} with commas between"
+def option_names(owner: type) -> list[str]:
+    """Return the names of the options of a dataclass."""
+    return [field.name for field in dataclasses.fields(owner) if "help" in field.metadata]
+
+
+def option_values(instance: Any) -> dict[str, Any]:
+    """Return the values of the options of a dataclass instance by name."""
+    return {name: getattr(instance, name) for name in option_names(type(instance))}
+
+
+def parse_settings(
+    settings: Iterable[str], owner_of: Mapping[str, type], kind: str = "option of --set",
+    hint: str = "--list-settings lists the names",
+) -> dict[str, Any]:  # fmt: skip
+    """Return ``NAME=VALUE`` texts as values by name.
+
+    Args:
+        settings: the texts.
+        owner_of: the dataclass that has the field of each known name.
+        kind: what a name stands for, for the message about an unknown one.
+        hint: the end of the message about a text without an equals sign.
+
+    Raises:
+        ValueError: a text has no equals sign, a name is unknown, or a value cannot be read.
+    """
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set must be NAME=VALUE, got {setting!r}; {hint}")
+        if name not in owner_of:
+            raise unknown_name(kind, name, owner_of)
+        values[name] = parse_value(owner_of[name], name, text)
+    return values
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds written as ``0:4`` (0 to 3), ``0,3,5`` or ``7``.
+
+    Raises:
+        ValueError: the text has none of these forms, or names a seed twice or none.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        counted = range(int(first), int(last)) if colon else [int(part) for part in text.split(",")]
+    except ValueError:
+        counted = []
+    if len(counted) > MAX_SEEDS:
+        raise ValueError(f"--seeds {text}: must be at most {MAX_SEEDS} seeds, got {len(counted)}")
+    seeds = tuple(counted)
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds must be 0:4 (that is 0 to 3), 0,3,5 or 7, none twice, got {text!r}")
+    return seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What the user says of a training run; None means that the objective's own choice holds."""
+class DataConfig:
+    """What a run is trained on."""
 
     dataset: str = option("mnist-5k", "data set, folder:PATH or npz:PATH", group="Data", metavar="NAME")
-    data_dir: str | None = option(None, "where data sets are kept [$SNNGAN_DATA or data]", group="Data", metavar="DIR")
-    image_size: int | None = option(None, "shrink and crop to this many pixels", low=2, high=4096, group="Data")
-    download: bool = option(False, "fetch the data set if it is not here", group="Data")
-    skip_broken: bool = option(False, "leave out broken images of a folder", group="Data")
+    data_dir: str | None = option(None, "folder of data sets [$SNNGAN_DATA or data]", group="Data", metavar="DIR")
+    image_size: int | None = option(
+        None, "height and width to crop and shrink images to", low=2, high=MAX_SIDE, group="Data"
+    )
+    download: bool = option(False, "download the data set if it is missing", group="Data", saved=False)
+    skip_broken: bool = option(False, "leave out unreadable images of a folder", group="Data")
 
-    objective: str = option("snnl-pixel", "what the players minimize", group="Game", metavar="NAME")
-    arch: str | None = option(None, "networks: mlp, dcgan or resnet", group="Game", metavar="NAME")
-    set: tuple[str, ...] = option(
-        (), "an objective's or network's option; 'help' lists", group="Game", metavar="NAME=VALUE"
+    data_digest: str = fact()
+    """Fingerprint of the images (and labels, for a classifier): a run never resumes on other data."""
+    image_shape: tuple[int, int, int] = fact()
+    """(channels, height, width)."""
+    is_points: bool = fact()
+    """Whether the "images" are 2-D points."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """How networks are optimized."""
+
+    steps: int = option(20000, "number of training steps", low=1, group="Optimization", gap=True)
+    batch_size: int = option(
+        64, "number of real images per step, over all processes", low=2, group="Optimization", gap=True
+    )
+    optimizer: str = option(
+        "adam",
+        "adam, rmsprop, or sgd with momentum",
+        choices=("adam", "rmsprop", "sgd"),
+        group="Optimization",
+        metavar="NAME",
+        gap=True,
+    )
+    learning_rate: float = option(
+        2e-4, "learning rate (of generator and discriminator)", low=0, high=10, group="Optimization", gap=True
     )
 
-    steps: int | None = option(None, "generator steps", low=1, group="Optimization")
-    batch_size: int | None = option(None, "real images a step", low=2, group="Optimization")
-    learning_rate: float | None = option(None, "of both players", low=0, high=10, group="Optimization")
-    betas: tuple[float, float] | None = option(
-        None, "of Adam", low=0, high=0.9999, group="Optimization", metavar="B1,B2"
-    )
-    discriminator_steps: int | None = option(None, "per generator step", low=1, high=100, group="Optimization")
-    ema_decay: float | None = option(None, "of the averaged generator", low=0, high=0.999999, group="Optimization")
 
-    seed: int = option(0, "of weights, order and noise", low=0, group="Run")
-    device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
-    precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
-    deterministic: bool = option(False, "the same bits each time on CUDA too", group="Run")
-    compile: bool = option(False, "compile the networks: slow first steps", group="Run")
-    cuda_graph: bool = option(False, "record the step as one CUDA graph", group="Run")
-    run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how a run is computed, and how often it writes."""
+
+    seed: int = option(0, "seed of weights, data order and noise", low=0, group="Run")
+    seeds: str | None = option(None, "several seeds, such as 0:4 or 0,3,5", group="Run", metavar="SEEDS")
+    device: str = option("auto", "device: auto, cuda or cpu", group="Run", metavar="DEVICE", saved=False)
+    precision: str = option("fp32", "precision of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
+    deterministic: bool = option(False, "make results on CUDA bit-equal, too", group="Run")
+    run_dir: str | None = option(
+        None, "new folder for the run [runs/NNNN-...]", group="Run", metavar="DIR", saved=False
+    )
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
-    sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
-    log_every: int = option(100, "steps between entanglement readings", low=1, group="Run")
-    metrics_every: int = option(1000, "steps between other figures (precision, FID, ...); 0: none", low=0, group="Run")
-    dry_run: bool = option(False, "say what would be done, and stop", group="Run")
-
-    def __post_init__(self) -> None:
-        check_options(self)
+    log_every: int = option(100, "steps between logged losses and entanglement", low=1, group="Run", gap=True)
+    dry_run: bool = option(False, "describe the run, and stop", group="Run", saved=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Optimization:
-    """How the players are trained; an objective may recommend other values, and the user has the last word."""
+class Config(DataConfig, OptimizationConfig, RunConfig):
+    """What the configs of generators and classifiers share."""
 
-    steps: int = option(20000, "generator steps", low=1)
-    batch_size: int = option(64, "real images a step", low=2)
-    optimizer: str = option("adam", "of both players", choices=("adam", "rmsprop"))
-    learning_rate: float = option(2e-4, "of both players", low=0, high=10)
-    discriminator_learning_rate: float | None = option(None, "of the discriminator, if it differs", low=0, high=10)
-    betas: tuple[float, float] = option((0.5, 0.999), "of Adam", low=0, high=0.9999)
-    discriminator_steps: int = option(1, "discriminator steps per generator step", low=1, high=100)
-    ema_decay: float = option(0.999, "of the averaged generator", low=0, high=0.999999)
+    kind: ClassVar[str]
+    """What is trained, in the words of ``config.json`` and of messages."""
+    recommended: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
+    """What fills the gaps of this kind of config before the options' own defaults."""
+
+    arch: str = option(None, "architecture; --list-settings lists all", group="Networks", metavar="NAME", gap=True)
+    arch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of the architecture by name; all of them in a resolved config."""
+    set: tuple[str, ...] = option(
+        (), "further option; --list-settings lists all", group="Networks", metavar="NAME=VALUE", saved=False
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run does, every default filled in: written to its folder, and all that resuming it goes by."""
-
-    dataset: str
-    data_dir: str | None
-    image_size: int | None
-    skip_broken: bool
-    data_digest: str
-    image_shape: tuple[int, int, int]
-    is_points: bool
-    objective: str
-    objective_options: Mapping[str, Any]
-    arch: str
-    arch_options: Mapping[str, Any]
-    optimization: Optimization
-    seed: int
-    precision: str
-    checkpoint_every: int
-    sample_every: int
-    log_every: int
-    metrics_every: int = 0
-    compile: bool = False
-    cuda_graph: bool = False
-    deterministic: bool = False
-
-    @property
-    def steps(self) -> int:
-        return self.optimization.steps
-
-    @property
-    def batch_size(self) -> int:
-        return self.optimization.batch_size
+        if self.image_shape and not all(1 <= size <= MAX_SIDE for size in self.image_shape):
+            raise ValueError(f"image_shape must be (C, H, W) of 1 to {MAX_SIDE}, got {self.image_shape}")
 
     @property
     def title(self) -> str:
-        """What its folder is named after, beside the data set."""
-        return self.objective
+        """What the run's folder is named after, beside the data set."""
+        return self.arch
 
-    def with_steps(self, steps: int) -> Plan:
-        """Return the plan of a run of as many steps."""
-        return dataclasses.replace(self, optimization=dataclasses.replace(self.optimization, steps=steps))
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds that ``seeds`` or ``seed`` asks for; raises ``ValueError`` for both."""
+        if self.seeds is None:
+            return (self.seed,)
+        if self.seed:
+            raise ValueError(f"--seed {self.seed} and --seeds {self.seeds}: give one of them")
+        return parse_seeds(self.seeds)
+
+    def fill_gaps(self, recommended: Mapping[str, Any] = types.MappingProxyType({})) -> Self:
+        """Return this config with a value in each gap: the recommended one, or else the option's default."""
+        choices = {**self.recommended, **recommended}
+        gaps = [field for field in dataclasses.fields(self) if field.metadata.get("gap")]
+        empty = [field for field in gaps if getattr(self, field.name) is None]
+        filled = {field.name: choices.get(field.name, field.metadata["default"]) for field in empty}
+        return dataclasses.replace(self, **filled)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``config.json`` keeps: all but what belongs to one start of the run."""
+        saved = (field for field in dataclasses.fields(self) if field.metadata.get("saved", True))
+        return {field.name: getattr(self, field.name) for field in saved}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the resolved config of which :meth:`to_json` gave ``values``.
+
+        Raises:
+            ValueError: a value is missing, unknown, of another type or out of range.
+        """
+        for field in dataclasses.fields(cls):
+            if (field.metadata.get("gap") or "fact" in field.metadata) and values.get(field.name) is None:
+                raise ValueError(f"{field.name} is missing")
+        config: Self = make_config(cls, values)
+        return config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifyConfig:
-    """What the user says of a classifier's training."""
+class TrainConfig(Config):
+    """How a generator is trained; what is not given is up to the objective."""
 
-    dataset: str = option("mnist-5k", "name, folder:PATH or npz:PATH", group="Data", metavar="NAME")
-    data_dir: str | None = option(None, "where data sets are kept [$SNNGAN_DATA or data]", group="Data", metavar="DIR")
-    image_size: int | None = option(None, "shrink and crop to this many pixels", low=2, high=4096, group="Data")
-    download: bool = option(False, "fetch the data set if it is not here", group="Data")
-    skip_broken: bool = option(False, "leave out broken images of a folder", group="Data")
+    kind = "generator"
 
-    arch: str = option("cnn", "or cnn-small, feedforward, resnet15/18/34", group="Network", metavar="NAME")
-    set: tuple[str, ...] = option((), "an option of the network; 'help' lists", group="Network", metavar="NAME=VALUE")
+    objective: str = option("snnl-pixel", "what the networks minimize", group="Networks", metavar="NAME")
+    objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of the objective by name; all of them in a resolved config."""
 
-    regularizer: str = option("snnl", "of layers, or triplet:MARGIN", group="Loss", metavar="RULE")
-    alpha: float = option(-0.003, "its weight; below 0 entangles", low=-1e9, high=1e9, group="Loss")
-    alpha_final: float | None = option(None, "at the end, in equal steps [alpha]", low=-1e9, high=1e9, group="Loss")
-    layers: str = option("*", "names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
-    layer_reduction: str = option(
-        "sum", "or mean, min, of them", choices=("sum", "mean", "min"), group="Loss", metavar="HOW"
+    betas: tuple[float, float] = option(
+        (0.5, 0.999), "decay rates of Adam", low=0, high=0.9999, group="Optimization", metavar="B1,B2", gap=True
     )
-    temperature: str = option("optimal", "such as 0.1, learned:1, absolute:50", group="Loss", metavar="RULE")
+    discriminator_learning_rate: float | None = option(
+        None, "learning rate of the discriminator, if it differs", low=0, high=10, flag=False
+    )
+    discriminator_steps: int = option(
+        1, "discriminator updates per generator update", low=1, high=100, group="Optimization", gap=True
+    )
+    ema_decay: float = option(
+        0.999, "decay rate of the averaged generator (EMA)", low=0, high=0.999999, group="Optimization", gap=True
+    )
+
+    compile: bool = option(False, "compile the networks, for slow first steps", group="Run")
+    cuda_graph: bool = option(False, "record the step as one CUDA graph", group="Run")
+    sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
+    metrics_every: int = option(1000, "steps between metrics (precision, FID, ...), 0: never", low=0, group="Run")
+
+    @property
+    def title(self) -> str:
+        return self.objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(Config):
+    """How a classifier is trained."""
+
+    kind = "classifier"
+    recommended = types.MappingProxyType(
+        {"arch": "cnn", "steps": 5000, "batch_size": 256, "learning_rate": 1e-3, "log_every": 500}
+    )
+
+    alpha: float = option(
+        -0.003, "weight of the layer loss; negative values entangle classes", low=-1e9, high=1e9, group="Loss"
+    )
+    alpha_final: float | None = option(
+        None, "alpha at the last step, reached linearly [alpha]", low=-1e9, high=1e9, group="Loss"
+    )
+    layers: str = option("*", "layer names or patterns, with commas; *: all", group="Loss", metavar="NAMES")
+    layer_reduction: str = option(
+        "sum", "sum, mean or min over layers", choices=("sum", "mean", "min"), group="Loss", metavar="HOW"
+    )
+    temperature: str = option(
+        "optimal", "temperature rule, such as 0.1, learned:1, absolute:50", group="Loss", metavar="RULE"
+    )
     distance: str = option(
         "sqeuclidean", "sqeuclidean or cosine", choices=("sqeuclidean", "cosine"), group="Loss", metavar="NAME"
     )
     adversarial_training: str | None = option(
-        None, "trains on its examples: pgd:0.3, pgd:0.3:40 steps", group="Loss", metavar="RULE"
+        None, "attack on the training images: pgd:0.3, or pgd:0.3:40 steps", group="Loss", metavar="RULE"
     )
-
-    steps: int = option(5000, "optimizer steps", low=1, group="Optimization")
-    batch_size: int = option(256, "images a step", low=2, group="Optimization")
-    optimizer: str = option(
-        "adam", "adam, or sgd with momentum", choices=("adam", "sgd"), group="Optimization", metavar="NAME"
-    )
-    learning_rate: float = option(1e-3, "at the start", low=0, high=10, group="Optimization")
+    regularizer: str = option("snnl", "loss of the layers: snnl or triplet:MARGIN", flag=False)
     learning_rate_final: float | None = option(
-        None, "at the end, in equal ratios [the same]", low=0, high=10, group="Optimization"
+        None, "learning rate at the last step, reached geometrically", low=0, high=10, group="Optimization"
     )
-
-    seed: int = option(0, "of weights and order", low=0, group="Run")
-    seeds: str | None = option(None, "several, 0:4 or 0,3,5: a network each", group="Run", metavar="SEEDS")
     ensemble: str = option(
         "auto",
-        "auto, vectorized or sequential",
+        "networks of several seeds: auto, vectorized or sequential",
         choices=("auto", "vectorized", "sequential"),
         group="Run",
         metavar="HOW",
     )
-    device: str = option("auto", "auto, cuda or cpu", group="Run", metavar="DEVICE")
-    precision: str = option("fp32", "of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
-    deterministic: bool = option(False, "the same bits each time on CUDA too", group="Run")
-    run_dir: str | None = option(None, "the run's folder, new [runs/NNNN-...]", group="Run", metavar="DIR")
-    checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
-    log_every: int = option(500, "steps between readings", low=1, group="Run")
-    dry_run: bool = option(False, "say what would be done, and stop", group="Run")
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifyPlan:
-    """What a classifier's run does, every default filled in."""
-
-    dataset: str
-    data_dir: str | None
-    image_size: int | None
-    skip_broken: bool
-    data_digest: str
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    class_names: tuple[str, ...]
-    """Of the labels from 0 on; empty where the data have none."""
-    arch: str
-    arch_options: Mapping[str, Any]
-    layers: tuple[str, ...]
-    alpha: float
-    alpha_final: float
-    temperature: str
-    distance: Literal["sqeuclidean", "cosine"]
-    steps: int
-    schedule_steps: int
-    """Over which learning rate and alpha change; a run that goes on for longer keeps their last values."""
-    batch_size: int
-    optimizer: str
-    learning_rate: float
-    learning_rate_final: float
-    seeds: tuple[int, ...]
-    ensemble: str
-    precision: str
-    checkpoint_every: int
-    log_every: int
-    regularizer: str = "snnl"
-    layer_reduction: str = "sum"
-    adversarial_training: str | None = None
-    deterministic: bool = False
+    num_classes: int = fact()
+    class_names: tuple[str, ...] = fact()
+    """Names of the classes from 0 on; empty where the data have none."""
+    schedule_steps: int = fact()
+    """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
 
     @property
-    def title(self) -> str:
-        """What its folder is named after, beside the data set."""
-        return self.arch
-
-    def with_steps(self, steps: int) -> ClassifyPlan:
-        """Return the plan of a run of as many steps."""
-        return dataclasses.replace(self, steps=steps)
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers of a resolved config."""
+        return tuple(self.layers.split(","))

@@ -1,14 +1,27 @@
-"""One small registry: datasets, architectures, objectives and commands' choices are all found by name here."""
+"""Named things: built in, from an installed plugin, or from a module that the user names.
+
+Data sets, architectures, classifiers, objectives, metrics, attacks and experiments are all found here. A package of
+yours adds some by an entry point of the group ``snngan.plugins``, whose value is the module that registers them; a
+module that is not installed is named by ``--import MODULE``. Nothing else is ever imported: a run folder cannot ask
+for a module.
+"""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import importlib.metadata
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+PLUGINS = "snngan.plugins"
+"""The group of entry points by which installed packages add things."""
 
 
 class UnknownNameError(ValueError):
@@ -16,7 +29,7 @@ class UnknownNameError(ValueError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for an unknown ``name``: what came, the nearest known name, and all known names."""
+    """Return the error for an unknown ``name``: what was given, the nearest known name, and all known names."""
     names = sorted(known)
     lower = {each.lower(): each for each in names}
     nearest = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
@@ -25,16 +38,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
 
 
 class Registry(Generic[T]):
-    """A name -> entry table for one ``kind`` of thing, filled by the modules of one ``package``.
+    """A table of named entries of one ``kind``, filled by the modules of one ``package`` and by plugins.
 
-    The modules are imported on the first look-up, so an entry needs no line anywhere but in its own file.
+    The modules are imported at the first look-up, so an entry needs no line anywhere but in its own file.
 
     Example:
         >>> shapes: Registry[int] = Registry("shape")
         >>> shapes.register("square")(4)
         4
-        >>> shapes["square"], shapes.names()
-        (4, ('square',))
+        >>> shapes["square"], "square" in shapes.names()
+        (4, True)
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -43,10 +56,11 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that enters its argument under ``name``; a name taken twice is a programming error."""
+        """Return a decorator that enters its argument under ``name``; raises ``ValueError`` if the name is taken."""
 
         def enter(entry: T) -> T:
-            assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: by {self._entries[name]} and {entry}")
             self._entries[name] = entry
             return entry
 
@@ -66,7 +80,48 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._package is None:
             return
-        package_name, self._package = self._package, None
-        package = importlib.import_module(package_name)
+        name, self._package = self._package, None
+        package = importlib.import_module(name)
         for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-            importlib.import_module(f"{package_name}.{module.name}")
+            importlib.import_module(f"{name}.{module.name}")
+        load_plugins()
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import the plugins that are installed, once.
+
+    Raises:
+        ImportError: one of them cannot be imported; the message names its package.
+    """
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist else entry.value
+            raise ImportError(f"the plugin {entry.name} of {package} cannot be imported: {error}") from error
+
+
+def import_module(name: str) -> None:
+    """Import a module that the user names: importable from here or the current folder, or the path of a .py file.
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
+    try:
+        if name.endswith(".py"):
+            path = Path(name)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None:
+                raise ImportError("it is not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            try:
+                importlib.import_module(name)
+            finally:
+                sys.path.pop(0)
+    except Exception as error:
+        raise ValueError(f"--import {name}: it cannot be imported: {type(error).__name__}: {error}") from error

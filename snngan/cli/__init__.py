@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from snngan.cli.options import SuggestingGroup, explain_unknown_option, explain_usage
+from snngan.cli.options import SuggestingGroup, add_import_option, explain_unknown_option, explain_usage
 from snngan.cli.output import print_status, print_wrapped_result
 from snngan.cli.signals import Termination, raise_on_signals
 from snngan.version import __version__
@@ -48,6 +48,7 @@ class Commands(SuggestingGroup):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"snngan.cli.{name}"), name)
+        add_import_option(command)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,10 +17,12 @@ from snngan.cli.options import (
     add_config_options,
     data_dir_option,
     device_option,
+    like_option,
+    list_settings_option,
     parse_numbers,
     run_argument,
 )
-from snngan.cli.output import print_note, print_result, print_wrapped_result
+from snngan.cli.output import print_note, print_result
 from snngan.config import ClassifyConfig
 
 
@@ -33,21 +35,18 @@ def classify() -> None:
     cls=GroupedCommand, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
 )
 @add_config_options(ClassifyConfig)
+@like_option
+@list_settings_option
 @explain_memory("a smaller --batch-size, fewer --seeds, fewer pixels or narrower networks")
-def train(**values: Any) -> None:
-    """Train a classifier, on 5000 embedded MNIST digits if not told otherwise."""
-    config = ClassifyConfig(**values)
-    from snngan.cli.running import begin, run_classifier
-    from snngan.models import CLASSIFIERS
-    from snngan.training.classifier_plan import check_classify_config, describe_classify_plan, make_classify_plan
-    from snngan.training.plan import describe_options
-    from snngan.training.run_folder import ClassifierRun
+def train(like: Path | None, list_settings: bool, **values: Any) -> None:
+    """Train a classifier; without options, on 5000 embedded MNIST digits."""
+    from snngan.cli.training import make_config_like, print_settings, start_runs
 
-    if "help" in config.set:
-        for line in describe_options(config.arch, CLASSIFIERS[config.arch], {}):
-            print_wrapped_result(line)
-        return
-    begin(config, ClassifierRun, check_classify_config, make_classify_plan, describe_classify_plan, run_classifier)
+    config = make_config_like(ClassifyConfig, like, values)
+    if list_settings:
+        print_settings(config)
+    else:
+        start_runs([config])
 
 
 @classify.command(epilog="Example:  snngan classify evaluate runs/0001-mnist-cnn --json")

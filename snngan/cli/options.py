@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ OTHER_NAMES = {
     "--force": "-f --overwrite -y --yes",
     # options of version 0.1
     "--pairwise-count": "--points",
+    "--dknn-count": "--points",
     "--reference": "--against",
     "--layer-reduction": "--over-layers",
     "--adversarial-training": "--adversary",
@@ -101,6 +102,10 @@ class SuggestingGroup(click.Group):
         return super().resolve_command(context, arguments)
 
 
+SECTIONS = ("Data", "Networks", "Loss", "Optimization", "Options", "Run")
+"""Headings of the options in a command's help, in order."""
+
+
 class GroupedCommand(click.Command):
     """A command whose help lists its options under the headings that :class:`GroupedOption` names."""
 
@@ -112,9 +117,9 @@ class GroupedCommand(click.Command):
             group = getattr(parameter, "group", group)  # --help has no group: it joins the one before it
             if record is not None:
                 sections.setdefault(group, []).append(record)
-        for title, records in sections.items():
+        for title in sorted(sections, key=SECTIONS.index):
             with formatter.section(title):
-                formatter.write_dl(records)
+                formatter.write_dl(sections[title])
 
 
 class GroupedOption(click.Option):
@@ -126,24 +131,30 @@ class GroupedOption(click.Option):
 
 
 def add_config_options(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds an option to a command for each field of the dataclass ``owner``."""
+    """Return a decorator that adds an option to a command for each field of the config class ``owner`` with a flag."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(dataclasses.fields(owner)):
-            flag = f"--{field.name.replace('_', '-')}"
-            command = click.option(flag, field.name, cls=GroupedOption, **_make_arguments(owner, field))(command)
+            if field.metadata.get("flag"):
+                flag = f"--{field.name.replace('_', '-')}"
+                command = click.option(flag, field.name, cls=GroupedOption, **_make_arguments(owner, field))(command)
         return command
 
     return decorate
 
 
-def _make_arguments(owner: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """Return the keyword arguments of ``click.option`` for a field of the dataclass ``owner``."""
+def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """Return the arguments of ``click.option`` for a field."""
     kind, meta = field_type(owner, field.name), field.metadata
+    default = owner.recommended.get(field.name, meta["default"])
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    or_objective = ", or the objective's" * (meta["gap"] and meta["group"] == "Optimization" and not owner.recommended)
+    suffix = f"  [default: {shown}{or_objective}]"
     arguments: dict[str, Any] = {
-        **{key: meta[key] for key in ("help", "group", "metavar")},
+        "help": meta["help"] + (suffix if default not in (None, False, ()) else ""),
+        "group": meta["group"],
         "default": field.default,
-        "show_default": field.default not in (None, False, ()),
+        "metavar": meta["metavar"],
     }
     if field.name == "set":
         return arguments | {"multiple": True}
@@ -154,6 +165,34 @@ def _make_arguments(owner: type, field: dataclasses.Field[Any]) -> dict[str, Any
     if kind is tuple:
         return arguments | {"type": parse_pair}
     return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
+
+
+def add_import_option(command: click.Command) -> None:
+    """Add ``--import MODULE`` to a command, or to those of a group, that looks up names which a module may register."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            add_import_option(each)
+    elif command.name not in ("board", "doctor", "report") and not any(
+        each.name == "imports" for each in command.params
+    ):
+        option = GroupedOption(
+            ["--import", "imports"],
+            group="Run",
+            multiple=True,
+            metavar="MODULE",
+            expose_value=False,
+            is_eager=True,
+            callback=_import_modules,
+            help="your own module that registers objectives, metrics, ...",
+        )
+        command.params.append(option)
+
+
+def _import_modules(context: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
+    from snngan.registry import import_module
+
+    for name in names:
+        import_module(name)
 
 
 def parse_numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
@@ -178,6 +217,17 @@ SEED = click.IntRange(min=0)
 MAX_COUNT = 10**7
 """The most images that a command draws or compares; a larger number is a typing mistake."""
 run_argument = click.argument("run", type=LocalPath())
+like_option = click.option(
+    "--like",
+    cls=GroupedOption,
+    group="Run",
+    metavar="RUN",
+    type=LocalPath(),
+    help="run whose options are used where none is given",
+)
+list_settings_option = click.option(
+    "--list-settings", cls=GroupedOption, group="Networks", is_flag=True, help="list the options of --set, and stop"
+)
 force_option = click.option("--force", is_flag=True, help="replace an existing --out")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda, cuda:N or cpu")
 data_dir_option = click.option(

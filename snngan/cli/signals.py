@@ -20,7 +20,7 @@ class Termination(BaseException):
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Raise ``Termination`` on SIGTERM and SIGHUP, unless they are ignored or handled already; a second signal kills."""
+    """Raise ``Termination`` on SIGTERM and SIGHUP, unless ignored or handled already; a second signal kills."""
 
     def handle(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)

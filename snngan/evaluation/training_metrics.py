@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from snngan.config import Plan
+from snngan.config import TrainConfig
 from snngan.data import Dataset, to_uint8
 from snngan.evaluation.feature_classifier import kept_features
 from snngan.evaluation.features import Extractor, Pixels, features_of
@@ -16,23 +16,23 @@ from snngan.evaluation.measure import NEIGHBOURS
 from snngan.evaluation.nearest_neighbors import neighbor_figures
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
-from snngan.training.players import Players
+from snngan.training.gan import Sampler
 
 COUNT = 1000
 """Held-out images, and samples, in each reading."""
 
 
-class Watch:
+class TrainingMetrics:
     """Figures of the averaged generator, by TensorBoard tag.
 
     They are taken in the features of a small classifier of the data set where one has been trained (by ``snngan
     evaluate``), under ``features/``; else of the pixels, under ``pixels/``, without those that mean nothing there.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, folder: Path, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, folder: Path, device: torch.device) -> None:
         self.extractor: Extractor = kept_features(dataset, folder, device) or Pixels()
         self.is_pixels = isinstance(self.extractor, Pixels)
-        generator = torch.Generator().manual_seed(seed_for(plan.seed, "watch"))
+        generator = torch.Generator().manual_seed(seed_for(config.seed, "watch"))
         rows = torch.randperm(len(dataset.test_images), generator=generator)[:COUNT]
         self.real = features_of(self.extractor, dataset.test_images[rows])
         self.moments = Moments(self.real.shape[1])
@@ -40,12 +40,12 @@ class Watch:
         self.noise = generator.get_state()
         self.device = device
 
-    def __call__(self, step: int, players: Players) -> dict[str, float]:
+    def __call__(self, sample: Sampler, latent_dim: int) -> dict[str, float]:
         """Return the figures of as many samples as there are real images, whatever the step."""
         generator = torch.Generator()
         generator.set_state(self.noise)
-        latents = torch.randn(len(self.real), players.latent_dim, generator=generator)
-        samples = torch.cat([players.sample(chunk.to(self.device)).cpu() for chunk in torch.split(latents, 100)])
+        latents = torch.randn(len(self.real), latent_dim, generator=generator)
+        samples = torch.cat([sample(chunk.to(self.device)).cpu() for chunk in torch.split(latents, 100)])
         fake = features_of(self.extractor, samples if self.is_pixels else to_uint8(samples))
         figures: dict[str, float] = {}
         if len(fake) > NEIGHBOURS:

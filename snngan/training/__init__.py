@@ -5,10 +5,12 @@ from snngan.lazy import public_names
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "ClassifierRun": "run_folder",
-        "GanRun": "run_folder",
+        "ClassifierTrainer": "classifier",
+        "GanTrainer": "gan",
+        "RunFolder": "run_folder",
+        "Trainer": "trainer",
         "load_generator": "sampling",
-        "train_classifier": "classifier",
-        "train_gan": "gan",
+        "resolve": "resolve",
+        "train": "trainer",
     },
 )

@@ -7,12 +7,16 @@ A checkpoint is an ordinary ``torch.save`` file, ``step-00001000.pt``, with its 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from snngan.files import SaveError, write_atomically
 from snngan.tensors import PickledCodeError, pack_tensors, read_tensors
@@ -91,9 +95,7 @@ def clear_after(folder: Path, step: int) -> None:
         raise SaveError(f"{folder} could not be written: {error.strerror or error}") from error
 
 
-def load_newest(
-    folder: Path, notify: Callable[[str], None] = lambda line: None, holds: str = "players"
-) -> dict[str, Any]:
+def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Return the newest sound checkpoint in ``folder``, its tensors on the CPU.
 
     A damaged file is passed over with a line to ``notify``; one that holds pickled code is refused outright.
@@ -119,7 +121,7 @@ def load_newest(
         if damage is not None:
             notify(f"{path} is damaged ({damage}): {next_one}")
             continue
-        return _unpack(path, content, holds)
+        return _unpack(path, content)
     if paths:
         raise CheckpointError(
             f"no checkpoint in {folder} is sound: all {len(paths)} are damaged; remove it, and train again"
@@ -138,18 +140,14 @@ def _damage(path: Path, content: bytes) -> str | None:
     return None if recorded[:1] == [hashlib.sha256(content).hexdigest()] else "its checksum does not match"
 
 
-def _unpack(path: Path, content: bytes, holds: str) -> dict[str, Any]:
-    """Return what an undamaged checkpoint holds; it was not ours to begin with if that fails."""
+def _unpack(path: Path, content: bytes) -> dict[str, Any]:
+    """Return what an undamaged checkpoint holds."""
     try:
         state = read_tensors(content)
     except ValueError as error:
         raise CheckpointError(f"{path} is undamaged, but not a checkpoint that this version reads: {error}") from error
-    if (
-        not isinstance(state, dict)
-        or type(state.get("step")) is not int
-        or not isinstance(state.get(holds), dict | torch.Tensor)
-    ):
-        raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and {holds}")
+    if not isinstance(state, dict) or type(state.get("step")) is not int or not isinstance(state.get("networks"), dict):
+        raise CheckpointError(f"{path} is not a checkpoint of a run: it lacks step and networks")
     return state
 
 
@@ -165,3 +163,48 @@ def _named_code(content: bytes) -> str | None:
     except ValueError:
         pass
     return None
+
+
+class AsLargeAs(TorchFunctionMode):
+    """A context that creates no more weights than the tensors of ``state`` need: its config may be anyone's.
+
+    More are refused by a ``CheckpointError`` before their memory is used. With a ``state`` of None, nothing is refused.
+    """
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.left = math.inf if state is None else 2 * _bytes_of(state) + (1 << 20)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.empty or self.left == math.inf:
+            return func(*args, **(kwargs or {}))
+        made = None
+        with suppress(RuntimeError):  # of more than any machine has
+            made = func(*args, **(kwargs or {}))
+        self.left -= math.inf if made is None else made.nbytes
+        if self.left < 0:
+            raise CheckpointError("the checkpoint does not fit the run's config.json: its networks are smaller")
+        return made
+
+
+def _bytes_of(state: Any) -> int:
+    """Return the size of all tensors in dicts and lists, of those that share memory once."""
+    waiting, storages = [state], {}
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Tensor):
+            storages[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        elif isinstance(each, dict | list | tuple):
+            waiting += each.values() if isinstance(each, dict) else each
+    return sum(storages.values())
+
+
+@contextmanager
+def explain_mismatch(name: str) -> Iterator[None]:
+    """Turn an error while the part ``name`` of a checkpoint is loaded into a ``CheckpointError`` that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit the run's config.json: its {name} differs") from error

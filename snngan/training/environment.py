@@ -1,4 +1,4 @@
-"""What the last bits of a run's numbers depend on beside its plan: versions, commit, device and threads."""
+"""What the last bits of a run's numbers depend on beside its config: versions, commit, device and threads."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def changes_since(begun: Mapping[str, Any]) -> list[str]:
-    """Return lines on what in ``begun``, an :func:`environment`, is another now and may change the last bits."""
+def describe_changes(started_in: Mapping[str, Any]) -> list[str]:
+    """Return lines about what differs from the :func:`environment` of a run's start and may change the last bits."""
     now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     return [
-        f"begun with {begun[name]} of {name}, gone on with {value}: the last bits of its numbers may differ"
+        f"started with {name} {started_in[name]}, continued with {value}: the last bits of its numbers may differ"
         for name, value in now.items()
-        if name in begun and begun[name] != value
+        if name in started_in and started_in[name] != value
     ]
 
 

@@ -1,252 +1,378 @@
-"""The one training loop: it reads from top to bottom, and every objective runs through it unchanged."""
+"""Training of a generator, alone or against a discriminator."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from snngan.config import Plan
+from snngan.config import TrainConfig, option_values
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.distributed import across_ranks, rank_and_world_size
+from snngan.distributed import across_ranks, local_shard, rank_and_world_size
+from snngan.losses.pairwise import DENSE_UP_TO
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
-from snngan.training.device import set_up
-from snngan.training.distributed import (
-    any_rank,
-    broadcast_from_rank0,
-    check_same_step,
-    check_share,
-    is_main_process,
-    run_on_all_ranks,
-)
-from snngan.training.divergence import (
-    DivergedError,
-    LossMonitor,
-    Outcome,
-    Report,
-    check_weights,
-    explained,
-    random_state,
-    remedies_of,
-    remembered,
-    restore_random_state,
-)
-from snngan.training.game import Game, draw_latents
-from snngan.training.plan import check_same_data
-from snngan.training.players import Players, build_players, fitting
-from snngan.training.run_folder import GanRun
+from snngan.training.checkpoint import AsLargeAs, explain_mismatch
+from snngan.training.cuda_graph import Captured
+from snngan.training.device import preferred_layout
+from snngan.training.distributed import average_gradients, share_batch_statistics
+from snngan.training.divergence import DivergedError, explain_divergence, named_optimizer_state
+from snngan.training.optimizers import load_optimizer, make_optimizer
+from snngan.training.resolve import build_architecture, build_objective, is_discriminator_option
+from snngan.training.run_folder import RunFolder
+from snngan.training.trainer import Trainer, random_state, restore_random_state
 
-Measure = Callable[[int, Players], dict[str, float]]
+Sampler = Callable[[Tensor], Tensor]
+"""A function of latents (N, latent_dim) that returns images (N, C, H, W) in [-1, 1]."""
+Metrics = Callable[[Sampler, int], dict[str, float]]
+"""A function of a sampler and its latent_dim that returns metrics by TensorBoard tag."""
+
 TRACKED, TRACKED_SMALL = 256, 128
-"""Held-out images, and synthetic ones, in each entanglement reading; the second number for images of fewer than 100
+"""Held-out images, and synthetic ones, whose entanglement is logged; the second number for images of fewer than 100
 values, whose steps are so short that more would cost over 3 % of the time."""
 PROJECTED = 128
-"""How many of them are read in the learned space too, where each costs a pass through the discriminator."""
-SHOWN = 100
+"""How many of them are embedded by the discriminator, too."""
+GRID = 100
 """Images in a sample grid."""
 
 
-def train_gan(
-    run: GanRun,
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    start: Mapping[str, Any] | None = None,
-    measure: Measure = lambda step, players: {},
-    should_stop: Callable[[], bool] = lambda: False,
-    report: Report = lambda step, measured: None,
-) -> Outcome:
-    """Train the players of ``run.plan`` on ``dataset`` and leave checkpoints, samples and metrics in the run's folder.
+class GanTrainer(Trainer):
+    """Generator, its exponential moving average, discriminator and their optimizers.
 
     Args:
-        run: a new folder, or one to go on with if ``resume``.
-        dataset: what the plan was made for.
-        device: where the networks and the data are.
-        start: the checkpoint to go on from (``load_newest``); on a CPU the result is bit-equal to an unbroken run's.
-        measure: called every ``metrics_every`` steps and at the last one; what it returns is logged by TensorBoard
-            tag. It must not draw from torch's global generator.
-        should_stop: asked after each step; if true, the run saves and returns.
-        report: called after each step with what was measured at it, by TensorBoard tag.
+        config: a resolved config.
+        dataset: what the config was resolved for.
+        device: where networks and data are.
+        state: of a checkpoint, to continue from.
+        metrics: what is computed every ``metrics_every`` steps, of the averaged generator. It must not draw from
+            torch's global generator.
 
     Raises:
-        DivergedError: a loss or a weight is not finite.
-        CheckpointError: ``start`` is of other networks.
-        ValueError: it is of other data.
-        SaveError: a file could not be written.
-    """
-    plan, options = run.plan, run.plan.optimization
-    check_share(options.batch_size)
-    run_on_all_ranks(lambda: check_same_data(plan, dataset))
-    check_same_step(0 if start is None else start["step"])
-    players = build_players(plan, device, None if start is None else start["players"])
-    batches = Batches(
-        dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_world_size()
-    )
-    first = is_main_process()  # of several processes it reads figures and writes
-    noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))
-    game = Game(players, plan, batches, noise, device)
-    gauge = Gauge(players, dataset, plan, device)
-    remedies = remedies_of(plan.precision)
-    watch = LossMonitor(
-        check_every=1 if device.type == "cpu" else 50,
-        explain=lambda: explained(networks_of(players), remedies, dataset.train_images),
-    )
-    if device.type == "cpu" and not across_ranks():  # where reading a loss costs nothing, it is read before it acts
-        game.judge = lambda name, loss: watch.judge(step, name, loss)
-    set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
-    step, scalars = 0, {}
-    torch.manual_seed(seed_for(plan.seed, "objective"))  # what objectives draw: the points of a gradient penalty
-    if start is not None:
-        step = restore(start, players, batches, noise, device)
-        run_on_all_ranks(lambda: run.rewind(step) if first else None)
-    elif first:
-        scalars = gauge.read(0)
-        run.log(0, scalars)
-        run.log_samples(0, gauge.samples(0), gauge.real[:SHOWN])
-    started, tracking_seconds, measuring_seconds, stopping = time.monotonic(), 0.0, 0.0, False
-
-    while step < options.steps and not stopping:
-        step += 1
-
-        for player, loss in game.step(step).items():
-            watch.note(step, player, loss)
-
-        # Track, show, save: each at its own interval and at the end.
-        checking, last = step % watch.check_every == 0, step == options.steps
-        stopping = any_rank(should_stop())
-        showing, saving = step % plan.sample_every == 0 or last, step % plan.checkpoint_every == 0 or last or stopping
-        reading = step % plan.log_every == 0 or last
-        measuring = plan.metrics_every > 0 and (step % plan.metrics_every == 0 or last)
-        measured = watch.check() if checking or reading or measuring or showing or saving else {}
-        if reading or measuring or showing or saving:
-            check_weights(step, networks_of(players), remembered_by(players), remedies)
-        if not first:
-            continue
-        figures: dict[str, float] = {}
-        if measuring:
-            before = time.monotonic()
-            figures = measure(step, players)
-            measuring_seconds += time.monotonic() - before
-        if reading:
-            before = time.monotonic()
-            measured |= gauge.read(step)
-            tracking_seconds += time.monotonic() - before
-        if reading or figures:
-            run.log(step, (measured if reading else {}) | figures)
-        if showing:
-            run.log_samples(step, gauge.samples(step), gauge.real[:SHOWN])
-        if saving:
-            gauge.show_projection(run, step)
-            run.save(step, snapshot(step, players, batches, noise, device))
-        scalars = scalars | measured
-        report(step, measured)
-
-    broadcast_from_rank0(None)  # no rank leaves before the first has saved
-    return Outcome(
-        step, step == options.steps, scalars, time.monotonic() - started, tracking_seconds, measuring_seconds
-    )
-
-
-def networks_of(players: Players) -> dict[str, nn.Module]:
-    """Return the networks whose weights must stay finite, by name."""
-    named = {
-        "generator": players.generator,
-        "discriminator": players.discriminator,
-        "average": players.averaged,
-        "objective": players.objective.state(),
-    }
-    return {name: network for name, network in named.items() if network is not None}
-
-
-def remembered_by(players: Players) -> dict[str, Tensor]:
-    """Return what the optimizers keep of the players' weights, by a name for a message."""
-    found = remembered("generator", players.generator.named_parameters(), players.generator_optimizer)
-    if players.discriminator is not None and players.discriminator_optimizer is not None:
-        own = players.discriminator.named_parameters()
-        found |= remembered("discriminator", own, players.discriminator_optimizer)
-    return found
-
-
-class Gauge:
-    """Reads the entanglement of held-out real images and the averaged generator's, always on the same noise.
-
-    Readings change nothing in the networks and draw nothing from the run's generators.
+        ValueError: the data are others, or do not fit the networks, or a step cannot be a CUDA graph.
+        CheckpointError: ``state`` is that of other networks.
     """
 
-    def __init__(self, players: Players, dataset: Dataset, plan: Plan, device: torch.device) -> None:
-        self.players, self.remedies = players, remedies_of(plan.precision)
-        own = torch.Generator().manual_seed(seed_for(plan.seed, "gauge"))
+    config: TrainConfig
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        state: Mapping[str, Any] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        super().__init__(config, dataset, device)
+        self.config, self.metrics = config, metrics
+        self.sample_every = config.sample_every
+        self.metrics_every = 0 if metrics is None else config.metrics_every
+        self._build_networks(None if state is None else state["networks"])
+        self._build_optimizers()
+        self.batches = Batches(
+            dataset.train_images, config.batch_size, seed=config.seed, device=device, part=rank_and_world_size()
+        )
+        # Latents are drawn on the CPU, so that they are the same on every device.
+        self.noise = torch.Generator().manual_seed(seed_for(config.seed, "noise"))
+        self._choose_monitored(dataset)
+        self._prepare_step()
+        torch.manual_seed(seed_for(config.seed, "objective"))  # what objectives draw, as for a gradient penalty
+        if state is not None:
+            self.load_state_dict(state)
+
+    def _build_networks(self, saved: Any) -> None:
+        """Build objective, generator, average and discriminator; the same seed gives the same weights."""
+        config, device = self.config, self.device
+        architecture = build_architecture(config)
+        self.latent_dim = architecture.latent_dim
+        self.objective = build_objective(config).to(device)
+        self.has_discriminator = self.objective.discriminator_dim is not None
+        self.discriminator: nn.Module = nn.Identity()
+        with torch.random.fork_rng(devices=[]), AsLargeAs(saved):
+            torch.manual_seed(seed_for(config.seed, "weights"))
+            self.generator = architecture.generator(config.image_shape)
+            if self.objective.discriminator_dim is not None:
+                self.discriminator = architecture.discriminator(config.image_shape, self.objective.discriminator_dim)
+        layout = preferred_layout(device, config.precision)
+        for network in (self.generator, self.discriminator):
+            network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+            share_batch_statistics(network)
+            network.register_forward_hook(_convert_to_float32)
+        self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
+
+    def _build_optimizers(self) -> None:
+        config = self.config
+        rate, own_rate = config.learning_rate, config.discriminator_learning_rate
+        self.generator_optimizer = make_optimizer(config.optimizer, self.generator.parameters(), rate, config.betas)
+        self.discriminator_optimizer = None
+        if self.has_discriminator:
+            rate = rate if own_rate is None else own_rate
+            self.discriminator_optimizer = make_optimizer(
+                config.optimizer, self.discriminator.parameters(), rate, config.betas
+            )
+
+    def _choose_monitored(self, dataset: Dataset) -> None:
+        """Choose the held-out images and the latents that entanglement and sample grids are of, for the whole run."""
+        random = torch.Generator().manual_seed(seed_for(self.config.seed, "gauge"))
         count = TRACKED if dataset.test_images[0].numel() >= 100 else TRACKED_SMALL
-        rows = torch.randperm(len(dataset.test_images), generator=own)[:count]
-        self.real = to_unit_range(dataset.test_images[rows]).to(device)
-        self.latents = draw_latents(players, max(SHOWN, len(self.real)), own, device)
+        rows = torch.randperm(len(dataset.test_images), generator=random)[:count]
+        self.held_out = to_unit_range(dataset.test_images[rows]).to(self.device)
+        self.fixed_latents = self._draw_latents(max(GRID, len(self.held_out)), random)
 
-    def samples(self, step: int, count: int = SHOWN) -> Tensor:
-        """Return the images (count, C, H, W) of the first latents, the same at every call.
+    def _prepare_step(self) -> None:
+        """Compile the networks and record the step as a CUDA graph, where the config says so."""
+        config, on_gpu = self.config, self.device.type == "cuda"
+        self._generate, self._discriminate = self.generator, self.discriminator
+        if config.compile:
+            torch.compiler.reset()  # what an earlier run compiled would count as part of this one
+            self._generate = _compile(self.generator)
+            self._discriminate = _compile(self.discriminator) if self.has_discriminator else self.discriminator
+        self._autocast: AbstractContextManager[Any] = (
+            torch.autocast(self.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+        )
+        self._recorded = None
+        if config.cuda_graph and on_gpu:
+            if across_ranks():
+                raise ValueError("--cuda-graph is for one process; leave it out under torchrun")
+            if self.objective.reads_values(config.batch_size, config.image_shape, self.device):
+                raise ValueError(
+                    "--cuda-graph: a step would read values, for a learned or optimal temperature or for a loss in "
+                    f"tiles; use another temperature or a --batch-size up to {DENSE_UP_TO // 2}, or leave it out"
+                )
+            self._recorded = Captured(self.update, self.device)
 
-        Raises:
-            DivergedError: they are not finite, though the average's weights are.
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Draw what step ``number`` needs, update the networks, and return the loss () of each network by name.
+
+        Every rank draws the batch of all ranks and takes its share.
         """
-        images = self.players.sample(self.latents[:count])
-        if not bool(images.isfinite().all()):
-            why = explained(networks_of(self.players), self.remedies)
-            raise DivergedError(f"step {step}: the average's images are not finite; {why}")
+        updates = self.config.discriminator_steps if self.has_discriminator else 0
+        real = [self.batches.next_stored() for _ in range(max(1, updates))]
+        count = self.config.batch_size
+        latents = [local_shard(self._draw_latents(count, self.noise)) for _ in range(updates + 1)]
+        self._number = number
+        weight = 1 - min(self.config.ema_decay, number / (number + 10))  # the decay is reached as steps go by
+        if self._recorded is not None:  # a number would be recorded once and for all
+            return self._recorded(torch.full((), weight, device=self.device), *real, *latents)
+        return self.update(weight, *real, *latents)
+
+    def update(self, ema_weight: float | Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        """Update discriminator, generator and average, and return the loss () of each network by name.
+
+        Nothing here waits for the device or chooses by values computed there, so that on a GPU the host runs ahead, or
+        the whole step is one CUDA graph.
+
+        Args:
+            ema_weight: how far the average moves towards the generator, in [0, 1].
+            drawn: images as they are stored, for each update of the discriminator, or one batch without it; then
+                latents (batch_size, latent_dim) for each of these updates and for the generator.
+        """
+        generator, discriminator, objective = self._generate, self._discriminate, self.objective
+        num_batches = max(1, self.config.discriminator_steps) if self.has_discriminator else 1
+        *latents, last_latents = drawn[num_batches:]
+        real = to_unit_range(drawn[0])
+        losses: dict[str, Tensor] = {}
+
+        # Update the discriminator, each time on fresh real and synthetic images.
+        if self.discriminator_optimizer is not None:
+            for index, own_latents in enumerate(latents):
+                real = to_unit_range(drawn[index]) if index else real
+                with self._autocast:
+                    with torch.no_grad():
+                        fake = generator(own_latents)
+                    loss = objective.discriminator_loss(discriminator, real, fake)
+                self.check_loss(self._number, "discriminator", loss)
+                self.discriminator_optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                average_gradients(self.discriminator.parameters())
+                self.discriminator_optimizer.step()
+                objective.constrain(self.discriminator)
+            losses["discriminator"] = loss.detach()
+            self._weights_of_discriminator_need_grad(False)
+
+        # Update the generator, against the last real batch.
+        with self._autocast:
+            loss = objective.generator_loss(discriminator, real, generator(last_latents))
+        self.check_loss(self._number, "generator", loss)
+        self.generator_optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.generator.parameters())
+        self.generator_optimizer.step()
+        losses["generator"] = loss.detach()
+        self._weights_of_discriminator_need_grad(True)
+
+        # Update the average.
+        self._update_average(ema_weight)
+        return losses
+
+    def _weights_of_discriminator_need_grad(self, flag: bool) -> None:
+        for weight in self.discriminator.parameters():
+            weight.requires_grad_(flag)
+
+    @torch.no_grad()
+    def _update_average(self, weight: float | Tensor) -> None:
+        """Move the average, batch statistics included, towards the generator; copy what counts."""
+        averaged = (*self.ema_generator.parameters(), *self.ema_generator.buffers())
+        for kept, new in zip(averaged, (*self.generator.parameters(), *self.generator.buffers()), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, weight)
+            else:
+                kept.copy_(new)
+
+    def _draw_latents(self, count: int, random: torch.Generator) -> Tensor:
+        """Return standard normal latents (count, latent_dim) on the device."""
+        on_gpu = self.device.type == "cuda"  # from pinned memory, the copy does not hold up the host
+        latents = torch.randn(count, self.latent_dim, generator=random, pin_memory=on_gpu)
+        return latents.to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def sample(self, latents: Tensor) -> Tensor:
+        """Return the averaged generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim)."""
+        images: Tensor = self.ema_generator(latents)
         return images
 
-    def read(self, step: int) -> dict[str, float]:
-        """Return the entanglement in the input domain and, where there is a learned space, in it."""
-        fake = self.samples(step, len(self.real))
-        reading = entanglement(self.real, fake)
-        scalars = {
-            "entanglement/input": reading.value,
-            "entanglement/input_score": reading.score,
-            "entanglement/real_anchors": reading.real_anchors,
-            "entanglement/fake_anchors": reading.fake_anchors,
-            "entanglement/temperature": reading.temperature,
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor | None:
+        """Return the images' embeddings (N, discriminator_dim), or None without a discriminator that projects."""
+        if self.objective.discriminator_dim in (None, 1):
+            return None
+        was_training = self.discriminator.training
+        embeddings: Tensor = self.discriminator.eval()(images)
+        self.discriminator.train(was_training)
+        return embeddings
+
+    def evaluate(self, number: int) -> dict[str, float]:
+        values: dict[str, float] = {}
+        if number > 0 and self.metrics is not None and self.is_due(number, self.metrics_every):
+            values |= self.metrics(self.sample, self.latent_dim)
+        if self.is_due(number, self.log_every):
+            values |= self._measure_entanglement(number)
+        return values
+
+    def _measure_entanglement(self, number: int) -> dict[str, float]:
+        """Return the entanglement of held-out and synthetic images, in pixels and in the learned space, if any."""
+        fake = self._sample_fixed(number, len(self.held_out))
+        found = entanglement(self.held_out, fake)
+        values = {
+            "entanglement/input": found.value,
+            "entanglement/input_score": found.score,
+            "entanglement/real_anchors": found.real_anchors,
+            "entanglement/fake_anchors": found.fake_anchors,
+            "entanglement/temperature": found.temperature,
         }
-        real_points, fake_points = (self.players.project(images[:PROJECTED]) for images in (self.real, fake))
-        if real_points is not None and fake_points is not None:
-            scalars["entanglement/projection"] = entanglement(real_points, fake_points).value
-        return scalars
+        real_embedded, fake_embedded = self.embed(self.held_out[:PROJECTED]), self.embed(fake[:PROJECTED])
+        if real_embedded is not None and fake_embedded is not None:
+            values["entanglement/projection"] = entanglement(real_embedded, fake_embedded).value
+        return values
 
-    def show_projection(self, run: GanRun, step: int) -> None:
-        """Put real and synthetic points of the learned space, if there is one, into TensorBoard's projector."""
-        count = len(self.real)
-        images = torch.cat([self.real, self.samples(step, count)])
-        points = self.players.project(images)
-        if points is not None:
-            run.log_projection(step, points, images, ["real"] * count + ["synthetic"] * count)
+    def _sample_fixed(self, number: int, count: int) -> Tensor:
+        """Return the images (count, C, H, W) of the first fixed latents, which must be finite."""
+        images = self.sample(self.fixed_latents[:count])
+        if not bool(images.isfinite().all()):
+            why = explain_divergence(self.config, self.networks(), self.dataset.train_images[:0])
+            raise DivergedError(f"step {number}: the images of the averaged generator are not finite; {why}")
+        return images
+
+    def log_artifacts(self, run: RunFolder[Any], number: int) -> None:
+        """Write the sample grid and, at checkpoints, the embeddings of real and synthetic images."""
+        if self.is_due(number, self.sample_every):
+            run.log_samples(number, self._sample_fixed(number, GRID), self.held_out[:GRID])
+        if number > 0 and self.is_due(number, self.config.checkpoint_every):
+            count = len(self.held_out)
+            images = torch.cat([self.held_out, self._sample_fixed(number, count)])
+            embeddings = self.embed(images)
+            if embeddings is not None:
+                run.log_projection(number, embeddings, images, ["real"] * count + ["synthetic"] * count)
+
+    def networks(self) -> dict[str, nn.Module]:
+        named = {"generator": self.generator, "discriminator": self.discriminator, "average": self.ema_generator}
+        if not self.has_discriminator:
+            del named["discriminator"]
+        return {**named, "objective": self.objective}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        found = named_optimizer_state("generator", self.generator.named_parameters(), self.generator_optimizer)
+        if self.discriminator_optimizer is not None:
+            weights = self.discriminator.named_parameters()
+            found |= named_optimizer_state("discriminator", weights, self.discriminator_optimizer)
+        return found
+
+    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        yield "generator", self.generator_optimizer
+        if self.discriminator_optimizer is not None:
+            yield "discriminator", self.discriminator_optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.steps_done,
+            "networks": {name: network.state_dict() for name, network in self.networks().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers()},
+            "batches": self.batches.state_dict(),
+            "noise": self.noise.get_state(),
+            **random_state(self.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, network in self.networks().items():
+            with explain_mismatch(name):
+                network.load_state_dict(state["networks"][name])
+        for name, optimizer in self._optimizers():
+            with explain_mismatch(f"{name}'s optimizer"):
+                load_optimizer(optimizer, state["optimizers"][name])
+        with explain_mismatch("random state"):
+            self.batches.load_state_dict(state["batches"])
+            self.noise.set_state(state["noise"])
+            restore_random_state(state, self.device)
+        self.steps_done = int(state["step"])
+
+    def describe(self) -> list[str]:
+        config, dataset = self.config, self.dataset
+        training = {
+            "steps": config.steps,
+            "batch_size": config.batch_size,
+            "optimizer": config.optimizer,
+            "learning_rate": config.learning_rate,
+        }
+        if config.discriminator_learning_rate is not None and self.has_discriminator:
+            training["discriminator_learning_rate"] = config.discriminator_learning_rate
+        if config.optimizer == "adam":
+            training["betas"] = config.betas
+        training |= {"discriminator_steps": config.discriminator_steps, "ema_decay": config.ema_decay}
+
+        def text(options: Mapping[str, Any]) -> str:
+            used = (name for name in options if self.has_discriminator or not is_discriminator_option(name))
+            return ", ".join(f"{name}={options[name]}" for name in used)
+
+        chosen = text(option_values(self.objective.options))
+        modes = ", compiled" * config.compile + ", CUDA graph" * config.cuda_graph
+        return [
+            f"data       {config.dataset}: {len(dataset.train_images)} {self.describe_samples()}, "
+            f"{len(dataset.test_images)} held out",
+            f"objective  {config.objective}" + (f" ({chosen})" if chosen else ""),
+            f"networks   {config.arch} ({text(config.arch_options)})",
+            f"training   {text(training)}, seed={config.seed}, {config.precision}{modes} on {self.device}",
+        ]
+
+    def summarize(self, metrics: Mapping[str, float]) -> list[str]:
+        if "entanglement/input_score" not in metrics:
+            return []
+        return [
+            f"entanglement score {metrics['entanglement/input_score']:.3f} "
+            "(higher is better; 1: samples cannot be told from real)",
+            f"entanglement of real anchors {metrics['entanglement/real_anchors']:.3f}, of synthetic anchors "
+            f"{metrics['entanglement/fake_anchors']:.3f} (0.693 is ideal)",
+        ]
 
 
-def snapshot(
-    step: int, players: Players, batches: Batches, noise: torch.Generator, device: torch.device
-) -> dict[str, Any]:
-    """Return everything that the rest of the run follows from."""
-    return {
-        "step": step,
-        "players": players.state_dict(),
-        "batches": batches.state_dict(),
-        "noise": noise.get_state(),
-        **random_state(device),
-    }
+def _compile(network: nn.Module) -> nn.Module:
+    """Return ``network`` with its passes compiled, over the same weights; it itself stays as it is."""
+    return cast(nn.Module, torch.compile(network, dynamic=False))
 
 
-def restore(
-    state: Mapping[str, Any], players: Players, batches: Batches, noise: torch.Generator, device: torch.device
-) -> int:
-    """Bring everything to where :func:`snapshot` stood and return its step.
-
-    Raises:
-        CheckpointError: the state is of other networks.
-    """
-    players.load_state_dict(state["players"])
-    with fitting("random state"):
-        batches.load_state_dict(state["batches"])
-        noise.set_state(state["noise"])
-        restore_random_state(state, device)
-    return int(state["step"])
+def _convert_to_float32(network: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """Return a network's output as float32, so that losses keep their digits where the network runs in bf16."""
+    return output.float()

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snngan.config import Plan
+from snngan.config import TrainConfig
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import load_newest
-from snngan.training.plan import build_architecture
-from snngan.training.players import AsLargeAs, load_part
-from snngan.training.run_folder import GanRun
+from snngan.training.checkpoint import AsLargeAs, explain_mismatch, load_newest
+from snngan.training.resolve import build_architecture
+from snngan.training.run_folder import RunFolder, open_run
 from snngan.untrusted import check_memory
 
 CHUNK = 100
@@ -41,28 +40,24 @@ def load_generator(
         >>> generator = load_generator("runs/0001-mnist-5k-snnl-pixel")  # doctest: +SKIP
         >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
     """
-    return generator_of(GanRun.open(Path(run)), torch.device(device), notify)
+    return build_ema_generator(open_run(Path(run), TrainConfig), torch.device(device), notify)
 
 
-def generator_of(run: GanRun, device: torch.device, notify: Callable[[str], None]) -> nn.Module:
+def build_ema_generator(
+    run: RunFolder[TrainConfig], device: torch.device, notify: Callable[[str], None] = lambda line: None
+) -> nn.Module:
     """Return the averaged generator of an opened run, as :func:`load_generator` does."""
-    size = "x".join(map(str, run.plan.image_shape))
-    check_memory(16 * CHUNK * math.prod(run.plan.image_shape), f"{CHUNK} images of {size}")
+    config = run.config
+    size = "x".join(map(str, config.image_shape))
+    check_memory(16 * CHUNK * math.prod(config.image_shape), f"{CHUNK} images of {size}")
     state = load_newest(run.checkpoints, notify)
-    with AsLargeAs(state):
-        generator = blank_generator(run.plan)
-    load_part("averaged", generator, state["players"])
-    generator.step = state["step"]
-    return generator.to(device)
-
-
-def blank_generator(plan: Plan) -> nn.Module:
-    """Return the plan's generator with ``latent_dim``, in evaluation mode, its weights not yet loaded."""
-    architecture = build_architecture(plan)
-    with torch.random.fork_rng(devices=[]):
-        generator = architecture.generator(plan.image_shape)
-    generator.latent_dim = architecture.latent_dim  # type: ignore[assignment]
-    return generator.eval().requires_grad_(False)
+    architecture = build_architecture(config)
+    with AsLargeAs(state), torch.random.fork_rng(devices=[]):
+        generator = architecture.generator(config.image_shape)
+    with explain_mismatch("average"):
+        generator.load_state_dict(state["networks"]["average"])
+    generator.latent_dim, generator.step = architecture.latent_dim, state["step"]  # type: ignore[assignment]
+    return generator.eval().requires_grad_(False).to(device)
 
 
 @torch.no_grad()
@@ -74,13 +69,13 @@ def sample_images(generator: nn.Module, latents: Tensor) -> Tensor:
     return torch.cat(images)[: len(latents)]
 
 
-def draw(count: int, latent_dim: int, seed: int) -> Tensor:
+def draw_latents(count: int, latent_dim: int, seed: int) -> Tensor:
     """Return standard normal latents (count, latent_dim); a longer draw of the same seed begins with the same rows."""
     generator = torch.Generator().manual_seed(seed_for(seed, "samples"))
     return torch.cat([torch.randn(CHUNK, latent_dim, generator=generator) for _ in range(-(-count // CHUNK))])[:count]
 
 
-def plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:
+def latent_plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:
     """Return latents (side * side, latent_dim) over a plane through noise space, row by row.
 
     Two random orthogonal directions of length sqrt(latent_dim) are walked on great circles within ``extent`` radians

@@ -1,0 +1,92 @@
+"""What generator and discriminator minimize: one class per objective, given the networks and not their outputs.
+
+To add an objective, write one more class, here or in a module of your own: commands, help and tests find it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from snngan.config import check_options, make_config
+from snngan.lazy import public_names
+from snngan.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """Options of an objective, each declared by :func:`snngan.config.option`; set by ``--set NAME=VALUE``."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+class Objective(nn.Module):
+    """The losses of generator and discriminator; what the objective itself learns are its parameters and buffers.
+
+    ``real`` and ``fake`` are image batches (N, C, H, W) in [-1, 1]. In ``generator_loss`` the fake images are
+    connected with the generator, in ``discriminator_loss`` they are not. Both return a scalar tensor.
+
+    Example:
+        >>> class Logistic(Objective):
+        ...     def discriminator_loss(self, discriminator, real, fake):
+        ...         return nn.functional.softplus(discriminator(fake) - discriminator(real)).mean()
+        ...
+        ...     def generator_loss(self, discriminator, real, fake):
+        ...         return nn.functional.softplus(-discriminator(fake)).mean()
+        >>> loss = Logistic(Logistic.Options())
+    """
+
+    Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
+    recommended: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Training and architecture options that this objective wants where the user gives none."""
+    differentiates_twice: ClassVar[bool] = False
+    """Whether a loss contains a gradient of the discriminator."""
+
+    options: Any
+    discriminator_dim: int | None = 1
+    """Outputs of the discriminator: 1 for a logit, more for a projection; None: there is no discriminator."""
+
+    def __init__(self, options: ObjectiveOptions) -> None:
+        super().__init__()
+        self.options = options
+
+    @classmethod
+    def make_options(cls, given: Mapping[str, Any]) -> Any:
+        """Return all options from those ``given``; raises ``ValueError`` for unknown or wrong ones."""
+        return make_config(cls.Options, given)
+
+    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        """Return what the discriminator minimizes, ()."""
+        raise NotImplementedError
+
+    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        """Return what the generator minimizes, (); without a discriminator, ``discriminator`` is the identity."""
+        raise NotImplementedError
+
+    def constrain(self, discriminator: nn.Module) -> None:
+        """Bring the discriminator back into its allowed set after each of its updates, in place."""
+
+    def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
+        """Return whether the losses read values from the device, for which a GPU must wait."""
+        return False
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective", "snngan.objectives")
+
+
+__getattr__, __dir__ = public_names(
+    __name__,
+    {
+        **dict.fromkeys(("OBJECTIVES", "Objective", "ObjectiveOptions"), ""),
+        **dict.fromkeys(("PixelEntanglement", "ProjectedEntanglement"), "snnl"),
+        **dict.fromkeys(("Hinge", "LeastSquares", "Minimax", "NonSaturating", "Wasserstein"), "adversarial"),
+        "WassersteinGradientPenalty": "adversarial",
+        "KernelTwoSample": "mmd",
+    },
+)

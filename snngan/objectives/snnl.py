@@ -1,0 +1,137 @@
+"""Generators trained by the soft nearest neighbor loss: in pixels, and in a space that the discriminator learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snngan.config import option, with_default
+from snngan.distributed import across_ranks
+from snngan.losses.backends import fused
+from snngan.losses.pairwise import DENSE_UP_TO, DISTANCES, log_odds
+from snngan.losses.snnl import Scale, real_fake_pairs
+from snngan.losses.temperature import parse_temperature
+from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
+
+FORMS = ("literal", "log-odds", "log-odds-linear", "chance-capped")
+TEMPERATURE_HELP = (
+    "temperature: 0.1 for 0.1 times the mean squared distance, 0.05+0.2 for a mixture, absolute:T, annealed:T, "
+    "learned:T, optimal; empty: that of the form"
+)
+
+
+def entangling_loss(log_odds: Tensor, form: str) -> Tensor:
+    """Return what a generator minimizes to raise entanglement, (), from the log-odds z of every anchor.
+
+    ``literal`` is the paper's -softplus(z), which saturates once the classes are apart; ``log-odds`` its
+    non-saturating twin softplus(-z); ``log-odds-linear`` -z; ``chance-capped`` -min(z, 0), which has nothing to gain
+    beyond chance.
+    """
+    if form == "literal":
+        return -F.softplus(log_odds).mean()
+    if form == "log-odds":
+        return F.softplus(-log_odds).mean()
+    return -log_odds.mean() if form == "log-odds-linear" else -log_odds.clamp_max(0).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntanglementOptions(ObjectiveOptions):
+    """Options that both SNNL objectives have."""
+
+    form: str = option("log-odds", "loss that the generator minimizes, from log-odds", choices=FORMS)
+    temperature: str = option("", TEMPERATURE_HELP)
+    distance: str = option("sqeuclidean", "distance of two embeddings", choices=DISTANCES)
+
+
+class _Entangling(Objective):
+    """An objective on the log-odds of real and fake batches."""
+
+    options: EntanglementOptions
+    scale: ClassVar[Scale] = "all"
+    default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def __init__(self, options: EntanglementOptions) -> None:
+        super().__init__(options)
+        self.temperature = parse_temperature(options.temperature)
+
+    @classmethod
+    def make_options(cls, given: Mapping[str, Any]) -> Any:
+        options = super().make_options(given)
+        options = replace(options, temperature=options.temperature or cls.default_temperatures[options.form])
+        parse_temperature(options.temperature)
+        return options
+
+    def log_odds(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the log-odds (1, N + M) of embeddings (N, ...) and (M, ...), over the batches of all ranks."""
+        shared = across_ranks()
+        pairs = real_fake_pairs(real, fake, self.options.distance, scale=self.scale, across_ranks=shared)  # type: ignore[arg-type]
+        return log_odds(pairs, self.temperature(pairs)).to(pairs.dtype)
+
+    def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
+        dims = self.discriminator_dim or math.prod(image_shape)
+        in_tiles = 2 * batch_size > DENSE_UP_TO and not (dims <= fused.WIDEST and fused.is_available(device))
+        return self.temperature.waits or in_tiles
+
+
+@OBJECTIVES.register("snnl-pixel")
+class PixelEntanglement(_Entangling):
+    """No discriminator: the generator raises the entanglement of real and fake images in pixel space.
+
+    Source: Frosst, Papernot and Hinton 2019, section 3.2 and figure 6, for ``form="literal"``.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(EntanglementOptions):
+        form: str = with_default(EntanglementOptions, "form", "chance-capped")
+
+    discriminator_dim = None
+    recommended = MappingProxyType({"arch": "mlp", "batch_size": 256, "learning_rate": 1e-3, "steps": 4000})
+    scale = "real"  # what the generator makes must not change the temperature
+    default_temperatures = MappingProxyType(
+        dict.fromkeys(FORMS, "0.2") | {"literal": "0.05", "chance-capped": "0.1+0.3"}
+    )
+
+    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        return entangling_loss(self.log_odds(real.detach(), fake), self.options.form)
+
+
+@OBJECTIVES.register("snnl-projected")
+class ProjectedEntanglement(_Entangling):
+    """The discriminator projects to a vector space and separates real from fake there; the generator entangles them.
+
+    Source: Frosst, Papernot and Hinton 2019, appendix I, for ``form="literal"``.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(EntanglementOptions):
+        discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
+
+    options: Options
+    recommended = MappingProxyType(
+        {
+            "spectral_norm": True,
+            "discriminator_norm": "batch",
+            "learning_rate": 8e-4,
+            "discriminator_learning_rate": 2e-4,
+        }
+    )
+    default_temperatures = MappingProxyType(dict.fromkeys(FORMS, "1"))
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.discriminator_dim = options.discriminator_dim
+
+    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        return F.softplus(self.log_odds(discriminator(real), discriminator(fake))).mean()
+
+    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        with torch.no_grad():
+            embedded = discriminator(real)
+        return entangling_loss(self.log_odds(embedded, discriminator(fake)), self.options.form)

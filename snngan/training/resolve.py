@@ -1,0 +1,298 @@
+"""From what the user said to a complete config: options are checked, gaps filled, facts of the data added."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from snngan.config import (
+    ClassifyConfig,
+    Config,
+    TrainConfig,
+    make_config,
+    option_names,
+    option_values,
+    parse_settings,
+    range_text,
+)
+from snngan.data import Dataset, ImageShape
+from snngan.data.batches import check_batch_size
+from snngan.data.datasets import absolute_name, data_folder
+from snngan.losses.entangled import LayerLoss
+from snngan.losses.pairwise import Distance
+from snngan.losses.temperature import parse_temperature
+from snngan.losses.triplet import triplet_loss
+from snngan.models import ARCHITECTURES, CLASSIFIERS, Architecture, Classifier
+from snngan.models.layers import base_and_doublings
+from snngan.objectives import OBJECTIVES, Objective
+from snngan.robustness.attack_rule import Attack, parse_attack
+from snngan.training.device import choose_device
+
+C = TypeVar("C", bound=Config)
+
+
+def check_config(config: C) -> C:
+    """Return ``config`` with its ``set`` texts in the fields they name, checked without any data.
+
+    Raises:
+        ValueError: a name, an option or a value is unknown, out of range or without effect.
+    """
+    config = _apply_settings(config)
+    check_names(config)
+    if isinstance(config, TrainConfig):
+        _check_effects(config)
+    return config
+
+
+def check_names(config: Config) -> None:
+    """Raise ``ValueError`` if a name, an option or a rule in ``config`` is unknown or wrong."""
+    config.seed_list  # noqa: B018
+    if isinstance(config, TrainConfig):
+        OBJECTIVES[config.objective].make_options(config.objective_options)
+        if config.arch is not None:
+            make_config(ARCHITECTURES[config.arch], config.arch_options)
+    elif isinstance(config, ClassifyConfig):
+        parse_temperature(config.temperature)
+        parse_regularizer(config.regularizer, "sqeuclidean")
+        parse_adversarial_training(config.adversarial_training)
+        make_config(CLASSIFIERS[config.fill_gaps().arch], config.arch_options)
+
+
+def resolve(config: C, dataset: Dataset) -> C:
+    """Return the resolved config of a run on ``dataset``: no gap is left, and the facts of the data are in it.
+
+    Raises:
+        ValueError: as :func:`check_config`, or something does not fit the data.
+    """
+    config = check_config(config)
+    found: Config
+    if isinstance(config, TrainConfig):
+        found = _resolve_train_config(config, dataset)
+    else:
+        assert isinstance(config, ClassifyConfig)
+        found = _resolve_classify_config(config, dataset)
+    check_batch_size(found.batch_size, len(dataset.train_images))
+    return dataclasses.replace(
+        found,
+        dataset=absolute_name(config.dataset),
+        data_dir=str(data_folder(config.data_dir).absolute()),
+        data_digest=digest_for(config, dataset),
+        image_shape=dataset.image_shape,
+        is_points=dataset.is_points,
+    )  # type: ignore[return-value]
+
+
+def digest_for(config: Config, dataset: Dataset) -> str:
+    """Return the fingerprint of what a run of ``config`` sees of ``dataset``: images, and labels for a classifier."""
+    return dataset.digest() if isinstance(config, TrainConfig) else dataset.labeled_digest()
+
+
+def check_same_data(config: Config, dataset: Dataset) -> None:
+    """Raise ``ValueError`` unless ``dataset`` is what the resolved ``config`` was made for, image by image."""
+    if digest_for(config, dataset) != config.data_digest:
+        labels = "" if isinstance(config, TrainConfig) else " and their labels"
+        raise ValueError(
+            f"{dataset.name}: these {len(dataset.train_images)} training images {dataset.image_shape}{labels} differ "
+            "from those the run was started with; resume with the same data (--dataset or --data-dir say where it is "
+            "now)"
+        )
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """Return the objective of a resolved config."""
+    kind = OBJECTIVES[config.objective]
+    return kind(kind.make_options(config.objective_options))
+
+
+def build_architecture(config: TrainConfig) -> Architecture:
+    """Return the architecture of a resolved config."""
+    architecture: Architecture = make_config(ARCHITECTURES[config.arch], config.arch_options)
+    return architecture
+
+
+def build_classifier(config: ClassifyConfig) -> Classifier:
+    """Return the classifier's architecture of a resolved config."""
+    classifier: Classifier = make_config(CLASSIFIERS[config.arch], config.arch_options)
+    return classifier
+
+
+def parse_regularizer(text: str, distance: Distance) -> LayerLoss | None:
+    """Return the loss of layers written as ``triplet:MARGIN``, or None for ``snnl``, the soft nearest neighbor loss.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if text == "snnl":
+        return None
+    name, _, margin = text.partition(":")
+    try:
+        size = float(margin)
+    except ValueError:
+        size = math.nan
+    if name != "triplet" or not 0 <= size < math.inf:
+        raise ValueError(f"regularizer must be snnl or triplet:MARGIN such as triplet:0.5, got {text!r}")
+    return partial(triplet_loss, margin=size, distance=distance)
+
+
+def parse_adversarial_training(text: str | None) -> Attack | None:
+    """Return the attack on the training images, if any; raises ``ValueError``."""
+    return None if text is None else parse_attack(text)
+
+
+def list_settings(config: Config) -> list[str]:
+    """Return the lines of ``--list-settings``: each name that ``--set`` knows, with default, help and range."""
+    config = _apply_settings(config)
+    lines: list[str] = []
+    if isinstance(config, TrainConfig):
+        objective = OBJECTIVES[config.objective]
+        arch = config.arch or objective.recommended.get("arch", "dcgan")
+        lines += _list_options(config.objective, objective.Options, objective.make_options({}), objective.recommended)
+        lines += _list_options(arch, ARCHITECTURES[arch], ARCHITECTURES[arch](), objective.recommended)
+        known, recommended = ARCHITECTURES.names(), objective.recommended
+    else:
+        arch = config.fill_gaps().arch
+        lines += _list_options(arch, CLASSIFIERS[arch], CLASSIFIERS[arch](), {})
+        known, recommended = CLASSIFIERS.names(), {}
+    lines += _list_options("training", type(config), config.fill_gaps(recommended), {}, flags=False)
+    return [*lines, f"architectures: {', '.join(known)}"]
+
+
+def _list_options(
+    title: str, owner: Any, instance: Any, recommended: Mapping[str, Any], *, flags: bool = True
+) -> list[str]:
+    lines = [f"{title}:"]
+    for field in dataclasses.fields(owner):
+        meta = field.metadata
+        if "help" not in meta or (meta["flag"] and not flags):
+            continue
+        limits = "|".join(meta["choices"]) if meta["choices"] else "" if meta["low"] is None else range_text(meta)
+        value = recommended.get(field.name, getattr(instance, field.name))
+        lines.append(f"  {field.name}={'' if value is None else value}  {meta['help']} {limits}".rstrip())
+    return lines if len(lines) > 1 else [f"{title}: no options"]
+
+
+def is_discriminator_option(name: str) -> bool:
+    """Return whether the option ``name`` concerns the discriminator only."""
+    return name.startswith(("discriminator_", "spectral_"))
+
+
+def _apply_settings(config: C) -> C:
+    """Return ``config`` with the texts of ``set`` as values of the fields, or of the mappings of options, they name."""
+    owners: dict[str, list[type]] = {"arch_options": []}
+    if isinstance(config, TrainConfig):
+        objective = OBJECTIVES[config.objective]
+        arch = config.arch or objective.recommended.get("arch")
+        owners["objective_options"] = [objective.Options]
+        owners["arch_options"] = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
+    else:
+        owners["arch_options"] = [CLASSIFIERS[config.fill_gaps().arch]]
+    owner_of: dict[str, type] = dict.fromkeys(option_names(type(config)), type(config))
+    del owner_of["set"]
+    mapping_of: dict[str, str] = {}
+    for mapping, kinds in owners.items():
+        for kind in kinds:
+            owner_of |= dict.fromkeys(option_names(kind), kind)
+            mapping_of |= dict.fromkeys(option_names(kind), mapping)
+    values = parse_settings(config.set, owner_of)
+    changed: dict[str, Any] = {name: value for name, value in values.items() if name not in mapping_of}
+    for mapping in owners:
+        own = {name: value for name, value in values.items() if mapping_of.get(name) == mapping}
+        changed[mapping] = {**getattr(config, mapping), **own}
+    return dataclasses.replace(config, set=(), **changed)
+
+
+def _check_effects(config: TrainConfig) -> None:
+    """Raise ``ValueError`` for an option that has no effect on the objective, or that this machine cannot do."""
+    objective = OBJECTIVES[config.objective]
+    if not config.data_digest:  # a resolved config has a value for every option
+        options = objective.make_options(config.objective_options)
+        has_discriminator = getattr(options, "discriminator_dim", objective.discriminator_dim) is not None
+        given = [name for name in option_names(TrainConfig) if getattr(config, name) is not None]
+        for name in (*given, *config.objective_options, *config.arch_options):
+            if not has_discriminator and is_discriminator_option(name):
+                raise ValueError(f"{config.objective} has no discriminator, so {name} has no effect; leave it out")
+        optimizer = config.fill_gaps(objective.recommended).optimizer
+        if config.betas is not None and optimizer != "adam":
+            raise ValueError(
+                f"betas are options of Adam, and {config.objective} uses {optimizer}: add --optimizer adam"
+            )
+    if config.compile:
+        _check_compile(config.objective, objective)
+    if config.cuda_graph and choose_device(config.device).type != "cuda":
+        raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
+
+
+def _check_compile(name: str, objective: type[Objective]) -> None:
+    """Raise ``ValueError`` where the networks cannot be compiled."""
+    if objective.differentiates_twice:
+        raise ValueError(f"{name} differentiates its networks twice, which compiled ones do not allow; drop --compile")
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
+    if not any(compiler and shutil.which(compiler) for compiler in compilers):
+        raise ValueError("--compile needs a C++ compiler, and none is found (g++, clang++, or what $CXX names)")
+
+
+def _resolve_train_config(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    objective = OBJECTIVES[config.objective]
+    recommended = objective.recommended
+    arch = config.arch or recommended.get("arch") or _choose_architecture(dataset.image_shape)
+    known = option_names(ARCHITECTURES[arch])
+    suited = {name: value for name, value in recommended.items() if name in known}
+    architecture = make_config(ARCHITECTURES[arch], {**suited, **config.arch_options})
+    if len(dataset.test_images) < 2:
+        raise ValueError(
+            f"{dataset.name}: only {len(dataset.test_images)} image is held out, entanglement needs 2; give 20 training"
+            " images or more, or a test half of 2 or more"
+        )
+    rate = config.discriminator_learning_rate
+    if rate is None and config.learning_rate is None:  # a learning rate of the user's is for both networks
+        rate = recommended.get("discriminator_learning_rate")
+    return dataclasses.replace(
+        config.fill_gaps(recommended),
+        objective_options=option_values(objective.make_options(config.objective_options)),
+        arch=arch,
+        arch_options=option_values(architecture),
+        discriminator_learning_rate=rate,
+    )
+
+
+def _choose_architecture(image_shape: ImageShape) -> str:
+    """Return dcgan where the images' size allows it, else mlp."""
+    try:
+        base_and_doublings(image_shape, "dcgan")
+    except ValueError:
+        return "mlp"
+    return "dcgan"
+
+
+def _resolve_classify_config(config: ClassifyConfig, dataset: Dataset) -> ClassifyConfig:
+    filled = config.fill_gaps()
+    check_labels(dataset)
+    classifier = make_config(CLASSIFIERS[filled.arch], config.arch_options)
+    return dataclasses.replace(
+        filled,
+        arch_options=option_values(classifier),
+        num_classes=dataset.num_classes,
+        class_names=tuple(dataset.class_names),
+        schedule_steps=filled.steps,
+    )
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raise ``ValueError`` unless both halves of ``dataset`` have labels from 0 on, of two classes or more."""
+    labels = dataset.train_labels
+    if labels is None or dataset.test_labels is None:
+        raise ValueError(
+            f"{dataset.missing_labels}, and a classifier needs them; a folder with one folder per class has labels"
+        )
+    if int(labels.min()) < 0 or int(labels.min()) == int(labels.max()):
+        raise ValueError(f"{dataset.name}: a classifier needs labels from 0 on, of 2 classes or more")
+    if dataset.num_classes > len(labels):
+        raise ValueError(
+            f"{dataset.name} has labels up to {dataset.num_classes - 1} for {len(labels)} training images: number the "
+            "classes from 0 on"
+        )
