@@ -65,8 +65,8 @@ def test_bad_command_line(refused: Cli, command: str, message: str) -> None:
     [
         ("--steps", "Option '--steps' requires an argument"),
         ("--steps many", "'--steps': 'many' is not a valid integer"),
-        ("--steps 0", r"steps must lie in \[1, inf\), not 0"),
-        ("--learning-rate nan", r"learning_rate must lie in \[0, 10\], not nan"),
+        ("--steps 0", r"steps must be in \[1, inf\), got 0"),
+        ("--learning-rate nan", r"learning_rate must be in \[0, 10\], got nan"),
         ("--betas 0.5", r"'--betas': must be two numbers separated by a comma such as 0\.5,0\.999, got '0\.5'"),
         ("--betas 0.5,x", r"'--betas': must be numbers separated by commas such as 0\.1,0\.2, got '0\.5,x'"),
         ("--precision fp8", "'fp8' is not one of 'fp32', 'tf32', 'bf16'"),
@@ -74,14 +74,15 @@ def test_bad_command_line(refused: Cli, command: str, message: str) -> None:
         ("--objective snl-pixel", "unknown objective 'snl-pixel'; did you mean 'snnl-pixel'"),
         ("--arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'"),
         ("--set widht=3", "unknown option of --set 'widht'; did you mean 'width'"),
-        ("--set width", "--set takes NAME=VALUE, not 'width'"),
-        ("--set width=wide", "width takes a whole number, not 'wide'"),
-        ("--set width=0", r"width must lie in \[1, 16384\], not 0"),
+        ("--set width", "--set must be NAME=VALUE, got 'width'; --list-settings lists the names"),
+        ("--set help", "--set must be NAME=VALUE, got 'help'; --list-settings lists the names"),
+        ("--set width=wide", "width must be a whole number, got 'wide'"),
+        ("--set width=0", r"width must be in \[1, 16384\], got 0"),
         ("--set form=free", "unknown value for form 'free'"),
         ("--set temperature=hot", "temperature takes .*, not 'hot'"),
         ("--batch-size 201", "batch of 201 is larger than the 200 training images; use --batch-size 200 or less"),
         ("--image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),
-        ("--device tpu", "--device takes auto, cpu, cuda or cuda:N, not 'tpu'"),
+        ("--device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("--dataset folder:nowhere", "nowhere is not there; expected a folder of images"),
         ("--dataset npz:nowhere.npz", r"there is no file nowhere\.npz"),
         ("--dataset mnist", "mnist is not here: .*; use --download"),
@@ -93,7 +94,7 @@ def test_bad_option_of_train(refused: Cli, tiny: str, options: str, message: str
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [("--objective snl", "unknown objective"), ("--set steps=0", "steps must lie in")]
+    ("options", "message"), [("--objective snl", "unknown objective"), ("--set steps=0", "steps must be in")]
 )
 def test_options_are_checked_before_data_is_prepared(refused: Cli, options: str, message: str) -> None:
     refused(f"train --dataset mnist-5k {options}", message)
@@ -113,7 +114,7 @@ def test_cuda_without_a_gpu(
 def test_run_folder_that_exists(refused: Cli, run: Path, tiny: str, tmp_path: Path) -> None:
     refused(f"train {tiny} --run-dir run", "run exists already: .* snngan resume run")
     (tmp_path / "file").write_text("mine")
-    refused(f"train {tiny} --run-dir file", "file exists already, and is no run's folder: choose another --run-dir")
+    refused(f"train {tiny} --run-dir file", "file exists already and is not a run folder: choose another --run-dir")
     refused(f"train {tiny} --run-dir file/run", "the run folder file/run cannot be made: .*/file is a file")
     refused(f"train {tiny} --run-dir {'x' * 300}", "File name too long")
 
@@ -173,13 +174,13 @@ def test_folder_that_is_not_a_run(refused: Cli, run: Path, command: str) -> None
     refused(command.format("nowhere"), r"no run folder nowhere: give the folder that snngan train named")
     refused(command.format("run/config.json"), r"no run folder run/config\.json")
     (run / "config.json").rename("away.json")
-    refused(command.format(run), r"run is no run folder: it has no config\.json")
+    refused(command.format(run), r"run is not a run folder: it has no config\.json")
     (run / "config.json").write_text("{}")
     refused(command.format(run), r"run/config\.json is not a run's configuration")
     content = json.loads(Path("away.json").read_text())
-    content["plan"]["arch_options"]["color"] = 1
+    content["config"]["arch_options"]["color"] = 1
     (run / "config.json").write_text(json.dumps(content))
-    refused(command.format(run), "the run's plan is not one that this version reads: .*color")
+    refused(command.format(run), r"run/config\.json: unknown option 'color' ")
 
 
 @for_commands_on_runs
@@ -250,8 +251,8 @@ def test_checkpoint_with_code_is_not_loaded(refused: Cli, run: Path, tmp_path: P
 @for_commands_on_runs
 def test_checkpoint_of_another_network_is_refused(refused: Cli, run: Path, command: str) -> None:
     content = json.loads((run / "config.json").read_text())
-    content["plan"]["arch_options"]["width"] = 17
-    content["plan"]["optimization"]["steps"] = 9
+    content["config"]["arch_options"]["width"] = 17
+    content["config"]["steps"] = 9
     (run / "config.json").write_text(json.dumps(content))
     refused(command.format(run), r"the checkpoint does not fit the run's config\.json")
 
@@ -263,8 +264,11 @@ def test_resuming_on_other_data(refused: Cli, cli: Cli, tiny: str) -> None:
     save(60, 8)
     cli(f"train {tiny} --dataset npz:few.npz --steps 2 --run-dir run")
     save(60, 6)
-    refused("resume run --steps 4", r"npz:.*few\.npz: these 54 training images \(1, 6, 6\) are not the ones")
-    assert json.loads(Path("run/config.json").read_text())["plan"]["optimization"]["steps"] == 2
+    refused(
+        "resume run --steps 4",
+        r"npz:.*few\.npz: these 54 training images \(1, 6, 6\) differ from those the run was started with",
+    )
+    assert json.loads(Path("run/config.json").read_text())["config"]["steps"] == 2
     Path("few.npz").unlink()
     refused("resume run --steps 4", r"there is no file /.*/few\.npz")
     save(60, 8)
@@ -302,9 +306,9 @@ def test_diverging_training(cli: Cli, tiny: str) -> None:
     output = cli(f"train {tiny} {options} --checkpoint-every 1 --steps 9 --run-dir run", 1)
     last = output.err.splitlines()[-1]
     assert re.fullmatch(
-        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest 1\d\S* "
+        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest is 1\d\S* "
         r"in the discriminator's \S+\. Try a lower --learning-rate\. Nothing was saved before that; run holds its "
-        r"readings",
+        r"metrics",
         last,
     )
     assert sum(line.startswith("Error") for line in output.err.splitlines()) == 1
@@ -449,4 +453,6 @@ def test_url_instead_of_a_path(refused: Cli, run: Path, command: str) -> None:
 def test_folder_of_runs_instead_of_a_run(refused: Cli, run: Path) -> None:
     shutil.move("run", "runs/one")
     for command in ("resume runs", "sample runs --out x.png", "report runs"):
-        refused(command, "runs is no run folder: it has no config.json; give one of the runs in it, such as runs/one$")
+        refused(
+            command, "runs is not a run folder: it has no config.json; give one of the runs in it, such as runs/one$"
+        )

@@ -119,12 +119,12 @@ def test_runs_are_numbered(cli: Cli, tiny: str) -> None:
 def test_options_are_saved_in_the_run(cli: Cli, tiny: str) -> None:
     options = "--seed 5 --betas 0.25,0.5 --ema-decay 0.5 --set temperature=0.2 --image-size 4"
     cli(f"train {tiny} --steps 1 --run-dir r {options}")
-    plan = json.loads(Path("r/config.json").read_text())["plan"]
-    assert (plan["seed"], plan["image_size"], plan["image_shape"]) == (5, 4, [1, 4, 4])
-    assert plan["optimization"]["betas"] == [0.25, 0.5]
-    assert plan["optimization"]["ema_decay"] == 0.5
-    assert plan["objective_options"]["temperature"] == "0.2"
-    assert plan["arch_options"]["width"] == 16
+    config = json.loads(Path("r/config.json").read_text())["config"]
+    assert (config["seed"], config["image_size"], config["image_shape"]) == (5, 4, [1, 4, 4])
+    assert config["betas"] == [0.25, 0.5]
+    assert config["ema_decay"] == 0.5
+    assert config["objective_options"]["temperature"] == "0.2"
+    assert config["arch_options"]["width"] == 16
 
 
 @pytest.mark.parametrize("dataset", ["gaussians", "digits"])
@@ -134,9 +134,9 @@ def test_train_with_default_networks_and_batches(cli: Cli, dataset: str) -> None
 
 
 def test_list_of_settings(cli: Cli) -> None:
-    text = cli("train --objective wgan --set help").out
+    text = cli("train --objective wgan --list-settings").out
     assert "clip=0.01" in text
-    assert "discriminator_steps=5" in text
+    assert "discriminator_norm=batch" in text
     assert not os.listdir()
 
 
@@ -149,7 +149,7 @@ def test_dry_run_of_train_writes_nothing(cli: Cli, tiny: str, tmp_path: Path, mo
 
 
 def test_dry_run_downloads_nothing(refused: Cli, tiny: str) -> None:
-    message = "--dry-run fetches nothing; first: snngan data prepare mnist --download"
+    message = "--dry-run downloads nothing; first: snngan data prepare mnist --download"
     refused(f"train {tiny} --dataset mnist --download --dry-run", message)
 
 

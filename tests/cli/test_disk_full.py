@@ -52,18 +52,18 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
 )
 def test_disk_full_while_training(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, part: str, named: str) -> None:
     before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
-    plan = json.loads((run / "config.json").read_text())["plan"]
+    config = json.loads((run / "config.json").read_text())["config"]
     with monkeypatch.context() as patch:
         fill_disk(patch, part)
         said = cli(f"resume {run} --steps 8", 2)
     errors = [line for line in said.err.splitlines() if not line.startswith("step ")]
     assert len(errors) == 1, errors
-    hint = f"; make room, then go on with: snngan resume {run}"
+    hint = f"; make room, then continue by: snngan resume {run}"
     assert re.fullmatch(f"Error: {named} {FULL}{hint}", errors[0])
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}.items() <= before.items()
     assert not list(run.rglob("*.part"))
     if part == "config.json":
-        assert json.loads((run / "config.json").read_text())["plan"] == plan
+        assert json.loads((run / "config.json").read_text())["config"] == config
     assert "trained 8 steps" in cli(f"resume {run} --steps 8").out
 
 
@@ -132,7 +132,7 @@ def test_operating_system_refuses_large_files(run: Path, tmp_path: Path) -> None
     lines = [line for line in done.stderr.splitlines() if not line.startswith("step ")]
     assert lines[1::2] == ["status 2"] * 4, done.stderr
     named = [r"run/config\.json", r"run/checkpoints/step-00000008\.pt", r"s\.npz", r"s\.png"]
-    hints = [*2 * ["; make room, then go on with: snngan resume run"], "", ""]
+    hints = [*2 * ["; make room, then continue by: snngan resume run"], "", ""]
     for line, name, hint in zip(lines[::2], named, hints, strict=True):
         assert re.fullmatch(f"Error: {name} could not be written: File too large{hint}", line)
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}.items() <= before.items()

@@ -63,7 +63,7 @@ def test_run_stopped_by_sigterm_and_sigkill_equals_the_unbroken_one(cli: Cli, ti
 
     status, out, err = stop(start(f"train {options} --run-dir run"), signal.SIGTERM, 10)
     assert status == 143
-    saved = re.fullmatch(r"SIGTERM: saved at step (\d+); go on with: snngan resume run", out.splitlines()[-1])
+    saved = re.fullmatch(r"SIGTERM: saved at step (\d+); continue by: snngan resume run", out.splitlines()[-1])
     assert saved
     first = int(saved[1])
     assert 10 <= first < 55
@@ -113,7 +113,7 @@ def test_signal_saves_after_the_step(
     request.addfinalizer(lambda: signal.signal(number, before))
     send_signals(monkeypatch, number)
     output = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", status)
-    expected = f"{signal.Signals(number).name}: saved at step 3; go on with: snngan resume run"
+    expected = f"{signal.Signals(number).name}: saved at step 3; continue by: snngan resume run"
     assert output.out.splitlines()[-1] == expected
     assert sum("snngan resume" in line for line in output.out.splitlines()) == 1
     assert (RUN / "checkpoints" / "step-00000003.pt").exists()
@@ -124,7 +124,7 @@ def test_signal_saves_after_the_step(
 def test_sigterm_after_sigint_still_saves(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     send_signals(monkeypatch, signal.SIGINT, signal.SIGTERM)
     output = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", 130)
-    assert output.out.endswith("SIGINT: saved at step 3; go on with: snngan resume run\n")
+    assert output.out.endswith("SIGINT: saved at step 3; continue by: snngan resume run\n")
 
 
 def test_second_sigint_exits_at_once(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,8 +257,8 @@ def test_2d_points_are_not_called_images(cli: Cli, tiny: str) -> None:
     )}  # fmt: skip
     for each, text in outputs.items():
         assert "image" not in text.out + text.err, (each, text)
-    assert "data       gaussians: 9000 points of the plane, 1000 held out\n" in outputs[command].out
-    assert "gaussians: 9000 points of the plane of 8 classes, 1000 held out\n" in outputs[classify].out
+    assert "data       gaussians: 9000 2-D points, 1000 held out\n" in outputs[command].out
+    assert "gaussians: 9000 2-D points of 8 classes, 1000 held out\n" in outputs[classify].out
     assert re.search(r"\d points/s\n$", outputs[command].err)
     assert outputs["sample r --count 9 --out s.npz"].out.startswith("9 points of step 4 -> s.npz\n")
     assert "gaussians: 9000 training and 1000 held-out 2-D points, 8 classes\n" in outputs["data prepare gaussians"].out
