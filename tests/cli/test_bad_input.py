@@ -306,9 +306,9 @@ def test_diverging_training(cli: Cli, tiny: str) -> None:
     output = cli(f"train {tiny} {options} --checkpoint-every 1 --steps 9 --run-dir run", 1)
     last = output.err.splitlines()[-1]
     assert re.fullmatch(
-        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest is 1\d\S* "
-        r"in the discriminator's \S+\. Try a lower --learning-rate\. Nothing was saved before that; run holds its "
-        r"metrics",
+        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest is "
+        r"1\d\S* in the discriminator's \S+\. Try a lower --learning-rate\. Nothing was saved before that; run holds "
+        r"its metrics",
         last,
     )
     assert sum(line.startswith("Error") for line in output.err.splitlines()) == 1
