@@ -151,7 +151,7 @@ def is_started_by_torchrun() -> bool:
 
 @click.group(
     cls=Commands,
-    epilog="First run:  snngan train   (5000 embedded MNIST digits, a few minutes on a laptop)",
+    epilog="First run:  snngan train   (5000 embedded MNIST digits, minutes on a laptop)",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="snngan")

@@ -203,7 +203,7 @@ def test_sigterm_saves_once_and_leaves(tmp_path: Path) -> None:
         (["classify", "train", "--batch-size", "one"], "--batch-size"),
         (["train", "--device", "cuda:1"], "cuda:1"),
         (["resume", "nowhere"], "nowhere"),
-        (["data", "list"], "torchrun is for train, classify train and resume"),
+        (["data", "list"], "torchrun may start only train, classify train and resume"),
     ],
 )
 def test_what_is_wrong_is_said_once(words: list[str], said: str, tmp_path: Path) -> None:
