@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from snngan.cli.options import SuggestingGroup, add_import_option, explain_unknown_option, explain_usage
-from snngan.cli.output import print_status, print_wrapped_result
+from snngan.cli.output import print_result, print_status
 from snngan.cli.signals import Termination, raise_on_signals
 from snngan.version import __version__
 
@@ -136,7 +136,7 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """
     if is_started_by_torchrun() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
-    print_wrapped_result(f"Error: {' '.join(message.split())}", indent=2, err=True)
+    print_result(f"Error: {' '.join(message.split())}", indent=2, err=True)
     sys.exit(status)
 
 

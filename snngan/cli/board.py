@@ -13,13 +13,7 @@ from snngan.cli.options import LocalPath
 
 @click.command(epilog="Example:  snngan board runs --port 6006")
 @click.argument("runs", type=LocalPath(), default=Path("runs"))
-@click.option(
-    "--port",
-    default=6006,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="port on localhost; 0 picks a free one",
-)
+@click.option("--port", default=6006, show_default=True, type=click.IntRange(0, 65535), help="port; 0 picks a free one")
 def board(runs: Path, port: int) -> None:
     """Show RUNS (one run or a folder of runs) in TensorBoard, on localhost only."""
     if not runs.is_dir():

@@ -20,7 +20,7 @@ from snngan.cli.options import (
     device_option,
     force_option,
 )
-from snngan.cli.output import print_note, print_result, print_wrapped_result, reset_matplotlib_settings
+from snngan.cli.output import print_note, print_result, reset_matplotlib_settings
 
 if TYPE_CHECKING:
     from snngan.evaluation.features import Extractor
@@ -92,7 +92,7 @@ def entangle(
         print_result(json.dumps(comparison.content, indent=2))
     else:
         for line in comparison.lines():
-            print_wrapped_result(line)
+            print_result(line, indent=4)
     if out is not None:
         reset_matplotlib_settings()
         comparison.write(out)

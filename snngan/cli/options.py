@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from snngan.config import field_type
+from snngan.config import field_type, parse_value
 from snngan.files import check_local
 
 
@@ -163,7 +163,7 @@ def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]
     if meta["metavar"] == "DIR":
         return arguments | {"type": LocalPath(str)}
     if kind is tuple:
-        return arguments | {"type": parse_pair}
+        return arguments | {"callback": lambda _, __, text: text and parse_value(owner, field.name, text)}
     return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
 
 
@@ -195,22 +195,12 @@ def _import_modules(context: click.Context, parameter: click.Parameter, names: S
         import_module(name)
 
 
-def parse_numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
+def parse_numbers(text: str) -> tuple[float, ...]:
     """Return the numbers in a text such as ``0.1,0.2``, none if it is empty."""
-    if isinstance(text, tuple):
-        return text
     try:
         return tuple(float(part) for part in text.split(",") if part)
     except ValueError as error:
         raise click.BadParameter(f"must be numbers separated by commas such as 0.1,0.2, got {text!r}") from error
-
-
-def parse_pair(text: str | tuple[float, ...]) -> tuple[float, ...]:
-    """Return the two numbers in a text such as ``0.5,0.999``."""
-    found = parse_numbers(text)
-    if len(found) != 2:
-        raise click.BadParameter(f"must be two numbers separated by a comma such as 0.5,0.999, got {text!r}")
-    return found
 
 
 SEED = click.IntRange(min=0)

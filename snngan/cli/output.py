@@ -34,15 +34,11 @@ def escape_control_characters(text: str) -> str:
     )
 
 
-def print_result(text: str, *, err: bool = False) -> None:
-    """Print a result; raise ``OSError`` where it cannot be written."""
+def print_result(text: str, *, indent: int | None = None, err: bool = False) -> None:
+    """Print a result, with ``indent`` wrapped to the terminal's width; raise ``OSError`` if it cannot be written."""
+    if indent is not None:
+        text = wrap(text.split(" "), indent, get_terminal_width(sys.stderr if err else sys.stdout))
     _echo(escape_control_characters(text), err=err)
-
-
-def print_wrapped_result(text: str, *, indent: int = 4, err: bool = False) -> None:
-    """Print a result, wrapped to the width of the terminal."""
-    width = get_terminal_width(sys.stderr if err else sys.stdout)
-    print_result(wrap(text.split(" "), indent, width), err=err)
 
 
 def print_row(label: str, text: str = "", indent: int = 20) -> None:

@@ -15,7 +15,7 @@ import click
 
 from snngan.api import config_like, create_run, load_state, lock_run, prepare, prepare_resumed
 from snngan.cli.next_commands import make_compare_command, make_out_option, print_next_commands
-from snngan.cli.output import Progress, format_duration, print_note, print_wrapped, print_wrapped_result
+from snngan.cli.output import Progress, format_duration, print_note, print_result, print_wrapped
 from snngan.cli.signals import collect_signals
 from snngan.config import Config, TrainConfig
 from snngan.files import SaveError
@@ -52,7 +52,7 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 def print_settings(config: Config) -> None:
     """Print what ``--set`` knows, in lines that fit the terminal."""
     for line in list_settings(config):
-        print_wrapped_result(line)
+        print_result(line, indent=4)
 
 
 def start_runs(configs: Sequence[Config]) -> None:
