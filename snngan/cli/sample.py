@@ -27,18 +27,18 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     A name ending in .png gives one grid; in .npz the key `images`, uint8 (N, C, H, W); any other name a new folder of
     PNG files.
     """
-    from snngan.data.export import check_target, export_images
+    from snngan.data.image_output import check_output, save_images
     from snngan.training.device import choose_device
     from snngan.training.run_folder import GanRun
     from snngan.training.sampling import draw, generator_of, sample_images
     from snngan.untrusted import check_memory
 
-    check_target(out, force=force)
+    check_output(out, force=force)
     folder = GanRun.open(run)
     check_memory(16 * count * (math.prod(folder.plan.image_shape) + folder.latent_dim), f"--count {count}")
     generator = generator_of(folder, choose_device(device), print_note)
     images = sample_images(generator, draw(count, folder.latent_dim, seed))
-    export_images(images, out)
+    save_images(images, out)
     print_result(f"{count} {'points' if folder.plan.is_points else 'images'} of step {generator.step} -> {out}")
     print_next_commands(
         [f"snngan interpolate {folder.quoted}", *out_option(folder, "plane.png")],

@@ -109,7 +109,7 @@ def train_classifier(
     while step < plan.steps and not stopping:
         step += 1
         images, labels = (
-            torch.stack(halves) for halves in zip(*(each.next_labeled() for each in batches), strict=True)
+            torch.stack(halves) for halves in zip(*(each.next_images_and_labels() for each in batches), strict=True)
         )
         if adversarial_training is not None:
             images = members.attacked(adversarial_training, images, labels, step)
@@ -207,10 +207,10 @@ def batches_of_seeds(plan: ClassifyPlan, dataset: Dataset, device: torch.device)
             seed=first,
             device=device,
             labels=dataset.train_labels,
-            part=rank_and_world_size(),
+            shard=rank_and_world_size(),
         )
     ]
-    return batches + [batches[0].of_seed(seed) for seed in rest]
+    return batches + [batches[0].with_seed(seed) for seed in rest]
 
 
 def logits_of(members: Ensemble, images: Tensor, device: torch.device) -> Tensor:

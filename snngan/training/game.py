@@ -61,7 +61,7 @@ class Game:
 
         Every rank draws the batch of all and takes its share.
         """
-        real = [self.batches.next_stored() for _ in range(max(1, self.updates))]
+        real = [self.batches.next_stored_images() for _ in range(max(1, self.updates))]
         latents = [local_shard(self.latents()) for _ in range(self.updates + 1)]
         share = average_share(self.options.ema_decay, number)
         if isinstance(self._play, Captured):  # a number would be recorded once and for all

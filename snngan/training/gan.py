@@ -85,7 +85,7 @@ def train_gan(
     check_same_step(0 if start is None else start["step"])
     players = build_players(plan, device, None if start is None else start["players"])
     batches = Batches(
-        dataset.train_images, options.batch_size, seed=plan.seed, device=device, part=rank_and_world_size()
+        dataset.train_images, options.batch_size, seed=plan.seed, device=device, shard=rank_and_world_size()
     )
     first = is_main_process()  # of several processes it reads figures and writes
     noise = torch.Generator().manual_seed(seed_for(plan.seed, "noise"))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
-from snngan.data.pictures import picture, save_png
+from snngan.data.grids import draw_images, save_png
 from snngan.files import SaveError, clear_parts, sync, temporary_path, write_atomically
 from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
 from snngan.training.classifier_plan import classify_plan_from_json
@@ -275,9 +275,9 @@ class GanRun(Folder[Plan]):
 
     def log_samples(self, step: int, fake: Tensor, real: Tensor) -> Path:
         """Write the pictures of ``fake`` and, beside them in TensorBoard, of ``real`` (N, C, H, W) in [-1, 1]."""
-        pictures = {"samples/fixed_noise": picture(fake, behind=real)}
+        pictures = {"samples/fixed_noise": draw_images(fake, background=real)}
         if step == 0:
-            pictures["samples/real"] = picture(real)
+            pictures["samples/real"] = draw_images(real)
         with writing(self.samples / f"step-{step:08d}.png") as path:
             self.samples.mkdir(exist_ok=True)  # and not the run's folder: it may have been taken away
             save_png(pictures["samples/fixed_noise"], path)

@@ -248,7 +248,7 @@ def test_points_of_the_plane(cli: Cli, refused: Cli, tiny: str) -> None:
     points = images_in(Path("s.npz"))
     assert (points.dtype, points.shape) == (np.float32, (9, 1, 1, 2))
     cli("sample r --count 9 --out s.png")
-    refused("sample r --count 9 --out folder", "points have no picture each; give a name ending in .png or .npz")
+    refused("sample r --count 9 --out folder", "must end in .png or .npz for 2-D points, got the folder folder")
 
 
 def test_a_dry_run_of_prepare_reads_nothing(cli: Cli, refused: Cli, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ class Checkpoint(Saved):
         players, batches, noise = self._fresh(state["players"])
         restore(state, players, batches, noise, CPU)
         players.sample(torch.zeros(2, players.latent_dim))
-        batches.next()
+        batches.next_images()
         for weight in players.generator.parameters():
             weight.grad = torch.ones_like(weight)
         players.generator_optimizer.step()
@@ -195,7 +195,7 @@ class ClassifierCheckpoint(Saved):
 
     def _step(self, members: Ensemble, batches: list[Batches]) -> None:
         images, labels = (
-            torch.stack(halves) for halves in zip(*(each.next_labeled() for each in batches), strict=True)
+            torch.stack(halves) for halves in zip(*(each.next_images_and_labels() for each in batches), strict=True)
         )
         members.optimizer.zero_grad()
         members.backward(images, labels, -0.1)
