@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from reference.files import Watched
 
-from snngan.files import SaveError, clear_parts, replacing, temporary_path, write_atomically, write_npz
+from snngan.files import SaveError, remove_temporary_files, replacing, temporary_path, write_atomically, write_npz
 
 
 def test_at_every_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +127,6 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     left.parent.mkdir()
     for path in (left, *kept):
         path.write_bytes(b"half")
-    clear_parts(tmp_path)
+    remove_temporary_files(tmp_path)
     assert not left.exists()
     assert all(path.exists() for path in kept)

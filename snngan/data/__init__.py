@@ -91,8 +91,8 @@ class Dataset:
         state = hashlib.blake2b(digest_size=16)
         for images in (self.train_images, self.test_images):
             state.update(f"{images.dtype} {tuple(images.shape)}".encode())
-            for chunk in images.split(4096):  # a memory-mapped array may have to be copied to be contiguous
-                state.update(chunk.contiguous().numpy().data)
+            for start in range(0, len(images), 4096):  # in chunks, since memory-mapped images may have to be copied
+                state.update(images[start : start + 4096].contiguous().numpy().data)
         return state.hexdigest()
 
 

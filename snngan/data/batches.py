@@ -56,6 +56,7 @@ class Batches:
         self._thread = None if fits else ThreadPoolExecutor(1, "batches")
         self._batch_size = batch_size
         self._device = device
+        self._prefetched: deque[tuple[dict[str, Tensor | int], Future[tuple[Tensor, Tensor | None]]]] = deque()
         self._start(seed)
 
     def with_seed(self, seed: int) -> Batches:
@@ -98,7 +99,7 @@ class Batches:
 
     def _start(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
-        self._prefetched: deque[tuple[dict[str, Tensor | int], Future[tuple[Tensor, Tensor | None]]]] = deque()
+        self._prefetched = deque()
         self._start_epoch()
 
     def _start_epoch(self) -> None:

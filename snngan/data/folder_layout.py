@@ -78,21 +78,17 @@ def list_images(folder: Path) -> list[Path]:
         raise ValueError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
 
     paths, visited = [], set()
-    try:
-        for parent, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
-            status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in visited:
-                subfolders.clear()
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            files = [Path(parent, name) for name in names if not name.startswith(".")]
+    for parent, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
             # Pipes and devices are left out; a broken link is reported when it is read.
-            paths += [
-                each for each in files if each.suffix.lower() in SUFFIXES and (each.is_file() or each.is_symlink())
-            ]
-    except RecursionError as error:
-        raise ValueError(f"{folder} nests folders too deeply") from error
+            if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink()):
+                paths.append(path)
     if not paths:
         raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its subfolders")
     return sorted(paths, key=lambda path: path.relative_to(folder).parts)

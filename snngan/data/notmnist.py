@@ -86,10 +86,10 @@ def _read_archive(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
             letter = Path(member.name).parent.name
             if not member.isfile() or not 0 < member.size <= LARGEST or letter not in tuple(LETTERS):
                 continue
-            file = archive.extractfile(member)
-            assert file is not None
+            extracted = archive.extractfile(member)
+            assert extracted is not None
             try:
-                with Image.open(io.BytesIO(file.read()), formats=["PNG"]) as image:
+                with Image.open(io.BytesIO(extracted.read()), formats=["PNG"]) as image:
                     if image.size != (28, 28):
                         continue
                     images.append(np.asarray(image.convert("L")))

@@ -165,10 +165,8 @@ for _name, _torchvision_name, _debian_package in (
     ("fashion-mnist", "FashionMNIST", "dataset-fashion-mnist"),
     ("kmnist", "KMNIST", None),
 ):
-    _files, _folder = (
-        tuple(f"{split}-{part}" for split in ("train", "t10k") for part in _IDX),
-        f"{_torchvision_name}/raw",
-    )
+    _folder = f"{_torchvision_name}/raw"
+    _files = tuple(f"{split}-{part}" for split in ("train", "t10k") for part in _IDX)
     DATASETS.register(_name)(
         PublicSource((1, 28, 28), 10, _torchvision_name, _TRAIN_FLAG, _folder, _files, _read_idx_split, _debian_package)
     )

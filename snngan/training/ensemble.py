@@ -16,12 +16,12 @@ from snngan.config import ClassifyPlan
 from snngan.distributed import across_ranks, rank_and_world_size
 from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
+from snngan.models.batch_norm import convert_batch_norm
 from snngan.robustness.attack_rule import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier_plan import build_classifier, parse_regularizer
 from snngan.training.device import preferred_layout
-from snngan.training.distributed import share_batch_statistics
 from snngan.training.divergence import remembered
 from snngan.training.optimizers import make_optimizer
 from snngan.training.players import AsLargeAs, fitting, load_part
@@ -114,8 +114,7 @@ def build_network(plan: ClassifyPlan, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
         network = build_classifier(plan).network(plan.image_shape, plan.num_classes)
-    share_batch_statistics(network)
-    return network
+    return convert_batch_norm(network)
 
 
 def starts_of(seed: int, step: int) -> torch.Generator:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snngan.config import Plan
+from snngan.models.batch_norm import convert_batch_norm
 from snngan.objectives import Objective
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.device import preferred_layout
-from snngan.training.distributed import share_batch_statistics
 from snngan.training.optimizers import make_optimizer
 from snngan.training.plan import build_architecture, build_objective
 
@@ -174,7 +174,7 @@ def build_players(plan: Plan, device: torch.device, state: Any = None) -> Player
             discriminator = discriminator.to(device).to(memory_format=layout)
     for network in (generator, discriminator):
         if network is not None:
-            share_batch_statistics(network)
+            convert_batch_norm(network)
             network.register_forward_hook(_as_float32)
     objective.state().to(device)
     averaged = copy.deepcopy(generator).eval().requires_grad_(False)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from snngan.config import ClassifyPlan, Plan
 from snngan.data.grids import draw_images, save_png
-from snngan.files import SaveError, clear_parts, sync, temporary_path, write_atomically
+from snngan.files import SaveError, remove_temporary_files, sync, temporary_path, write_atomically
 from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
 from snngan.training.classifier_plan import classify_plan_from_json
 from snngan.training.environment import changes_since, environment
@@ -209,7 +209,7 @@ class Folder(ABC, Generic[P]):
 
     def _rewind(self, step: int, changed: dict[str, Any]) -> None:
         with writing(self.path):
-            clear_parts(self.path)
+            remove_temporary_files(self.path)
             for folder in ("samples", "projector"):
                 for path in (self.path / folder).glob("step-*"):
                     if _number_of(path) > step:

@@ -482,7 +482,7 @@ def test_a_url_is_not_a_path(refused: Cli, run: Path, command: str, url: str) ->
         ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'?"),
         ("evaluate digits --out x.json", "no option --out: use --json$"),
         ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
-        ("data prepare folder:pictures", "a named data set is prepared, got folder:pictures"),
+        ("data prepare folder:pictures", "NAME must be the name of a data set, got folder:pictures"),
         ("report r --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
         ("report r --out nowhere/r.html", "--out nowhere/r.html: there is no folder /.*nowhere"),
         (

@@ -254,7 +254,7 @@ def test_points_of_the_plane(cli: Cli, refused: Cli, tiny: str) -> None:
 def test_a_dry_run_of_prepare_reads_nothing(cli: Cli, refused: Cli, tmp_path: Path) -> None:
     assert (
         cli("data prepare svhn --dry-run").out
-        == "svhn: not here: --download\ndry run: nothing was read, fetched or written\n"
+        == "svhn: not here: --download\ndry run: nothing was read, downloaded or written\n"
     )
     assert "dry run" in cli("data prepare mnist-5k --dry-run").out
     refused("data prepare mnst --dry-run", "unknown dataset 'mnst'; did you mean 'mnist'")

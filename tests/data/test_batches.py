@@ -20,14 +20,14 @@ def rows(batch: torch.Tensor) -> list[int]:
 
 
 def test_batches_are_images_in_the_unit_range() -> None:
-    batch = Batches(IMAGES, 4, seed=0, device=CPU).next()
+    batch = Batches(IMAGES, 4, seed=0, device=CPU).next_images()
     assert batch.shape == (4, 3, 2, 2) and batch.dtype == torch.float32
     assert_close(batch, to_unit_range(IMAGES[rows(batch)]), rtol=0, atol=0)
 
 
 def test_an_epoch_repeats_nothing_and_the_next_is_another() -> None:
     batches = Batches(IMAGES, 5, seed=0, device=CPU)
-    epochs = [rows(batches.next()) + rows(batches.next()) for _ in range(4)]
+    epochs = [rows(batches.next_images()) + rows(batches.next_images()) for _ in range(4)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
@@ -36,14 +36,14 @@ def test_an_epoch_repeats_nothing_and_the_next_is_another() -> None:
 def test_a_short_rest_is_dropped(count: int) -> None:
     batches = Batches(IMAGES[:count], 4, seed=0, device=CPU)
     for _ in range(5):
-        epoch = [row for _ in range(count // 4) for row in rows(batches.next())]
+        epoch = [row for _ in range(count // 4) for row in rows(batches.next_images())]
         assert len(epoch) == len(set(epoch)) == count // 4 * 4
 
 
 def test_the_seed_alone_decides_the_order() -> None:
     streams = [Batches(IMAGES, 4, seed=seed, device=CPU) for seed in (3, 3, 4)]
     torch.manual_seed(1)
-    first, second, other = ([batches.next() for _ in range(6)] for batches in streams)
+    first, second, other = ([batches.next_images() for _ in range(6)] for batches in streams)
     assert_close(first, second, rtol=0, atol=0)
     assert [rows(batch) for batch in first] != [rows(batch) for batch in other]
 
@@ -53,27 +53,27 @@ def test_the_seed_alone_decides_the_order() -> None:
 def test_a_resumed_stream_is_the_unbroken_one(steps: int, batch_size: int, tmp_path: Path) -> None:
     unbroken = Batches(IMAGES, batch_size, seed=7, device=CPU)
     for _ in range(steps):
-        unbroken.next()
+        unbroken.next_images()
     torch.save(unbroken.state_dict(), tmp_path / "state.pt")
     resumed = Batches(IMAGES, batch_size, seed=8, device=CPU)
-    resumed.next()
+    resumed.next_images()
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for _ in range(15):
-        assert_close(resumed.next(), unbroken.next(), rtol=0, atol=0)
+        assert_close(resumed.next_images(), unbroken.next_images(), rtol=0, atol=0)
 
 
 def test_a_saved_state_does_not_move_with_the_stream() -> None:
     batches = Batches(IMAGES, 4, seed=0, device=CPU)
     state = batches.state_dict()
-    first = [batches.next() for _ in range(6)]
+    first = [batches.next_images() for _ in range(6)]
     batches.load_state_dict(state)
-    assert_close([batches.next() for _ in range(6)], first, rtol=0, atol=0)
+    assert_close([batches.next_images() for _ in range(6)], first, rtol=0, atol=0)
 
 
 def test_points_pass_through_without_a_change_of_theirs() -> None:
     points = torch.rand(6, 1, 1, 2)
     before = points.clone()
-    batch = Batches(points, 6, seed=0, device=CPU).next()
+    batch = Batches(points, 6, seed=0, device=CPU).next_images()
     batch.zero_()
     assert_close(points, before, rtol=0, atol=0)
 
@@ -101,16 +101,16 @@ def test_batches_made_ready_ahead_are_the_same(monkeypatch: pytest.MonkeyPatch) 
     plain = Batches(IMAGES, 4, seed=0, device=CPU, labels=labels)
     elsewhere(monkeypatch)
     ahead = Batches(IMAGES, 4, seed=0, device=CPU, labels=labels)
-    other = ahead.of_seed(1)
+    other = ahead.with_seed(1)
     for _ in range(9):
-        assert_close(ahead.next_labeled(), plain.next_labeled(), rtol=0, atol=0)
-        other.next()
-    assert_close(other.next(), batches_at(9, seed=1), rtol=0, atol=0)
+        assert_close(ahead.next_images_and_labels(), plain.next_images_and_labels(), rtol=0, atol=0)
+        other.next_images()
+    assert_close(other.next_images(), batches_at(9, seed=1), rtol=0, atol=0)
 
 
 def batches_at(position: int, seed: int) -> torch.Tensor:
     batches = Batches(IMAGES, 4, seed=seed, device=CPU)
-    return [batches.next() for _ in range(position + 1)][-1]
+    return [batches.next_images() for _ in range(position + 1)][-1]
 
 
 @pytest.mark.parametrize("taken", range(7))
@@ -118,12 +118,12 @@ def test_a_stream_made_ready_ahead_is_resumed_where_it_was_read_to(taken: int, m
     elsewhere(monkeypatch)
     unbroken = Batches(IMAGES, 4, seed=0, device=CPU)
     for _ in range(taken):
-        unbroken.next()
+        unbroken.next_images()
     resumed = Batches(IMAGES, 4, seed=5, device=CPU)
-    resumed.next()
+    resumed.next_images()
     resumed.load_state_dict(unbroken.state_dict())
     for _ in range(7):
-        assert_close(resumed.next(), unbroken.next(), rtol=0, atol=0)
+        assert_close(resumed.next_images(), unbroken.next_images(), rtol=0, atol=0)
 
 
 @pytest.mark.gpu
@@ -134,6 +134,6 @@ def test_the_order_is_the_same_on_cuda(fits: bool, monkeypatch: pytest.MonkeyPat
     on_cpu = Batches(IMAGES, 4, seed=0, device=CPU)
     on_cuda = Batches(IMAGES, 4, seed=0, device=torch.device("cuda"))
     for _ in range(6):
-        batch = on_cuda.next()
+        batch = on_cuda.next_images()
         assert batch.is_cuda
-        assert_close(batch.cpu(), on_cpu.next(), rtol=0, atol=0)
+        assert_close(batch.cpu(), on_cpu.next_images(), rtol=0, atol=0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.data.layout import list_images
+from snngan.data.folder_layout import list_images
 
 
 def save(folder: Path, *names: str) -> None:

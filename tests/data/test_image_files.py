@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from snngan.data.decode import UnusableImageError, open_picture, read_header
+from snngan.data.image_files import UnusableImageError, open_image, read_header
 
 RAMP = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
 COLORS = np.stack((RAMP, RAMP.T, RAMP[::-1]), 2)
 GRAY, COLOR, PALETTE, GRAY_ALPHA, COLOR_ALPHA = 0, 2, 3, 4, 6
 """PNG's color types."""
-DARK = "16-bit levels are all below 4096, as of 12-bit data in a 16-bit file, .*nearly black; multiply them by 16"
+DARK = "16-bit levels are all below 4096, as in 12-bit data stored with 16 bits, .*nearly black; multiply them by 16"
 
 
 def write_png(
@@ -84,7 +84,7 @@ def write_tiff(
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    picture = open_picture(path)
+    picture = open_image(path)
     header = read_header(path)
     assert header is not None and header.is_gray == (picture.mode == "L") and picture.mode in ("L", "RGB")
     assert (header.width, header.height) == picture.size
@@ -93,7 +93,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 def check_refused(path: Path, reason: str) -> None:
     with pytest.raises(UnusableImageError, match=rf"{path.name} cannot be read: .*{reason}") as caught:
-        open_picture(path)
+        open_image(path)
     assert "\n" not in str(caught.value) and caught.value.reason in str(caught.value)
 
 
@@ -289,7 +289,7 @@ def test_16_bit_pictures_are_turned_as_their_exif_data_say(tmp_path: Path) -> No
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RAMP[:, :8]).save(tmp_path / "a.png", exif=exif)
-    picture = open_picture(tmp_path / "a.png")
+    picture = open_image(tmp_path / "a.png")
     assert picture.size == (16, 8)
     np.testing.assert_array_equal(np.asarray(picture), np.rot90(RAMP[:, :8], -1) >> 8)
 
@@ -297,8 +297,8 @@ def test_16_bit_pictures_are_turned_as_their_exif_data_say(tmp_path: Path) -> No
 def test_small_pictures_are_refused_with_advice_that_helps(tmp_path: Path) -> None:
     Image.new("P", (1, 1)).save(tmp_path / "icon.gif")
     with pytest.raises(UnusableImageError, match=r"icon\.gif is 1x1, too small for images of 64x64; remove it, or use"):
-        open_picture(tmp_path / "icon.gif", 64)
+        open_image(tmp_path / "icon.gif", 64)
     Image.new("RGB", (60, 40)).save(tmp_path / "small.png")
     with pytest.raises(UnusableImageError, match=r"60x40, .*; use --image-size 40 or less, or use --skip-broken"):
-        open_picture(tmp_path / "small.png", 64)
-    assert open_picture(tmp_path / "small.png", 40).size == (60, 40)
+        open_image(tmp_path / "small.png", 64)
+    assert open_image(tmp_path / "small.png", 40).size == (60, 40)

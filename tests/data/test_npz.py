@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.data.npz import keep_npz, read_images, read_statistics
+from snngan.data.npz import read_images, read_statistics, save_dataset
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -28,7 +28,7 @@ def load(path: Path, told: list[str] | None = None) -> Dataset:
 def test_both_halves_come_back_as_written(tmp_path: Path) -> None:
     tensors = torch.from_numpy(PICTURES), torch.from_numpy(LABELS)
     dataset = Dataset("set", tensors[0][:15], tensors[1][:15], tensors[0][15:], tensors[1][15:])
-    keep_npz(dataset, tmp_path / "new" / "set.npz")
+    save_dataset(dataset, tmp_path / "new" / "set.npz")
     back = load(tmp_path / "new" / "set.npz")
     for field in ("train_images", "train_labels", "test_images", "test_labels"):
         assert_close(getattr(back, field), getattr(dataset, field))
@@ -37,7 +37,7 @@ def test_both_halves_come_back_as_written(tmp_path: Path) -> None:
 
 def test_without_labels(tmp_path: Path) -> None:
     images = torch.from_numpy(PICTURES)
-    keep_npz(Dataset("set", images[:15], None, images[15:], None), tmp_path / "set.npz")
+    save_dataset(Dataset("set", images[:15], None, images[15:], None), tmp_path / "set.npz")
     back = load(tmp_path / "set.npz")
     assert back.train_labels is None and back.test_labels is None
 
@@ -158,12 +158,12 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "text.npz").write_text("hello")
     for name in ("bare.npy", "empty.npz", "text.npz"):
-        with pytest.raises(ValueError, match="it is no npz file, or a damaged one"):
+        with pytest.raises(ValueError, match="it is not an npz file, or a damaged one"):
             load(tmp_path / name)
     with pytest.raises(ValueError, match="is a folder; expected a file"):
         load(tmp_path)
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(ValueError, match="is no ordinary file"):
+    with pytest.raises(ValueError, match="is not a regular file"):
         load(tmp_path / "pipe.npz")
 
 

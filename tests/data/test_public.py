@@ -20,16 +20,16 @@ from torch.testing import assert_close
 
 from snngan.data import DATASETS, public
 from snngan.data.datasets import list_datasets, load_dataset
-from snngan.data.public import PublicSet
+from snngan.data.public import PublicSource
 
-NAMES = [name for name in DATASETS.names() if isinstance(DATASETS[name], PublicSet)]
+NAMES = [name for name in DATASETS.names() if isinstance(DATASETS[name], PublicSource)]
 IDX_NAMES = [name for name in NAMES if all("idx" in file for file in getattr(DATASETS[name], "files"))]  # noqa: B009
 COUNTS = (12, 5)
 
 
-def source_of(name: str) -> PublicSet:
+def source_of(name: str) -> PublicSource:
     source = DATASETS[name]
-    assert isinstance(source, PublicSet)
+    assert isinstance(source, PublicSource)
     return source
 
 
@@ -37,7 +37,7 @@ def idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def write_idx(folder: Path, source: PublicSet, *, packed: bool = False) -> None:
+def write_idx(folder: Path, source: PublicSource, *, packed: bool = False) -> None:
     rng = np.random.default_rng(0)
     first = 1 if "letters" in source.files[0] else 0
     folder.mkdir(parents=True)
@@ -49,7 +49,7 @@ def write_idx(folder: Path, source: PublicSet, *, packed: bool = False) -> None:
             path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
 
 
-def write_cifar(folder: Path, source: PublicSet) -> None:
+def write_cifar(folder: Path, source: PublicSource) -> None:
     rng = np.random.default_rng(0)
     folder.mkdir()
     for name in source.files[:6]:
@@ -58,7 +58,7 @@ def write_cifar(folder: Path, source: PublicSet) -> None:
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
 
 
-def write_svhn(folder: Path, source: PublicSet) -> None:
+def write_svhn(folder: Path, source: PublicSource) -> None:
     rng = np.random.default_rng(0)
     for name, count in zip(source.files, COUNTS, strict=True):
         labels = np.arange(1, count + 1, dtype=np.uint8).reshape(-1, 1) % 10 + 1  # 10 stands for the digit 0
@@ -66,10 +66,10 @@ def write_svhn(folder: Path, source: PublicSet) -> None:
         scipy.io.savemat(folder / name, {"X": pixels, "y": labels})
 
 
-WRITERS: dict[str, Callable[[Path, PublicSet], None]] = {"CIFAR10": write_cifar, "SVHN": write_svhn}
+WRITERS: dict[str, Callable[[Path, PublicSource], None]] = {"CIFAR10": write_cifar, "SVHN": write_svhn}
 
 
-def write_layout(data_dir: Path, source: PublicSet) -> None:
+def write_layout(data_dir: Path, source: PublicSource) -> None:
     WRITERS.get(source.torchvision_name, write_idx)(data_dir / source.folder, source)
 
 
@@ -92,7 +92,7 @@ def test_torchvision_layout_is_read_as_torchvision_reads_it(name: str, tmp_path:
     assert dataset.image_shape == source.image_shape
     halves = ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels))
     for half, (images, labels) in enumerate(halves):
-        oracle = source.torchvision_half(tmp_path, half, download=False)
+        oracle = source.open_torchvision(tmp_path, half, download=False)
         assert labels is not None and len(images) == len(labels) == len(oracle)
         for row, (picture, label) in enumerate(oracle):
             pixels = torch.from_numpy(np.array(picture))
@@ -148,7 +148,7 @@ def test_damaged_files_are_named(name: str, damage: str, tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
     assert not (tmp_path / f"{name}.npz").exists()
     if name in IDX_NAMES:
-        assert "is no whole idx file of bytes" in str(caught.value)
+        assert "is not a complete idx file of bytes" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", IDX_NAMES)
@@ -177,7 +177,7 @@ def test_download_fetches_both_halves_once(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(torchvision.datasets, source.torchvision_name, fake)
     for _ in range(2):
         load_dataset(name, data_dir=tmp_path, download=True)
-    assert fetched == list(source.halves)
+    assert fetched == list(source.options)
     assert os.path.exists(tmp_path / f"{name}.npz")
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from snngan.data.datasets import load_dataset
-from snngan.data.resize import describe_resize, resize_images
+from snngan.data.image_files import describe_resize, resize_images
 from snngan.evaluation.sources import open_source
 
 

@@ -25,9 +25,9 @@ from PIL import Image
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.data.decode import read_header
 from snngan.data.folder import read_folder
-from snngan.data.layout import list_images
+from snngan.data.folder_layout import list_images
+from snngan.data.image_files import read_header
 from snngan.data.npz import read_images, read_npz
 from snngan.evaluation.feature_classifier import trained_features
 from snngan.evaluation.features import Pixels
