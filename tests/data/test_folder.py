@@ -1,4 +1,4 @@
-"""Folders of pictures: sizes, colors, labels, broken files."""
+"""Folders of images as data sets: sizes, colors, labels, broken files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_any_image_file_at_any_depth_counts(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         save(tmp_path / name, (40 * number, 0, 0))
     (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "._a.png").write_text("a Mac's shadow of a file")
+    (tmp_path / "._a.png").write_text("a hidden file of macOS")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "x.png").write_text("hidden")
     dataset = load(tmp_path)
@@ -73,7 +73,7 @@ def test_the_default_size_is_the_largest_that_all_have(
     told: list[str] = []
     first, second = load(tmp_path, None, told=told), load(tmp_path, None)
     assert first.image_shape == (3, expected, expected)
-    assert first.digest() == second.digest()  # as a run that is resumed checks
+    assert first.digest() == second.digest()
     assert (f"image size {expected}, because " in " ".join(told)) == (8 <= expected < 64)
 
 
@@ -86,15 +86,15 @@ def test_default_sizes_are_those_of_every_architecture() -> None:
             base_and_doublings((3, size, size), "dcgan")
 
 
-def test_the_default_size_is_that_of_both_halves(tmp_path: Path) -> None:
-    for half, side in (("train", 64), ("test", 40)):
+def test_the_default_size_is_that_of_both_splits(tmp_path: Path) -> None:
+    for split, side in (("train", 64), ("test", 40)):
         for number in range(2):
-            save(tmp_path / half / f"{number}.png", (9, 9, 9), size=(side, side))
+            save(tmp_path / split / f"{number}.png", (9, 9, 9), size=(side, side))
     dataset = load(tmp_path, None)
     assert dataset.train_images.shape[2:] == dataset.test_images.shape[2:] == (32, 32)
 
 
-def test_a_colored_test_half_makes_both_rgb(tmp_path: Path) -> None:
+def test_a_colored_test_split_makes_both_rgb(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / "train" / f"{number}.png", 77, mode="L")
         save(tmp_path / "test" / f"{number}.png", (1, 2, 3))
@@ -104,7 +104,7 @@ def test_a_colored_test_half_makes_both_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image_size", [None, 32, 64])
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_tiny_pictures_are_left_out_and_named(image_size: int | None, mode: str, tmp_path: Path) -> None:
+def test_tiny_images_are_left_out_and_named(image_size: int | None, mode: str, tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / f"{number}.png", (number, 0, 0), size=(64, 64))
     save(tmp_path / "pixel.gif", 0, mode=mode, size=(1, 1))
@@ -120,7 +120,7 @@ def test_tiny_pictures_are_left_out_and_named(image_size: int | None, mode: str,
     assert len(told) == 1 and "left out 2 of 6 images" in told[0] and "pixel.gif (1x1, too small for" in told[0]
 
 
-def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
+def test_the_central_square_is_resized(tmp_path: Path) -> None:
     pixels = np.zeros((32, 64, 3), dtype=np.uint8)
     pixels[:, 16:48] = (200, 100, 50)
     pixels[::2] //= 2  # rows alternate between full and half
@@ -198,7 +198,7 @@ def test_the_same_images_are_held_out_every_time(tmp_path: Path) -> None:
     assert_close(first.train_images, second.train_images)
 
 
-def test_links_are_followed_once(tmp_path: Path) -> None:
+def test_each_linked_folder_is_read_once(tmp_path: Path) -> None:
     save(tmp_path / "real" / "a.png", (1, 0, 0))
     save(tmp_path / "real" / "b.png", (2, 0, 0))
     (tmp_path / "set").mkdir()
@@ -208,7 +208,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_closed_subfolder_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_subfolder_is_named(tmp_path: Path) -> None:
     save(tmp_path / "open" / "a.png", (1, 0, 0))
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(ValueError, match=r"the folder .*closed cannot be read \(Permission denied\)"):
@@ -251,12 +251,6 @@ def test_a_broken_image_is_named_or_left_out(kind: str, tmp_path: Path) -> None:
     assert len(told) == 1 and "left out 1 of 3 images" in told[0] and str(tmp_path / "1.png") in told[0]
     if kind.startswith("bomb"):
         assert "decompression bomb" in told[0]
-
-
-def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
-    save(tmp_path / "a.tiff", 0.5, mode="F")
-    with pytest.raises(ValueError, match=r"a\.tiff cannot be read: its pixels are floating-point.*--skip-broken"):
-        load(tmp_path)
 
 
 def test_bad_folders(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
-"""Image files of every mode and depth: the right picture, or an error that says what is wrong. Files are made by hand
-where Pillow does not write them."""
+"""Image files of every mode and depth: the right pixels, or an error that says what is wrong.
+
+Files that Pillow cannot write are made by hand.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,7 @@ def test_png_with_an_alpha_channel(bits: int, color: int, tmp_path: Path) -> Non
     assert (found[8:] == 255).all()
 
 
-def test_black_16_bit_drawing_on_a_clear_ground_stays(tmp_path: Path) -> None:
+def test_black_16_bit_drawings_on_a_transparent_background(tmp_path: Path) -> None:
     levels = np.zeros((16, 16, 4), np.uint16)
     levels[4:8, :, 3] = 65535
     found = pixels(write_png(tmp_path / "a.png", levels, 16, COLOR_ALPHA))
@@ -165,7 +167,7 @@ def test_palette_png(bits: int, clear: tuple[int, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("top", [4095, 1023, 255, 1])
-def test_data_of_fewer_bits_in_16_bit_files_are_refused(top: int, tmp_path: Path) -> None:
+def test_16_bit_files_of_fewer_bits_are_refused(top: int, tmp_path: Path) -> None:
     gray = (RAMP.astype(np.uint32) * top // 65535).astype(np.uint16)
     colors = (COLORS.astype(np.uint32) * top // 65535).astype(np.uint16)
     Image.fromarray(gray).save(tmp_path / "gray.png")
@@ -200,7 +202,7 @@ def test_compressed_16_bit_tiff(compression: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), RAMP >> 8)
 
 
-def test_tiff_whose_white_is_zero(tmp_path: Path) -> None:
+def test_tiff_with_white_as_zero(tmp_path: Path) -> None:
     found = pixels(write_tiff(tmp_path / "a.tif", RAMP, photometric=0))
     np.testing.assert_array_equal(found, (65535 - RAMP) >> 8)
     levels = (RAMP >> 8).astype(np.uint8)
@@ -246,7 +248,7 @@ def test_gray_tiff_with_an_alpha_channel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("maximum", [1, 100, 255, 256, 1023, 4095, 65535])
 @pytest.mark.parametrize("plain", [True, False])
-def test_portable_graymaps_of_every_maximum(maximum: int, plain: bool, tmp_path: Path) -> None:
+def test_pgm_of_every_maximum(maximum: int, plain: bool, tmp_path: Path) -> None:
     levels = np.round(np.linspace(0, maximum, 16)).astype(int)
     body = (
         " ".join(map(str, levels)).encode() if plain else levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
@@ -256,7 +258,7 @@ def test_portable_graymaps_of_every_maximum(maximum: int, plain: bool, tmp_path:
 
 
 @pytest.mark.parametrize("maximum", [1, 100, 255, 1023, 65535])
-def test_portable_pixmaps_of_every_maximum(maximum: int, tmp_path: Path) -> None:
+def test_ppm_of_every_maximum(maximum: int, tmp_path: Path) -> None:
     levels = np.round(np.linspace(0, maximum, 48)).astype(int)
     body = levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
     (tmp_path / "a.ppm").write_bytes(f"P6 4 4 {maximum}\n".encode() + body)
@@ -285,7 +287,7 @@ def test_gif_with_a_transparent_color(mode: str, tmp_path: Path) -> None:
     assert (found[:4] == 255).all() and (found[4:] == 60).all()
 
 
-def test_16_bit_pictures_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
+def test_16_bit_images_are_rotated_as_their_exif_data_say(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RAMP[:, :8]).save(tmp_path / "a.png", exif=exif)
@@ -294,7 +296,7 @@ def test_16_bit_pictures_are_turned_as_their_exif_data_say(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.asarray(picture), np.rot90(RAMP[:, :8], -1) >> 8)
 
 
-def test_small_pictures_are_refused_with_advice_that_helps(tmp_path: Path) -> None:
+def test_small_images_are_refused_with_advice(tmp_path: Path) -> None:
     Image.new("P", (1, 1)).save(tmp_path / "icon.gif")
     with pytest.raises(UnusableImageError, match=r"icon\.gif is 1x1, too small for images of 64x64; remove it, or use"):
         open_image(tmp_path / "icon.gif", 64)

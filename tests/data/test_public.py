@@ -1,4 +1,4 @@
-"""Public sets: small files of each real format, read as torchvision reads them, and what a download may do."""
+"""Public data sets: small files of each real format, read as torchvision reads them, and downloads."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def write_layout(data_dir: Path, source: PublicSource) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _small_files_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let torchvision take the small files, whose checksums are not the real ones; hide a Debian package."""
+def _accept_small_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let torchvision accept the small files despite their checksums; hide an installed Debian package."""
     for module in ("cifar", "svhn"):
         monkeypatch.setattr(
             f"torchvision.datasets.{module}.check_integrity", lambda path, md5=None: Path(path).is_file()
@@ -84,7 +84,7 @@ def _small_files_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_torchvision_layout_is_read_as_torchvision_reads_it(name: str, tmp_path: Path) -> None:
+def test_files_are_read_as_torchvision_reads_them(name: str, tmp_path: Path) -> None:
     source = source_of(name)
     write_layout(tmp_path, source)
     assert "(torchvision layout)" in {row.name: row.where for row in list_datasets(tmp_path)}[name]
@@ -104,7 +104,7 @@ def test_torchvision_layout_is_read_as_torchvision_reads_it(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_was_found_is_kept(name: str, tmp_path: Path) -> None:
+def test_sets_are_kept_as_npz(name: str, tmp_path: Path) -> None:
     source = source_of(name)
     write_layout(tmp_path, source)
     told: list[str] = []
@@ -119,7 +119,7 @@ def test_what_was_found_is_kept(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if source_of(name).debian_package])
-def test_debian_package_is_found_packed(name: str, tmp_path: Path) -> None:
+def test_compressed_files_of_a_debian_package_are_found(name: str, tmp_path: Path) -> None:
     source = source_of(name)
     write_idx(tmp_path / "debian" / name, source, packed=True)
     assert "(Debian package)" in {row.name: row.where for row in list_datasets(tmp_path / "data")}[name]
@@ -128,7 +128,7 @@ def test_debian_package_is_found_packed(name: str, tmp_path: Path) -> None:
     assert_close(packaged.train_images, load_dataset(name, data_dir=tmp_path).train_images)
 
 
-def test_nothing_found_names_every_place(tmp_path: Path) -> None:
+def test_a_missing_set_names_every_searched_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use --download, or apt install dataset-fashion-mnist") as caught:
         load_dataset("fashion-mnist", data_dir=tmp_path)
     for place in (tmp_path / "fashion-mnist.npz", tmp_path / "FashionMNIST" / "raw", tmp_path / "debian"):
@@ -137,7 +137,7 @@ def test_nothing_found_names_every_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
-def test_damaged_files_are_named(name: str, damage: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused(name: str, damage: str, tmp_path: Path) -> None:
     source = source_of(name)
     write_layout(tmp_path, source)
     path = tmp_path / source.folder / source.files[0]
@@ -152,7 +152,7 @@ def test_damaged_files_are_named(name: str, damage: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", IDX_NAMES)
-def test_mismatched_halves_are_refused(name: str, tmp_path: Path) -> None:
+def test_images_and_labels_of_different_length_are_refused(name: str, tmp_path: Path) -> None:
     source = source_of(name)
     write_layout(tmp_path, source)
     folder = tmp_path / source.folder
@@ -162,7 +162,7 @@ def test_mismatched_halves_are_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_download_fetches_both_halves_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_splits_are_downloaded_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(name)
     real = getattr(torchvision.datasets, source.torchvision_name)
     fetched: list[dict[str, object]] = []
@@ -181,7 +181,7 @@ def test_download_fetches_both_halves_once(name: str, tmp_path: Path, monkeypatc
     assert os.path.exists(tmp_path / f"{name}.npz")
 
 
-def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise RuntimeError("Error downloading train-images:\nTried this mirror, got:\n") from URLError("no route")
 
