@@ -159,7 +159,7 @@ class TrainConfig:
     skip_broken: bool = option(False, "leave out broken images of a folder", group="Data")
 
     objective: str = option("snnl-pixel", "what the players minimize", group="Game", metavar="NAME")
-    arch: str | None = option(None, "networks: mlp, dcgan or resnet", group="Game", metavar="NAME")
+    arch: str | None = option(None, "networks: mlp, dcgan or sngan", group="Game", metavar="NAME")
     set: tuple[str, ...] = option(
         (), "an objective's or network's option; 'help' lists", group="Game", metavar="NAME=VALUE"
     )
