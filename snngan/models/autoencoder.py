@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from snngan.models import ImageShape
+from snngan.models.layers import fully_connected
 
 
 class Autoencoder(nn.Module):
@@ -39,14 +40,11 @@ class Autoencoder(nn.Module):
         if min(code, *widths) < 1:
             raise ValueError(f"code and widths must be 1 or more, got {code} and {tuple(widths)}")
         sizes = [math.prod(image_shape), *widths]
-        encoder: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
-        for number, (inputs, outputs) in enumerate(pairwise(sizes)):
-            encoder[f"fc{number + 1}"] = nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
-        encoder["code"] = nn.Linear(sizes[-1], code)
+        encoder = {"flat": nn.Flatten(), **fully_connected(sizes), "code": nn.Linear(sizes[-1], code)}
         decoder: list[nn.Module] = []
         for inputs, outputs in pairwise([code, *sizes[:0:-1]]):
             decoder += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.encoder = nn.Sequential(encoder)
+        self.encoder = nn.Sequential(OrderedDict(encoder))
         self.decoder = nn.Sequential(*decoder, nn.Linear(sizes[1], sizes[0]), nn.Unflatten(1, image_shape), nn.Tanh())
 
     def forward(self, images: Tensor) -> Tensor:

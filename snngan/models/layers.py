@@ -1,8 +1,10 @@
-"""What several architectures share: common options, normalization layers by name, spectral norm, image sizes."""
+"""What several architectures share: options, fully connected layers, normalizations by name, image sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -27,6 +29,14 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+def fully_connected(sizes: Sequence[int]) -> dict[str, nn.Module]:
+    """Return linear layers with ReLU that map vectors of ``sizes[0]`` to ``sizes[1]`` and so on: fc1, fc2, ..."""
+    return {
+        f"fc{number + 1}": nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+        for number, (inputs, outputs) in enumerate(pairwise(sizes))
+    }
 
 
 def norm_1d(name: str, width: int) -> nn.Module:

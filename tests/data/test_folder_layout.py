@@ -14,7 +14,7 @@ from snngan.data.folder_layout import list_images
 
 
 def save(folder: Path, *names: str) -> None:
-    """Save a small picture under each name; all are of different colors."""
+    """Save a small image under each name; all are of different colors."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), tuple(name.encode()[-7:-4])).save(folder / name)
@@ -24,13 +24,13 @@ def save_many(folder: Path, *places: str, count: int = 3) -> None:
     save(folder, *(f"{place}/{number}.png" for place in places for number in range(count)))
 
 
-def load(folder: Path, told: list[str] | None = None) -> Dataset:
-    return load_dataset(f"folder:{folder}", notify=([] if told is None else told).append)
+def load(folder: Path, messages: list[str] | None = None) -> Dataset:
+    return load_dataset(f"folder:{folder}", notify=([] if messages is None else messages).append)
 
 
 def labels(dataset: Dataset) -> tuple[list[int] | None, list[int] | None]:
     both = dataset.train_labels, dataset.test_labels
-    return tuple(None if half is None else half.tolist() for half in both)  # type: ignore[return-value]
+    return tuple(None if split is None else split.tolist() for split in both)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def labels(dataset: Dataset) -> tuple[list[int] | None, list[int] | None]:
 def test_train_and_test_are_the_splits(train: str, test: str, tmp_path: Path) -> None:
     save_many(tmp_path, f"{train}/cat", f"{train}/dog/small", count=4)
     save_many(tmp_path, f"{test}/dog", count=2)
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert labels(dataset) == ([0] * 4 + [1] * 4, [1] * 2)
     assert dataset.class_names == ("cat", "dog") and dataset.num_classes == 2
-    assert all("image size 8" in line for line in told)
+    assert all("image size 8" in line for line in messages)
 
 
 def test_splits_without_class_folders_have_no_labels(tmp_path: Path) -> None:
@@ -60,26 +60,26 @@ def test_splits_without_class_folders_have_no_labels(tmp_path: Path) -> None:
 def test_the_test_split_alone_may_lack_class_folders(tmp_path: Path) -> None:
     save_many(tmp_path, "train/a", "train/b")
     save(tmp_path, "test/1.png", "test/2.png")
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert labels(dataset) == ([0, 0, 0, 1, 1, 1], None)
-    assert any(f"{tmp_path / 'test' / '1.png'} and 1 more lie outside the class folders" in line for line in told)
+    assert any(f"{tmp_path / 'test' / '1.png'} and 1 more lie outside the class folders" in line for line in messages)
 
 
 def test_validation_images_are_not_used_beside_a_test_split(tmp_path: Path) -> None:
     save_many(tmp_path, "train/a", "train/b", "val/a", "test/b")
-    told: list[str] = []
-    assert labels(load(tmp_path, told)) == ([0, 0, 0, 1, 1, 1], [1, 1, 1])
-    assert any("val is not used: test is the held-out split" in line for line in told)
+    messages: list[str] = []
+    assert labels(load(tmp_path, messages)) == ([0, 0, 0, 1, 1, 1], [1, 1, 1])
+    assert any("val is not used: test is the held-out split" in line for line in messages)
 
 
 def test_a_tenth_of_train_is_held_out_without_test(tmp_path: Path) -> None:
     save_many(tmp_path, "train/a", "train/b", count=10)
     (tmp_path / "notes.txt").write_text("no image")
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert dataset.class_names == ("a", "b") and len(dataset.test_images) == 2
-    assert any("has no folder test: a tenth of train is held out" in line for line in told)
+    assert any("has no folder test: a tenth of train is held out" in line for line in messages)
 
 
 @pytest.mark.parametrize("names", [("train", "bus", "car"), ("test", "control"), ("train", "tram"), ("a", "b")])
@@ -118,11 +118,13 @@ def test_empty_splits_are_refused(full: str, empty: str, tmp_path: Path) -> None
 def test_an_image_outside_the_class_folders_is_named(tmp_path: Path) -> None:
     save_many(tmp_path, "a", "b")
     save(tmp_path, "cover.png")
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert labels(dataset) == (None, None)
     assert dataset.why_no_labels == f"{tmp_path / 'cover.png'} lies outside the class folders"
-    assert sum("cover.png lies outside the class folders, so the images have no labels" in line for line in told) == 1
+    assert (
+        sum("cover.png lies outside the class folders, so the images have no labels" in line for line in messages) == 1
+    )
 
 
 def test_a_broken_image_outside_the_class_folders_is_ignored(tmp_path: Path) -> None:

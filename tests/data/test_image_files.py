@@ -86,11 +86,11 @@ def write_tiff(
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    picture = open_image(path)
+    image = open_image(path)
     header = read_header(path)
-    assert header is not None and header.is_gray == (picture.mode == "L") and picture.mode in ("L", "RGB")
-    assert (header.width, header.height) == picture.size
-    return np.asarray(picture)
+    assert header is not None and header.is_gray == (image.mode == "L") and image.mode in ("L", "RGB")
+    assert (header.width, header.height) == image.size
+    return np.asarray(image)
 
 
 def check_refused(path: Path, reason: str) -> None:
@@ -291,9 +291,9 @@ def test_16_bit_images_are_rotated_as_their_exif_data_say(tmp_path: Path) -> Non
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RAMP[:, :8]).save(tmp_path / "a.png", exif=exif)
-    picture = open_image(tmp_path / "a.png")
-    assert picture.size == (16, 8)
-    np.testing.assert_array_equal(np.asarray(picture), np.rot90(RAMP[:, :8], -1) >> 8)
+    image = open_image(tmp_path / "a.png")
+    assert image.size == (16, 8)
+    np.testing.assert_array_equal(np.asarray(image), np.rot90(RAMP[:, :8], -1) >> 8)
 
 
 def test_small_images_are_refused_with_advice(tmp_path: Path) -> None:

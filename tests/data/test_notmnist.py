@@ -26,7 +26,7 @@ def write_archive(path: Path) -> None:
     """Write 4 images per letter, an empty file, one that is not an image, one too large, a link and other names."""
     files = {f"notMNIST_small/{letter}/{number}.png": png(place, number)
              for place, letter in enumerate(notmnist.LETTERS) for number in range(4)}  # fmt: skip
-    files |= {"notMNIST_small/A/empty.png": b"", "notMNIST_small/B/broken.png": b"no picture",
+    files |= {"notMNIST_small/A/empty.png": b"", "notMNIST_small/B/broken.png": b"not an image",
               "notMNIST_small/C/large.png": png(2, 9, 40), "notMNIST_small/Z/0.png": png(1, 1),
               "../../A/outside.txt": b"x"}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

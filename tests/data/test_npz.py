@@ -17,17 +17,17 @@ from snngan.data.datasets import load_dataset
 from snngan.data.npz import read_images, read_statistics, save_dataset
 
 RNG = np.random.default_rng(0)
-PICTURES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
+IMAGES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
 LABELS = np.arange(20) % 4
 
 
-def load(path: Path, told: list[str] | None = None) -> Dataset:
-    return load_dataset(f"npz:{path}", notify=([] if told is None else told).append)
+def load(path: Path, messages: list[str] | None = None) -> Dataset:
+    return load_dataset(f"npz:{path}", notify=([] if messages is None else messages).append)
 
 
 @pytest.mark.parametrize("labeled", [True, False])
 def test_saved_data_sets_are_read_back(labeled: bool, tmp_path: Path) -> None:
-    images, labels = torch.from_numpy(PICTURES), torch.from_numpy(LABELS)
+    images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     train_labels, test_labels = (labels[:15], labels[15:]) if labeled else (None, None)
     dataset = Dataset("set", images[:15], train_labels, images[15:], test_labels)
     save_dataset(dataset, tmp_path / "new" / "set.npz")
@@ -39,39 +39,39 @@ def test_saved_data_sets_are_read_back(labeled: bool, tmp_path: Path) -> None:
 
 
 def test_a_tenth_of_plain_images_is_held_out(tmp_path: Path) -> None:
-    np.savez(tmp_path / "samples.npz", images=PICTURES, labels=LABELS.astype(np.uint8))
+    np.savez(tmp_path / "samples.npz", images=IMAGES, labels=LABELS.astype(np.uint8))
     dataset = load(tmp_path / "samples.npz")
     assert len(dataset.train_images) == 18 and len(dataset.test_images) == 2
     assert dataset.train_labels is not None and dataset.train_labels.dtype == torch.int64
     for image, label in zip(dataset.train_images, dataset.train_labels, strict=True):
-        row = int(np.flatnonzero((image.numpy() == PICTURES).all((1, 2, 3)))[0])
+        row = int(np.flatnonzero((image.numpy() == IMAGES).all((1, 2, 3)))[0])
         assert LABELS[row] == label
 
 
 @pytest.mark.parametrize("test_images", [None, np.zeros((0, 3, 4, 4), np.uint8)])
 def test_without_test_images_a_tenth_is_held_out(test_images: NDArray[np.uint8] | None, tmp_path: Path) -> None:
     more = {} if test_images is None else {"test_images": test_images}
-    np.savez(tmp_path / "set.npz", train_images=PICTURES, **more)  # type: ignore[arg-type]
+    np.savez(tmp_path / "set.npz", train_images=IMAGES, **more)  # type: ignore[arg-type]
     assert len(load(tmp_path / "set.npz").test_images) == 2
 
 
 def test_gray_images_without_a_channel_axis(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "gray.npz", images=PICTURES[:, 0])
+    np.savez_compressed(tmp_path / "gray.npz", images=IMAGES[:, 0])
     assert load(tmp_path / "gray.npz").image_shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
 def test_floats_become_uint8(dtype: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "bytes.npz", images=PICTURES)
-    np.savez(tmp_path / "floats.npz", images=(PICTURES / 127.5 - 1).astype(dtype))
-    told: list[str] = []
-    floats = load(tmp_path / "floats.npz", told)
+    np.savez(tmp_path / "bytes.npz", images=IMAGES)
+    np.savez(tmp_path / "floats.npz", images=(IMAGES / 127.5 - 1).astype(dtype))
+    messages: list[str] = []
+    floats = load(tmp_path / "floats.npz", messages)
     assert_close(floats.train_images, load(tmp_path / "bytes.npz").train_images)
-    assert told == []
+    assert messages == []
 
 
 def test_floats_from_0_to_1_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "floats.npz", images=PICTURES / 255)
+    np.savez(tmp_path / "floats.npz", images=IMAGES / 255)
     with pytest.raises(ValueError, match=r"with black at -1, got floats 0 to .*: save images \* 2"):
         load(tmp_path / "floats.npz")
 
@@ -89,45 +89,45 @@ FLOATS = r"images must be floats in \[-1, 1\] or uint8 from 0 to 255, got floats
 LEVELS = "images must be integers from 0 to 255, got "
 BAD_FILES: list[tuple[dict[str, object], str]] = [
     ({}, "has neither train_images nor images; it holds: nothing"),
-    ({"x": PICTURES, "y": LABELS}, "neither train_images nor images; it holds: x, y"),
-    ({"images": PICTURES.astype(np.int32) * 16}, LEVELS + "int32 0 to 40[0-9]+: save them scaled"),
-    ({"images": PICTURES.astype(np.int16) - 1}, LEVELS + "int16 -1 to 254"),
-    ({"images": (PICTURES > 9).astype(np.int64)}, LEVELS + r"int64 0 to 1: save images \* 255"),
-    ({"images": PICTURES.astype(np.uint64) << 56}, LEVELS + "uint64 0 to [0-9]{20}"),
-    ({"images": PICTURES > 9}, "images must be uint8 .*, got bool"),
-    ({"images": PICTURES.astype(np.complex64)}, "images must be uint8 .*, got complex64"),
-    ({"images": PICTURES.astype(np.float32)}, FLOATS + "0 to 255"),
+    ({"x": IMAGES, "y": LABELS}, "neither train_images nor images; it holds: x, y"),
+    ({"images": IMAGES.astype(np.int32) * 16}, LEVELS + "int32 0 to 40[0-9]+: save them scaled"),
+    ({"images": IMAGES.astype(np.int16) - 1}, LEVELS + "int16 -1 to 254"),
+    ({"images": (IMAGES > 9).astype(np.int64)}, LEVELS + r"int64 0 to 1: save images \* 255"),
+    ({"images": IMAGES.astype(np.uint64) << 56}, LEVELS + "uint64 0 to [0-9]{20}"),
+    ({"images": IMAGES > 9}, "images must be uint8 .*, got bool"),
+    ({"images": IMAGES.astype(np.complex64)}, "images must be uint8 .*, got complex64"),
+    ({"images": IMAGES.astype(np.float32)}, FLOATS + "0 to 255"),
     ({"images": NAN}, FLOATS + "nan to nan"),
     ({"images": np.full_like(NAN, np.inf)}, FLOATS + "inf to inf"),
     ({"images": np.full_like(NAN, -1.01)}, FLOATS + "-1.01"),
-    ({"images": PICTURES[0, 0]}, SHAPES + r"\(4, 4\)"),
+    ({"images": IMAGES[0, 0]}, SHAPES + r"\(4, 4\)"),
     ({"images": np.uint8(3)}, SHAPES + r"\(\)"),
-    ({"images": PICTURES[None]}, SHAPES + r"\(1, 20, 3, 4, 4\)"),
-    ({"images": PICTURES[:, :2]}, SHAPES + r"\(20, 2, 4, 4\)"),
+    ({"images": IMAGES[None]}, SHAPES + r"\(1, 20, 3, 4, 4\)"),
+    ({"images": IMAGES[:, :2]}, SHAPES + r"\(20, 2, 4, 4\)"),
     ({"arr_0": np.zeros((20, 8, 8, 4), np.uint8)}, r"arr_0 must be .*got shape \(20, 8, 8, 4\); images\[\.\.\., :3\]"),
     ({"images": np.zeros((64, 64, 3), np.uint8)}, SHAPES + r"\(64, 64, 3\)"),
-    ({"arr_0": PICTURES, "arr_1": PICTURES}, r"arr_1 must have shape \(20,\), one for each image, got \(20, 3, 4, 4\)"),
+    ({"arr_0": IMAGES, "arr_1": IMAGES}, r"arr_1 must have shape \(20,\), one for each image, got \(20, 3, 4, 4\)"),
     (
-        {"x_train": PICTURES, "x_test": PICTURES[..., :3]},
+        {"x_train": IMAGES, "x_test": IMAGES[..., :3]},
         r"x_test must have shape and kind of x_train, \(20, 3, 4, 4\) uint8, got \(20, 3, 4, 3\) uint8",
     ),
-    ({"x_train": PICTURES, "y_train": LABELS / 2}, "y_train must be integers, got float64"),
-    ({"arr_0": PICTURES / 255}, "arr_0 must be floats .*black at -1, got floats 0 to 1"),
+    ({"x_train": IMAGES, "y_train": LABELS / 2}, "y_train must be integers, got float64"),
+    ({"arr_0": IMAGES / 255}, "arr_0 must be floats .*black at -1, got floats 0 to 1"),
     (
         {"mu": np.ones(3), "sigma": np.eye(3)},
         r"must hold images, got the mean and covariance of features .*snngan eval",
     ),
-    ({"images": PICTURES[..., :0]}, SHAPES + r"\(20, 3, 4, 0\)"),
-    ({"images": PICTURES, "labels": LABELS[:7]}, r"labels must have shape \(20,\), .*, got \(7,\)"),
-    ({"images": PICTURES, "labels": np.eye(20)[LABELS].astype(int)}, r"labels must have shape .*, got \(20, 20\)"),
-    ({"images": PICTURES, "labels": LABELS - 1}, "labels must be 0 or more, got -1"),
-    ({"images": PICTURES, "labels": LABELS.astype(str)}, "labels must be integers, got <U21"),
-    ({"images": PICTURES[:1]}, "images must hold 2 images or more, got 1"),
-    ({"images": PICTURES[:0]}, "images must hold training images, got none"),
-    ({"train_images": PICTURES[:0], "test_images": PICTURES}, "train_images must hold training images, got none"),
-    ({"train_images": PICTURES, "test_images": np.uint8(3)}, r"test_images must be .*got shape \(\)"),
-    ({"train_images": PICTURES, "test_images": PICTURES, "test_labels": LABELS[:3]}, r"test_labels must .*got \(3,\)"),
-    ({"test_images": PICTURES}, "neither train_images nor images; it holds: test_images"),
+    ({"images": IMAGES[..., :0]}, SHAPES + r"\(20, 3, 4, 0\)"),
+    ({"images": IMAGES, "labels": LABELS[:7]}, r"labels must have shape \(20,\), .*, got \(7,\)"),
+    ({"images": IMAGES, "labels": np.eye(20)[LABELS].astype(int)}, r"labels must have shape .*, got \(20, 20\)"),
+    ({"images": IMAGES, "labels": LABELS - 1}, "labels must be 0 or more, got -1"),
+    ({"images": IMAGES, "labels": LABELS.astype(str)}, "labels must be integers, got <U21"),
+    ({"images": IMAGES[:1]}, "images must hold 2 images or more, got 1"),
+    ({"images": IMAGES[:0]}, "images must hold training images, got none"),
+    ({"train_images": IMAGES[:0], "test_images": IMAGES}, "train_images must hold training images, got none"),
+    ({"train_images": IMAGES, "test_images": np.uint8(3)}, r"test_images must be .*got shape \(\)"),
+    ({"train_images": IMAGES, "test_images": IMAGES, "test_labels": LABELS[:3]}, r"test_labels must .*got \(3,\)"),
+    ({"test_images": IMAGES}, "neither train_images nor images; it holds: test_images"),
     ({"images": np.array([{}], dtype=object)}, "images cannot be read .*expected plain arrays"),
 ]
 
@@ -141,14 +141,14 @@ def test_bad_arrays(arrays: dict[str, object], message: str, tmp_path: Path) -> 
 
 
 def test_other_keys_are_not_even_read(tmp_path: Path) -> None:
-    np.savez(tmp_path / "set.npz", images=PICTURES, notes=np.array([{}], dtype=object))
+    np.savez(tmp_path / "set.npz", images=IMAGES, notes=np.array([{}], dtype=object))
     assert len(load(tmp_path / "set.npz").train_images) == 18
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file .*missing\.npz"):
         load(tmp_path / "missing.npz")
-    np.save(tmp_path / "bare.npy", PICTURES)
+    np.save(tmp_path / "bare.npy", IMAGES)
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "text.npz").write_text("hello")
     for name in ("bare.npy", "empty.npz", "text.npz"):
@@ -162,7 +162,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "whole.npz", images=PICTURES)
+    np.savez_compressed(tmp_path / "whole.npz", images=IMAGES)
     content = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     middle = len(content) // 2
@@ -255,7 +255,7 @@ def test_files_without_statistics_have_none(more: dict[str, NDArray[np.float64]]
 
 
 def test_images_take_precedence_over_statistics(tmp_path: Path) -> None:
-    np.savez(tmp_path / "both.npz", images=PICTURES, mu=np.ones(3), sigma=np.eye(3))
+    np.savez(tmp_path / "both.npz", images=IMAGES, mu=np.ones(3), sigma=np.eye(3))
     assert read_statistics(tmp_path / "both.npz") is None
     assert len(load(tmp_path / "both.npz").train_images) == 18
 
@@ -285,33 +285,33 @@ def test_invalid_statistics_are_refused(
     assert "\n" not in str(caught.value)
 
 
-LAST = PICTURES.transpose(0, 2, 3, 1)
-"""PICTURES with channels last."""
+LAST = IMAGES.transpose(0, 2, 3, 1)
+"""IMAGES with channels last."""
 
 
 @pytest.mark.parametrize(
     "arrays",
     [
         {"arr_0": LAST, "arr_1": LABELS},
-        {"arr_0": PICTURES, "arr_1": LABELS[:, None]},
+        {"arr_0": IMAGES, "arr_1": LABELS[:, None]},
         {"images": LAST, "labels": LABELS.astype(np.uint8)},
         {"images": LAST.astype(np.int64), "labels": LABELS},
-        {"images": PICTURES.astype(">u2"), "labels": LABELS},
+        {"images": IMAGES.astype(">u2"), "labels": LABELS},
         {"images": LAST.astype(np.float32) / 127.5 - 1, "labels": LABELS},
-        {"images": PICTURES, "labels": LABELS, "arr_0": np.zeros(3), "arr_1": np.zeros(3)},
+        {"images": IMAGES, "labels": LABELS, "arr_0": np.zeros(3), "arr_1": np.zeros(3)},
         {"arr_0": LAST, "arr_1": LABELS, "mu": np.ones(2), "sigma": np.eye(2)},
     ],
 )
 def test_files_of_other_tools_give_the_same_data_set(arrays: dict[str, NDArray[np.generic]], tmp_path: Path) -> None:
-    np.savez(tmp_path / "ours.npz", images=PICTURES, labels=LABELS)
+    np.savez(tmp_path / "ours.npz", images=IMAGES, labels=LABELS)
     np.savez(tmp_path / "theirs.npz", **arrays)  # type: ignore[arg-type]
     expected, found = load(tmp_path / "ours.npz"), load(tmp_path / "theirs.npz")
     assert found.labeled_digest() == expected.labeled_digest()
     assert found.train_images.is_contiguous()
-    images, labels, half = read_images(tmp_path / "theirs.npz", "test")
-    assert_close(images, torch.from_numpy(PICTURES))
+    images, labels, split = read_images(tmp_path / "theirs.npz", "test")
+    assert_close(images, torch.from_numpy(IMAGES))
     assert_close(labels, torch.from_numpy(LABELS))
-    assert half is None
+    assert split is None
 
 
 def test_arrays_saved_without_names(tmp_path: Path) -> None:
@@ -326,32 +326,32 @@ def test_arrays_saved_without_names(tmp_path: Path) -> None:
     "keys", [("x_train", "y_train", "x_test", "y_test"), ("X_train", "Y_train", "X_test", "Y_test")]
 )
 def test_names_of_keras(keys: tuple[str, ...], large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    halves = LAST[:15], LABELS[:15, None], LAST[15:], LABELS[15:, None]
-    np.savez(tmp_path / "set.npz", **dict(zip(keys, halves, strict=True)))  # type: ignore[arg-type]
+    arrays = LAST[:15], LABELS[:15, None], LAST[15:], LABELS[15:, None]
+    np.savez(tmp_path / "set.npz", **dict(zip(keys, arrays, strict=True)))  # type: ignore[arg-type]
     if large:
         monkeypatch.setattr("snngan.data.npz.memory_bytes", lambda: 8)  # so that images are memory-mapped
     dataset = load(tmp_path / "set.npz")
-    assert_close(dataset.train_images, torch.from_numpy(PICTURES[:15]))
-    assert_close(dataset.test_images, torch.from_numpy(PICTURES[15:]))
+    assert_close(dataset.train_images, torch.from_numpy(IMAGES[:15]))
+    assert_close(dataset.test_images, torch.from_numpy(IMAGES[15:]))
     assert_close(dataset.train_labels, torch.from_numpy(LABELS[:15]))
     assert_close(dataset.test_labels, torch.from_numpy(LABELS[15:]))
     np.savez(
         tmp_path / "ours.npz",
-        train_images=PICTURES[:15], train_labels=LABELS[:15], test_images=PICTURES[15:], test_labels=LABELS[15:],
+        train_images=IMAGES[:15], train_labels=LABELS[:15], test_images=IMAGES[15:], test_labels=LABELS[15:],
     )  # fmt: skip
     assert load(tmp_path / "ours.npz").labeled_digest() == dataset.labeled_digest()
     assert read_images(tmp_path / "set.npz", "train")[2] == "train"
 
 
 def test_gray_images_of_keras(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mnist.npz", x_train=PICTURES[:, 0], y_train=LABELS, x_test=PICTURES[:4, 0], y_test=LABELS[:4])
+    np.savez(tmp_path / "mnist.npz", x_train=IMAGES[:, 0], y_train=LABELS, x_test=IMAGES[:4, 0], y_test=LABELS[:4])
     dataset = load(tmp_path / "mnist.npz")
     assert dataset.image_shape == (1, 4, 4) and len(dataset.test_images) == 4
-    np.savez(tmp_path / "last.npz", PICTURES[:, 0, :, :, None])
+    np.savez(tmp_path / "last.npz", IMAGES[:, 0, :, :, None])
     assert load(tmp_path / "last.npz").image_shape == (1, 4, 4)
 
 
 def test_ambiguous_shapes_have_channels_first(tmp_path: Path) -> None:
-    images = PICTURES[:, :, :, :3]
+    images = IMAGES[:, :, :, :3]
     np.savez(tmp_path / "set.npz", images=images)
     assert_close(read_images(tmp_path / "set.npz", "test")[0], torch.from_numpy(np.ascontiguousarray(images)))

@@ -41,10 +41,10 @@ def write_idx(folder: Path, source: PublicSource, *, packed: bool = False) -> No
     rng = np.random.default_rng(0)
     first = 1 if "letters" in source.files[0] else 0
     folder.mkdir(parents=True)
-    for half, count in enumerate(COUNTS):
+    for split, count in enumerate(COUNTS):
         images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = (np.arange(count) % source.num_classes + first).astype(np.uint8)
-        for name, array in zip(source.files[2 * half :], (images, labels), strict=False):
+        for name, array in zip(source.files[2 * split :], (images, labels), strict=False):
             path = folder / (f"{name}.gz" if packed else name)
             path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
 
@@ -90,12 +90,12 @@ def test_files_are_read_as_torchvision_reads_them(name: str, tmp_path: Path) -> 
     assert "(torchvision layout)" in {row.name: row.where for row in list_datasets(tmp_path)}[name]
     dataset = load_dataset(name, data_dir=tmp_path)
     assert dataset.image_shape == source.image_shape
-    halves = ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels))
-    for half, (images, labels) in enumerate(halves):
-        oracle = source.open_torchvision(tmp_path, half, download=False)
+    splits = ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels))
+    for split, (images, labels) in enumerate(splits):
+        oracle = source.open_torchvision(tmp_path, split, download=False)
         assert labels is not None and len(images) == len(labels) == len(oracle)
-        for row, (picture, label) in enumerate(oracle):
-            pixels = torch.from_numpy(np.array(picture))
+        for row, (image, label) in enumerate(oracle):
+            pixels = torch.from_numpy(np.array(image))
             upright = pixels.T if "emnist" in name else pixels
             shape = upright[None] if upright.ndim == 2 else upright.permute(2, 0, 1)
             assert_close(images[row], shape)
@@ -107,13 +107,13 @@ def test_files_are_read_as_torchvision_reads_them(name: str, tmp_path: Path) -> 
 def test_sets_are_kept_as_npz(name: str, tmp_path: Path) -> None:
     source = source_of(name)
     write_layout(tmp_path, source)
-    told: list[str] = []
-    first = load_dataset(name, data_dir=tmp_path, notify=told.append)
-    assert told == [f"kept {name} as {tmp_path / name}.npz for the next time"]
+    messages: list[str] = []
+    first = load_dataset(name, data_dir=tmp_path, notify=messages.append)
+    assert messages == [f"kept {name} as {tmp_path / name}.npz for the next time"]
     for file in source.files:
         (tmp_path / source.folder / file).unlink()
-    second = load_dataset(name, data_dir=tmp_path, notify=told.append)
-    assert len(told) == 1
+    second = load_dataset(name, data_dir=tmp_path, notify=messages.append)
+    assert len(messages) == 1
     for field in ("train_images", "train_labels", "test_images", "test_labels"):
         assert_close(getattr(first, field), getattr(second, field))
 

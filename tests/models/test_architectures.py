@@ -47,12 +47,12 @@ def norm_choices(name: str, field_name: str) -> tuple[str, ...]:
 
 
 NORMS = [
-    (name, player, norm)
+    (name, role, norm)
     for name in NAMES
-    for player in ("generator", "discriminator")
-    for norm in norm_choices(name, f"{player}_norm")
+    for role in ("generator", "discriminator")
+    for norm in norm_choices(name, f"{role}_norm")
 ]
-DISCRIMINATOR_NORMS = [(name, norm) for name, player, norm in NORMS if player == "discriminator"]
+DISCRIMINATOR_NORMS = [(name, norm) for name, role, norm in NORMS if role == "discriminator"]
 
 
 def images(shape: ImageShape, count: int = 3, seed: int = 0) -> torch.Tensor:
@@ -95,12 +95,12 @@ def test_discriminator_gives_one_vector_an_image(name: str, shape: ImageShape, o
     assert not torch.equal(output[0], output[1])
 
 
-@pytest.mark.parametrize(("name", "player", "norm"), NORMS)
-def test_every_parameter_gets_a_gradient(name: str, player: str, norm: str) -> None:
+@pytest.mark.parametrize(("name", "role", "norm"), NORMS)
+def test_every_parameter_gets_a_gradient(name: str, role: str, norm: str) -> None:
     torch.manual_seed(0)
-    architecture = build(name, **{f"{player}_norm": norm})
+    architecture = build(name, **{f"{role}_norm": norm})
     generator, discriminator = architecture.generator(GRAY), architecture.discriminator(GRAY, 2)
-    network = generator if player == "generator" else discriminator
+    network = generator if role == "generator" else discriminator
     # With many latents, no ReLU unit is off for all of them by chance.
     output = discriminator(generator(latents(architecture, 64)))
     (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
@@ -133,10 +133,10 @@ def test_two_passes_before_one_backward(name: str, spectral: bool) -> None:
 @ON_NAMES
 def test_deepcopy_and_state_dict_round_trip(name: str, spectral: bool) -> None:
     architecture = build(name, spectral_norm=spectral, discriminator_norm="batch")
-    for player, inputs in (("generator", latents(architecture)), ("discriminator", images(GRAY))):
+    for role, inputs in (("generator", latents(architecture)), ("discriminator", images(GRAY))):
 
-        def make(player: str = player) -> nn.Module:
-            return architecture.generator(GRAY) if player == "generator" else architecture.discriminator(GRAY, 3)
+        def make(role: str = role) -> nn.Module:
+            return architecture.generator(GRAY) if role == "generator" else architecture.discriminator(GRAY, 3)
 
         network = make()
         network(inputs)  # changes running statistics and singular vectors
@@ -191,16 +191,16 @@ def test_same_seed_same_weights(name: str, spectral: bool) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))
 
 
-@pytest.mark.parametrize("player", ["generator", "discriminator"])
+@pytest.mark.parametrize("role", ["generator", "discriminator"])
 @ON_NAMES
-def test_each_norm_gives_another_network(name: str, player: str) -> None:
-    choices = norm_choices(name, f"{player}_norm")
+def test_each_norm_gives_another_network(name: str, role: str) -> None:
+    choices = norm_choices(name, f"{role}_norm")
     assert "none" in choices and "batch" in choices
     outputs = {}
     for norm in choices:
-        architecture = build(name, **{f"{player}_norm": norm})
+        architecture = build(name, **{f"{role}_norm": norm})
         torch.manual_seed(0)
-        network = architecture.generator(GRAY) if player == "generator" else architecture.discriminator(GRAY, 2)
+        network = architecture.generator(GRAY) if role == "generator" else architecture.discriminator(GRAY, 2)
         kinds = {type(module).__name__ for module in network.modules() if "Norm" in type(module).__name__}
         expected = {
             "none": (),
@@ -209,7 +209,7 @@ def test_each_norm_gives_another_network(name: str, player: str) -> None:
             "instance": ("InstanceNorm",),
         }
         assert bool(kinds) == (norm != "none") and all(kind.startswith(expected[norm]) for kind in kinds)
-        outputs[norm] = network(latents(architecture) if player == "generator" else images(GRAY))
+        outputs[norm] = network(latents(architecture) if role == "generator" else images(GRAY))
     values = list(outputs.values())
     assert not any(torch.allclose(a, b) for i, a in enumerate(values) for b in values[:i])
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from snngan.config import check_options, option
 from snngan.models import CLASSIFIERS, ImageShape
+from snngan.models.layers import fully_connected
 
 
 @CLASSIFIERS.register("cnn")
@@ -38,7 +39,7 @@ class CNN:
             ValueError: the images are too small for the pooling.
         """
         channels, height, width = image_shape
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers: dict[str, nn.Module] = {}
         for number in range(self.convolutions):
             layers[f"conv{number + 1}"] = nn.Sequential(
                 nn.Conv2d(channels, self.width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
@@ -51,12 +52,9 @@ class CNN:
                 f"{image_shape[1]}x{image_shape[2]}: use the classifier feedforward"
             )
         layers["flat"] = nn.Flatten()
-        inputs = channels * height * width
-        for number in range(2):
-            layers[f"fc{number + 1}"] = nn.Sequential(nn.Linear(inputs, self.units), nn.ReLU())
-            inputs = self.units
-        layers["logits"] = nn.Linear(inputs, num_classes)
-        return nn.Sequential(layers)
+        layers |= fully_connected([channels * height * width, self.units, self.units])
+        layers["logits"] = nn.Linear(self.units, num_classes)
+        return nn.Sequential(OrderedDict(layers))
 
 
 @CLASSIFIERS.register("cnn-small")

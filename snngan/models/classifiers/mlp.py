@@ -10,6 +10,7 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import CLASSIFIERS, ImageShape
+from snngan.models.layers import fully_connected
 
 
 @CLASSIFIERS.register("feedforward")
@@ -29,10 +30,6 @@ class Feedforward:
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
         """Return a module that maps images (N, *image_shape) to logits (N, num_classes)."""
-        layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
-        inputs = math.prod(image_shape)
-        for name, units in zip(self.hidden, map(int, self.widths.split("-")), strict=True):
-            layers[name] = nn.Sequential(nn.Linear(inputs, units), nn.ReLU())
-            inputs = units
-        layers["logits"] = nn.Linear(inputs, num_classes)
-        return nn.Sequential(layers)
+        sizes = [math.prod(image_shape), *map(int, self.widths.split("-"))]
+        layers = {"flat": nn.Flatten(), **fully_connected(sizes), "logits": nn.Linear(sizes[-1], num_classes)}
+        return nn.Sequential(OrderedDict(layers))

@@ -36,7 +36,7 @@ class SNGAN(NetworkOptions):
         network = nn.Sequential(
             nn.Linear(self.latent_dim, self.width * base * base),
             nn.Unflatten(1, (self.width, base, base)),
-            *(UpBlock(self.width, self.generator_norm) for _ in range(doublings)),
+            *(up_block(self.width, self.generator_norm) for _ in range(doublings)),
             norm_2d(self.generator_norm, self.width),
             nn.ReLU(),
             nn.Conv2d(self.width, image_shape[0], 3, padding=1),
@@ -52,12 +52,12 @@ class SNGAN(NetworkOptions):
             ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
         """
         base_and_doublings(image_shape, "sngan")
-        blocks: list[nn.Module] = [FirstDownBlock(image_shape[0], self.width)]
+        blocks: list[nn.Module] = [first_down_block(image_shape[0], self.width)]
         side = image_shape[1] // 2
         while side > 8:
-            blocks.append(DownBlock(self.width, self.discriminator_norm, halve=True))
+            blocks.append(down_block(self.width, self.discriminator_norm, halve=True))
             side //= 2
-        blocks += [DownBlock(self.width, self.discriminator_norm, halve=False) for _ in range(2)]
+        blocks += [down_block(self.width, self.discriminator_norm, halve=False) for _ in range(2)]
         norm = norm_2d(self.discriminator_norm, self.width)
         pool = GlobalPool(total=self.spectral_norm)
         network = nn.Sequential(*blocks, norm, nn.ReLU(), pool, nn.Linear(self.width, output_dim))
@@ -67,68 +67,58 @@ class SNGAN(NetworkOptions):
         return network
 
 
-class UpBlock(nn.Module):
-    """A residual block with nearest-neighbor upsampling, (N, width, H, W) -> (N, width, 2H, 2W)."""
+class ResidualBlock(nn.Module):
+    """The sum of a residual branch and a shortcut, which is doubled in size if ``upsample``."""
 
-    def __init__(self, width: int, norm: str) -> None:
+    def __init__(self, residual: nn.Module, shortcut: nn.Module, *, upsample: bool = False) -> None:
         super().__init__()
-        self.residual = nn.Sequential(
-            norm_2d(norm, width),
-            nn.ReLU(),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
-            norm_2d(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        self.shortcut = nn.Conv2d(width, width, 1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        residual: Tensor = self.residual(maps)
-        # The 1x1 convolution comes before the upsampling because that is cheaper and gives the same result.
-        return residual + F.interpolate(self.shortcut(maps), scale_factor=2.0)
-
-
-class DownBlock(nn.Module):
-    """A residual block, (N, width, H, W) -> (N, width, H/2, W/2) with ``halve``, else to the same shape."""
-
-    def __init__(self, width: int, norm: str, *, halve: bool) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            norm_2d(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
-            norm_2d(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.AvgPool2d(2) if halve else nn.Identity(),
-        )
-        # The pooling comes before the 1x1 convolution because that is cheaper and gives the same result.
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(width, width, 1)) if halve else nn.Identity()
+        self.residual, self.shortcut, self.upsample = residual, shortcut, upsample
 
     def forward(self, maps: Tensor) -> Tensor:
         residual: Tensor = self.residual(maps)
         shortcut: Tensor = self.shortcut(maps)
-        return residual + shortcut
+        # Upsampling comes last and pooling first because that is cheaper: 1x1 convolutions commute with both.
+        return residual + (F.interpolate(shortcut, scale_factor=2.0) if self.upsample else shortcut)
 
 
-class FirstDownBlock(nn.Module):
-    """The first residual block, without ReLU or norm before it, (N, channels, H, W) -> (N, width, H/2, W/2)."""
+def up_block(width: int, norm: str) -> ResidualBlock:
+    """Return a block with nearest-neighbor upsampling, (N, width, H, W) -> (N, width, 2H, 2W)."""
+    residual = [
+        norm_2d(norm, width),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
+        norm_2d(norm, width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+    ]
+    return ResidualBlock(nn.Sequential(*residual), nn.Conv2d(width, width, 1), upsample=True)
 
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.AvgPool2d(2),
-        )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, width, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        residual: Tensor = self.residual(images)
-        shortcut: Tensor = self.shortcut(images)
-        return residual + shortcut
+def down_block(width: int, norm: str, *, halve: bool) -> ResidualBlock:
+    """Return a block (N, width, H, W) -> (N, width, H/2, W/2), or to the same shape without ``halve``."""
+    residual = [
+        norm_2d(norm, width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
+        norm_2d(norm, width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.AvgPool2d(2) if halve else nn.Identity(),
+    ]
+    shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(width, width, 1)) if halve else nn.Identity()
+    return ResidualBlock(nn.Sequential(*residual), shortcut)
+
+
+def first_down_block(channels: int, width: int) -> ResidualBlock:
+    """Return a block (N, channels, H, W) -> (N, width, H/2, W/2) without ReLU or normalization before it."""
+    residual = [
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.AvgPool2d(2),
+    ]
+    return ResidualBlock(nn.Sequential(*residual), nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, width, 1)))
 
 
 class GlobalPool(nn.Module):
