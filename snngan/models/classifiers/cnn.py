@@ -33,11 +33,7 @@ class CNN:
         return (*(f"conv{number + 1}" for number in range(self.convolutions)), "fc1", "fc2")
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to logits (N, num_classes).
-
-        Raises:
-            ValueError: the images are too small for the pooling.
-        """
+        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
         channels, height, width = image_shape
         layers: dict[str, nn.Module] = {}
         for number in range(self.convolutions):

@@ -36,11 +36,7 @@ class ResNet15:
         return ("stem", *(f"stage{stage + 1}.{block}" for stage, count in enumerate(BLOCKS) for block in range(count)))
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to logits (N, num_classes).
-
-        Raises:
-            ValueError: the images are smaller than 8 pixels a side.
-        """
+        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
         _check_size(image_shape, "resnet15")
         widths = [self.width * 2**stage for stage in range(len(BLOCKS))]
         layers: OrderedDict[str, nn.Module] = OrderedDict(
@@ -84,11 +80,7 @@ class ResNet18:
         return ("relu", "layer?.?")
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to logits (N, num_classes).
-
-        Raises:
-            ValueError: the images are smaller than 8 pixels a side.
-        """
+        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
         from torchvision import models
 
         _check_size(image_shape, f"resnet{self.depth}")

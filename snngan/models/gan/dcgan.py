@@ -25,11 +25,7 @@ class DCGAN(NetworkOptions):
     width: int = option(32, "channels at half the image's side, doubled at each halving", low=1, high=16384)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
-        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].
-
-        Raises:
-            ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
-        """
+        """Return a module that maps latents (N, latent_dim) to images; raises ``ValueError`` for other image sizes."""
         base, doublings = base_and_doublings(image_shape, "dcgan")
         channels = [self.width * 2**level for level in reversed(range(doublings))]
         layers: list[nn.Module] = [
@@ -50,11 +46,7 @@ class DCGAN(NetworkOptions):
         return network
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to (N, output_dim).
-
-        Raises:
-            ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
-        """
+        """Return a module that maps images to (N, output_dim); raises ``ValueError`` for other image sizes."""
         base, doublings = base_and_doublings(image_shape, "dcgan")
         layers: list[nn.Module] = []
         inputs = image_shape[0]

@@ -27,11 +27,7 @@ class SNGAN(NetworkOptions):
     width: int = option(64, "channels of every feature map", low=1, high=16384)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
-        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1].
-
-        Raises:
-            ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
-        """
+        """Return a module that maps latents (N, latent_dim) to images; raises ``ValueError`` for other image sizes."""
         base, doublings = base_and_doublings(image_shape, "sngan")
         network = nn.Sequential(
             nn.Linear(self.latent_dim, self.width * base * base),
@@ -46,11 +42,7 @@ class SNGAN(NetworkOptions):
         return network
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to (N, output_dim).
-
-        Raises:
-            ValueError: the image is not square, or its side is not 4 or 7 times a power of 2.
-        """
+        """Return a module that maps images to (N, output_dim); raises ``ValueError`` for other image sizes."""
         base_and_doublings(image_shape, "sngan")
         blocks: list[nn.Module] = [first_down_block(image_shape[0], self.width)]
         side = image_shape[1] // 2
