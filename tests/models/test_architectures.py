@@ -201,14 +201,6 @@ def test_each_norm_gives_another_network(name: str, role: str) -> None:
         architecture = build(name, **{f"{role}_norm": norm})
         torch.manual_seed(0)
         network = architecture.generator(GRAY) if role == "generator" else architecture.discriminator(GRAY, 2)
-        kinds = {type(module).__name__ for module in network.modules() if "Norm" in type(module).__name__}
-        expected = {
-            "none": (),
-            "batch": ("BatchNorm",),
-            "layer": ("LayerNorm", "GroupNorm"),
-            "instance": ("InstanceNorm",),
-        }
-        assert bool(kinds) == (norm != "none") and all(kind.startswith(expected[norm]) for kind in kinds)
         outputs[norm] = network(latents(architecture) if role == "generator" else images(GRAY))
     values = list(outputs.values())
     assert not any(torch.allclose(a, b) for i, a in enumerate(values) for b in values[:i])
