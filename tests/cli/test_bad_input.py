@@ -146,15 +146,12 @@ def test_too_few_pictures(refused: Cli, tiny: str) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.full((40, 1, 8, 8), 256), r"few\.npz: images are int64 from 256 to 256; expected 0 to 255"),
-        (
-            np.full((40, 1, 8, 8), np.nan),
-            r"few\.npz: images are floats from nan to nan; expected \[-1, 1\] without NaN",
-        ),
-        (np.full((40, 1, 8, 8), 255.0), r"few\.npz: images are floats from 255 to 255; expected \[-1, 1\]"),
-        (np.zeros((40, 8, 8, 4), np.uint8), r"few\.npz: images have shape \(40, 8, 8, 4\); expected .*\[\.\.\., :3\]"),
-        (np.zeros((40, 64), np.uint8), r"few\.npz: images have 2 dimensions"),
-        (np.zeros((0, 1, 8, 8), np.uint8), r"few\.npz: the training half \(images\) is empty"),
+        (np.full((40, 1, 8, 8), 256), r"few\.npz: images must be integers from 0 to 255, got int64 256 to 256"),
+        (np.full((40, 1, 8, 8), np.nan), r"few\.npz: images must be floats in \[-1, 1\] .*, got floats nan to nan"),
+        (np.full((40, 1, 8, 8), 255.0), r"few\.npz: images must be floats in \[-1, 1\] .*, got floats 255 to 255"),
+        (np.zeros((40, 8, 8, 4), np.uint8), r"few\.npz: images must be .*got shape \(40, 8, 8, 4\); .*\[\.\.\., :3\]"),
+        (np.zeros((40, 64), np.uint8), r"few\.npz: images must be \(N, C, H, W\) .*, got shape \(40, 64\)"),
+        (np.zeros((0, 1, 8, 8), np.uint8), r"few\.npz: images must hold training images, got none"),
         (np.array([{}, {}]), r"few\.npz: images cannot be read \(it holds Python objects, which are"),
     ],
 )
@@ -165,7 +162,7 @@ def test_npz_files(refused: Cli, tiny: str, images: Any, message: str) -> None:
 
 def test_files_that_are_no_npz(refused: Cli, tiny: str) -> None:
     Path("few.npz").write_text("nothing of the kind")
-    refused(f"train {tiny} --dataset npz:few.npz", r"few\.npz: .*it is no npz file, or a damaged one")
+    refused(f"train {tiny} --dataset npz:few.npz", r"few\.npz: .*it is not an npz file, or a damaged one")
 
 
 COMMANDS = ["resume {}", "sample {} --out x.png", "interpolate {} --out x.npz"]
@@ -292,7 +289,7 @@ def test_other_data_than_the_run_began_with(refused: Cli, cli: Cli, tiny: str) -
     [
         ("nowhere/x.png", "--out nowhere/x.png: there is no folder /.*/nowhere"),
         ("nowhere/folder", "--out nowhere/folder: there is no folder"),
-        ("x.jpg", r"--out takes a name ending in \.png or \.npz, or a folder, not x\.jpg"),
+        ("x.jpg", r"--out must be a name ending in \.png or \.npz, or a folder, got x\.jpg"),
         ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
         ("full", "full exists already: give another --out, or --force to replace it"),
         ("file.png", "file.png exists already: give another --out, or --force to replace it"),
@@ -390,8 +387,8 @@ def test_force_replaces_a_folder_of_numbered_images_and_no_other(cli: Cli, refus
     cli(f"sample {finished} --count 4 --out folder/ --force")
     assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png"]
     Path("folder/mine.png").write_text("mine")
-    refused(f"sample {finished} --out folder/ --force", "folder holds files that no command wrote, such as mine.png")
-    refused(f"sample {finished} --out . --force", "--out . holds files that no command wrote")
+    refused(f"sample {finished} --out folder/ --force", "folder holds other files, such as mine.png")
+    refused(f"sample {finished} --out . --force", "--out . holds other files")
 
 
 def test_an_experiment_replaces_only_its_own_results(cli: Cli, refused: Cli) -> None:
@@ -485,7 +482,7 @@ def test_a_url_is_not_a_path(refused: Cli, run: Path, command: str, url: str) ->
         ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'?"),
         ("evaluate digits --out x.json", "no option --out: use --json$"),
         ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
-        ("data prepare folder:pictures", "a named data set is prepared, got folder:pictures"),
+        ("data prepare folder:pictures", "NAME must be the name of a data set, got folder:pictures"),
         ("report r --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
         ("report r --out nowhere/r.html", "--out nowhere/r.html: there is no folder /.*nowhere"),
         (

@@ -248,13 +248,13 @@ def test_points_of_the_plane(cli: Cli, refused: Cli, tiny: str) -> None:
     points = images_in(Path("s.npz"))
     assert (points.dtype, points.shape) == (np.float32, (9, 1, 1, 2))
     cli("sample r --count 9 --out s.png")
-    refused("sample r --count 9 --out folder", "points have no picture each; give a name ending in .png or .npz")
+    refused("sample r --count 9 --out folder", "must end in .png or .npz for 2-D points, got the folder folder")
 
 
 def test_a_dry_run_of_prepare_reads_nothing(cli: Cli, refused: Cli, tmp_path: Path) -> None:
     assert (
         cli("data prepare svhn --dry-run").out
-        == "svhn: not here: --download\ndry run: nothing was read, fetched or written\n"
+        == "svhn: not here: --download\ndry run: nothing was read, downloaded or written\n"
     )
     assert "dry run" in cli("data prepare mnist-5k --dry-run").out
     refused("data prepare mnst --dry-run", "unknown dataset 'mnst'; did you mean 'mnist'")
