@@ -103,8 +103,8 @@ def test_an_upward_import_is_seen(line: str) -> None:
     [
         "import torch",
         "from snngan.losses.snnl import entanglement",
-        "from snngan.models.layers import feature_norm",
-        "from .layers import feature_norm",
+        "from snngan.models.layers import norm_1d",
+        "from .layers import norm_1d",
         "from . import layers",
         "from ..registry import Registry",
         "from snngan import registry",

@@ -25,15 +25,20 @@ from snngan.cli.output import print_note, print_result
 def interpolate(run: Path, side: int, seed: int, out: Path, force: bool, device: str) -> None:
     """Draw a grid of images on a plane through RUN's latent space, spanned by two great circles."""
     from snngan.config import TrainConfig
-    from snngan.data.export import check_target, export_images
+    from snngan.data.image_output import check_output, save_images
     from snngan.training.device import choose_device
+    from snngan.training.resolve import build_architecture
     from snngan.training.run_folder import open_run
     from snngan.training.sampling import build_ema_generator, latent_plane, sample_images
 
-    check_target(out, force=force)
+    check_output(out, force=force)
     folder = open_run(run, TrainConfig)
     generator = build_ema_generator(folder, choose_device(device), print_note)
-    export_images(sample_images(generator, latent_plane(generator.latent_dim, side, seed)), out, columns=side)
+    save_images(
+        sample_images(generator, latent_plane(build_architecture(folder.config).latent_dim, side, seed)),
+        out,
+        columns=side,
+    )
     print_result(f"{side} x {side} {'points' if folder.config.is_points else 'images'} -> {out}")
     print_next_commands(
         [f"snngan evaluate {folder.quoted}"], make_compare_command(folder), [f"snngan board {folder.quoted}"]

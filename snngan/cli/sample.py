@@ -30,18 +30,20 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     other name becomes a new folder of PNG files.
     """
     from snngan.config import TrainConfig
-    from snngan.data.export import check_target, export_images
+    from snngan.data.image_output import check_output, save_images
     from snngan.training.device import choose_device
+    from snngan.training.resolve import build_architecture
     from snngan.training.run_folder import open_run
     from snngan.training.sampling import build_ema_generator, draw_latents, sample_images
     from snngan.untrusted import check_memory
 
-    check_target(out, force=force)
+    check_output(out, force=force)
     folder = open_run(run, TrainConfig)
-    check_memory(16 * count * (math.prod(folder.config.image_shape) + 1000), f"--count {count}")
+    latent_dim = build_architecture(folder.config).latent_dim
+    check_memory(16 * count * (math.prod(folder.config.image_shape) + latent_dim), f"--count {count}")
     generator = build_ema_generator(folder, choose_device(device), print_note)
-    images = sample_images(generator, draw_latents(count, generator.latent_dim, seed))
-    export_images(images, out)
+    images = sample_images(generator, draw_latents(count, latent_dim, seed))
+    save_images(images, out)
     print_result(f"{count} {'points' if folder.config.is_points else 'images'} of step {generator.step} -> {out}")
     print_next_commands(
         [f"snngan interpolate {folder.quoted}", *make_out_option(folder, "plane.png")],

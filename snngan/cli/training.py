@@ -90,7 +90,7 @@ def resume_run(
 ) -> None:
     """Continue the run in the folder ``path`` to step ``steps``, or to its planned end; every rank reads the folder."""
     with process_group(device) as chosen:
-        run = run_on_all_ranks(lambda: open_run(path, Config))  # type: ignore[type-abstract]
+        run = run_on_all_ranks(lambda: open_run(path, Config))
         with (
             nullcontext() if dry_run else lock_run(run)
         ):  # before anything is read: nothing newer is saved from then on

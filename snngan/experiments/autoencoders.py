@@ -95,7 +95,7 @@ class Autoencoders:
         )  # fmt: skip
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)
         for step in range(1, self.steps + 1):
-            images, labels = batches.next_labeled()
+            images, labels = batches.next_images_and_labels()
             optimizer.zero_grad()
             loss = criterion(images, labels)
             loss.backward()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from snngan.config import TrainConfig
-from snngan.data.pictures import picture, save_png
+from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.running import last_figures, table_of_figures, trained, with_features
@@ -53,7 +53,7 @@ class PixelGenerator(Experiment):
                     latents = {"samples": draw(side**2, run.latent_dim, 0), "plane": plane(run.latent_dim, steps, 0)}
                     for kind, noise in latents.items():
                         figures.append(setting.folder / f"{form}-{kind}.png")
-                        save_png(picture(sample_images(generator, torch.as_tensor(noise))), figures[-1])
+                        save_png(draw_images(sample_images(generator, torch.as_tensor(noise))), figures[-1])
             numbers[form] = last_figures(logs)
         return Finding(numbers, table_of_figures("form", numbers), figures)
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from snngan.config import TrainConfig
-from snngan.data.pictures import picture, save_png
+from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.running import last_figures, samples_at, table_of_figures, trained, with_features
@@ -55,7 +55,7 @@ class ProjectedGenerator(Experiment):
                 logs.append(read_metrics(run))
                 for step in self.stages if seed == self.seeds[0] else ():
                     figures.append(setting.folder / f"{title}-{step:06d}.png")
-                    save_png(picture(samples_at(run, step)[:shown]), figures[-1])
+                    save_png(draw_images(samples_at(run, step)[:shown]), figures[-1])
             numbers[title] = last_figures(logs)
         return Finding(numbers, table_of_figures("game, all at the same rates", numbers), figures)
 

@@ -17,11 +17,11 @@ from snngan.config import ClassifyConfig
 from snngan.distributed import across_ranks, rank_and_world_size
 from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
+from snngan.models.batch_norm import convert_batch_norm
 from snngan.robustness.attack_rule import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, CheckpointError, explain_mismatch
 from snngan.training.device import preferred_layout
-from snngan.training.distributed import share_batch_statistics
 from snngan.training.divergence import named_optimizer_state
 from snngan.training.optimizers import load_optimizer, make_optimizer
 from snngan.training.resolve import build_classifier, parse_regularizer
@@ -106,9 +106,7 @@ def build_network(config: ClassifyConfig, seed: int) -> nn.Module:
     """Return the new network of one seed; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        network = build_classifier(config).network(config.image_shape, config.num_classes)
-    share_batch_statistics(network)
-    return network
+        return convert_batch_norm(build_classifier(config).network(config.image_shape, config.num_classes))
 
 
 def build_ensemble(config: ClassifyConfig, images: Tensor, device: torch.device, saved: Any = None) -> Ensemble:

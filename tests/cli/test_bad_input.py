@@ -42,7 +42,7 @@ Cli = Callable[..., Any]
         ("evaluate r --metrics fid kid", r"extra argument \(kid\): use .* evaluate \[OPTIONS\] \[RUN\]$"),
         ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'?"),
         ("data prepare mnits", "unknown dataset 'mnits'; did you mean 'mnist'"),
-        ("data prepare folder:pictures", "a named data set is prepared, got folder:pictures"),
+        ("data prepare folder:pictures", "NAME must be the name of a data set, got folder:pictures"),
         ("board nowhere", "RUNS must be a run's folder or a folder of runs, got nowhere, which does not exist$"),
         ("board . --port 70000", "70000 is not in the range 0<=x<=65535"),
         ("sample run --out x.png --count 0", "0 is not in the range 1<=x<=10000000"),
@@ -157,11 +157,11 @@ def test_folder_with_too_few_images(refused: Cli, tiny: str) -> None:
 def test_unusable_npz_file(refused: Cli, tiny: str) -> None:
     command = f"train {tiny} --dataset npz:few.npz --batch-size 4"
     np.savez("few.npz", images=np.full((40, 1, 8, 8), 256))
-    refused(command, r"few\.npz: images are int64 from 256 to 256; expected 0 to 255")
+    refused(command, r"few\.npz: images must be integers from 0 to 255, got int64 256 to 256")
     np.savez("few.npz", images=np.array([{}, {}]))
     refused(command, r"few\.npz: images cannot be read \(it holds Python objects, which are")
     Path("few.npz").write_text("text")
-    refused(command, r"few\.npz: .*it is no npz file, or a damaged one")
+    refused(command, r"few\.npz: .*it is not an npz file, or a damaged one")
 
 
 for_commands_on_runs = pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_resuming_on_other_data(refused: Cli, cli: Cli, tiny: str) -> None:
     [
         ("nowhere/x.png", "--out nowhere/x.png: there is no folder /.*/nowhere"),
         ("nowhere/folder", "--out nowhere/folder: there is no folder"),
-        ("x.jpg", r"--out takes a name ending in \.png or \.npz, or a folder, not x\.jpg"),
+        ("x.jpg", r"--out must be a name ending in \.png or \.npz, or a folder, got x\.jpg"),
         ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
         ("full", "full exists already: give another --out, or --force to replace it"),
         ("file.png", "file.png exists already: give another --out, or --force to replace it"),
@@ -372,8 +372,8 @@ def test_force_replaces_only_folders_of_numbered_images(cli: Cli, refused: Cli, 
     cli(f"sample {finished} --count 4 --out folder/ --force")
     assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png"]
     Path("folder/mine.png").write_text("mine")
-    refused(f"sample {finished} --out folder/ --force", "folder holds files that no command wrote, such as mine.png")
-    refused(f"sample {finished} --out . --force", "--out . holds files that no command wrote")
+    refused(f"sample {finished} --out folder/ --force", "folder holds other files, such as mine.png")
+    refused(f"sample {finished} --out . --force", "--out . holds other files")
 
 
 def test_experiment_replaces_only_its_own_results(cli: Cli, refused: Cli) -> None:

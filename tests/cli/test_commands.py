@@ -232,12 +232,12 @@ def test_samples_of_2d_points(cli: Cli, refused: Cli, tiny: str) -> None:
     points = load_images(Path("s.npz"))
     assert (points.dtype, points.shape) == (np.float32, (9, 1, 1, 2))
     cli("sample r --count 9 --out s.png")
-    refused("sample r --count 9 --out folder", "points have no picture each; give a name ending in .png or .npz")
+    refused("sample r --count 9 --out folder", "must end in .png or .npz for 2-D points, got the folder folder")
 
 
 def test_dry_run_of_prepare_reads_nothing(cli: Cli, refused: Cli, tmp_path: Path) -> None:
     output = cli("data prepare svhn --dry-run")
-    assert output.out == "svhn: not here: --download\ndry run: nothing was read, fetched or written\n"
+    assert output.out == "svhn: not here: --download\ndry run: nothing was read, downloaded or written\n"
     refused("data prepare mnst --dry-run", "unknown dataset 'mnst'; did you mean 'mnist'")
     assert not list(tmp_path.iterdir())
 

@@ -25,9 +25,9 @@ from PIL import Image
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.data.decode import read_header
 from snngan.data.folder import read_folder
-from snngan.data.layout import list_images
+from snngan.data.folder_layout import list_images
+from snngan.data.image_files import read_header
 from snngan.data.npz import read_images, read_npz
 from snngan.evaluation.feature_classifier import trained_features
 from snngan.evaluation.features import Pixels
@@ -160,7 +160,7 @@ class Checkpoint(Saved):
         players, batches, noise = self._fresh(state["players"])
         restore(state, players, batches, noise, CPU)
         players.sample(torch.zeros(2, players.latent_dim))
-        batches.next()
+        batches.next_images()
         for weight in players.generator.parameters():
             weight.grad = torch.ones_like(weight)
         players.generator_optimizer.step()
@@ -195,7 +195,7 @@ class ClassifierCheckpoint(Saved):
 
     def _step(self, members: Ensemble, batches: list[Batches]) -> None:
         images, labels = (
-            torch.stack(halves) for halves in zip(*(each.next_labeled() for each in batches), strict=True)
+            torch.stack(halves) for halves in zip(*(each.next_images_and_labels() for each in batches), strict=True)
         )
         members.optimizer.zero_grad()
         members.backward(images, labels, -0.1)

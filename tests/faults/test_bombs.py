@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from snngan.data import DATASETS
-from snngan.data.folder import read_picture
+from snngan.data.image_files import read_image
 from snngan.data.npz import read_npz
 from snngan.data.public import _read_idx
 from snngan.evaluation.programs import checked_program
@@ -95,7 +95,7 @@ def idx(*shape: int) -> bytes:
 def test_packed_idx_files_are_read_no_further_than_they_say(tmp_path: Path) -> None:
     path = tmp_path / "images-ubyte.gz"
     path.write_bytes(gzip.compress(idx(10, 8, 8) + bytes(32 * MIB)))
-    with refused("no whole idx file"):
+    with refused("not a complete idx file"):
         _read_idx(tmp_path / "images-ubyte")
     path.write_bytes(gzip.compress(idx(2**32 - 1, 2**32 - 1, 4) + bytes(100)))
     with refused("would take more than this machine's memory|more than this machine's memory"):
@@ -118,7 +118,7 @@ def test_giant_pictures(tmp_path: Path, side: int) -> None:
     body = chunk(b"IDAT", zlib.compress(bytes(MIB)))
     (tmp_path / "giant.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IEND", b""))
     with refused("giant.png cannot be read", 8):
-        read_picture(tmp_path / "giant.png")
+        read_image(tmp_path / "giant.png")
 
 
 def test_no_other_program_is_asked_to_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_no_other_program_is_asked_to_draw(tmp_path: Path, monkeypatch: pytest.M
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "page.png").write_bytes(page)
     with refused("page.png cannot be read: cannot identify image file", 8):
-        read_picture(tmp_path / "page.png")
+        read_image(tmp_path / "page.png")
 
 
 def saved(pickled: bytes, kind: int = zipfile.ZIP_STORED, **storages: bytes) -> bytes:
@@ -194,14 +194,14 @@ def test_archives_of_tensors(bomb: str) -> None:
         with within(64):  # as much as it holds
             read_tensors(BOMBS[bomb])
         return
-    with refused("it is no file of tensors"):
+    with refused("it is not a file of tensors"):
         read_tensors(BOMBS[bomb])
 
 
 def test_json_that_is_nested_without_end(tmp_path: Path) -> None:
     for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"plan": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
         (tmp_path / "config.json").write_text(text)
-        with refused("no JSON that can be read", 16):
+        with refused("cannot be read as JSON", 16):
             GanRun.open(tmp_path)
 
 

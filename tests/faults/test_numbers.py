@@ -20,7 +20,7 @@ from snngan.cli import main
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.batches import Batches
-from snngan.data.npz import keep_npz
+from snngan.data.npz import save_dataset
 from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
@@ -258,7 +258,7 @@ def test_what_is_not_finite_in_a_state_is_found() -> None:
 def test_in_the_data(run_of: RunOf, points: Dataset, objective: str, value: float) -> None:
     """Other data are another run: what was kept goes on in one of the sound points."""
     numbers = Batches(torch.arange(96.0).view(96, 1, 1, 1), 16, seed=0, device=CPU)
-    drawn = [numbers.next_stored() for _ in range(AT)]
+    drawn = [numbers.next_stored_images() for _ in range(AT)]
     images = points.train_images.clone()
     images[int(drawn[-1][3]), 0, 0, 1] = value
     broken = replace(points, train_images=images)
@@ -459,7 +459,7 @@ PLACES = {
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], labeled: Dataset, tmp_path: Path) -> Callable[[str, int], list[str]]:
     """Return a function that runs a command which must end with a status, and returns its lines of no progress."""
-    keep_npz(labeled, tmp_path / "data.npz")
+    save_dataset(labeled, tmp_path / "data.npz")
 
     def run(command: str, status: int) -> list[str]:
         capsys.readouterr()

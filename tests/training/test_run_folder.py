@@ -99,7 +99,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         GanRun.open(tmp_path)
     for text in ("", "{", "[1]", "3", "{}", '{"plan": 3}', '{"plan": {}}', "\xff"):
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-        with pytest.raises(ValueError, match=r"config\.json is (not a run's configuration|no JSON that can be read)"):
+        with pytest.raises(ValueError, match=r"config\.json is (not a run's configuration|cannot be read as JSON)"):
             GanRun.open(tmp_path)
 
 

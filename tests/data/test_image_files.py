@@ -1,5 +1,7 @@
-"""Image files of every mode and depth: the right picture, or an error that says what is wrong. Files are made by hand
-where Pillow does not write them."""
+"""Image files of every mode and depth: the right pixels, or an error that says what is wrong.
+
+Files that Pillow cannot write are made by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from snngan.data.decode import UnusableImageError, open_picture, read_header
+from snngan.data.image_files import UnusableImageError, open_image, read_header
 
 RAMP = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
 COLORS = np.stack((RAMP, RAMP.T, RAMP[::-1]), 2)
 GRAY, COLOR, PALETTE, GRAY_ALPHA, COLOR_ALPHA = 0, 2, 3, 4, 6
 """PNG's color types."""
-DARK = "16-bit levels are all below 4096, as of 12-bit data in a 16-bit file, .*nearly black; multiply them by 16"
+DARK = "16-bit levels are all below 4096, as in 12-bit data stored with 16 bits, .*nearly black; multiply them by 16"
 
 
 def write_png(
@@ -84,16 +86,16 @@ def write_tiff(
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    picture = open_picture(path)
+    image = open_image(path)
     header = read_header(path)
-    assert header is not None and header.is_gray == (picture.mode == "L") and picture.mode in ("L", "RGB")
-    assert (header.width, header.height) == picture.size
-    return np.asarray(picture)
+    assert header is not None and header.is_gray == (image.mode == "L") and image.mode in ("L", "RGB")
+    assert (header.width, header.height) == image.size
+    return np.asarray(image)
 
 
 def check_refused(path: Path, reason: str) -> None:
     with pytest.raises(UnusableImageError, match=rf"{path.name} cannot be read: .*{reason}") as caught:
-        open_picture(path)
+        open_image(path)
     assert "\n" not in str(caught.value) and caught.value.reason in str(caught.value)
 
 
@@ -146,7 +148,7 @@ def test_png_with_an_alpha_channel(bits: int, color: int, tmp_path: Path) -> Non
     assert (found[8:] == 255).all()
 
 
-def test_black_16_bit_drawing_on_a_clear_ground_stays(tmp_path: Path) -> None:
+def test_black_16_bit_drawings_on_a_transparent_background(tmp_path: Path) -> None:
     levels = np.zeros((16, 16, 4), np.uint16)
     levels[4:8, :, 3] = 65535
     found = pixels(write_png(tmp_path / "a.png", levels, 16, COLOR_ALPHA))
@@ -165,7 +167,7 @@ def test_palette_png(bits: int, clear: tuple[int, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("top", [4095, 1023, 255, 1])
-def test_data_of_fewer_bits_in_16_bit_files_are_refused(top: int, tmp_path: Path) -> None:
+def test_16_bit_files_of_fewer_bits_are_refused(top: int, tmp_path: Path) -> None:
     gray = (RAMP.astype(np.uint32) * top // 65535).astype(np.uint16)
     colors = (COLORS.astype(np.uint32) * top // 65535).astype(np.uint16)
     Image.fromarray(gray).save(tmp_path / "gray.png")
@@ -200,7 +202,7 @@ def test_compressed_16_bit_tiff(compression: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), RAMP >> 8)
 
 
-def test_tiff_whose_white_is_zero(tmp_path: Path) -> None:
+def test_tiff_with_white_as_zero(tmp_path: Path) -> None:
     found = pixels(write_tiff(tmp_path / "a.tif", RAMP, photometric=0))
     np.testing.assert_array_equal(found, (65535 - RAMP) >> 8)
     levels = (RAMP >> 8).astype(np.uint8)
@@ -246,7 +248,7 @@ def test_gray_tiff_with_an_alpha_channel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("maximum", [1, 100, 255, 256, 1023, 4095, 65535])
 @pytest.mark.parametrize("plain", [True, False])
-def test_portable_graymaps_of_every_maximum(maximum: int, plain: bool, tmp_path: Path) -> None:
+def test_pgm_of_every_maximum(maximum: int, plain: bool, tmp_path: Path) -> None:
     levels = np.round(np.linspace(0, maximum, 16)).astype(int)
     body = (
         " ".join(map(str, levels)).encode() if plain else levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
@@ -256,7 +258,7 @@ def test_portable_graymaps_of_every_maximum(maximum: int, plain: bool, tmp_path:
 
 
 @pytest.mark.parametrize("maximum", [1, 100, 255, 1023, 65535])
-def test_portable_pixmaps_of_every_maximum(maximum: int, tmp_path: Path) -> None:
+def test_ppm_of_every_maximum(maximum: int, tmp_path: Path) -> None:
     levels = np.round(np.linspace(0, maximum, 48)).astype(int)
     body = levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
     (tmp_path / "a.ppm").write_bytes(f"P6 4 4 {maximum}\n".encode() + body)
@@ -285,20 +287,20 @@ def test_gif_with_a_transparent_color(mode: str, tmp_path: Path) -> None:
     assert (found[:4] == 255).all() and (found[4:] == 60).all()
 
 
-def test_16_bit_pictures_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
+def test_16_bit_images_are_rotated_as_their_exif_data_say(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RAMP[:, :8]).save(tmp_path / "a.png", exif=exif)
-    picture = open_picture(tmp_path / "a.png")
-    assert picture.size == (16, 8)
-    np.testing.assert_array_equal(np.asarray(picture), np.rot90(RAMP[:, :8], -1) >> 8)
+    image = open_image(tmp_path / "a.png")
+    assert image.size == (16, 8)
+    np.testing.assert_array_equal(np.asarray(image), np.rot90(RAMP[:, :8], -1) >> 8)
 
 
-def test_small_pictures_are_refused_with_advice_that_helps(tmp_path: Path) -> None:
+def test_small_images_are_refused_with_advice(tmp_path: Path) -> None:
     Image.new("P", (1, 1)).save(tmp_path / "icon.gif")
     with pytest.raises(UnusableImageError, match=r"icon\.gif is 1x1, too small for images of 64x64; remove it, or use"):
-        open_picture(tmp_path / "icon.gif", 64)
+        open_image(tmp_path / "icon.gif", 64)
     Image.new("RGB", (60, 40)).save(tmp_path / "small.png")
     with pytest.raises(UnusableImageError, match=r"60x40, .*; use --image-size 40 or less, or use --skip-broken"):
-        open_picture(tmp_path / "small.png", 64)
-    assert open_picture(tmp_path / "small.png", 40).size == (60, 40)
+        open_image(tmp_path / "small.png", 64)
+    assert open_image(tmp_path / "small.png", 40).size == (60, 40)

@@ -1,10 +1,7 @@
-"""Layouts of folders: class folders, halves of a data set, stray files, deep trees; what is not clear is refused."""
+"""Folders of images: class folders, splits, stray files and links; ambiguous folders are refused."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,11 @@ from PIL import Image
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.data.layout import list_images
+from snngan.data.folder_layout import list_images
 
 
 def save(folder: Path, *names: str) -> None:
-    """Save a small picture under each name; all are of different colors."""
+    """Save a small image under each name; all are of different colors."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), tuple(name.encode()[-7:-4])).save(folder / name)
@@ -27,13 +24,13 @@ def save_many(folder: Path, *places: str, count: int = 3) -> None:
     save(folder, *(f"{place}/{number}.png" for place in places for number in range(count)))
 
 
-def load(folder: Path, told: list[str] | None = None) -> Dataset:
-    return load_dataset(f"folder:{folder}", notify=([] if told is None else told).append)
+def load(folder: Path, messages: list[str] | None = None) -> Dataset:
+    return load_dataset(f"folder:{folder}", notify=([] if messages is None else messages).append)
 
 
 def labels(dataset: Dataset) -> tuple[list[int] | None, list[int] | None]:
     both = dataset.train_labels, dataset.test_labels
-    return tuple(None if half is None else half.tolist() for half in both)  # type: ignore[return-value]
+    return tuple(None if split is None else split.tolist() for split in both)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -41,17 +38,17 @@ def labels(dataset: Dataset) -> tuple[list[int] | None, list[int] | None]:
     [("train", "test"), ("Train", "TEST"), ("training", "testing"), ("train", "val"), ("train", "valid"),
      ("train", "validation")],
 )  # fmt: skip
-def test_train_and_test_are_the_halves(train: str, test: str, tmp_path: Path) -> None:
+def test_train_and_test_are_the_splits(train: str, test: str, tmp_path: Path) -> None:
     save_many(tmp_path, f"{train}/cat", f"{train}/dog/small", count=4)
     save_many(tmp_path, f"{test}/dog", count=2)
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert labels(dataset) == ([0] * 4 + [1] * 4, [1] * 2)
     assert dataset.class_names == ("cat", "dog") and dataset.num_classes == 2
-    assert all("image size 8" in line for line in told)
+    assert all("image size 8" in line for line in messages)
 
 
-def test_halves_without_class_folders_have_no_labels(tmp_path: Path) -> None:
+def test_splits_without_class_folders_have_no_labels(tmp_path: Path) -> None:
     save_many(tmp_path, "train", count=5)
     save_many(tmp_path, "test", count=2)
     dataset = load(tmp_path)
@@ -60,29 +57,29 @@ def test_halves_without_class_folders_have_no_labels(tmp_path: Path) -> None:
     assert not dataset.num_classes and dataset.why_no_labels == ""
 
 
-def test_a_test_half_alone_may_lack_class_folders(tmp_path: Path) -> None:
+def test_the_test_split_alone_may_lack_class_folders(tmp_path: Path) -> None:
     save_many(tmp_path, "train/a", "train/b")
     save(tmp_path, "test/1.png", "test/2.png")
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert labels(dataset) == ([0, 0, 0, 1, 1, 1], None)
-    assert any(f"{tmp_path / 'test' / '1.png'} and 1 more lie outside the class folders" in line for line in told)
+    assert any(f"{tmp_path / 'test' / '1.png'} and 1 more lie outside the class folders" in line for line in messages)
 
 
-def test_validation_images_are_left_aside_where_there_is_a_test_half(tmp_path: Path) -> None:
+def test_validation_images_are_not_used_beside_a_test_split(tmp_path: Path) -> None:
     save_many(tmp_path, "train/a", "train/b", "val/a", "test/b")
-    told: list[str] = []
-    assert labels(load(tmp_path, told)) == ([0, 0, 0, 1, 1, 1], [1, 1, 1])
-    assert any("val is not used: test is the held-out half" in line for line in told)
+    messages: list[str] = []
+    assert labels(load(tmp_path, messages)) == ([0, 0, 0, 1, 1, 1], [1, 1, 1])
+    assert any("val is not used: test is the held-out split" in line for line in messages)
 
 
-def test_train_alone_gives_a_tenth_of_it(tmp_path: Path) -> None:
+def test_a_tenth_of_train_is_held_out_without_test(tmp_path: Path) -> None:
     save_many(tmp_path, "train/a", "train/b", count=10)
     (tmp_path / "notes.txt").write_text("no image")
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert dataset.class_names == ("a", "b") and len(dataset.test_images) == 2
-    assert any("has no folder test: a tenth of train is held out" in line for line in told)
+    assert any("has no folder test: a tenth of train is held out" in line for line in messages)
 
 
 @pytest.mark.parametrize("names", [("train", "bus", "car"), ("test", "control"), ("train", "tram"), ("a", "b")])
@@ -103,7 +100,7 @@ def test_classes_may_be_called_train_or_test(names: tuple[str, ...], tmp_path: P
         (("train/a", "train/b", "test/a", "test/c"), "test must hold classes of .*train only, got c; rename or remove"),
     ],
 )
-def test_unclear_halves_are_refused(places: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_ambiguous_splits_are_refused(places: tuple[str, ...], message: str, tmp_path: Path) -> None:
     save_many(tmp_path, *places)
     with pytest.raises(ValueError, match=message) as caught:
         load(tmp_path)
@@ -111,68 +108,33 @@ def test_unclear_halves_are_refused(places: tuple[str, ...], message: str, tmp_p
 
 
 @pytest.mark.parametrize(("full", "empty"), [("train", "test"), ("test", "train"), ("train", "val")])
-def test_an_empty_half_is_refused(full: str, empty: str, tmp_path: Path) -> None:
+def test_empty_splits_are_refused(full: str, empty: str, tmp_path: Path) -> None:
     save_many(tmp_path, f"{full}/a", f"{full}/b")
     (tmp_path / empty / "a").mkdir(parents=True)
-    with pytest.raises(ValueError, match=rf"{empty} must hold one half of the data set, got no images; fill or remove"):
+    with pytest.raises(ValueError, match=rf"{empty} must hold a split of the data set, got no images; fill or remove"):
         load(tmp_path)
 
 
-def test_a_stray_picture_is_named(tmp_path: Path) -> None:
+def test_an_image_outside_the_class_folders_is_named(tmp_path: Path) -> None:
     save_many(tmp_path, "a", "b")
     save(tmp_path, "cover.png")
-    told: list[str] = []
-    dataset = load(tmp_path, told)
+    messages: list[str] = []
+    dataset = load(tmp_path, messages)
     assert labels(dataset) == (None, None)
     assert dataset.why_no_labels == f"{tmp_path / 'cover.png'} lies outside the class folders"
-    assert sum("cover.png lies outside the class folders, so the images have no labels" in line for line in told) == 1
+    assert (
+        sum("cover.png lies outside the class folders, so the images have no labels" in line for line in messages) == 1
+    )
 
 
-def test_a_stray_picture_that_is_left_out_does_not_matter(tmp_path: Path) -> None:
+def test_a_broken_image_outside_the_class_folders_is_ignored(tmp_path: Path) -> None:
     save_many(tmp_path, "a", "b")
     (tmp_path / "cover.png").write_bytes(b"broken")
     dataset = load_dataset(f"folder:{tmp_path}", skip_broken=True)
     assert dataset.num_classes == 2 and dataset.why_no_labels == ""
 
 
-@pytest.fixture
-def deep(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder to nest folders in, which Python's own functions could not remove."""
-    yield tmp_path / "deep"
-    subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
-
-
-def nest(folder: Path, depth: int, name: str) -> None:
-    folder.mkdir()
-    handle = os.open(folder, os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir(name, dir_fd=handle)
-        below = os.open(name, os.O_RDONLY, dir_fd=handle)
-        os.close(handle)
-        handle = below
-    file = os.open("deepest.png", os.O_WRONLY | os.O_CREAT, dir_fd=handle)
-    os.close(handle)
-    with os.fdopen(file, "wb") as opened:
-        Image.new("RGB", (8, 8)).save(opened, "PNG")
-
-
-@pytest.mark.parametrize("depth", [1100, 1500])
-def test_1100_nested_folders_are_read(depth: int, deep: Path) -> None:
-    nest(deep, depth, "d")
-    save(deep, "a.png")
-    assert [path.name for path in list_images(deep)] == ["a.png", "deepest.png"]
-    assert len(load(deep).train_images) == 1
-
-
-def test_paths_that_are_too_long_are_refused_in_one_short_line(deep: Path) -> None:
-    nest(deep, 1100, "folder")
-    save(deep, "a.png")
-    with pytest.raises(ValueError, match=rf"{deep} nests folders too deeply: their paths are too long") as caught:
-        load(deep)
-    assert len(str(caught.value)) < 300
-
-
-def test_links_in_a_circle_are_no_folders(tmp_path: Path) -> None:
+def test_circular_links_are_ignored(tmp_path: Path) -> None:
     save(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
