@@ -18,7 +18,7 @@ from snngan.losses.pairwise import Distance
 from snngan.losses.temperature import parse_temperature
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS, Classifier
-from snngan.robustness.attack_rule import Attack, parse_attack
+from snngan.robustness.attacks import Attack, parse_attack
 from snngan.training.plan import check_written, describe_samples, option_values, parse_settings, read_shape
 
 MOST_SEEDS = 1000

@@ -16,7 +16,7 @@ from snngan.config import ClassifyPlan
 from snngan.distributed import across_ranks, rank_and_world_size
 from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
-from snngan.robustness.attack_rule import Attack
+from snngan.robustness.attacks import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier_plan import build_classifier, parse_regularizer
