@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults.words import LINES, check, command_lines, furnish
+from reliability.command_lines import LINES, check, command_lines, furnish
 from hypothesis import given, settings
 
 

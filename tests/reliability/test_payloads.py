@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults.guard import ForbiddenError, guarded
-from faults.words import GAME, outcome
+from reliability.guard import ForbiddenError, guarded
+from reliability.command_lines import GAME, outcome
 from torch import nn
 
 from snngan.data.datasets import load_dataset

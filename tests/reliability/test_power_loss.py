@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from faults.targets import run_in
+from reliability.fuzz_targets import run_in
 
 from snngan.training.checkpoint import KEEP, load_newest, save_checkpoint
 

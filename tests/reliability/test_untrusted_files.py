@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults.targets import TARGETS
-from faults.words import CLASSIFIER, GAME, furnish, outcome
+from reliability.fuzz_targets import TARGETS
+from reliability.command_lines import CLASSIFIER, GAME, furnish, outcome
 from torch import nn
 
 import snngan

@@ -15,7 +15,7 @@ import snngan
 ROOT = Path(snngan.__file__).parents[1]
 TRIALS = """
 import json, pathlib, sys
-from faults.kills import trials
+from reliability.kill_trials import trials
 {breaks}
 print(json.dumps(trials(int(sys.argv[1]), 1, pathlib.Path(sys.argv[2]))))
 """

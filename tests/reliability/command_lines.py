@@ -15,7 +15,7 @@ import click
 import matplotlib.font_manager  # noqa: F401
 import numpy as np
 import torchvision  # noqa: F401
-from faults.guard import ForbiddenError, guarded
+from reliability.guard import ForbiddenError, guarded
 from hypothesis import strategies as st
 from PIL import Image
 
