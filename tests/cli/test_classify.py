@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from snngan.data import to_unit_range
 from snngan.data.datasets import load_dataset
@@ -70,12 +71,15 @@ def test_evaluate_reports_the_last_metrics_of_the_run(trained: str, cli: Cli) ->
 def test_load_classifier_returns_the_network_of_each_seed(trained: str, cli: Cli) -> None:
     digits = load_dataset("digits", data_dir="data")
     assert digits.test_labels is not None
-    accuracies = json.loads(cli("classify evaluate run --json").out)["metrics"]["accuracy"]["values"]
-    for number, seed in enumerate((0, 1)):
+    expected = json.loads(cli("classify evaluate run --json").out)["metrics"]["cross_entropy"]["values"]
+    losses = []
+    for seed in (0, 1):
         network = load_classifier("run", seed)
         assert not network.training
-        logits = network(to_unit_range(digits.test_images))
-        assert float((logits.argmax(1) == digits.test_labels).double().mean()) == accuracies[number]
+        logits = network(to_unit_range(digits.test_images)).detach()
+        losses.append(float(F.cross_entropy(logits, digits.test_labels)))
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
     weights, first = load_classifier(Path("run")).state_dict(), load_classifier("run", 0).state_dict()
     assert all(torch.equal(weights[name], first[name]) for name in weights)
     with pytest.raises(ValueError, match="seed must be one of the seeds of run, 0, 1, got 2"):

@@ -99,6 +99,10 @@ def test_attacks_are_made_on_the_source_and_shown_to_the_network(rows: Dataset) 
         by_hand = float((compute_logits(victim, shown, CPU).argmax(1) == labels[:60]).double().mean())
         assert row["metrics"]["accuracy"]["values"] == [by_hand, by_hand]
         assert set(row["metrics"]) == {"accuracy"}
+    both = evaluate_attacks(protocol, [victim, victim], [victim, source], ["1"], rows, (images, labels), CPU)[1]
+    assert both["metrics"]["accuracy"]["values"] == [
+        row["metrics"]["accuracy"]["mean"] for row in (weak, weak_transfer)
+    ]
     means = [row["metrics"]["accuracy"]["mean"] for row in (plain, weak_transfer, weak, strong)]
     assert means[0] > means[1] > means[2] > means[3]
 

@@ -321,6 +321,12 @@ truncate_newest = partial(truncate, NEWEST, 1000)
 remove_checkpoints = partial(shutil.rmtree, RUN / "checkpoints")
 remove_samples = partial(shutil.rmtree, RUN / "samples")
 
+
+def damage_all() -> None:
+    for path in checkpoint_paths(RUN / "checkpoints"):
+        truncate(path, 1)
+
+
 FAULTS: dict[str, tuple[Callable[[], object], dict[str, int]]] = {
     "metrics removed": (remove_metrics, {"metrics": 8}),
     "event file removed": (remove_events, {"scalars": 8}),
@@ -328,12 +334,25 @@ FAULTS: dict[str, tuple[Callable[[], object], dict[str, int]]] = {
     "configuration removed": (remove_config, {}),
     "lock removed": (remove_lock, {}),
     "newest checkpoint truncated": (truncate_newest, {}),
-    "newest checkpoint emptied": (partial(os.truncate, NEWEST, 0), {}),
     "newest checkpoint removed": (NEWEST.unlink, {}),
     "newest checksum removed": (remove_checksum, {}),
     "checkpoints removed": (remove_checkpoints, {}),
 }
 """What happens in step 8, and the first step of what is kept afterwards."""
+DAMAGED = {"newest checkpoint truncated": "its checksum does not match",
+           "newest checksum removed": f"there is no {NEWEST.name}.sha256 beside it"}  # fmt: skip
+"""What ``resume`` says of a damaged checkpoint."""
+FATAL: dict[str, tuple[Callable[[], object], str, int]] = {
+    "configuration removed": (remove_config, "run is no run folder: it has no config.json", 0),
+    "checkpoints removed": (remove_checkpoints, "no checkpoint in run/checkpoints: .*", 0),
+    "checkpoints damaged": (
+        damage_all,
+        "no checkpoint in run/checkpoints is sound: all 2 are damaged; remove it, .*",
+        2,
+    ),
+    "run folder removed": (partial(shutil.rmtree, RUN), "no run folder run: give the folder that .*", 0),
+}
+"""What happens in step 8 before a kill, the error of ``resume``, and the number of lines before it."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -344,8 +363,8 @@ def test_training_continues_without_a_file_that_was_removed_and_can_be_stopped(
     in_steps(monkeypatch, at8=happens, at10=partial(signal.raise_signal, signal.SIGTERM))
     said = cli(f"train {tiny} --run-dir run", 143)
     assert said.out.splitlines()[-1] == "SIGTERM: saved at step 10; go on with: snngan resume run"
-    if happens is remove_config:
-        refused(cli, "resume run", "run is no run folder: it has no config.json")
+    if fault == "configuration removed":
+        refused(cli, "resume run", FATAL[fault][1])
         Path("config.json").rename(RUN / "config.json")
     said = cli("resume run")
     assert said.errors == []
@@ -353,72 +372,39 @@ def test_training_continues_without_a_file_that_was_removed_and_can_be_stopped(
     assert_unbroken(RUN, unbroken, **since)
 
 
-@pytest.mark.parametrize(
-    ("happens", "since", "step", "notes"),
-    [
-        pytest.param(remove_metrics, {"metrics": 7}, 6, [], id="metrics removed"),
-        pytest.param(remove_events, {"scalars": 7}, 6, [], id="event file removed"),
-        pytest.param(remove_samples, {"samples": 8}, 6, [], id="samples removed"),
-        pytest.param(remove_lock, {}, 6, [], id="lock removed"),
-        pytest.param(truncate_newest, {}, 3, [r"its checksum does not match"], id="newest checkpoint truncated"),
-        pytest.param(remove_checksum, {}, 3, [rf"there is no {NEWEST.name}.sha256 beside it"], id="checksum removed"),
-        pytest.param(NEWEST.unlink, {}, 3, [], id="newest checkpoint removed"),
-    ],
-)
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - FATAL.keys()))
 def test_a_run_killed_after_a_file_was_removed_resumes_from_the_newest_sound_checkpoint(
-    cli: Cli, tiny: str, unbroken: Path, happens: Callable[[], object], since: dict[str, int], step: int,
-    notes: list[str],
-) -> None:  # fmt: skip
-    broken_off(cli, tiny, happens)
-    damaged = NEWEST.read_bytes() if notes else b""
-    said = cli("resume run")
-    assert said.errors == [f"{NEWEST} is damaged ({note}): falling back to the checkpoint before it" for note in notes]
-    assert f"resuming run at step {step} of {STEPS}" in said.out
-    aside = {path.name: path.read_bytes() for path in RUN.rglob("*.pt.damaged")}
-    assert aside == ({f"{NEWEST.name}.damaged": damaged} if notes else {})
-    assert_unbroken(RUN, unbroken, **since)
-
-
-def damage_all() -> None:
-    for path in checkpoint_paths(RUN / "checkpoints"):
-        truncate(path, 1)
-
-
-@pytest.mark.parametrize(
-    ("happens", "message", "notes"),
-    [
-        pytest.param(remove_config, "run is no run folder: it has no config.json", 0, id="configuration removed"),
-        pytest.param(remove_checkpoints, "no checkpoint in run/checkpoints: .*", 0, id="checkpoints removed"),
-        pytest.param(
-            damage_all,
-            "no checkpoint in run/checkpoints is sound: all 2 are damaged; remove it, and train again",
-            2,
-            id="all checkpoints damaged",
-        ),
-        pytest.param(
-            partial(shutil.rmtree, RUN), "no run folder run: give the folder that .*", 0, id="run folder removed"
-        ),
-    ],
-)
-def test_a_run_killed_after_too_much_was_removed_is_refused_and_not_changed(
-    cli: Cli, tiny: str, happens: Callable[[], object], message: str, notes: int
+    cli: Cli, tiny: str, unbroken: Path, fault: str
 ) -> None:
+    happens, since = FAULTS[fault]
+    broken_off(cli, tiny, happens)
+    damaged = {f"{NEWEST.name}.damaged": NEWEST.read_bytes()} if fault in DAMAGED else {}
+    said = cli("resume run")
+    note = f"{NEWEST} is damaged ({DAMAGED.get(fault)}): falling back to the checkpoint before it"
+    assert said.errors == ([note] if damaged else [])
+    assert f"resuming run at step {3 if 'newest' in fault else 6} of {STEPS}" in said.out
+    assert {path.name: path.read_bytes() for path in RUN.rglob("*.pt.damaged")} == damaged
+    assert_unbroken(RUN, unbroken, **{kind: step - (kind != "samples") for kind, step in since.items()})
+
+
+@pytest.mark.parametrize("fault", FATAL)
+def test_a_run_killed_after_too_much_was_removed_is_refused_and_not_changed(cli: Cli, tiny: str, fault: str) -> None:
+    happens, message, notes = FATAL[fault]
     broken_off(cli, tiny, happens)
     refused(cli, "resume run", message, notes)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param("", id="metrics come next"),
-        pytest.param("--log-every 20 --sample-every 2 --checkpoint-every 20", id="a sample grid comes next"),
-        pytest.param("--log-every 20 --sample-every 20 --checkpoint-every 4", id="a checkpoint comes next"),
-        pytest.param(
-            "--log-every 20 --sample-every 20 --checkpoint-every 4 --objective snnl-projected",
-            id="a projection comes next",
-        ),
-    ],
-)
+LONG = "--log-every 20 --sample-every 20 --checkpoint-every 4"
+NEXT = {
+    "metrics": "",
+    "a sample grid": "--log-every 20 --sample-every 2 --checkpoint-every 20",
+    "a checkpoint": LONG,
+    "a projection": f"{LONG} --objective snnl-projected",
+}
+"""Options with which the run writes this next."""
+
+
+@pytest.mark.parametrize("options", NEXT.values(), ids=NEXT)
 def test_a_run_folder_that_was_removed_is_not_created_again(
     cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:

@@ -37,7 +37,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the current folder, with a run of a generator, a run of a classifier, and a few images."""
     folder = tmp_path / "here"
-    shutil.copytree(original, folder, symlinks=True, ignore=lambda _, names: [n for n in names if "pipe" in n])
+    shutil.copytree(original, folder, symlinks=True, ignore=shutil.ignore_patterns("pipe*"))
     monkeypatch.chdir(folder)
     return folder
 
@@ -231,7 +231,7 @@ def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
 
 def test_names_that_are_not_utf8(here: Path) -> None:
     name = os.fsdecode(b"n\xff")
-    shutil.copytree("pictures", name, ignore=lambda _, names: [n for n in names if "pipe" in n])
+    shutil.copytree("pictures", name, ignore=shutil.ignore_patterns("pipe*"))
     shutil.copytree("run", name + "run")
     command = ["evaluate", name, "--reference", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
     assert "fid" in output_of([*command, "--image-size", "8"], here)
