@@ -156,7 +156,7 @@ def evaluate_classifier(
 
 
 def _select_split(run: ClassifierRun, dataset: Dataset, split: str) -> tuple[Tensor, Tensor]:
-    """Return the images of one split and their labels as the run numbers its classes, or raise ``ValueError``."""
+    """Return the images of one split, and their labels as the run numbers its classes."""
     plan = run.plan
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
@@ -172,11 +172,7 @@ def _select_split(run: ClassifierRun, dataset: Dataset, split: str) -> tuple[Ten
 
 
 def _match_classes(labels: Tensor, names: Sequence[str], known: Sequence[str], dataset: str) -> Tensor:
-    """Return labels (N,) of classes ``names`` as indices into ``known``, unchanged if either is empty.
-
-    Raises:
-        ValueError: one of the names is not in ``known``.
-    """
+    """Return labels (N,) of classes ``names`` as indices into ``known``, unchanged if either is empty."""
     if not names or not known:
         return labels
     unknown = [name for name in names if name not in known]
@@ -186,11 +182,7 @@ def _match_classes(labels: Tensor, names: Sequence[str], known: Sequence[str], d
 
 
 def _load_sources(run: ClassifierRun, source: ClassifierRun, device: torch.device, notify: Notify) -> list[nn.Module]:
-    """Return, for each network of ``run``, the network of ``source`` that attacks on it are made on.
-
-    Raises:
-        ValueError: the source has other images or classes, or has neither one network nor as many as ``run``.
-    """
+    """Return, for each network of ``run``, the network of ``source`` that attacks on it are made on."""
     networks = [network.to(device) for network in load_ensemble(source, device, notify)[0].networks()]
     expected, got = (f"images {each.plan.image_shape} of {each.plan.num_classes} classes" for each in (run, source))
     if got != expected:
