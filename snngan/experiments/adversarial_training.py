@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_under, queries_of
+from snngan.evaluation.attack_evaluation import accuracy, compute_logits, make_adversarial, select_queries
 from snngan.evaluation.plots import bars_of_pairs
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair
@@ -19,8 +19,8 @@ from snngan.experiments.running import shown
 from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
-from snngan.robustness.activations import activations
-from snngan.robustness.attack_rule import parse_attack
+from snngan.robustness.activations import compute_activations
+from snngan.robustness.attacks import parse_attack
 
 PAPER = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
 """Baseline and PGD, on MNIST; its network has one fully connected layer."""
@@ -61,16 +61,16 @@ class AdversarialTraining(Pair, Experiment):
     def run(self, setting: Setting) -> Finding:
         dataset = self.data(setting)
         networks, layers = self.networks(dataset, setting)
-        images, labels = queries_of(dataset, max(self.num_images, self.batches * BATCH))
+        images, labels = select_queries(dataset, max(self.num_images, self.batches * BATCH))
         batches = batches_of(images[: self.batches * BATCH])
         attack, some, classes = parse_attack(self.judge), images[: self.num_images], labels[: self.num_images]
         layered: dict[str, dict[str, dict[str, list[float]]]] = {}
         robust: dict[str, dict[str, list[float]]] = {}
         for side, each in networks.items():
             for network in each:
-                moved = adversarial(network, attack, some, classes, setting.device)
+                moved = make_adversarial(network, attack, some, classes, setting.device)
                 for name, shown_images in (("accuracy", to_unit_range(some)), ("accuracy under attack", moved)):
-                    value = accuracy(logits_under(network, shown_images, setting.device), classes)
+                    value = accuracy(compute_logits(network, shown_images, setting.device), classes)
                     robust.setdefault(name, {}).setdefault(side, []).append(value)
                 found = layer_values(network, layers, batches, labels, setting.device)
                 for temperature, values in found.items():
@@ -128,7 +128,7 @@ def layer_values(
     modules, start = hidden_layers(network, layers), 0
     sums: dict[str, dict[str, float]] = {name: dict.fromkeys((*layers, "logits"), 0.0) for name in TEMPERATURES}
     for batch in batches:
-        logits, found = activations(network, modules, to_unit_range(batch.to(device)))
+        logits, found = compute_activations(network, modules, to_unit_range(batch.to(device)))
         own = labels[start : start + len(batch)].to(device)
         start += len(batch)
         for layer, points in (found | {"logits": logits}).items():

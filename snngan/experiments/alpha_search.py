@@ -17,7 +17,7 @@ import torch
 from snngan.config import ClassifyConfig, option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.classifier import load_members
+from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.plots import errors_by_alpha
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
@@ -126,7 +126,7 @@ class AlphaSearch(Experiment):
             trial.set_user_attr("test_accuracy", 1 / test.num_classes)
             return 1 / test.num_classes
         assert test.test_labels is not None
-        members, _ = load_members(run, setting.device)
+        members, _ = load_ensemble(run, setting.device)
         logits = logits_of(members, test.test_images, setting.device)
         trial.set_user_attr("test_accuracy", float(figures_of(logits, test.test_labels)["accuracy"]))
         return float(read_metrics(run)["accuracy/test"][1][-1])

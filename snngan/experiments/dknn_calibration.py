@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import option
-from snngan.evaluation.attack_evaluation import Judge, adversarial, queries_of
+from snngan.evaluation.attack_evaluation import DkNNEvaluator, make_adversarial, select_queries
 from snngan.evaluation.plots import credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values
 from snngan.experiments.running import shown
 from snngan.registry import unknown_name
-from snngan.robustness.attack_rule import Attack
+from snngan.robustness.attacks import Attack
 
 Points = dict[str, list[float]]
 """Figures of one network, one a strength of the attack, by name."""
@@ -70,10 +70,10 @@ class DknnCalibration(Pair, Experiment):
     def run(self, setting: Setting) -> Finding:
         dataset = self.data(setting)
         networks, layers = self.networks(dataset, setting)
-        images, labels = queries_of(dataset, self.num_images)
+        images, labels = select_queries(dataset, self.num_images)
 
         def made(network: nn.Module, name: str) -> list[Tensor]:
-            return [adversarial(network, attack, images, labels, setting.device) for attack in self._attacks(name)]
+            return [make_adversarial(network, attack, images, labels, setting.device) for attack in self._attacks(name)]
 
         setting.notify(f"attacks on {sum(map(len, networks.values()))} networks")
         transfers = {side: [made(network, "bim") for network in each] for side, each in networks.items()}
@@ -87,10 +87,10 @@ class DknnCalibration(Pair, Experiment):
                 else:
                     shows[PLAIN] = transfers["baseline"][other]
                 setting.notify(f"{side}, seed {seed}: the nearest of {self.points} training images")
-                judge = Judge(network, layers, dataset, setting.device, points=self.points)
-                plain = judge(images).figures(labels)
+                judge = DkNNEvaluator(network, layers, dataset, setting.device, num_train_images=self.points)
+                plain = judge(images).metrics(labels)
                 for title, attacked in shows.items():
-                    rows = [plain, *(judge(moved).figures(labels) for moved in attacked)]
+                    rows = [plain, *(judge(moved).metrics(labels) for moved in attacked)]
                     points = {name: [row[name] for row in rows] for name in plain}
                     found.setdefault(title, {}).setdefault(side, []).append(points)
                 del judge

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import adversarial, queries_of
+from snngan.evaluation.attack_evaluation import make_adversarial, select_queries
 from snngan.evaluation.plots import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement
-from snngan.robustness.activations import activations
-from snngan.robustness.attack_rule import parse_attack
+from snngan.robustness.activations import compute_activations
+from snngan.robustness.attacks import parse_attack
 
 
 @EXPERIMENTS.register("hidden-activations")
@@ -45,15 +45,15 @@ class HiddenActivations(Pair, Experiment):
         attack = parse_attack(self.attack)
         dataset = self.data(setting)
         networks, layers = self.networks(dataset, setting)
-        images, labels = queries_of(dataset, self.num_images)
+        images, labels = select_queries(dataset, self.num_images)
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         scores: dict[str, dict[str, list[float]]] = {}
         third = len(images) // 3
         for side, each in networks.items():
             for seed, network in enumerate(each):
-                moved = adversarial(network, attack, images[:third], labels[:third], setting.device)
+                moved = make_adversarial(network, attack, images[:third], labels[:third], setting.device)
                 shown_images = torch.cat([moved, to_unit_range(images[third : 3 * third])])
-                _, found = activations(network, hidden_layers(network, layers), shown_images.to(setting.device))
+                _, found = compute_activations(network, hidden_layers(network, layers), shown_images.to(setting.device))
                 for layer, points in found.items():
                     strange, plain, other = torch.split(points, third)
                     for name, group in ((f"{layer}, attacked", strange), (f"{layer}, as they are", other)):

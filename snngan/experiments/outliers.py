@@ -13,7 +13,7 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import DATASETS, Dataset
 from snngan.data.datasets import data_folder
-from snngan.evaluation.attack_evaluation import Judge, Judged, queries_of
+from snngan.evaluation.attack_evaluation import DkNNEvaluator, Prediction, select_queries
 from snngan.evaluation.plots import embedded
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
@@ -21,8 +21,8 @@ from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.experiments.running import shown
 from snngan.intervals import summary
 
-SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
-    "credibility": lambda judged: judged.vouched.credibility,
+SCORES: Mapping[str, Callable[[Prediction], Tensor]] = {
+    "credibility": lambda judged: judged.dknn.credibility,
     "highest probability": lambda judged: judged.logits.softmax(1).amax(1),
 }
 """What should be high for test images and low for outliers; the second is what anyone has without DkNN."""
@@ -50,16 +50,16 @@ class Outliers(Pair, Experiment):
         dataset = self.data(setting)
         strange = {name: outlier_images(name, dataset, self.num_images, setting) for name in self.outliers}
         networks, layers = self.networks(dataset, setting)
-        images, labels = queries_of(dataset, self.num_images)
+        images, labels = select_queries(dataset, self.num_images)
         found: dict[str, dict[str, dict[str, list[float]]]] = {}
         accuracies: dict[str, list[float]] = {}
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         for side, each in networks.items():
             for seed, network in enumerate(each):
                 setting.notify(f"{side}, seed {seed}: the nearest of {self.points} training images")
-                judge = Judge(network, layers, dataset, setting.device, points=self.points)
+                judge = DkNNEvaluator(network, layers, dataset, setting.device, num_train_images=self.points)
                 known = judge(images)
-                accuracies.setdefault(side, []).append(known.figures(labels)["accuracy"])
+                accuracies.setdefault(side, []).append(known.metrics(labels)["accuracy"])
                 for name, others in strange.items():
                     judged = judge(others)
                     for score, take in SCORES.items():

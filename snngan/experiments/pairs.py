@@ -11,7 +11,7 @@ from torch import nn
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.classifier import load_members
+from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import Setting, count
 from snngan.experiments.running import Log, shown, trained_classifier
@@ -91,7 +91,7 @@ class Pair(Classifiers):
         """Return the trained networks of each side, one a seed, and the names of their hidden layers."""
         runs = self.runs(dataset, setting)
         networks = {
-            name: [network.to(setting.device).eval() for network in load_members(run, setting.device)[0].networks()]
+            name: [network.to(setting.device).eval() for network in load_ensemble(run, setting.device)[0].networks()]
             for name, run in runs.items()
         }
         return networks, runs["baseline"].plan.layers

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import adversarial, logits_under, queries_of
+from snngan.evaluation.attack_evaluation import compute_logits, make_adversarial, select_queries
 from snngan.evaluation.plots import embedded
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
 from snngan.intervals import summary
-from snngan.robustness.attack_rule import Attack
+from snngan.robustness.attacks import Attack
 from snngan.training.classifier import CHUNK
 
 SourceVictim = tuple[tuple[str, int], tuple[str, int]]
@@ -56,10 +56,10 @@ class Transferability(Pair, Experiment):
         if self.target >= dataset.num_classes:
             raise ValueError(f"target must be below {dataset.num_classes}, the classes of {dataset.name}")
         sides, _ = self.networks(dataset, setting)
-        images, labels = queries_of(dataset, self.num_images)
+        images, labels = select_queries(dataset, self.num_images)
         networks = {(side, seed): network for side, each in sides.items() for seed, network in enumerate(each)}
         plain = to_unit_range(images)
-        right = {key: logits_under(network, plain, setting.device).argmax(1) == labels
+        right = {key: compute_logits(network, plain, setting.device).argmax(1) == labels
                  for key, network in networks.items()}  # fmt: skip
         rates: dict[float, dict[SourceVictim, float | None]] = {}
         for epsilon in self.epsilons:
@@ -67,8 +67,8 @@ class Transferability(Pair, Experiment):
             attack = Attack("bim", epsilon, self.attack_steps)
             rates[epsilon] = {}
             for source, network in networks.items():
-                found = adversarial(network, attack, images, labels, setting.device)
-                fooled = {key: logits_under(each, found, setting.device).argmax(1) != labels
+                found = make_adversarial(network, attack, images, labels, setting.device)
+                fooled = {key: compute_logits(each, found, setting.device).argmax(1) != labels
                           for key, each in networks.items()}  # fmt: skip
                 rates[epsilon][source, source] = rate(fooled[source], right[source])
                 for victim in networks:

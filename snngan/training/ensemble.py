@@ -18,7 +18,7 @@ from snngan.distributed import across_ranks, rank_and_world_size
 from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
 from snngan.losses.temperature import parse_temperature
 from snngan.models.batch_norm import convert_batch_norm
-from snngan.robustness.attack_rule import Attack
+from snngan.robustness.attacks import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, CheckpointError, explain_mismatch
 from snngan.training.device import preferred_layout
@@ -109,14 +109,14 @@ def build_network(config: ClassifyConfig, seed: int) -> nn.Module:
         return convert_batch_norm(build_classifier(config).network(config.image_shape, config.num_classes))
 
 
-def build_ensemble(config: ClassifyConfig, images: Tensor, device: torch.device, saved: Any = None) -> Ensemble:
+def build_ensemble(config: ClassifyConfig, images: Tensor | None, device: torch.device, saved: Any = None) -> Ensemble:
     """Return the networks of the config's seeds, vectorized where the config says so or, by default, on one GPU.
 
     On several ranks they are trained one after the other: communication does not vectorize.
 
     Args:
-        config: a resolved config. That of the ensemble names its layers, which are patterns here.
-        images: two or more (N, C, H, W) in [-1, 1], which show what the layers put out.
+        config: a resolved config. That of the ensemble names its layers, which may be patterns here.
+        images: two or more (N, C, H, W) in [-1, 1], which find out the layers; None if they are named already.
         device: where the networks are.
         saved: the networks' state in a checkpoint, which bounds their size.
 
@@ -127,7 +127,8 @@ def build_ensemble(config: ClassifyConfig, images: Tensor, device: torch.device,
     layout = preferred_layout(device, config.precision)
     with AsLargeAs(saved):
         networks = [build_network(config, seed).to(device).to(memory_format=layout) for seed in config.seed_list]
-    config = dataclasses.replace(config, layers=",".join(find_layers(networks[0], config, images.to(device))))
+    if images is not None:
+        config = dataclasses.replace(config, layers=",".join(find_layers(networks[0], config, images.to(device))))
     vectorized = config.ensemble == "vectorized" or (config.ensemble == "auto" and device.type == "cuda")
     if vectorized and len(networks) > 1 and not across_ranks():
         return VectorizedEnsemble(config, networks, device)

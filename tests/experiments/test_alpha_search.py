@@ -18,7 +18,7 @@ import torch
 import snngan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.classifier import load_members
+from snngan.evaluation.classifier import load_ensemble
 from snngan.experiments import Setting
 from snngan.experiments.alpha_search import AlphaSearch, signs, split_for_search
 from snngan.experiments.running import run_experiment
@@ -112,7 +112,7 @@ def test_a_trial_is_judged_by_what_was_held_out_for_it_and_tells_of_the_rest(tmp
         assert run.plan.alpha == row["alpha"] == pytest.approx(0.3 * row["u"] ** 3)
         assert run.plan.learning_rate == row["learning_rate"]
         assert run.plan.data_digest == search.labeled_digest()
-        (network,) = load_members(run, torch.device("cpu"))[0].networks()
+        (network,) = load_ensemble(run, torch.device("cpu"))[0].networks()
         for dataset, name in ((search, "validation_accuracy"), (whole, "test_accuracy")):
             assert dataset.test_labels is not None
             with torch.no_grad():

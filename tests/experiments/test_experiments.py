@@ -89,7 +89,7 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         ("experiment run dknn-calibration --set epsilons=0.1,3", 2, "epsilon must be above 0 and at most 1"),
         ("experiment run outliers --regularizer snnl", 2, "unknown setting of outliers 'regularizer'"),
         ("experiment run outliers --set outliers=mnits", 2, "unknown dataset 'mnits'; did you mean 'mnist'"),
-        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack is NAME:EPSILON"),
+        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack must be NAME:EPSILON"),
         ("experiment run hidden-activations --set attack=bmi:1", 2, "unknown attack 'bmi'; did you mean 'bim'"),
         (
             "experiment run template-models --set layer_reduction=max",

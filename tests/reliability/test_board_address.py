@@ -1,4 +1,4 @@
-"""``snngan board`` listens on this machine's own address, and on no other."""
+"""``snngan board`` listens on this machine's own address only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def listening(pid: int) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's list of sockets")
-def test_only_this_machine_is_served(tmp_path: Path) -> None:
+def test_board_listens_on_localhost_only(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

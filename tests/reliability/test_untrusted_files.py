@@ -1,4 +1,4 @@
-"""Folders of strangers, and odd places to run in: nothing of theirs runs, is followed, or steers a terminal."""
+"""Untrusted run folders and current folders: no code of theirs runs, no link of theirs is followed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from faults.targets import TARGETS
-from faults.words import CLASSIFIER, GAME, furnish, outcome
+from reliability.command_lines import CLASSIFIER, GAN, create_files, outcome
+from reliability.fuzz_targets import TARGETS
 from torch import nn
 
 import snngan
@@ -26,27 +25,25 @@ from snngan.experiments.running import run_experiment
 from snngan.training.checkpoint import load_tensors, save_tensors
 from snngan.training.run_folder import GanRun
 
-Outcome = Callable[..., str]
-
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("strangers")
-    furnish(folder)
+    folder = tmp_path_factory.mktemp("untrusted")
+    create_files(folder)
     return folder
 
 
 @pytest.fixture
 def here(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with a generator's and a classifier's run and a few images, which is the current one."""
+    """Return the current folder, with a run of a generator, a run of a classifier, and a few images."""
     folder = tmp_path / "here"
-    shutil.copytree(original, folder, symlinks=True, ignore=lambda _, names: [n for n in names if "pipe" in n])
+    shutil.copytree(original, folder, symlinks=True, ignore=shutil.ignore_patterns("pipe*"))
     monkeypatch.chdir(folder)
     return folder
 
 
-def said(command: str | list[str], folder: Path, status: int = 0) -> str:
-    """Return what a command says that writes below ``folder`` alone."""
+def output_of(command: str | list[str], folder: Path, status: int = 0) -> str:
+    """Return the output of a command that must write only below ``folder``."""
     found, text = outcome(command.split() if isinstance(command, str) else command, folder)
     assert found == status, text
     assert "Traceback" not in text
@@ -85,7 +82,7 @@ def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: p
     ],
 )
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_what_lies_in_the_way_is_not_written_through(
+def test_a_link_or_pipe_at_the_temporary_path_is_not_written_to(
     here: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int, written: str, kind: str
 ) -> None:
     victim, way = here / "victim", here / "in-the-way"
@@ -93,11 +90,11 @@ def test_what_lies_in_the_way_is_not_written_through(
     os.mkfifo(way) if kind == "pipe" else way.symlink_to(victim)
     with monkeypatch.context() as patch:
         patch.setattr("snngan.files.temporary_path", lambda path: way)
-        assert "could not be written: File exists" in said(command, here, status)
+        assert "could not be written: File exists" in output_of(command, here, status)
     assert victim.read_text() == "mine"
     assert way.is_symlink() or way.is_fifo()
     assert not list(here.glob(written))
-    said(command, here)
+    output_of(command, here)
     assert len(list(here.glob(written))) == 1
 
 
@@ -106,26 +103,28 @@ def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
     path = here / "run" / name
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    assert said("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is no ordinary file; remove it\n"
+    assert (
+        output_of("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is no ordinary file; remove it\n"
+    )
 
 
-def test_a_terminal_is_not_steered(here: Path) -> None:
+def test_control_characters_do_not_reach_the_terminal(here: Path) -> None:
     config = here / "run" / "config.json"
     content = json.loads(config.read_text())
     content["environment"]["torch"] = "1\x1b]0;owned\x07\x1b[2J\rError: no"
     config.write_text(json.dumps(content))
-    text = said("resume run --steps 9 --device cpu", here)
+    text = output_of("resume run --steps 9 --device cpu", here)
     assert r"begun with 1\x1b]0;owned\x07\x1b[2J\rError: no of torch" in text
     assert all(each.isprintable() or each == "\n" for each in text)
 
 
 @pytest.mark.parametrize("label", [10**6, 2**62, 2**63 - 1])
-def test_labels_take_no_more_memory_than_there_are_images(here: Path, label: int) -> None:
+def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: int) -> None:
     with np.load("few.npz") as file:
         arrays = dict(file)
     arrays["train_labels"][0] = label
     np.savez("labels.npz", **arrays)
-    text = said("evaluate --features classifier:npz:labels.npz --device cpu", here, 2)
+    text = output_of("evaluate --features classifier:npz:labels.npz --device cpu", here, 2)
     assert "labels that number the classes from 0 on" in text
 
 
@@ -142,7 +141,7 @@ def test_labels_take_no_more_memory_than_there_are_images(here: Path, label: int
         ("run", "evaluate run --features pixels", {"image_shape": [3, 4096, 4096]}),
     ],
 )
-def test_a_plan_takes_no_memory_before_it_is_known_to_fit(
+def test_networks_of_a_changed_plan_are_not_allocated(
     here: Path, monkeypatch: pytest.MonkeyPatch, run: str, command: str, plan: dict[str, Any]
 ) -> None:
     change(here / run / "config.json", **plan)
@@ -153,7 +152,7 @@ def test_a_plan_takes_no_memory_before_it_is_known_to_fit(
         normal(self)
 
     monkeypatch.setattr(nn.Linear, "reset_parameters", small)
-    text = said([*command.split(), "--device", "cpu"], here, 2)
+    text = output_of([*command.split(), "--device", "cpu"], here, 2)
     assert any(words in text for words in ("fit", "memory", "num_classes is no whole number")), text
     assert "out of memory" not in text
 
@@ -166,21 +165,18 @@ def test_a_plan_takes_no_memory_before_it_is_known_to_fit(
         {"mean": torch.full((64,), torch.nan, dtype=torch.float64)},
     ],
 )  # fmt: skip
-def test_kept_features_of_something_else(here: Path, broken: dict[str, Any]) -> None:
+def test_damaged_cached_features_are_refused(here: Path, broken: dict[str, Any]) -> None:
     command = "evaluate run --features pixels --metrics fid,kid --count 20 --device cpu"
-    said(command, here)
+    output_of(command, here)
     (path,) = Path("data/features").glob("seen-*.pt")
     save_tensors(path, load_tensors(path) | broken)
-    assert f"{path} is damaged" in said(command, here, 2)
+    assert f"{path} is damaged" in output_of(command, here, 2)
 
 
-def test_a_run_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
-    """It has no checkpoint; it was taken for one of the experiment's that had come to nothing, and removed."""
+def test_an_experiment_does_not_remove_another_run_without_checkpoints(here: Path, tmp_path: Path) -> None:
     place = tmp_path / "out" / "runs" / "chance-capped-seed0"
     setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
-    status, text = outcome(f"{GAME} --run-dir other".split(), furnished(tmp_path))
-    assert status == 0, text
-    shutil.copytree(tmp_path / "furnished" / "other", place)
+    shutil.copytree(here / "run", place)
     shutil.rmtree(place / "checkpoints")
     (place / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds another run than this experiment's"):
@@ -188,16 +184,9 @@ def test_a_run_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     assert (place / "notes.txt").read_text() == "mine"
 
 
-def furnished(tmp_path: Path) -> Path:
-    folder = tmp_path / "furnished"
-    folder.mkdir()
-    furnish(folder)
-    return folder
-
-
 def test_closed_output_ends_no_run(here: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
-    for number, line in enumerate((GAME, CLASSIFIER)):
+    for number, line in enumerate((GAN, CLASSIFIER)):
         command = f"{sys.executable} -m snngan {line} --run-dir closed-{number} >&- 2>&-"
         assert subprocess.run(command, shell=True, cwd=here, env=environment).returncode == 0
         assert list(Path(here, f"closed-{number}", "checkpoints").glob("step-*.pt"))
@@ -208,11 +197,11 @@ def test_closed_output_ends_no_run(here: Path) -> None:
     ["train --dataset npz:~missing-user/x.npz --dry-run", "train --data-dir ~missing-user/x --dataset mnist --dry-run",
      "evaluate ~missing-user/x.npz --reference digits --features pixels"],
 )  # fmt: skip
-def test_the_home_of_nobody(here: Path, command: str) -> None:
-    assert "~missing-user" in said(command, here, 2)
+def test_the_home_of_an_unknown_user_is_refused(here: Path, command: str) -> None:
+    assert "~missing-user" in output_of(command, here, 2)
 
 
-def test_a_page_of_hostile_readings(here: Path) -> None:
+def test_a_report_of_hostile_metrics(here: Path) -> None:
     lines = [
         {"step": 1, "features/\ud800": 1, "features/\x1b[2J": 2, "features/" + "x" * 10**6: 3, "features/fid": 1e308},
         {"step": 2, "features/fid": -1e308, "loss/generator": 2},
@@ -222,7 +211,7 @@ def test_a_page_of_hostile_readings(here: Path) -> None:
     outside = here.with_name("outside")
     shutil.move(here / "run" / "samples", outside)
     (here / "run" / "samples").symlink_to(outside)
-    text = said("report run --out page.html", here)
+    text = output_of("report run --out page.html", here)
     assert text.startswith("1 run -> page.html\n")
     page = Path("page.html").read_text()
     assert "data:image/png" not in page
@@ -232,7 +221,7 @@ def test_a_page_of_hostile_readings(here: Path) -> None:
         read_metrics(GanRun.open(here / "run"))["nothing"]
 
 
-def test_drawing_follows_no_settings_of_the_current_folder(here: Path) -> None:
+def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
     Path("matplotlibrc").write_text("text.usetex: True\n")
     environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
     command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
@@ -240,20 +229,20 @@ def test_drawing_follows_no_settings_of_the_current_folder(here: Path) -> None:
     assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
 
 
-def test_names_that_are_no_texts(here: Path) -> None:
+def test_names_that_are_not_utf8(here: Path) -> None:
     name = os.fsdecode(b"n\xff")
-    shutil.copytree("pictures", name, ignore=lambda _, names: [n for n in names if "pipe" in n])
+    shutil.copytree("pictures", name, ignore=shutil.ignore_patterns("pipe*"))
     shutil.copytree("run", name + "run")
     command = ["evaluate", name, "--reference", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
-    assert "fid" in said([*command, "--image-size", "8"], here)
-    said(["report", f"{name}run", "--out", "page.html"], here)
+    assert "fid" in output_of([*command, "--image-size", "8"], here)
+    output_of(["report", f"{name}run", "--out", "page.html"], here)
     assert r"n\udcffrun" in Path("page.html").read_text()
-    assert r"n\udcfftrained" in said([*GAME.split(), "--run-dir", f"{name}trained"], here)
+    assert r"n\udcfftrained" in output_of([*GAN.split(), "--run-dir", f"{name}trained"], here)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_is_fuzzed_is_read(tmp_path: Path, name: str) -> None:
-    """So that mutations of it get beyond the first check."""
+def test_fuzz_targets_accept_their_seeds_and_refuse_mutations(tmp_path: Path, name: str) -> None:
+    """If the seeds were refused, no mutation would pass the first check."""
     target = TARGETS[name](tmp_path)
     assert all(target(seed) for seed in target.seeds())
     for seed in target.seeds()[:2]:

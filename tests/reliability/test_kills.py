@@ -1,4 +1,4 @@
-"""A few of the trials of ``scripts/kill``, and that a fault in what it watches would be seen."""
+"""Some trials of ``scripts/kill``, and a check that the trials find two known faults."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import snngan
 ROOT = Path(snngan.__file__).parents[1]
 TRIALS = """
 import json, pathlib, sys
-from faults.kills import trials
+from reliability.kill_trials import trials
 {breaks}
 print(json.dumps(trials(int(sys.argv[1]), 1, pathlib.Path(sys.argv[2]))))
 """
 BREAKS = {
-    "the optimizers are forgotten": (
+    "optimizers are not saved": (
         "from snngan.training.players import Players\n"
         "parts = Players._parts\n"
         "Players._parts = lambda self: {k: v for k, v in parts(self).items() if k != 'generator_optimizer'}"
     ),
-    "readings are not cut back": "import snngan.training.run_folder as runlog\nrunlog._step_of = lambda values: 0",
+    "metrics are not truncated": "import snngan.training.run_folder as runlog\nrunlog._step_of = lambda values: 0",
 }
 
 
 def trials(count: int, folder: Path, breaks: str = "") -> dict[str, int | list[str]]:
-    """Return what came of some trials, in a process of their own, which forks."""
+    """Return the result of some trials, run in a separate process, which forks."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
         [sys.executable, "-c", TRIALS.format(breaks=breaks), str(count), str(folder)],
@@ -42,7 +42,7 @@ def trials(count: int, folder: Path, breaks: str = "") -> dict[str, int | list[s
 
 
 @pytest.mark.slow
-def test_killed_runs_are_the_unbroken_ones_in_the_end(tmp_path: Path) -> None:
+def test_killed_runs_end_as_unbroken_ones(tmp_path: Path) -> None:
     found = trials(10, tmp_path)
     assert found["wrong"] == []
     assert found["trials"] == 10
@@ -50,5 +50,5 @@ def test_killed_runs_are_the_unbroken_ones_in_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", BREAKS)
-def test_a_fault_would_be_seen(tmp_path: Path, breaks: str) -> None:
+def test_the_trials_find_a_fault(tmp_path: Path, breaks: str) -> None:
     assert trials(20, tmp_path, BREAKS[breaks])["wrong"] != []

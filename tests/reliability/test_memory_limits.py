@@ -1,4 +1,4 @@
-"""Small files that would become large: refused before they do, or read no further than they say."""
+"""Small files that would take much memory: refused before they do, or read only as far as they declare."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 @contextmanager
 def within(mebibytes: float) -> Iterator[None]:
-    """Fail where more memory than that is taken at any moment."""
+    """Fail if the peak of traced memory is above that."""
     tracemalloc.start()
     try:
         yield
@@ -62,7 +62,7 @@ def archive_of(path: Path, parts: dict[str, bytes], kind: int = zipfile.ZIP_DEFL
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "data set": ("images", lambda path: read_npz("set", path)),
-    "dknn": ("points/a", DkNN.load),
+    "dknn": ("layers/a", DkNN.load),
 }
 
 
@@ -81,7 +81,7 @@ def test_npz_files_that_unpack_to_more_than_the_memory(
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("shape", [(10**12, 1, 8, 8), (10**5, 1, 8, 8), (10**400,), (-1, 8, 8)])
-def test_npz_files_that_promise_more_than_they_hold(tmp_path: Path, reader: str, shape: tuple[int, ...]) -> None:
+def test_npz_files_that_declare_more_than_they_hold(tmp_path: Path, reader: str, shape: tuple[int, ...]) -> None:
     key, read = READERS[reader]
     archive_of(tmp_path / "bomb.npz", {f"{key}.npy": npy(shape) + bytes(1000)})
     with refused("declares|cannot be read|is not a saved"):
@@ -92,7 +92,7 @@ def idx(*shape: int) -> bytes:
     return b"\0\0\x08" + bytes([len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
 
 
-def test_packed_idx_files_are_read_no_further_than_they_say(tmp_path: Path) -> None:
+def test_compressed_idx_files_are_read_only_as_far_as_they_declare(tmp_path: Path) -> None:
     path = tmp_path / "images-ubyte.gz"
     path.write_bytes(gzip.compress(idx(10, 8, 8) + bytes(32 * MIB)))
     with refused("not a complete idx file"):
@@ -102,7 +102,9 @@ def test_packed_idx_files_are_read_no_further_than_they_say(tmp_path: Path) -> N
         _read_idx(tmp_path / "images-ubyte")
 
 
-def test_an_archive_of_letters_unpacks_to_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notmnist_archive_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "notMNIST_small.tar.gz").write_bytes(gzip.compress(bytes(32 * MIB)))
     monkeypatch.setattr("snngan.data.notmnist.LARGEST_UNPACKED", MIB)
     with refused("it unpacks to more than 1 MiB", 8):
@@ -110,7 +112,7 @@ def test_an_archive_of_letters_unpacks_to_so_much(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
-def test_giant_pictures(tmp_path: Path, side: int) -> None:
+def test_huge_images_are_refused(tmp_path: Path, side: int) -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -121,8 +123,8 @@ def test_giant_pictures(tmp_path: Path, side: int) -> None:
         read_image(tmp_path / "giant.png")
 
 
-def test_no_other_program_is_asked_to_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow would hand a PostScript file to Ghostscript, whatever its name."""
+def test_postscript_is_not_passed_to_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would pass a PostScript file to Ghostscript, whatever the name of the file."""
     monkeypatch.setattr("subprocess.check_call", lambda *words, **options: pytest.fail("another program was started"))
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "page.png").write_bytes(page)
@@ -151,16 +153,16 @@ def tensor(count: int, size: bytes, stride: bytes) -> bytes:
 FOUR = tensor(4, b"K\x04\x85", b"K\x01\x85")
 BOMBS = {
     "compressed": saved(FOUR, zipfile.ZIP_DEFLATED, s0=bytes(16)),
-    "a memory of two thousand million places": saved(b"\x80\x02}r\xff\xff\xff\x7fX" + b"\xff\xff\xff\x7f" + b"a."),
-    "an array of bytes as long as it says": saved(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"."),
+    "a memo index of two thousand million": saved(b"\x80\x02}r\xff\xff\xff\x7fX" + b"\xff\xff\xff\x7f" + b"a."),
+    "a byte array of the declared length": saved(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"."),
     "more elements than are stored": saved(tensor(2**30, b"J\x00\x00\x00\x40\x85", b"K\x01\x85"), s0=bytes(16)),
-    "one element, as often as you like": saved(tensor(4, b"J\x00\x00\x00\x40\x85", b"K\x00\x85"), s0=bytes(16)),
+    "one element repeated by stride 0": saved(tensor(4, b"J\x00\x00\x00\x40\x85", b"K\x00\x85"), s0=bytes(16)),
     "elements before the first": saved(tensor(4, b"K\x02\x85", b"J\xff\xff\xff\xff\x85"), s0=bytes(16)),
-    "a shape that is none": saved(tensor(4, b"X\x01\x00\x00\x00a\x85", b"K\x01\x85"), s0=bytes(16)),
-    "nested without end": saved(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."),
+    "a shape that is not numbers": saved(tensor(4, b"X\x01\x00\x00\x00a\x85", b"K\x01\x85"), s0=bytes(16)),
+    "deeply nested lists": saved(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."),
     "attributes": saved(b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00aK\x01sb."),
     "no pickle": saved(b""),
-    "a key that takes for ever to hash": saved(
+    "a key that takes forever to hash": saved(
         b"\x80\x02}" + b")" + b"".join(b"q%cq%ch%c\x86" % (n, n, n) for n in range(40)) + b"K\x01s."
     ),
     "lists in lists that unfold": saved(b"\x80\x02]" + b"".join(b"q%c]h%cah%ca" % (n, n, n) for n in range(40)) + b"."),
@@ -182,23 +184,23 @@ BOMBS = {
 }
 
 
-def test_the_tensor_of_these_tests_is_read() -> None:
+def test_a_sound_tensor_archive_is_read() -> None:
     content = saved(FOUR, s0=np.arange(4, dtype=np.float32).tobytes())
     assert torch.equal(read_tensors(content), torch.arange(4.0))
     assert torch.equal(torch.load(io.BytesIO(content), weights_only=True), torch.arange(4.0))
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_archives_of_tensors(bomb: str) -> None:
-    if bomb == "nested without end":
-        with within(64):  # as much as it holds
+def test_tensor_archives_that_would_grow_are_refused(bomb: str) -> None:
+    if bomb == "deeply nested lists":
+        with within(64):  # the size of the lists themselves
             read_tensors(BOMBS[bomb])
         return
     with refused("it is not a file of tensors"):
         read_tensors(BOMBS[bomb])
 
 
-def test_json_that_is_nested_without_end(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
     for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"plan": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
         (tmp_path / "config.json").write_text(text)
         with refused("cannot be read as JSON", 16):

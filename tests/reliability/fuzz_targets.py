@@ -1,6 +1,6 @@
-"""What is fuzzed: each reader of files, fed with any bytes. It may refuse them by the errors it promises alone.
+"""Targets for fuzzing: each reader of files, which may refuse any bytes only by the errors that it documents.
 
-The first byte of an input chooses how the rest is dressed, so that a mutation reaches beyond the first checksum.
+The first byte of an input selects how the rest is packed, so that mutations pass the first checksum.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.backends.backend_svg
-import matplotlib.font_manager  # noqa: F401 (they make folders of their own as they are imported)
+import matplotlib.font_manager  # noqa: F401 (they create folders when they are imported)
 import numpy as np
 import torch
 from PIL import Image
@@ -70,9 +70,9 @@ def bytes_of_npy(array: np.ndarray) -> bytes:
 
 
 class Target(ABC):
-    """One reader; ``folder`` is empty and its own.
+    """One reader, with an empty folder for its files.
 
-    Calling it feeds one input; it returns whether that was read, and lets through every error but the promised ones.
+    A call reads one input and returns whether it was accepted; errors other than ``ValueError`` are not caught.
     """
 
     name: str
@@ -82,11 +82,11 @@ class Target(ABC):
 
     @abstractmethod
     def seeds(self) -> list[bytes]:
-        """Return inputs to begin with, each of which is read."""
+        """Return inputs that are accepted, from which others are made."""
 
     @abstractmethod
     def read(self, form: int, content: bytes) -> None:
-        """Read ``content`` in the dress number ``form`` (0 to 255)."""
+        """Read ``content`` packed in the way number ``form`` (0 to 255)."""
 
     def __call__(self, data: bytes) -> bool:
         if not data:
@@ -107,7 +107,7 @@ def run_in(folder: Path) -> GanRun:
 
 
 class Saved(Target):
-    """The newest checkpoint of a run, with a checksum that fits; the first bit of the form: its pickle alone."""
+    """The newest checkpoint of a run with a correct checksum; with the first bit of the form set, only its pickle."""
 
     def __init__(self, run: Folder[Any], state: dict[str, Any]) -> None:
         super().__init__(run.path.parent)
@@ -167,7 +167,7 @@ class Checkpoint(Saved):
 
 
 class ClassifierCheckpoint(Saved):
-    """A classifier's checkpoint, of two networks that take turns."""
+    """A classifier's checkpoint of two networks, trained one after the other."""
 
     name = "classifier"
 
@@ -209,7 +209,7 @@ class ClassifierCheckpoint(Saved):
 
 
 class Kept(Target):
-    """What ``snngan evaluate`` keeps: the features of a data set, and its small classifier."""
+    """Files that ``snngan evaluate`` caches: the features of a data set, and its feature classifier."""
 
     name = "kept"
 
@@ -286,7 +286,7 @@ class Metrics(Target):
         self.run.last_logged()
         read_metrics(self.run)
         groups = group_by_seed([("run", self.run)])
-        if not form % 32:  # drawing takes long
+        if not form % 32:  # plots take long
             list(_curves(groups))
         list(_metrics(groups))
         read_evaluations(self.run)
@@ -330,13 +330,13 @@ class Npz(Target):
         else:
             labels, values = bytes_of_npy(LABELS), bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32))
             parts = {"labels": labels}
-            parts |= {"points/a": values, "calibration": labels} if form > 3 else {"images": bytes_of_npy(IMAGES)}
+            parts |= {"layers/a": values, "calibration": labels} if form > 3 else {"images": bytes_of_npy(IMAGES)}
             settings = '{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}'
             if form == 6:
                 settings = content.decode(errors="replace")
             if form > 3:
                 parts["settings"] = bytes_of_npy(np.array(settings))
-            changed = {2: "images", 3: "images", 4: "labels", 5: "points/a"}.get(form)
+            changed = {2: "images", 3: "images", 4: "labels", 5: "layers/a"}.get(form)
             if changed:
                 parts[changed] = content
             kind = zipfile.ZIP_DEFLATED if form == 3 else zipfile.ZIP_STORED
@@ -400,7 +400,7 @@ class Idx(Target):
 
 
 class Pictures(Target):
-    """A folder of pictures."""
+    """A folder of images."""
 
     name = "pictures"
     suffixes = ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm")

@@ -1,8 +1,8 @@
-"""Runs that are killed with SIGKILL at random moments, resumed, and compared with unbroken ones, bit by bit.
+"""Trials of runs that are killed with SIGKILL at random moments, resumed, and compared with unbroken runs bit by bit.
 
-Commands run in children forked from one process that has everything imported, so that a trial takes a second or two. A
-child dies at a random time, or at a random one of its writes: before a file is synced, renamed or removed, or with half
-of its content written.
+Commands run in children forked from one process with all modules imported, so that a trial takes a second or two. A
+child dies at a random time or at a random write: before a file is synced, renamed or removed, or with half of its
+content written.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from snngan.training.checkpoint import checkpoint_paths, load_newest
 INTERVAL = 6
 """Steps between checkpoints."""
 STEPS = 40
-GAME = f"--steps {STEPS} --batch-size 16 --checkpoint-every {INTERVAL} --log-every 4 --device cpu"
+COMMON = f"--steps {STEPS} --batch-size 16 --checkpoint-every {INTERVAL} --log-every 4 --device cpu"
 NETWORKS = "--arch mlp --set width=16 --set latent_dim=8 --sample-every 10"
 KINDS = {
-    "snnl-projected": f"train {GAME} {NETWORKS} --objective snnl-projected",
-    "snnl-pixel": f"train {GAME} {NETWORKS} --objective snnl-pixel --set temperature=learned:1 --metrics-every 10",
-    "wgan-gp": f"train {GAME} {NETWORKS} --objective wgan-gp --set discriminator_steps=2",
-    "classifier": f"classify train {GAME} --arch cnn-small --seeds 0:2 --ensemble vectorized",
-    "classifier-sgd": f"classify train {GAME} --arch feedforward --optimizer sgd --temperature learned:1",
+    "snnl-projected": f"train {COMMON} {NETWORKS} --objective snnl-projected",
+    "snnl-pixel": f"train {COMMON} {NETWORKS} --objective snnl-pixel --set temperature=learned:1 --metrics-every 10",
+    "wgan-gp": f"train {COMMON} {NETWORKS} --objective wgan-gp --set discriminator_steps=2",
+    "classifier": f"classify train {COMMON} --arch cnn-small --seeds 0:2 --ensemble vectorized",
+    "classifier-sgd": f"classify train {COMMON} --arch feedforward --optimizer sgd --temperature learned:1",
 }
 
 
@@ -60,7 +60,7 @@ def data_in(folder: Path) -> Path:
 
 
 def start(command: str, said: Path, dies_at: int | None = None) -> int:
-    """Run a command in a child of its own and return the child's number; it kills itself at the write ``dies_at``."""
+    """Run a command in a child process and return its number; the child kills itself at the write ``dies_at``."""
     child = os.fork()
     if child:
         return child
@@ -78,7 +78,7 @@ def start(command: str, said: Path, dies_at: int | None = None) -> int:
 
 @contextlib.contextmanager
 def writes_counted(record: Path, dies_at: int | None) -> Iterator[None]:
-    """Count what changes the disk, keep the number in ``record`` at the end, and die at number ``dies_at``."""
+    """Count operations that change the disk, write the count to ``record``, and die at number ``dies_at``."""
     count, opened = 0, builtins.open
 
     def comes(die: Callable[[], Any] = lambda: None) -> None:
@@ -117,7 +117,7 @@ def writes_counted(record: Path, dies_at: int | None) -> Iterator[None]:
 
 
 def wait(child: int, run: Path, seconds: float | None) -> int:
-    """Return the status with which a child ended; with ``seconds``, it is killed so long after there is a run."""
+    """Return the exit status of a child; with ``seconds``, kill it that long after its run folder was created."""
     deadline, limit = None, time.monotonic() + 120
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -127,13 +127,13 @@ def wait(child: int, run: Path, seconds: float | None) -> int:
         if deadline is None and seconds is not None and (run / "config.json").exists():
             deadline = now + seconds
         if now > (deadline or limit):
-            assert deadline, f"{run}: it hangs"
+            assert deadline, f"{run}: it does not end"
             os.kill(child, signal.SIGKILL)
         time.sleep(0.0005)
 
 
 class Unbroken:
-    """A run that nothing came between, and what it takes."""
+    """A run without a kill, with the time and the number of writes that it takes."""
 
     def __init__(self, kind: str, folder: Path, data: Path) -> None:
         self.command = f"{KINDS[kind]} --dataset npz:{data} --data-dir {folder}/data"
@@ -148,8 +148,8 @@ class Unbroken:
         self.seconds = time.monotonic() - began
         self.writes = int(said.with_suffix(".writes").read_text())
 
-    def unlike(self, run: Path) -> list[str]:
-        """Return in what another finished run differs."""
+    def differences_from(self, run: Path) -> list[str]:
+        """Return the differences of another finished run."""
         told: list[str] = []
         states = [load_newest(each / "checkpoints", told.append, holds=self.holds) for each in (self.run, run)]
         found = told + differences(*states)
@@ -160,21 +160,21 @@ class Unbroken:
         found += [f"{name} is missing" for name in {*names[0]} - {*names[1]}]
         for name in {*names[0]} & {*names[1]} - {"config.json"}:
             if (self.run / name).read_bytes() != (run / name).read_bytes() and not name.endswith((".pt", ".sha256")):
-                found.append(f"{name} is another")
+                found.append(f"{name} differs")
         if scalars(self.run) != scalars(run):
-            found.append("TensorBoard's scalars are others")
+            found.append("TensorBoard's scalars differ")
         return found
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return step and value of all that TensorBoard shows of a run as curves."""
+    """Return step and value of every TensorBoard scalar of a run, by tag."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def sound_step(run: Path, holds: str) -> int:
-    """Return the step of the newest sound checkpoint, 0 where there is none."""
+    """Return the step of the newest sound checkpoint, 0 if there is none."""
     if not checkpoint_paths(run / "checkpoints"):
         return 0
     step: int = load_newest(run / "checkpoints", holds=holds)["step"]
@@ -182,14 +182,14 @@ def sound_step(run: Path, holds: str) -> int:
 
 
 def last_step(run: Path) -> int:
-    """Return the last step that the run's readings tell of."""
+    """Return the last step in the run's metrics."""
     file = run / "metrics.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return max((json.loads(line)["step"] for line in lines), default=0)
 
 
 def trial(unbroken: Unbroken, run: Path, chance: random.Random, tally: Counter[str]) -> list[str]:
-    """Kill a run one to three times, resume it to its end, and return what is wrong with it then."""
+    """Kill a run one to three times, resume it to its end, and return what is wrong with the result."""
     said, wrong, reached = run.with_suffix(".txt"), [], 0
     command = f"{unbroken.command} --run-dir {run}"
     for _ in range(chance.choice((1, 1, 2, 3))):
@@ -219,11 +219,11 @@ def trial(unbroken: Unbroken, run: Path, chance: random.Random, tally: Counter[s
     status = wait(start(command, said), run, None)
     if status:
         return [*wrong, f"resume ended with {status}: {said.read_text()[-500:]}"]
-    return wrong + unbroken.unlike(run)
+    return wrong + unbroken.differences_from(run)
 
 
 def trials(count: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Return what came of ``count`` trials, spread over all kinds of runs."""
+    """Return the result of ``count`` trials, spread over all kinds of runs."""
     torch.set_num_threads(1)
     data, chance, tally = data_in(folder), random.Random(seed), Counter[str]()
     unbroken = {kind: Unbroken(kind, folder, data) for kind in KINDS}

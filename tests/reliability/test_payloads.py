@@ -1,4 +1,4 @@
-"""A pickled payload, or whatever else could run, in every place where a file is read: refused, and it has not run."""
+"""Files of every kind with a pickled payload, or other code that could run: refused, and not run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults.guard import ForbiddenError, guarded
-from faults.words import GAME, outcome
+from reliability.command_lines import GAN, outcome
+from reliability.guard import ForbiddenError, guarded
 from torch import nn
 
 from snngan.data.datasets import load_dataset
@@ -29,7 +29,7 @@ from snngan.training.checkpoint import load_newest, load_tensors, save_tensors
 
 
 class Payload:
-    """Something that, once unpickled, has made the folder ``ran``."""
+    """Creates the folder ``ran`` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("ran",)
@@ -42,7 +42,7 @@ def nothing_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     assert not Path("ran").exists()
 
 
-def test_the_payload_works_and_the_watch_sees_it(tmp_path: Path) -> None:
+def test_the_payload_runs_and_the_guard_stops_it(tmp_path: Path) -> None:
     with pytest.raises(ForbiddenError, match=r"pickle\.find_class"), guarded(tmp_path):
         pickle.loads(pickle.dumps(Payload()))
     pickle.loads(pickle.dumps(Payload()))
@@ -65,7 +65,7 @@ def run(tmp_path: Path) -> Path:
     """Return a run whose newest checkpoint holds the payload in place of its generator."""
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", train_images=images[:30], test_images=images[30:])
-    status, said = outcome(f"{GAME} --run-dir run".split(), tmp_path)
+    status, said = outcome(f"{GAN} --run-dir run".split(), tmp_path)
     assert status == 0, said
     path = tmp_path / "run" / "checkpoints" / "step-00000002.pt"
     state = load_newest(path.parent)
@@ -85,29 +85,28 @@ def run(tmp_path: Path) -> Path:
         "entangle run npz:few.npz",
     ],
 )
-def test_in_a_checkpoint(run: Path, tmp_path: Path, command: str) -> None:
+def test_payload_in_a_checkpoint(run: Path, tmp_path: Path, command: str) -> None:
     status, said = outcome([*command.split(), "--device", "cpu"], tmp_path)
     assert status == 2
     assert said.splitlines()[-1].startswith("Error: run/checkpoints/step-00000002.pt holds pickled code (")
     assert "mkdir" in said
 
 
-@pytest.mark.parametrize("name", ["features", "moments", "samples"])
-def test_in_what_is_kept(tmp_path: Path, name: str) -> None:
-    path = tmp_path / f"{name}.pt"
+def test_payload_in_cached_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "features.pt"
     save_tensors(path, {"mean": torch.zeros(3)})
     assert load_tensors(path)["mean"].shape == (3,)
-    path.write_bytes(saved({"mean": torch.zeros(3), name: Payload()}))
+    path.write_bytes(saved({"mean": torch.zeros(3), "features": Payload()}))
     refused(lambda: load_tensors(path), "mkdir")
 
 
-def test_in_trained_features(tmp_path: Path) -> None:
+def test_payload_in_trained_features(tmp_path: Path) -> None:
     digits = load_dataset("digits", keep=False)
     _path(digits, tmp_path).write_bytes(saved({"logits.weight": Payload()}))
     refused(lambda: trained_features(digits, tmp_path), "holds no such classifier")
 
 
-def test_in_inceptions_weights(tmp_path: Path) -> None:
+def test_payload_in_inceptions_weights(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(saved({"Conv2d_1a_3x3.conv.weight": Payload()}))
     refused(lambda: Inception(path), "holds no weights that can be read safely")
@@ -150,7 +149,7 @@ CHANGES: dict[str, Callable[[dict[str, bytes], str], None]] = {
     "a size that is a formula": lambda parts, top: parts.update(
         {f"{top}/models/model.json": changed(parts[f"{top}/models/model.json"], "expr_str", RUNS)}
     ),
-    "a size that takes for ever": lambda parts, top: parts.update(
+    "a size that takes forever": lambda parts, top: parts.update(
         {f"{top}/models/model.json": changed(parts[f"{top}/models/model.json"], "expr_str", "9**9**9**9")}
     ),
     "an operator that maps files": lambda parts, top: parts.update(
@@ -165,7 +164,7 @@ CHANGES: dict[str, Callable[[dict[str, bytes], str], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_in_an_exported_extractor(exported: dict[str, bytes], tmp_path: Path, change: str) -> None:
+def test_payload_in_an_exported_extractor(exported: dict[str, bytes], tmp_path: Path, change: str) -> None:
     parts, path = dict(exported), tmp_path / "net.pt2"
     CHANGES[change](parts, next(iter(parts)).partition("/")[0])
     if torch.__version__.startswith("2.8.") and change == "weights marked as pickles":
@@ -182,7 +181,7 @@ def test_in_an_exported_extractor(exported: dict[str, bytes], tmp_path: Path, ch
 
 
 def test_two_readers_of_one_archive(exported: dict[str, bytes], tmp_path: Path) -> None:
-    """Python's zipfile and torch's reader find different entries in this one: what was read is what is taken over."""
+    """zipfile and torch find different entries in this archive: what is checked must be what is used."""
 
     def built(pickled: bytes) -> tuple[bytes, bytes, bytes]:
         buffer = io.BytesIO()
@@ -230,7 +229,7 @@ SCRIPTS = (
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("top", ["code", "CODE"])
 @pytest.mark.parametrize("line", SCRIPTS)
-def test_in_a_scripted_extractor(tmp_path: Path, line: str, top: str) -> None:
+def test_payload_in_a_scripted_extractor(tmp_path: Path, line: str, top: str) -> None:
     path = tmp_path / "net.pt"
     scripted = torch.jit.script(nn.ReLU())  # type: ignore[no-untyped-call]
     scripted.save(str(path))
@@ -244,14 +243,14 @@ def test_in_a_scripted_extractor(tmp_path: Path, line: str, top: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["train_images", "train_labels"])
-def test_in_an_npz_file(tmp_path: Path, key: str) -> None:
+def test_payload_in_an_npz_file(tmp_path: Path, key: str) -> None:
     arrays = {"train_images": np.zeros((9, 1, 8, 8), np.uint8), "train_labels": np.zeros(9, np.int64)}
     np.savez(tmp_path / "set.npz", **(arrays | {key: np.array([Payload()] * 9, dtype=object)}), allow_pickle=True)
     refused(lambda: load_dataset("npz:set.npz"), f"set.npz: {key} cannot be read .it holds Python objects")
 
 
-@pytest.mark.parametrize("key", ["labels", "calibration", "points/a", "settings", "more"])
-def test_in_a_dknn_index(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["labels", "calibration", "layers/a", "settings", "more"])
+def test_payload_in_a_saved_dknn(tmp_path: Path, key: str) -> None:
     dknn, path = DkNN({"a": torch.rand(9, 2)}, torch.arange(9) % 2, num_neighbors=3), tmp_path / "dknn.npz"
     dknn.calibrate({"a": torch.rand(9, 2)}, torch.arange(9) % 2)
     dknn.save(path)
@@ -262,7 +261,7 @@ def test_in_a_dknn_index(tmp_path: Path, key: str) -> None:
     refused(lambda: DkNN.load(path), "dknn.npz is not a saved DkNN: it holds Python objects")
 
 
-def test_in_the_files_of_cifar(tmp_path: Path) -> None:
+def test_payload_in_the_files_of_cifar(tmp_path: Path) -> None:
     place = tmp_path / "cifar-10-batches-py"
     place.mkdir()
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
@@ -273,7 +272,7 @@ def test_in_the_files_of_cifar(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["os system", "builtins eval", "torch load", "torch.hub load", "torch._utils _rebuild_xla"]
 )
-def test_only_names_of_tensors_are_imported(name: str) -> None:
+def test_only_functions_that_rebuild_tensors_are_unpickled(name: str) -> None:
     module, _, function = name.partition(" ")
     pickled = b"\x80\x02c" + f"{module}\n{function}\n".encode() + b"."
     with pytest.raises(PickledCodeError, match=name):

@@ -1,4 +1,4 @@
-"""NaN, infinity, overflow: the run ends in time, says where and what helps, and goes on from before all that."""
+"""NaN, infinity and overflow: the run ends, names the place and a remedy, and resumes from the checkpoint before."""
 
 from __future__ import annotations
 
@@ -35,25 +35,23 @@ from snngan.training.run_folder import ClassifierRun, GanRun
 
 CPU = torch.device("cpu")
 AT, STEPS, SAVED = 5, 7, 4
-"""The step of the fault, the last one, and those between checkpoints."""
+"""Step of the fault, last step, and steps between checkpoints."""
 HUGE = 3e38
-"""float32 ends at 3.4e38, and so does bfloat16."""
+"""The largest float32 and bfloat16 are 3.4e38."""
 LEARNED = ("temperature=learned:1", "spectral_norm=false")
-"""Of snnl-projected: a game in which everything that can break is there."""
+"""Settings of snnl-projected with everything that can break."""
 PLAIN = ("generator_norm=none", "discriminator_norm=none")
 ONLY = range(AT, AT + 1)
 LOWER, BOUND = "Try a lower --learning-rate", "an objective that bounds its discriminator"
 LOWER_BOTH = f"{LOWER}, or an --alpha nearer to 0"
 MEND = "Mend the data, and begin a new run"
-TRACKED = pytest.mark.parametrize("log_every", [1, 3])
 VALUES = pytest.mark.parametrize("value", [math.nan, math.inf])
-VALUES_AND_TRACKED = pytest.mark.parametrize(("value", "log_every"), [(math.nan, 1), (math.nan, 3), (math.inf, 3)])
 KINDS = pytest.mark.parametrize("kind", [SequentialEnsemble, VectorizedEnsemble])
 Fault = Callable[[Any], AbstractContextManager[None]]
-"""Wraps one step of players, or one backward pass of members."""
+"""Wraps one training step of a GAN, or one backward pass of an ensemble."""
 RunOf, ClassifiersOf = Callable[..., GanRun], Callable[..., ClassifierRun]
 unbroken: dict[str, dict[str, Any]] = {}
-"""Last states by plan."""
+"""Last states of runs without a fault, by plan."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +63,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def points() -> Dataset:
-    """Return 96 + 16 points of the plane: an epoch is 6 batches."""
+    """Return 96 + 16 points in the plane: an epoch is 6 batches."""
     both = torch.rand(112, 1, 1, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return Dataset("random-points", both[:96], None, both[96:], None)
 
@@ -77,7 +75,7 @@ def labeled() -> Dataset:
 
 @pytest.fixture
 def run_of(points: Dataset, tmp_path: Path) -> RunOf:
-    """Return a function that makes a new run folder ``name`` of a tiny game, without pictures until its end."""
+    """Return a function that makes a new run folder ``name`` of a tiny GAN, with sample grids only at its end."""
 
     def make(name: str, *settings: str, data: Dataset = points, **options: Any) -> GanRun:
         tiny: dict[str, Any] = {
@@ -92,7 +90,7 @@ def run_of(points: Dataset, tmp_path: Path) -> RunOf:
 
 @pytest.fixture
 def classifiers_of(labeled: Dataset, tmp_path: Path) -> ClassifiersOf:
-    """Return a function that makes a new run folder ``name`` of two seeds."""
+    """Return a function that makes a new run folder ``name`` of classifiers of two seeds."""
 
     def make(name: str, kind: type, *, data: Dataset = labeled, **options: Any) -> ClassifierRun:
         tiny: dict[str, Any] = {
@@ -106,7 +104,7 @@ def classifiers_of(labeled: Dataset, tmp_path: Path) -> ClassifiersOf:
 
 
 def inject(patch: pytest.MonkeyPatch, kind: type, fault: Fault, steps: Iterable[int]) -> None:
-    """Wrap those steps of every game, or of every run of such members, counted from 1, in ``fault``."""
+    """Wrap those steps of every GAN, or of every ensemble of that kind, counted from 1, in ``fault``."""
     name = "step" if kind is Game else "backward"
     normal, count = getattr(kind, name), 0
 
@@ -120,7 +118,7 @@ def inject(patch: pytest.MonkeyPatch, kind: type, fault: Fault, steps: Iterable[
 
 
 def tensor_of(owner: Any, network: str, name: str) -> Tensor:
-    """Return a weight or buffer by the name that a message gives it; ``network`` of members is a seed's number."""
+    """Return a weight or buffer by its name in a message; ``network`` of an ensemble is the index of a seed."""
     if isinstance(owner, VectorizedEnsemble):
         return (owner.weights | owner.buffers)[name][int(network)]
     if isinstance(owner, SequentialEnsemble):
@@ -134,7 +132,7 @@ def tensor_of(owner: Any, network: str, name: str) -> Tensor:
 
 
 def set_one(network: str, name: str, value: float) -> Fault:
-    """One value of a weight, after the step."""
+    """Set one value of a weight after the step."""
 
     @contextmanager
     def fault(owner: Any) -> Iterator[None]:
@@ -145,7 +143,7 @@ def set_one(network: str, name: str, value: float) -> Fault:
 
 
 def fill(network: str, name: str, value: float) -> Fault:
-    """A whole weight, before the step."""
+    """Set a whole weight before the step."""
 
     @contextmanager
     def fault(owner: Any) -> Iterator[None]:
@@ -156,7 +154,7 @@ def fill(network: str, name: str, value: float) -> Fault:
 
 
 def gradient(network: str, name: str, value: float) -> Fault:
-    """One value of one weight's gradient."""
+    """Set one value of a weight's gradient."""
 
     @contextmanager
     def fault(owner: Any) -> Iterator[None]:
@@ -178,7 +176,7 @@ def gradient(network: str, name: str, value: float) -> Fault:
 
 
 def growth(factor: float) -> Fault:
-    """All of the discriminator, after the step."""
+    """Multiply all weights of the discriminator after the step."""
 
     @contextmanager
     def fault(players: Players) -> Iterator[None]:
@@ -194,7 +192,7 @@ def message_of(
     monkeypatch: pytest.MonkeyPatch, run: Any, data: Dataset, fault: Fault, steps: Iterable[int] = ONLY,
     kind: type = Game,
 ) -> str:  # fmt: skip
-    """Return what a run that the fault must end says."""
+    """Return the message of a run that the fault must end."""
     with monkeypatch.context() as patch:
         inject(patch, kind, fault, steps)
         with pytest.raises(DivergedError) as caught:
@@ -203,18 +201,18 @@ def message_of(
 
 
 def check_message(message: str, place: str, log_every: int, advice: str = LOWER) -> None:
-    """Check step, place and the whole of the advice: what helps elsewhere is not said."""
+    """Check step, place and the complete advice: nothing is advised that helps only elsewhere."""
     found = re.fullmatch(r"step (\d+): (.*)\. (\S.*)", message)
     assert found is not None, message
     assert AT <= int(found[1]) <= math.ceil(AT / log_every) * log_every, message
     assert re.search(rf"(\w of|in) {re.escape(place)} ?([(a]|$)", found[2]), message
-    if not place.startswith("the discriminator's"):  # whose infinity may come of growth
+    if not place.startswith("the discriminator's"):  # whose infinity may be growth, with more advice
         assert found[3] == advice, message
     assert found[3].startswith(advice), message
 
 
 def not_finite(value: Any, path: str = "") -> list[str]:
-    """Return where a saved state holds NaN or infinity."""
+    """Return the paths in a saved state that hold NaN or infinity."""
     if isinstance(value, dict):
         return [line for key, each in value.items() for line in not_finite(each, f"{path}/{key}")]
     if isinstance(value, list | tuple):
@@ -233,7 +231,7 @@ def state_of(run: Any) -> dict[str, Any]:
 
 
 def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
-    """Check the newest checkpoint, and that without the fault it leads where the unbroken run goes."""
+    """Check that the newest checkpoint is finite, and that resumed without the fault it ends as an unbroken run."""
     kept = kept or state_of(run)
     assert kept["step"] == SAVED
     assert not_finite(kept) == []
@@ -247,7 +245,7 @@ def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
     assert not_finite(unbroken[plan]) == []
 
 
-def test_what_is_not_finite_in_a_state_is_found() -> None:
+def test_the_helper_finds_values_that_are_not_finite() -> None:
     state = {"a": [torch.ones(2), torch.tensor([1.0, math.nan])], "b": {"c": -math.inf}, "d": (1.0, 3, "x", None)}
     assert not_finite(state) == ["/a/1", "/b/c"]
 
@@ -255,8 +253,8 @@ def test_what_is_not_finite_in_a_state_is_found() -> None:
 @pytest.mark.parametrize(
     ("objective", "value"), [*((name, math.inf) for name in OBJECTIVES.names()), ("gan", math.nan), ("wgan", -math.inf)]
 )
-def test_in_the_data(run_of: RunOf, points: Dataset, objective: str, value: float) -> None:
-    """Other data are another run: what was kept goes on in one of the sound points."""
+def test_values_in_the_data_are_named(run_of: RunOf, points: Dataset, objective: str, value: float) -> None:
+    """The checkpoint continues in a run with sound data, since other data make another run."""
     numbers = Batches(torch.arange(96.0).view(96, 1, 1, 1), 16, seed=0, device=CPU)
     drawn = [numbers.next_stored_images() for _ in range(AT)]
     images = points.train_images.clone()
@@ -271,8 +269,9 @@ def test_in_the_data(run_of: RunOf, points: Dataset, objective: str, value: floa
 
 
 @VALUES
-def test_in_held_out_data(run_of: RunOf, points: Dataset, value: float) -> None:
-    """That is known before the first step."""
+def test_values_in_held_out_data_are_refused_before_the_first_step(
+    run_of: RunOf, points: Dataset, value: float
+) -> None:
     images = points.test_images.clone()
     images[3, 0, 0, 0] = value
     broken = replace(points, test_images=images)
@@ -282,73 +281,59 @@ def test_in_held_out_data(run_of: RunOf, points: Dataset, value: float) -> None:
     assert not list(run.path.rglob("step-*"))
 
 
-@VALUES
-@pytest.mark.parametrize(
-    ("network", "name", "log_every"),
-    [
-        ("generator", "0.weight", 1),
-        ("generator", "0.weight", 3),
-        ("generator", "6.bias", 3),
-        ("generator", "4.running_var", 3),
-        ("discriminator", "1.weight", 3),
-        ("discriminator", "5.running_mean", 3),
-        ("average", "3.weight", 3),
-        ("average", "4.running_mean", 3),
-        ("objective", "_extra_state", 1),
-    ],
+WEIGHTS = {
+    "generator": ("0.weight", "6.bias", "4.running_var"),
+    "discriminator": ("1.weight", "5.running_mean"),
+    "average": ("3.weight", "4.running_mean"),
+    "objective": ("_extra_state",),
+}
+GRADIENTS = (("generator", "3.weight"), ("generator", "6.bias"), ("discriminator", "7.weight"))
+OPTIMIZERS = (
+    ("adam", "exp_avg_sq", "fp32", 3),
+    ("adam", "exp_avg_sq", "bf16", 3),
+    ("rmsprop", "square_avg", "fp32", 1),
 )
-def test_in_a_weight(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch,
-    network: str, name: str, value: float, log_every: int,
-) -> None:  # fmt: skip
-    run = run_of("run", *LEARNED, log_every=log_every)
-    message = message_of(monkeypatch, run, points, set_one(network, name, value))
-    check_message(message, f"the {network}'s {name}", log_every)
+"""Optimizer, name of its running mean of squares, precision, and steps between logs."""
+FAULTS: list[tuple[Fault, str, dict[str, Any]]] = [
+    *(
+        (set_one(network, name, value), f"the {network}'s {name}", {"log_every": 1 if network == "objective" else 3})
+        for value in (math.nan, math.inf) for network, names in WEIGHTS.items() for name in names
+    ),
+    *(
+        (gradient(network, name, value), f"the {network}'s {name}", {"log_every": log_every})
+        for value, log_every in ((math.nan, 1), (math.nan, 3), (math.inf, 3)) for network, name in GRADIENTS
+    ),
+    *(
+        (gradient(network, name, 1e30), f"{memory} of the {network}'s {name}",
+         {"log_every": log_every, "precision": precision, "optimizer": optimizer})
+        for optimizer, memory, precision, log_every in OPTIMIZERS for network, name in GRADIENTS[::2]
+    ),
+]  # fmt: skip
+"""What breaks, the place that the message names, and options of the run.
+
+The square of a huge gradient overflows: no loss shows it, and the weight would never change again.
+"""
+
+
+@pytest.mark.parametrize(("fault", "place", "options"), FAULTS)
+def test_a_broken_weight_gradient_or_optimizer_is_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, fault: Fault, place: str, options: dict[str, Any]
+) -> None:
+    optimizer = [f"{name}={value}" for name, value in options.items() if name == "optimizer"]
+    run = run_of("run", *LEARNED, *optimizer, **{name: options[name] for name in options if name != "optimizer"})
+    message = message_of(monkeypatch, run, points, fault)
+    advice = f"{LOWER}, or --precision fp32" if options.get("precision") == "bf16" else LOWER
+    check_message(message, place, options["log_every"], advice)
+    assert ("though the losses were" in message) or not optimizer
     check_kept(run, points)
 
 
-@VALUES_AND_TRACKED
-@pytest.mark.parametrize(
-    ("network", "name"), [("generator", "3.weight"), ("generator", "6.bias"), ("discriminator", "7.weight")]
-)
-def test_in_a_gradient(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch,
-    network: str, name: str, value: float, log_every: int,
-) -> None:  # fmt: skip
-    run = run_of("run", *LEARNED, log_every=log_every)
-    message = message_of(monkeypatch, run, points, gradient(network, name, value))
-    check_message(message, f"the {network}'s {name}", log_every)
-    check_kept(run, points)
-
-
-@pytest.mark.parametrize(("network", "name"), [("generator", "3.weight"), ("discriminator", "7.weight")])
-@pytest.mark.parametrize(
-    ("optimizer", "memory", "precision", "log_every"),
-    [("adam", "exp_avg_sq", "fp32", 3), ("adam", "exp_avg_sq", "bf16", 3), ("rmsprop", "square_avg", "fp32", 1)],
-)
-def test_in_what_an_optimizer_remembers(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch,
-    network: str, name: str, optimizer: str, memory: str, precision: str, log_every: int,
-) -> None:  # fmt: skip
-    """The square of a huge gradient overflows: no loss shows it, and the weight would never move again."""
-    settings, options = (*LEARNED, f"optimizer={optimizer}"), {"precision": precision, "log_every": log_every}
-    run = run_of("run", *settings, **options)
-    message = message_of(monkeypatch, run, points, gradient(network, name, 1e30))
-    advice = LOWER if precision == "fp32" else f"{LOWER}, or --precision fp32"
-    check_message(message, f"{memory} of the {network}'s {name}", log_every, advice)
-    assert "though the losses were" in message
-    check_kept(run, points)
-
-
-@pytest.mark.parametrize(
-    ("network", "name"),
-    [("generator", "3.weight"), ("discriminator", "4.weight")],
-)
+@pytest.mark.parametrize(("network", "name"), [("generator", "3.weight"), ("discriminator", "4.weight")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_overflow(
+def test_activations_that_overflow_are_named(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, network: str, name: str
 ) -> None:
-    """Finite weights, activations that are not."""
+    """All weights are finite, the activations are not."""
     options = {"objective": "gan", "precision": precision}
     run = run_of("run", *PLAIN, **options)
     message = message_of(monkeypatch, run, points, fill(network, name, HUGE))
@@ -359,9 +344,9 @@ def test_overflow(
     check_kept(run, points)
 
 
-@TRACKED
+@pytest.mark.parametrize("log_every", [1, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_discriminator_that_explodes(
+def test_a_discriminator_that_explodes_is_named(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, log_every: int
 ) -> None:
     run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
@@ -376,10 +361,10 @@ def test_a_discriminator_that_explodes(
 
 @pytest.mark.parametrize("settings", [(), PLAIN], ids=["norms", "plain"])
 @pytest.mark.parametrize("factor", [10.0, 1e3])
-def test_a_discriminator_that_grows(
+def test_a_discriminator_that_grows_is_named(
     run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], factor: float
 ) -> None:
-    """Whatever overflows first, be it batch statistics or squared gradients, while the losses are finite."""
+    """Batch statistics or squared gradients overflow while the losses are finite."""
     run = run_of("run", *settings, objective="gan", steps=20, log_every=1)
     message = message_of(monkeypatch, run, points, growth(factor), range(AT, 20))
     assert "though the losses were" in message
@@ -387,8 +372,10 @@ def test_a_discriminator_that_grows(
     assert BOUND in message
 
 
-def test_images_that_overflow_at_a_reading(run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finite weights of the average, which has no loss."""
+def test_images_of_the_average_that_overflow_are_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of the average are finite, and it has no loss."""
 
     @contextmanager
     def fault(players: Players) -> Iterator[None]:
@@ -403,36 +390,33 @@ def test_images_that_overflow_at_a_reading(run_of: RunOf, points: Dataset, monke
 
 
 @KINDS
-@pytest.mark.parametrize(("value", "log_every"), [(math.nan, 3), (math.inf, 1)])
-@pytest.mark.parametrize("breaks", [gradient, set_one])
-def test_in_a_classifier(
+@pytest.mark.parametrize(
+    ("fault", "place", "options"),
+    [
+        (gradient("1", "fc2.0.weight", math.nan), "", {"log_every": 3}),
+        (gradient("1", "fc2.0.weight", math.inf), "", {"log_every": 1}),
+        (set_one("1", "fc2.0.weight", math.nan), "", {"log_every": 3}),
+        (gradient("1", "fc2.0.weight", 1e30), "exp_avg_sq of ", {"log_every": 1}),
+        (gradient("1", "fc2.0.weight", 1e30), "exp_avg_sq of ", {"log_every": 3, "precision": "bf16"}),
+    ],
+)
+def test_the_network_of_a_seed_is_named(
     classifiers_of: ClassifiersOf, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
-    kind: type, log_every: int, breaks: Callable[..., Fault], value: float,
+    kind: type, fault: Fault, place: str, options: dict[str, Any],
 ) -> None:  # fmt: skip
-    run = classifiers_of("run", kind, log_every=log_every)
-    message = message_of(monkeypatch, run, labeled, breaks("1", "fc2.0.weight", value), kind=kind)
-    check_message(message, "the network of seed 1's fc2.0.weight", log_every, LOWER_BOTH)
-    check_kept(run, labeled)
-
-
-@pytest.mark.parametrize(("precision", "log_every"), [("fp32", 1), ("bf16", 3)])
-@KINDS
-def test_in_what_a_classifiers_optimizer_remembers(
-    classifiers_of: ClassifiersOf, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
-    kind: type, log_every: int, precision: str,
-) -> None:  # fmt: skip
-    options = {"precision": precision, "log_every": log_every}
     run = classifiers_of("run", kind, **options)
-    message = message_of(monkeypatch, run, labeled, gradient("1", "fc2.0.weight", 1e30), kind=kind)
-    assert "though the losses were" in message
+    message = message_of(monkeypatch, run, labeled, fault, kind=kind)
+    advice = f"{LOWER_BOTH}, or --precision fp32" if "precision" in options else LOWER_BOTH
+    check_message(message, f"{place}the network of seed 1's fc2.0.weight", options["log_every"], advice)
+    assert ("though the losses were" in message) or not place
     check_kept(run, labeled)
-    advice = LOWER_BOTH if precision == "fp32" else f"{LOWER_BOTH}, or --precision fp32"
-    check_message(message, "exp_avg_sq of the network of seed 1's fc2.0.weight", log_every, advice)
 
 
 @KINDS
 @VALUES
-def test_in_the_data_of_a_classifier(classifiers_of: ClassifiersOf, points: Dataset, kind: type, value: float) -> None:
+def test_values_in_the_data_of_a_classifier_are_named(
+    classifiers_of: ClassifiersOf, points: Dataset, kind: type, value: float
+) -> None:
     images = points.train_images.clone()
     images[3, 0, 0, 1] = value
     labels = [torch.arange(len(each)) % 3 for each in (images, points.test_images)]
@@ -445,10 +429,10 @@ COMMON = "--dataset npz:data.npz --batch-size 24 --device cpu --steps 7 --log-ev
 LAYERS = "--arch feedforward --set widths=16-8 --layers fc2 --temperature 1"
 COMMANDS = {
     "gan": f"train {COMMON} --objective gan --arch mlp --set width=16 --set latent_dim=8 --sample-every 100",
-    "in turn": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble sequential",
+    "sequential": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble sequential",
     "vectorized": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble vectorized",
 }
-OF_CLASSIFIERS = {"in turn": SequentialEnsemble, "vectorized": VectorizedEnsemble}
+KIND_OF = {"gan": Game, "sequential": SequentialEnsemble, "vectorized": VectorizedEnsemble}
 PLACES = {
     Game: ("generator", "3.weight"),
     SequentialEnsemble: ("1", "fc2.0.weight"),
@@ -458,7 +442,7 @@ PLACES = {
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], labeled: Dataset, tmp_path: Path) -> Callable[[str, int], list[str]]:
-    """Return a function that runs a command which must end with a status, and returns its lines of no progress."""
+    """Return a function that runs a command that must end with a status, and returns its lines other than progress."""
     save_dataset(labeled, tmp_path / "data.npz")
 
     def run(command: str, status: int) -> list[str]:
@@ -473,45 +457,28 @@ def cli(capsys: pytest.CaptureFixture[str], labeled: Dataset, tmp_path: Path) ->
     return run
 
 
+@pytest.mark.parametrize(
+    ("fault", "at", "step", "kept"),
+    [
+        (gradient, AT, 6, r"Kept: the checkpoint of step 4 and those before it, in run"),
+        (set_one, 2, 3, r"Nothing was saved before that; run holds its readings"),
+    ],
+)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_says_so_in_one_line_and_resume_goes_on(
-    cli: Callable[[str, int], list[str]], monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    kind = OF_CLASSIFIERS.get(command, Game)
-    fault = gradient(*PLACES[kind], math.nan)
-    advice = LOWER if kind is Game else LOWER_BOTH
+def test_a_command_ends_with_one_line_and_can_be_resumed(
+    cli: Callable[[str, int], list[str]], monkeypatch: pytest.MonkeyPatch,
+    command: str, fault: Callable[..., Fault], at: int, step: int, kept: str,
+) -> None:  # fmt: skip
+    kind = KIND_OF[command]
+    advice, holds = (LOWER, "players") if kind is Game else (LOWER_BOTH, "members")
     with monkeypatch.context() as patch:
-        inject(patch, kind, fault, ONLY)
-        lines = cli(f"{COMMANDS[command]} --run-dir run", 1)
-    assert len(lines) == 1, lines
-    says = (
-        rf"Error: step 6: .* are not finite.*\. {advice}\. Kept: the checkpoint of step 4 and those before it, in run"
-    )
-    assert re.fullmatch(says, lines[0]), lines[0]
+        inject(patch, kind, fault(*PLACES[kind], math.nan), range(at, at + 1))
+        (line,) = cli(f"{COMMANDS[command]} --run-dir run", 1)
+    assert re.fullmatch(rf"Error: step {step}: .* are not finite.*\. {advice}\. {kept}", line), line
+    assert bool(list(Path("run").rglob("*.pt"))) == kept.startswith("Kept")
     assert cli("resume run", 0) == []
     assert cli(f"{COMMANDS[command]} --run-dir unbroken", 0) == []
-    resumed, unbroken = (
-        load_newest(Path(name, "checkpoints"), pytest.fail, "players" if kind is Game else "members")
-        for name in ("run", "unbroken")
-    )
+    resumed, expected = (load_newest(Path(name, "checkpoints"), pytest.fail, holds) for name in ("run", "unbroken"))
     assert resumed["step"] == STEPS
     assert not_finite(resumed) == []
-    assert differences(resumed, unbroken) == []
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_saved_nothing_says_so(
-    cli: Callable[[str, int], list[str]], monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    kind = OF_CLASSIFIERS.get(command, Game)
-    fault = set_one(*PLACES[kind], math.nan)
-    advice = LOWER if kind is Game else LOWER_BOTH
-    with monkeypatch.context() as patch:
-        inject(patch, kind, fault, range(2, 3))
-        lines = cli(f"{COMMANDS[command]} --run-dir run", 1)
-    assert len(lines) == 1, lines
-    says = rf"Error: step 3: .* are not finite.*\. {advice}\. Nothing was saved before that; run holds its readings"
-    assert re.fullmatch(says, lines[0]), lines[0]
-    assert not list(Path("run").rglob("*.pt"))
-    assert cli("resume run", 0) == []
-    assert load_newest(Path("run/checkpoints"), pytest.fail, "players" if kind is Game else "members")["step"] == STEPS
+    assert differences(resumed, expected) == []

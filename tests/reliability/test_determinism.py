@@ -1,11 +1,10 @@
-"""The same seed gives the same bytes, whichever process trains; and what ``--deterministic`` asks of torch."""
+"""The same seed gives the same bytes in another process, and with ``--deterministic`` also on a GPU."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
     for number in range(2):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(number)}
         words = [*RUNS[kind].split(), "--run-dir", f"run-{number}", "--data-dir", "data"]
-        words += ["--deterministic"] * number  # a CPU is so anyway
+        words += ["--deterministic"] * number  # which changes nothing on a CPU
         done = subprocess.run(
             [sys.executable, "-m", "snngan", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
@@ -44,34 +43,14 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
     events = {path for path in {*first, *second} if "tfevents" in path.name}
     assert len(events) == 2
     assert first.keys() - events == second.keys() - events
-    unlike = {path.name for path in first.keys() - events if first[path] != second[path]}
-    assert unlike == {"config.json"}  # it says deterministic
+    different = {path.name for path in first.keys() - events if first[path] != second[path]}
+    assert different == {"config.json"}  # which holds the option
     holds = "members" if kind == "classifier" else "players"
     states = [load_newest(tmp_path / f"run-{number}" / "checkpoints", holds=holds) for number in range(2)]
     assert differences(*states) == []
 
 
-@pytest.fixture
-def as_before() -> Iterator[None]:
-    yield
-    set_up(tf32=False)
-
-
-@pytest.mark.usefixtures("as_before")
-def test_what_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    set_up(tf32=False, deterministic=True)
-    assert torch.are_deterministic_algorithms_enabled()
-    assert torch.backends.cudnn.deterministic
-    assert not torch.backends.cudnn.benchmark
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    set_up(tf32=False)
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert not torch.backends.cudnn.deterministic
-    assert torch.backends.cudnn.benchmark
-
-
-def test_an_operation_that_has_no_such_algorithm_is_named_in_one_line(
+def test_an_operation_without_a_deterministic_algorithm_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def step(*arguments: object) -> None:

@@ -1,5 +1,8 @@
-"""A machine that loses its power: of what was written only what was synced is there, and what was renamed if its folder
-was synced; of all else any part may be missing."""
+"""Checkpoints after a loss of power.
+
+Only files that were synced are surely complete, and only renames and removals whose folder was synced surely happened;
+each of the other operations may or may not have reached the disk.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from faults.targets import run_in
 
 from snngan.training.checkpoint import KEEP, load_newest, save_checkpoint
 
@@ -24,12 +26,12 @@ def state_of(step: int) -> dict[str, Any]:
 
 
 class Disk:
-    """What one folder's disk may hold after the power went, as operations come."""
+    """Records the operations in a folder, and which of them a loss of power might undo at each moment."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.moments: list[list[tuple[str, ...]]] = []
-        """Operations that no sync has followed yet, at each operation."""
+        """Operations not yet synced, after each operation."""
         self.pending: list[tuple[str, ...]] = []
         self.names: dict[int, str] = {}
         opened, fsync, replace, unlink, open_number = builtins.open, os.fsync, os.replace, os.unlink, os.open
@@ -77,8 +79,8 @@ class Disk:
         self.snapshots.append({path.name: path.read_bytes() for path in self.folder.iterdir()})
 
 
-def lost(files: dict[str, bytes], operations: tuple[tuple[str, ...], ...]) -> dict[str, bytes]:
-    """Return ``files`` without what some operations have done: half of what was written, names as they were."""
+def undo(files: dict[str, bytes], operations: tuple[tuple[str, ...], ...]) -> dict[str, bytes]:
+    """Return ``files`` with some operations undone: written files lose half of their content, names are as before."""
     found = dict(files)
     for operation in reversed(operations):
         match operation:
@@ -93,7 +95,9 @@ def lost(files: dict[str, bytes], operations: tuple[tuple[str, ...], ...]) -> di
     return found
 
 
-def test_at_any_moment_the_newest_but_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_checkpoint_or_the_one_before_survives_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "checkpoints"
     for step in range(1, KEEP + 1):
         save_checkpoint(folder, step, state_of(step))
@@ -107,7 +111,7 @@ def test_at_any_moment_the_newest_but_one_is_there(tmp_path: Path, monkeypatch: 
                 again = tmp_path / "again"
                 shutil.rmtree(again, ignore_errors=True)
                 again.mkdir()
-                for name, content in lost(files, operations).items():
+                for name, content in undo(files, operations).items():
                     (again / name).write_bytes(content)
                 state = load_newest(again)
                 assert torch.equal(state["players"]["weights"], torch.arange(50.0) + state["step"])
@@ -118,41 +122,10 @@ def test_at_any_moment_the_newest_but_one_is_there(tmp_path: Path, monkeypatch: 
     assert steps == {KEEP, KEEP + 1}
 
 
-def test_once_it_is_saved_it_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_checkpoint_is_synced_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with monkeypatch.context() as patch:
         disk = Disk(folder, patch)
         save_checkpoint(folder, 1, state_of(1))
     assert disk.moments[-1] == []
-
-
-def test_what_was_logged_is_on_the_disk_before_the_checkpoint_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, synced, fsync = run_in(tmp_path), [], os.fsync
-
-    def noted(number: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
-        fsync(number)
-
-    run.log(2, {"loss/generator": 1.0})
-    monkeypatch.setattr(os, "fsync", noted)
-    run.save(2, state_of(2))
-    assert [name.partition(".")[0] for name in synced] == [
-        "run", "metrics", "events", "", "checkpoints", "", "checkpoints"
-    ]  # fmt: skip
-
-
-def test_a_new_folder_is_on_the_disk_with_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced, fsync = [], os.fsync
-
-    def noted(number: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
-        fsync(number)
-
-    monkeypatch.setattr(os, "fsync", noted)
-    run_in(tmp_path)
-    assert synced[0] == "config.json"
-    assert re.fullmatch(r"\.\w{8}\.run\.part", synced[1])
-    assert synced[2] == tmp_path.name

@@ -1,4 +1,4 @@
-"""Command lines that nobody would type, and what a command may make of them."""
+"""Random command lines, and what a command must do with any of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,21 +16,21 @@ import click
 import matplotlib.font_manager  # noqa: F401
 import numpy as np
 import torchvision  # noqa: F401
-from faults.guard import ForbiddenError, guarded
 from hypothesis import strategies as st
 from PIL import Image
+from reliability.guard import ForbiddenError, guarded
 
 from snngan.cli import main
 
 SECONDS = 60
-"""After which a command counts as hanging."""
+"""Time after which a command counts as hanging."""
 SMALL = "--set width=4 --batch-size 8 --steps 2 --checkpoint-every 1 --log-every 1 --device cpu"
-GAME = f"train --dataset npz:few.npz --arch mlp --set latent_dim=2 {SMALL} --objective gan"
+GAN = f"train --dataset npz:few.npz --arch mlp --set latent_dim=2 {SMALL} --objective gan"
 CLASSIFIER = f"classify train --dataset npz:few.npz --arch cnn-small {SMALL.replace('--set width=4', '')}"
 LINES = (
-    f"{GAME} --dry-run",
+    f"{GAN} --dry-run",
     f"{CLASSIFIER} --dry-run",
-    GAME,
+    GAN,
     CLASSIFIER,
     "resume run --device cpu",
     "resume run --steps 4 --device cpu --dry-run",
@@ -39,7 +40,7 @@ LINES = (
     "entangle run npz:few.npz --space pixel --count 8 --device cpu",
     "interpolate run --out new.png --side 2",
     "classify evaluate classifier --device cpu",
-    "classify evaluate classifier --attack fgsm --epsilon 0.1 --dknn --points 100 --count 4 --device cpu",
+    "classify evaluate classifier --attack fgsm --epsilon 0.1 --dknn --dknn-count 100 --count 4 --device cpu",
     "experiment list toy",
     "experiment run toy-gaussian --preset smoke --dry-run --device cpu",
     "data list",
@@ -48,13 +49,13 @@ LINES = (
     "board .",
     "doctor",
 )
-"""Lines that all are right, to begin with."""
+"""Correct command lines, from which others are made."""
 WRITTEN = ("--out", "--run-dir", "--data-dir")
-"""Options that say where to write: theirs are places in the test's own folder."""
+"""Options that name a place to write to; tests give them places in their own folder."""
 LEFT = ("--download", "--compile", "--help", "--version")
-"""Options that go to the network or start a compiler, or that do nothing to be afraid of."""
+"""Options that use the network, start a compiler or end at once."""
 ENDLESS = ("--steps", "--attack-steps")
-"""Options whose large values are no mistake, but no test either."""
+"""Options whose large values are correct, but take too long."""
 NUMBERS = (
     "-1 0 1 2 3 7 8 1000 1000000000000000000 -0 1_0 0x10 ٣ 1.5 -0.0 1e-320 1e308 1e400 nan inf -inf 1,2 0.5,0.9 0:4 "
     "4:0 0:1000000000000"
@@ -84,7 +85,7 @@ ANY = st.one_of(
 
 
 def options_of(words: list[str]) -> list[click.Option]:
-    """Return the options that the command of these words has."""
+    """Return the options of the command that these words call."""
     command: Any = main
     for word in words:
         if not isinstance(command, click.Group):
@@ -95,7 +96,7 @@ def options_of(words: list[str]) -> list[click.Option]:
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
-    """Draw the words of a command line: a right one in which some options or names are others."""
+    """Draw the words of a command line: a correct one with some options and names replaced."""
     words = draw(st.sampled_from(LINES)).split()
     options = options_of(words)
     for option in draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():
@@ -116,8 +117,8 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return [word for word in words if word.partition("=")[0] not in hidden and not word.startswith(("--dow", "--com"))]
 
 
-def furnish(folder: Path) -> None:
-    """Put into ``folder`` what the lines name."""
+def create_files(folder: Path) -> None:
+    """Create in ``folder`` what the command lines name."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (200, 1, 8, 8), dtype=np.uint8), np.arange(200) % 3
     halves = {"train_images": images[:90], "train_labels": labels[:90], "test_images": images[90:]}
@@ -130,13 +131,13 @@ def furnish(folder: Path) -> None:
         (folder / "pictures").mkdir(exist_ok=True)
         Image.fromarray(images[number, 0]).save(folder / "pictures" / f"{number}.png")
     os.mkfifo(folder / "pictures" / "pipe.png")
-    for line in (f"{GAME} --run-dir run", f"{CLASSIFIER} --run-dir classifier"):
+    for line in (f"{GAN} --run-dir run", f"{CLASSIFIER} --run-dir classifier"):
         status, said = outcome(line.split(), folder)
         assert status == 0, said
 
 
 def outcome(words: list[str], folder: Path) -> tuple[int, str]:
-    """Run a command in ``folder``, which it must not write out of; return its status and what it said."""
+    """Run a command that must write only below ``folder``; return its status and its output."""
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
 
     def hang(*_: object) -> NoReturn:
@@ -166,16 +167,16 @@ def outcome(words: list[str], folder: Path) -> tuple[int, str]:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
         os.chdir(here)
-    raise AssertionError("it does not end")
+    raise AssertionError("the command did not exit")
 
 
 def check(words: list[str], folder: Path, original: Path) -> int:
     """Run a command line over a fresh copy of ``original`` in ``folder``; return its status.
 
-    Whatever the words, it ends with 0, or with one line of error and 1 or 2, without a traceback.
+    For any words it must end with status 0, or with one line of error and status 1 or 2, without a traceback.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    copy_with_pipes(original, folder)
+    subprocess.run(["cp", "-a", original, folder], check=True)  # which copies links and pipes as they are
     status, said = outcome(words, folder)
     errors = [line for line in said.splitlines() if line.startswith("Error")]
     assert status in (0, 1, 2), (words, status, said)
@@ -183,17 +184,3 @@ def check(words: list[str], folder: Path, original: Path) -> int:
     assert len(errors) == (status > 0) or (status == 2 and said.startswith("Usage:")), (words, status, said)
     assert all(character.isprintable() or character == "\n" for character in said), (words, said)
     return status
-
-
-def copy_with_pipes(original: Path, folder: Path) -> None:
-    """Copy a folder, pipes and links as they are."""
-    for path in (original, *original.rglob("*")):
-        to = folder / path.relative_to(original)
-        if path.is_symlink():
-            to.symlink_to(os.readlink(path))
-        elif path.is_dir():
-            to.mkdir()
-        elif path.is_fifo():
-            os.mkfifo(to)
-        else:
-            shutil.copyfile(path, to)
