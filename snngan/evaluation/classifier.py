@@ -159,7 +159,7 @@ def evaluate_classifier(
         }
         networks = [network.to(device) for network in ensemble.networks()]
         content["attack_evaluation"] = evaluate_attacks(
-            attack_protocol, networks, sources or networks, config.layers, own, queries, device
+            attack_protocol, networks, sources or networks, config.layer_names, own, queries, device
         )
     return content
 
