@@ -21,8 +21,8 @@ from torch import nn
 import snngan
 from snngan.cli import main
 from snngan.evaluation.report import read_metrics
-from snngan.experiments import Setting
-from snngan.experiments.running import run_experiment
+from snngan.experiments import ExperimentContext
+from snngan.experiments.result_folder import run_experiment
 from snngan.training.checkpoint import load_tensors, save_tensors
 from snngan.training.run_folder import GanRun
 
@@ -177,14 +177,14 @@ def test_kept_features_of_something_else(here: Path, broken: dict[str, Any]) -> 
 def test_a_run_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     """It has no checkpoint; it was taken for one of the experiment's that had come to nothing, and removed."""
     place = tmp_path / "out" / "runs" / "chance-capped-seed0"
-    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
     status, text = outcome(f"{GAME} --run-dir other".split(), furnished(tmp_path))
     assert status == 0, text
     shutil.copytree(tmp_path / "furnished" / "other", place)
     shutil.rmtree(place / "checkpoints")
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds another run than this experiment's"):
-        run_experiment("pixel-generator", "smoke", setting, "", ("dataset=digits",))
+    with pytest.raises(ValueError, match="holds a different run than this experiment's"):
+        run_experiment("pixel-generator", "smoke", context, "", ("dataset=digits",))
     assert (place / "notes.txt").read_text() == "mine"
 
 
