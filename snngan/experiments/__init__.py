@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from snngan.config import check_options, option
+from snngan.config import check_options
 from snngan.lazy import public_names
 from snngan.registry import Registry
 
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 PRESETS = ("smoke", "cpu", "paper")
-
-
-def required(help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """Return an option that has no default: every preset of the experiment sets it."""
-    return option(MISSING, help, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class ExperimentResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
-    """An experiment with its options.
+    """An experiment with its options, whose defaults are those of the preset ``smoke``.
 
     Raises:
         ValueError: an option has a value of the wrong type or out of its range.
@@ -58,7 +53,7 @@ class Experiment(ABC):
     summary: ClassVar[str]
     """What it shows, in one line."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """Options by preset: ``smoke`` (seconds, for tests), ``cpu`` (the committed results), ``paper`` (as published)."""
+    """Options that differ from the defaults, by preset: ``cpu`` (the committed results), ``paper`` (as published)."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -14,8 +14,8 @@ from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_under, queries_of
 from snngan.evaluation.plots import bars_of_pairs
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import format_cell, markdown_table, record, summarize
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
@@ -39,16 +39,12 @@ class AdversarialTraining(BaselineComparison):
     summary = "Entanglement of each layer of a PGD-trained and of a plain network"
 
     alpha: float = option(0.0, "weight of the layer loss of both networks")
-    adversarial_training: str = required("attack whose examples one variant is trained on, such as pgd:0.3:8")
-    evaluation_attack: str = required("attack that measures the robustness of both variants")
-    num_images: int = required("number of test images attacked", low=1)
-    batches: int = required("batches of 128 test images whose entanglement is averaged", low=1)
+    adversarial_training: str = option("pgd:0.2:2", "attack whose examples one variant is trained on")
+    evaluation_attack: str = option("pgd:0.2:3", "attack that measures the robustness of both variants")
+    num_images: int = option(40, "number of test images attacked", low=1)
+    batches: int = option(1, "batches of 128 test images whose entanglement is averaged", low=1)
 
     presets = {
-        "smoke": {
-            **SMOKE, "adversarial_training": "pgd:0.2:2", "evaluation_attack": "pgd:0.2:3", "num_images": 40,
-            "batches": 1,
-        },
         "cpu": {
             **CPU, "seeds": 2, "steps": 1500, "batch_size": 128, "adversarial_training": "pgd:0.3:8",
             "evaluation_attack": "pgd:0.3:40", "num_images": 1000, "batches": 10,

@@ -18,7 +18,7 @@ from snngan.config import option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.plots import errors_by_alpha
-from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult, required
+from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import default_architecture
 from snngan.experiments.runs import (
     DivergedError,
@@ -51,29 +51,26 @@ class AlphaSearch(Experiment):
     source = "Frosst et al. 2019, figure 7"
     summary = "Which alpha a Gaussian-process search settles on, and test accuracy against alpha"
 
-    dataset: str = required("data set that the classifiers are trained on")
-    trials: int = required("number of trials", low=1)
-    steps: int = required("optimizer steps of a trial", low=1)
-    batch_size: int = required("images per step", low=1)
-    largest_alpha: float = required("largest weight of the layer loss, of either sign", low=0, high=1e9)
+    dataset: str = option("digits", "data set that the classifiers are trained on")
+    trials: int = option(3, "number of trials", low=1)
+    steps: int = option(3, "optimizer steps of a trial", low=1)
+    batch_size: int = option(32, "images per step", low=1)
+    largest_alpha: float = option(0.3, "largest weight of the layer loss, of either sign", low=0, high=1e9)
     workers: int = option(1, "number of processes", low=1)
     seed: int = option(0, "seed of the search")
     storage: str | None = option(
         None, "optuna storage for workers on several machines, such as postgresql://... [SQLite in the folder]"
     )
-    options: tuple[str, ...] = option((), "options of the network")
+    options: tuple[str, ...] = option(("width=4", "units=16"), "options of the network")
 
     presets = {
-        "smoke": {
-            "dataset": "digits", "trials": 3, "steps": 3, "batch_size": 32, "largest_alpha": 0.3,
-            "options": ("width=4", "units=16"),
-        },
         "cpu": {
-            "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "largest_alpha": 0.3, "workers": 2,
+            "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2,
             "options": ("width=16",),
         },
         "paper": {
             "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
+            "options": (),
         },
     }  # fmt: skip
 

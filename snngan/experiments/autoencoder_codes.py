@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from snngan.config import option
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.experiments import Experiment, ExperimentContext, required
+from snngan.experiments import Experiment, ExperimentContext
 from snngan.experiments.cache import compute_once
 from snngan.experiments.runs import DivergedError
 from snngan.losses.entangled import EntangledLoss
@@ -29,18 +29,22 @@ VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"baseline": (), "SNNL of the code": CODE, "SNNL of half the code": CODE, "SNNL of all encoder layers": ENCODER}
 )
 """Layers whose loss is added; for half the code, the loss of its first units."""
+MNIST = MappingProxyType({
+    "dataset": "mnist", "seeds": 4, "batch_size": 256, "code_size": 32, "widths": "500-500-2000",
+})  # fmt: skip
+"""What the presets of several experiments have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderExperiment(Experiment):
     """An experiment that trains autoencoders."""
 
-    dataset: str = required("data set that the autoencoders are trained on")
-    steps: int = required("number of optimizer steps", low=1)
-    batch_size: int = required("images per step", low=1)
+    dataset: str = option("digits", "data set that the autoencoders are trained on")
+    steps: int = option(4, "number of optimizer steps", low=1)
+    batch_size: int = option(32, "images per step", low=1)
     learning_rate: float = option(1e-3, "learning rate of Adam", low=1e-9, high=1)
-    code_size: int = option(32, "length of the code", low=2)
-    widths: str = option("500-500-2000", "units of the encoder's hidden layers; the decoder has them in reverse order")
+    code_size: int = option(4, "length of the code", low=2)
+    widths: str = option("16-16-32", "units of the encoder's hidden layers; the decoder has them in reverse order")
     alpha: float = option(0.1, "weight of the loss beside the mean squared error of pixels", low=1e-9, high=1e6)
     temperature: str = option("optimal", "temperature rule of the loss")
 

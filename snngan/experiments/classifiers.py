@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,20 +11,17 @@ from torch import nn
 from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.experiments import Experiment, ExperimentContext, required
+from snngan.experiments import Experiment, ExperimentContext
 from snngan.experiments.runs import ClassifierRun, Log, load_networks, option_names, seed_logs, train_classifiers
 from snngan.models import CLASSIFIERS
 
-SMOKE: Mapping[str, Any] = MappingProxyType({
-    "dataset": "digits", "seeds": 2, "steps": 6, "batch_size": 32, "learning_rate": 1e-3, "log_every": 6,
-    "options": ("width=4", "units=16"),
-})  # fmt: skip
-CPU: Mapping[str, Any] = MappingProxyType({
+CPU = MappingProxyType({
     "dataset": "mnist", "seeds": 4, "steps": 1000, "batch_size": 256, "learning_rate": 1e-3, "log_every": 250,
     "options": ("width=16", "units=128"),
 })  # fmt: skip
-PAPER: Mapping[str, Any] = MappingProxyType({
+PAPER = MappingProxyType({
     "dataset": "mnist", "seeds": 4, "steps": 14000, "batch_size": 256, "learning_rate": 1e-4, "log_every": 1000,
+    "options": (),
 })  # fmt: skip
 """What the presets of several experiments have in common."""
 
@@ -39,16 +35,18 @@ def default_architecture(data: Dataset) -> str:
 class ClassifierExperiment(Experiment):
     """An experiment that trains classifiers with the seeds 0 to ``seeds - 1``."""
 
-    dataset: str = required("data set that the classifiers are trained on")
-    seeds: int = required("number of seeds", low=1)
-    steps: int = required("number of optimizer steps", low=1)
-    batch_size: int = required("images per step", low=1)
-    learning_rate: float = required("learning rate at the start")
-    log_every: int = required("steps between two measurements", low=1)
+    dataset: str = option("digits", "data set that the classifiers are trained on")
+    seeds: int = option(2, "number of seeds", low=1)
+    steps: int = option(6, "number of optimizer steps", low=1)
+    batch_size: int = option(32, "images per step", low=1)
+    learning_rate: float = option(1e-3, "learning rate at the start")
+    log_every: int = option(2, "steps between two measurements", low=1)
     arch: str | None = option(None, "network [the paper's for the kind of images]")
     optimizer: str = option("adam", "optimizer")
     learning_rate_final: float | None = option(None, "learning rate at the end [the same]")
-    options: tuple[str, ...] = option((), "options of the network; ignored by networks that do not have them")
+    options: tuple[str, ...] = option(
+        ("width=4", "units=16", "widths=16-16-32"), "options of the network; ignored by networks that do not have them"
+    )
 
     def load_data(self, context: ExperimentContext) -> Dataset:
         """Return the data set that the classifiers are trained on."""
@@ -70,7 +68,7 @@ class ClassifierExperiment(Experiment):
 class BaselineComparison(ClassifierExperiment):
     """An experiment on a baseline and on an entangled classifier, with the same seeds and steps."""
 
-    alpha: float = required("weight of the layer loss of entangled classifiers; negative values entangle classes")
+    alpha: float = option(-0.1, "weight of the layer loss of entangled classifiers; negative values entangle classes")
     temperature: str = option("optimal", "temperature rule of the layer loss")
 
     @property

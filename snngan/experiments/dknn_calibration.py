@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from snngan.config import option
 from snngan.evaluation.attack_evaluation import Judge, adversarial, queries_of
 from snngan.evaluation.plots import credibility_by_accuracy
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, format_cell, markdown_table
 from snngan.registry import unknown_name
 from snngan.robustness.attack_rule import Attack
@@ -39,28 +39,24 @@ class DknnCalibration(BaselineComparison):
     source = "Frosst et al. 2019, figures 9, 14 and 18 to 20"
     summary = "DkNN's credibility against its accuracy under attacks, with and without entanglement"
 
-    seeds: int = required("number of seeds", low=2)
+    seeds: int = option(2, "number of seeds", low=2)
     regularizer: tuple[str, ...] = option(("snnl", "triplet"), "layer losses compared with the baseline")
-    triplet_alpha: float = required("weight of the triplet loss")
+    triplet_alpha: float = option(-0.1, "weight of the triplet loss")
     margin: float = option(0.5, "margin of the triplet loss, whose distance is the cosine distance", low=0)
-    epsilons: tuple[float, ...] = required("strengths of the attacks, for pixels in [0, 1]")
-    attack_steps: int = required("steps of BIM", low=1)
-    step_size: float = option(0.01, "step size of BIM at every strength, for pixels in [0, 1]")
-    num_images: int = required("most test images attacked", low=1)
-    num_train_images: int = required("most training images among which DkNN searches neighbors", low=75)
+    epsilons: tuple[float, ...] = option((0.1, 0.3), "strengths of the attacks, for pixels in [0, 1]")
+    attack_steps: int = option(2, "steps of BIM", low=1)
+    step_size: float = option(0.2, "step size of BIM at every strength, for pixels in [0, 1]")
+    num_images: int = option(40, "most test images attacked", low=1)
+    num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
 
     presets = {
-        "smoke": {
-            **SMOKE, "alpha": -0.1, "triplet_alpha": -0.1, "epsilons": (0.1, 0.3), "attack_steps": 2, "step_size": 0.2,
-            "num_images": 40, "num_train_images": 200,
-        },
         "cpu": {
-            **CPU, "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": STRENGTHS, "attack_steps": 40, "num_images": 500,
-            "num_train_images": 20000,
+            **CPU, "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": STRENGTHS, "attack_steps": 40, "step_size": 0.01,
+            "num_images": 500, "num_train_images": 20000,
         },
         "paper": {
             **PAPER, "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": STRENGTHS, "attack_steps": 1000,
-            "num_images": 5000, "num_train_images": 60000,
+            "step_size": 0.01, "num_images": 5000, "num_train_images": 60000,
         },
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_logs, comparison_table, last_value
 
 PUBLISHED = {
@@ -25,7 +25,6 @@ class EntangledRegularizer(BaselineComparison):
     source = "Frosst et al. 2019, table 1"
     summary = "Test accuracy with and without the entanglement of hidden layers as a regularizer"
     presets = {
-        "smoke": {**SMOKE, "alpha": -0.1, "log_every": 3},
         "cpu": {**CPU, "alpha": -0.003, "steps": 1500, "options": ("width=32", "units=128")},
         "paper": {**PAPER, "alpha": -0.003},
     }
@@ -40,9 +39,8 @@ class EntangledRegularizer(BaselineComparison):
             **{f"entanglement of {tag.split('/')[-1]}": compare_logs(logs, last_value(tag)) for tag in layers},
         }
         text = [
-            f"{arch}, {self.seeds} seeds, {self.steps} steps each; at the last step, mean over seeds "
-            "(Student's 95 % interval); the difference seed by seed, and the p-value of a paired t-test. Entanglement: "
-            "the loss of held-out images at its optimal temperature, which shows the effect of the regularizer.",
+            f"{arch}, {self.seeds} seeds, {self.steps} steps each; values at the last step. Entanglement: the loss of "
+            "held-out images at its optimal temperature, which shows the effect of the regularizer.",
             *comparison_table(rows),
         ]
         if self.dataset in PUBLISHED:

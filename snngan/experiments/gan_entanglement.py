@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.plots import curves_of_groups, embedded_stages
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.generators import METRICS, GeneratorExperiment, last_metrics, metrics_table
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.generators import METRICS, MNIST, GeneratorExperiment, last_metrics, metrics_table
 from snngan.experiments.runs import DivergedError, Log, load_stage, seed_logs
 from snngan.experiments.tables import last_value
 from snngan.intervals import summary
@@ -37,17 +38,14 @@ class GanEntanglement(GeneratorExperiment):
     source = "Frosst et al. 2019, figures 4, 5 and 17"
     summary = "Entanglement of real and synthetic images through the training of GANs, beside FID"
 
-    objectives: tuple[str, ...] = required("objectives to compare")
-    metrics_every: int = required("steps between two FIDs; entanglement is measured twice as often", low=1)
+    objectives: tuple[str, ...] = option(("gan", "snnl-pixel"), "objectives to compare")
+    metrics_every: int = option(4, "steps between two FIDs; entanglement is measured twice as often", low=1)
 
     presets = {
-        "smoke": {
-            "dataset": "digits", "objectives": ("gan", "snnl-pixel"), "seeds": (0, 1), "steps": 8, "metrics_every": 4,
-            "options": ("width=16",),
-        },
-        "cpu": {"dataset": "mnist", "objectives": ALL, "seeds": (0, 1, 2), "steps": 1000, "metrics_every": 100},
-        "paper": {"dataset": "mnist", "objectives": ALL, "seeds": (0, 1, 2), "steps": 20000, "metrics_every": 1000},
-    }  # fmt: skip
+        "smoke": {"seeds": (0, 1), "steps": 8},
+        "cpu": {**MNIST, "objectives": ALL, "steps": 1000, "metrics_every": 100},
+        "paper": {**MNIST, "objectives": ALL, "steps": 20000, "metrics_every": 1000},
+    }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)

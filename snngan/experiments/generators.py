@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from snngan.data.datasets import data_folder, load_dataset
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.feature_classifier import trained_features
 from snngan.evaluation.training_metrics import COUNT
-from snngan.experiments import Experiment, ExperimentContext, required
+from snngan.experiments import Experiment, ExperimentContext
 from snngan.experiments.runs import GanRun, Log, seed_logs, train_generator
 from snngan.experiments.tables import markdown_table
 from snngan.intervals import summary
@@ -30,16 +31,18 @@ METRICS = {
     "synthetic anchors": "entanglement/fake_anchors",
 }
 """Columns of the table of metrics, and their tags."""
+MNIST = MappingProxyType({"dataset": "mnist", "seeds": (0, 1, 2), "options": ()})
+"""What the presets of several experiments have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorExperiment(Experiment):
     """An experiment that trains generators with several seeds."""
 
-    dataset: str = required("data set that the generators are trained on")
-    seeds: tuple[int, ...] = required("seeds; sample grids are those of the first", low=0)
-    steps: int = required("number of generator steps", low=1)
-    options: tuple[str, ...] = option((), "options of objective and networks, as for snngan train --set")
+    dataset: str = option("digits", "data set that the generators are trained on")
+    seeds: tuple[int, ...] = option((0,), "seeds; sample grids are those of the first", low=0)
+    steps: int = option(6, "number of generator steps", low=1)
+    options: tuple[str, ...] = option(("width=16",), "options of objective and networks, as for snngan train --set")
 
     def load_data(self, context: ExperimentContext) -> Dataset:
         """Return the data set with its feature classifier trained, in whose features metrics are measured then."""

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import adversarial, queries_of
 from snngan.evaluation.plots import embedded
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, comparison_table, record
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement
@@ -28,14 +29,11 @@ class HiddenActivations(BaselineComparison):
     source = "Frosst et al. 2019, figure 22"
     summary = "Whether hidden layers put adversarial images apart, with and without entanglement"
 
-    attack: str = required("attack, such as bim:0.1:20")
-    num_images: int = required(
-        "number of test images: a third is attacked, a third compared with them, a third compared unattacked", low=12
-    )
-    num_drawn: int = required("number of images of each kind in the plot", low=1)
+    attack: str = option("bim:0.3:2", "attack, such as bim:0.1:20")
+    num_images: int = option(40, "most test images; a third is attacked, two thirds are not", low=12)
+    num_drawn: int = option(20, "number of images of each kind in the plot", low=1)
 
     presets = {
-        "smoke": {**SMOKE, "alpha": -0.1, "attack": "bim:0.3:2", "num_images": 40, "num_drawn": 20},
         "cpu": {
             **CPU, "dataset": "fashion-mnist", "alpha": -0.02, "attack": "bim:0.1:20", "num_images": 3000,
             "num_drawn": 500,
@@ -72,9 +70,8 @@ class HiddenActivations(BaselineComparison):
         numbers = {name: compare_paired(values, min) for name, values in scores.items()}
         text = [
             f"{self.seeds} seeds; {third} plain test images compared with {third} others, attacked by {self.attack} "
-            "and unattacked. Score: the entanglement of the two groups, 1 if they cannot be told apart, 0 if they are "
-            "separate; in the paper, attacked images are separate in entangled networks only. Mean over seeds "
-            "(Student's 95 % interval) and lowest; the difference seed by seed, and the p-value of a paired t-test.",
+            "and unattacked. Score: the entanglement of both groups, 1 if they cannot be told apart, 0 if they are "
+            "separate; best is the lowest. In the paper, attacked images are separate in entangled networks only.",
             *comparison_table(numbers, 3),
         ]
         title = f"t-SNE of {layers[0]}, seed 0: plain test images blue, attacked red"

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snngan.config import option
 from snngan.evaluation.clusters import cluster_accuracy, k_means
 from snngan.evaluation.planes import planes
 from snngan.evaluation.plots import tsne
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.autoencoder_codes import VARIANTS, AutoencoderExperiment
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.autoencoder_codes import MNIST, VARIANTS, AutoencoderExperiment
 from snngan.experiments.runs import held_out_subset, load_labeled
 from snngan.experiments.tables import markdown_table, record, summarize
 from snngan.experiments.toy_points import normalized_loss
@@ -29,13 +30,9 @@ class LatentCode(AutoencoderExperiment):
     source = "pt-snnl, figure of its README"
     summary = "An autoencoder's latent code with the loss and without: pictures, and k-means' accuracy"
 
-    seeds: int = required("number of seeds", low=1)
+    seeds: int = option(2, "number of seeds", low=1)
 
-    presets = {
-        "smoke": {"dataset": "digits", "seeds": 2, "steps": 4, "batch_size": 32, "code_size": 4, "widths": "16-16-32"},
-        "cpu": {"dataset": "mnist", "seeds": 4, "steps": 600, "batch_size": 256},
-        "paper": {"dataset": "mnist", "seeds": 4, "steps": 7000, "batch_size": 256},
-    }
+    presets = {"cpu": {**MNIST, "steps": 600}, "paper": {**MNIST, "steps": 7000}}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = load_labeled(self.dataset, context)

@@ -8,7 +8,7 @@ from typing import Any
 
 from snngan.evaluation.plots import curves_of_tags
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, ClassifierExperiment
+from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import Log, seed_logs
 from snngan.experiments.tables import format_cell, markdown_table, summarize
 from snngan.intervals import summary
@@ -22,7 +22,6 @@ class LayerEntanglement(ClassifierExperiment):
     source = "Frosst et al. 2019, figures 3, 15 and 16"
     summary = "Entanglement of every hidden layer through the training of a classifier"
     presets = {
-        "smoke": {**SMOKE, "log_every": 2},
         "cpu": {**CPU, "seeds": 2, "log_every": 50, "options": ()},
         "paper": {**PAPER, "steps": 20000, "learning_rate": 1e-3, "log_every": 500},
     }

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snngan.config import option
 from snngan.data import DATASETS, Dataset
 from snngan.data.datasets import data_folder
 from snngan.evaluation.attack_evaluation import Judge, Judged, queries_of
 from snngan.evaluation.plots import embedded
 from snngan.evaluation.sources import open_source
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, comparison_table, format_cell, record, summarize
 
 SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
@@ -23,6 +24,7 @@ SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
     "highest probability": lambda prediction: prediction.logits.softmax(1).amax(1),
 }
 """Scores that should be high for test images and low for outliers; the second needs no DkNN."""
+OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
 
 
 @EXPERIMENTS.register("outliers")
@@ -33,25 +35,15 @@ class Outliers(BaselineComparison):
     source = "Frosst et al. 2019, figures 12 and 21"
     summary = "Telling images of other data sets by DkNN's credibility, with and without entanglement"
 
-    outliers: tuple[str, ...] = required("data sets of outliers, or names of files NAME.npz in the data folder")
-    num_images: int = required("most test images, and most outliers of each data set", low=1)
-    num_drawn: int = required("number of images of each kind in the plot", low=1)
-    num_train_images: int = required("most training images among which DkNN searches neighbors", low=75)
+    outliers: tuple[str, ...] = option(("mnist-5k",), "data sets of outliers, or of files NAME.npz in the data folder")
+    num_images: int = option(60, "most test images, and most outliers of each data set", low=1)
+    num_drawn: int = option(30, "number of images of each kind in the plot", low=1)
+    num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
 
     presets = {
-        "smoke": {
-            **SMOKE, "outliers": ("mnist-5k",), "alpha": -0.1, "num_images": 60, "num_drawn": 30,
-            "num_train_images": 200,
-        },
-        "cpu": {
-            **CPU, "outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02, "num_images": 2000,
-            "num_drawn": 500, "num_train_images": 20000,
-        },
-        "paper": {
-            **PAPER, "outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02, "num_images": 9250,
-            "num_drawn": 1000, "num_train_images": 60000,
-        },
-    }  # fmt: skip
+        "cpu": {**CPU, **OUTLIERS, "num_images": 2000, "num_drawn": 500, "num_train_images": 20000},
+        "paper": {**PAPER, **OUTLIERS, "num_images": 9250, "num_drawn": 1000, "num_train_images": 60000},
+    }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)
@@ -82,8 +74,7 @@ class Outliers(BaselineComparison):
             f"{self.seeds} seeds, {len(images)} test images, "
             + ", ".join(f"{len(others)} of {name}" for name, others in outliers.items())
             + f"; neighbors among {min(self.num_train_images, len(data.train_images))} training images; test accuracy: "
-            f"{accuracy}. AUROC of telling test images from outliers: 1 is always, 0.5 is chance. Mean over seeds "
-            "(Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired t-test.",
+            f"{accuracy}. AUROC of telling test images from outliers: 1 is always, 0.5 is chance.",
             *comparison_table(rows, 3),
         ]
         title = "t-SNE of logits, seed 0: test images blue, outliers red"

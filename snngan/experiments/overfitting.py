@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import Log
 from snngan.experiments.tables import compare_logs, comparison_table
 
@@ -19,7 +19,6 @@ class Overfitting(BaselineComparison):
     source = "Frosst et al. 2019, figure 8"
     summary = "When and how far baseline and entangled classifiers overfit"
     presets = {
-        "smoke": {**SMOKE, "alpha": -0.1, "log_every": 2},
         "cpu": {
             **CPU, "dataset": "mnist-5k", "alpha": -0.003, "seeds": 2, "steps": 2000, "log_every": 50,
             "options": ("width=32",),
@@ -36,8 +35,7 @@ class Overfitting(BaselineComparison):
             "test minus training cross-entropy, last step": compare_logs(logs, generalization_gap, min),
         }
         text = [
-            f"{arch}, {self.seeds} seeds, {self.steps} steps each; mean over seeds (Student's 95 % interval) "
-            "and best; the difference seed by seed, and the p-value of a paired t-test.",
+            f"{arch}, {self.seeds} seeds, {self.steps} steps each.",
             *comparison_table(rows),
         ]
         tags = ("cross_entropy/train", "cross_entropy/test", "accuracy/test")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.generators import GeneratorExperiment, metrics_table, save_grid
+from snngan.config import option
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.generators import MNIST, GeneratorExperiment, metrics_table, save_grid
 from snngan.experiments.runs import sample_plane, sample_random
 
 
@@ -17,23 +18,13 @@ class PixelGenerator(GeneratorExperiment):
     source = "Frosst et al. 2019, figure 6"
     summary = "Images of a generator that only raises entanglement in pixel space, with no discriminator"
 
-    forms: tuple[str, ...] = required("forms of the loss")
-    batch_size: int = required("real images per step", low=2)
+    forms: tuple[str, ...] = option(("chance-capped",), "forms of the loss")
+    batch_size: int = option(32, "real images per step", low=2)
 
     presets = {
-        "smoke": {
-            "dataset": "digits", "forms": ("chance-capped",), "seeds": (0,), "steps": 6, "batch_size": 32,
-            "options": ("width=16",),
-        },
-        "cpu": {
-            "dataset": "mnist", "forms": ("chance-capped", "literal"), "seeds": (0, 1, 2), "steps": 2000,
-            "batch_size": 256,
-        },
-        "paper": {
-            "dataset": "mnist", "forms": ("chance-capped", "log-odds", "literal"), "seeds": (0, 1, 2), "steps": 20000,
-            "batch_size": 4096,
-        },
-    }  # fmt: skip
+        "cpu": {**MNIST, "forms": ("chance-capped", "literal"), "steps": 2000, "batch_size": 256},
+        "paper": {**MNIST, "forms": ("chance-capped", "log-odds", "literal"), "steps": 20000, "batch_size": 4096},
+    }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.generators import GeneratorExperiment, metrics_table, save_grid
+from snngan.config import option
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.generators import MNIST, GeneratorExperiment, metrics_table, save_grid
 from snngan.experiments.runs import load_stage
 
 
@@ -18,23 +19,13 @@ class ProjectedGenerator(GeneratorExperiment):
     source = "Frosst et al. 2019, figure 23"
     summary = "Samples through the training of snnl-projected, beside the classic GAN at the same rates"
 
-    forms: tuple[str, ...] = required("forms of the loss")
-    stages: tuple[int, ...] = required("steps at which samples are shown")
+    forms: tuple[str, ...] = option(("log-odds",), "forms of the loss")
+    stages: tuple[int, ...] = option((3, 6), "steps at which samples are shown")
 
     presets = {
-        "smoke": {
-            "dataset": "digits", "forms": ("log-odds",), "seeds": (0,), "steps": 6, "stages": (3, 6),
-            "options": ("width=16",),
-        },
-        "cpu": {
-            "dataset": "mnist", "forms": ("log-odds", "literal"), "seeds": (0, 1, 2), "steps": 1500,
-            "stages": (100, 500, 1000, 1500),
-        },
-        "paper": {
-            "dataset": "mnist", "forms": ("log-odds", "literal"), "seeds": (0, 1, 2), "steps": 20000,
-            "stages": (1000, 5000, 10000, 20000),
-        },
-    }  # fmt: skip
+        "cpu": {**MNIST, "forms": ("log-odds", "literal"), "steps": 1500, "stages": (100, 500, 1000, 1500)},
+        "paper": {**MNIST, "forms": ("log-odds", "literal"), "steps": 20000, "stages": (1000, 5000, 10000, 20000)},
+    }
 
     def check(self) -> None:
         if not self.stages or not all(0 < stage <= self.steps for stage in self.stages):

@@ -14,10 +14,12 @@ from snngan.files import check_absent, write_atomically
 from snngan.untrusted import read_json
 
 FORMER_NAMES = {
+    "adversary": ("adversarial_training",),
     "code": ("code_size",),
     "every": ("log_every", "metrics_every"),
     "judge": ("evaluation_attack",),
     "length": ("step_length",),
+    "over_layers": ("layer_reduction",),
     "points": ("num_train_images", "num_codes"),
     "rate": ("step_size",),
 }
@@ -38,7 +40,7 @@ def make_experiment(name: str, preset: str, settings: Sequence[str] = ()) -> Exp
         [f"{current.get(option, option)}{equals}{value}" for option, equals, value in words],
         dict.fromkeys(options, kind), f"setting of {name}", f"{name} has {', '.join(options)}",
     )  # fmt: skip
-    return kind(**{**kind.presets[preset], **changed})
+    return kind(**{**kind.presets.get(preset, {}), **changed})
 
 
 def describe_options(experiment: Experiment) -> list[str]:

@@ -17,8 +17,8 @@ from snngan.data.batches import check_batch_size
 from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clustering
 from snngan.evaluation.planes import scatter
 from snngan.evaluation.plots import new_figure, save_figure
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.autoencoder_codes import AutoencoderExperiment
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.autoencoder_codes import MNIST, AutoencoderExperiment
 from snngan.experiments.cache import compute_once
 from snngan.experiments.runs import held_out_subset, load_labeled
 from snngan.experiments.tables import markdown_table, record, summarize
@@ -30,6 +30,9 @@ PUBLISHED = 0.986
 """Accuracy of the blog post's one run."""
 VARIANTS = ("baseline", "SNNL of the code")
 """Autoencoders whose codes are clustered; the second is trained with labels."""
+CPU = {
+    **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300, "num_codes": 5000,
+}  # fmt: skip
 
 
 @EXPERIMENTS.register("self-supervised-blobs")
@@ -40,23 +43,16 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
     source = 'the blog post "Min-Max Loss, Self Supervised Classification"'
     summary = "Classes without labels: the min-max objective against k-means and spectral clustering"
 
-    sets: int = required("number of random sets of blobs", low=1)
+    sets: int = option(1, "number of random sets of blobs", low=1)
     spreads: tuple[float, ...] = option(
-        (0.3, 1.0), "standard deviations of a blob; centers are uniform in a square of side 20"
+        (0.3,), "standard deviations of a blob; centers are uniform in a square of side 20"
     )
-    restarts: int = option(5, "number of starts, of which the one with the lowest loss is kept", low=1)
-    cluster_steps: int = option(300, "optimizer steps of each start", low=1)
-    seeds: int = required("number of runs on the digits and on the codes, and of autoencoders", low=1)
-    num_codes: int = option(5000, "most held-out images whose codes are clustered", low=200)
+    restarts: int = option(2, "number of starts, of which the one with the lowest loss is kept", low=1)
+    cluster_steps: int = option(10, "optimizer steps of each start", low=1)
+    seeds: int = option(1, "number of runs on the digits and on the codes, and of autoencoders", low=1)
+    num_codes: int = option(200, "most held-out images whose codes are clustered", low=200)
 
-    presets = {
-        "smoke": {
-            "dataset": "digits", "sets": 1, "spreads": (0.3,), "restarts": 2, "cluster_steps": 10, "seeds": 1,
-            "num_codes": 200, "steps": 4, "batch_size": 32, "code_size": 4, "widths": "16-16-32",
-        },
-        "cpu": {"dataset": "mnist", "sets": 50, "seeds": 4, "steps": 600, "batch_size": 256},
-        "paper": {"dataset": "mnist", "sets": 50, "seeds": 4, "steps": 7000, "batch_size": 256},
-    }  # fmt: skip
+    presets = {"cpu": CPU, "paper": {**CPU, "steps": 7000}}
 
     def check(self) -> None:
         super().check()

@@ -8,7 +8,7 @@ from typing import Any
 from snngan.config import option
 from snngan.evaluation.plots import curves_of_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, ClassifierExperiment
+from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import seed_logs
 from snngan.experiments.tables import last_value, markdown_table
 from snngan.intervals import summary
@@ -33,7 +33,6 @@ class TemperatureAndFactor(ClassifierExperiment):
     temperature: float = option(100.0, "fixed temperature; the annealed one is 1 / (1 + epoch) ** 0.55", low=1e-6)
 
     presets = {
-        "smoke": {**SMOKE, "log_every": 3, "options": ("widths=16-16-32",)},
         "cpu": {**CPU, "learning_rate": 1e-4, "options": ()},
         "paper": {**PAPER, "steps": 7000, "log_every": 500},
     }

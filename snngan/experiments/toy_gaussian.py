@@ -42,9 +42,9 @@ class ToyGaussian(ToyExperiment):
     )
 
     presets = {
-        "smoke": {"seeds": 2, "steps": 40, "frames": 4},
-        "cpu": {"seeds": 20, "steps": 400},
-        "paper": {"seeds": 20, "steps": 400},
+        "smoke": {"steps": 40},
+        "cpu": {"seeds": 20, "steps": 400, "frames": 30},
+        "paper": {"seeds": 20, "steps": 400, "frames": 30},
     }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.evaluation.planes import moving
-from snngan.experiments import Experiment, required
+from snngan.experiments import Experiment
 from snngan.losses.pairwise import mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
@@ -26,9 +26,9 @@ class ToyExperiment(Experiment):
 
     num_points: int = option(200, "number of points", low=40)
     num_classes: int = option(4, "number of classes", low=2, high=10)
-    seeds: int = required("number of random sets of points", low=1)
-    steps: int = required("number of steps", low=1)
-    frames: int = option(30, "most frames of an animation", low=2, high=200)
+    seeds: int = option(2, "number of random sets of points", low=1)
+    steps: int = option(20, "number of steps", low=1)
+    frames: int = option(4, "most frames of an animation", low=2, high=200)
 
 
 def sample_points(num_points: int, num_classes: int, num_modes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,8 +17,8 @@ from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import adversarial, logits_under, queries_of
 from snngan.evaluation.plots import embedded
-from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult, required
-from snngan.experiments.classifiers import CPU, PAPER, SMOKE, BaselineComparison
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import markdown_table
 from snngan.intervals import summary
 from snngan.robustness.attack_rule import Attack
@@ -38,16 +38,13 @@ class Transferability(BaselineComparison):
     summary = "Whether gradients align and attacks transfer between baseline and entangled networks"
 
     seeds: int = option(2, "number of seeds", low=2)
-    epsilons: tuple[float, ...] = required("strengths of BIM, for pixels in [0, 1]")
-    attack_steps: int = required("steps of BIM", low=1)
+    epsilons: tuple[float, ...] = option((0.3,), "strengths of BIM, for pixels in [0, 1]")
+    attack_steps: int = option(2, "steps of BIM", low=1)
     target: int = option(1, "class whose loss the gradients are of", low=0)
-    num_images: int = required("most test images attacked", low=1)
-    num_drawn: int = required("number of images whose gradients are plotted", low=1)
+    num_images: int = option(40, "most test images attacked", low=1)
+    num_drawn: int = option(20, "number of images whose gradients are plotted", low=1)
 
     presets = {
-        "smoke": {
-            **SMOKE, "alpha": -0.1, "epsilons": (0.3,), "attack_steps": 2, "num_images": 40, "num_drawn": 20,
-        },
         "cpu": {
             **CPU, "alpha": -0.02, "epsilons": (0.1, 0.2, 0.3), "attack_steps": 10, "num_images": 1000,
             "num_drawn": 500,

@@ -49,9 +49,8 @@ class TripletComparison(ToyExperiment):
     temperature: float = option(1.0, "temperature, as a share of the mean squared distance at the start", low=0.001)
 
     presets = {
-        "smoke": {"seeds": 2, "steps": 20, "frames": 4},
-        "cpu": {"seeds": 20, "steps": 200},
-        "paper": {"seeds": 20, "steps": 200},
+        "cpu": {"seeds": 20, "steps": 200, "frames": 30},
+        "paper": {"seeds": 20, "steps": 200, "frames": 30},
     }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:

@@ -76,9 +76,8 @@ def test_variants_differ_and_the_loss_separates_classes(digits: Dataset, context
 
 def test_codes_are_reused_and_other_data_or_options_refused(digits: Dataset, context: ExperimentContext) -> None:
     first = CODES.codes("baseline", 0, digits, context)
-    assert CODES.codes("baseline", 0, digits, ExperimentContext(context.folder, None, CPU, pytest.fail))[0].equal(
-        first[0]
-    )
+    silent = ExperimentContext(context.folder, None, CPU, pytest.fail)
+    assert CODES.codes("baseline", 0, digits, silent)[0].equal(first[0])
     other = Dataset("digits", digits.test_images, digits.test_labels, digits.train_images, digits.train_labels)
     for experiment, data in ((CODES, other), (Codes(**OPTIONS, steps=5), digits)):
         with pytest.raises(ValueError, match="holds a different run than this experiment's"):
@@ -93,9 +92,7 @@ def test_divergence_writes_nothing(digits: Dataset, context: ExperimentContext, 
 
 
 def test_rows_have_the_order_of_the_published_ones() -> None:
-    rows = TemperatureAndFactor(dataset="mnist", seeds=1, steps=1, batch_size=1, learning_rate=1.0, log_every=1).rows(
-        235
-    )
+    rows = TemperatureAndFactor().rows(235)
     assert [len(each) for each in PUBLISHED.values()] == [len(rows)] * 2
     assert list(rows) == [
         "baseline", "T = 100, factor +10", "T = 100, factor -10", "annealed T, factor +10", "annealed T, factor -10",

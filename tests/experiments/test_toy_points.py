@@ -79,6 +79,5 @@ def test_all_points_move_by_the_same_distance_down_or_up_the_loss() -> None:
                 if "optimal" not in name:  # all but points whose gradient vanishes
                     assert float(moved.median()) == pytest.approx(rest, rel=1e-3)
             larger = experiment.losses(points * 8, labels)[name]
-            torch.testing.assert_close(
-                experiment.move(points * 8, larger, sign)[-1], path[-1] * 8, rtol=1e-2, atol=1e-2
-            )
+            end = experiment.move(points * 8, larger, sign)[-1]
+            torch.testing.assert_close(end, path[-1] * 8, rtol=1e-2, atol=1e-2)
