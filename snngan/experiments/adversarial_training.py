@@ -77,23 +77,21 @@ class AdversarialTraining(BaselineComparison):
         accuracies: dict[str, Any] = {}
         by_seed: dict[str, Any] = {}
         of_learned: dict[str, Any] = {}
-        for variant, each in networks.items():
-            for network in each:
-                examples = adversarial(network, attack, attacked, classes, context.device)
-                for name, shown in (("accuracy", to_unit_range(attacked)), ("accuracy under attack", examples)):
-                    logits = logits_under(network, shown, context.device)
-                    record(accuracies, name, variant, value=accuracy(logits, classes))
+        for (variant, _), network in networks.items():
+            examples = adversarial(network, attack, attacked, classes, context.device)
+            for name, shown in (("accuracy", to_unit_range(attacked)), ("accuracy under attack", examples)):
+                logits = logits_under(network, shown, context.device)
+                record(accuracies, name, variant, value=accuracy(logits, classes))
         learned = {name: seeds_that_learned(each, data.num_classes) for name, each in accuracies["accuracy"].items()}
-        for variant, each in networks.items():
-            for seed, network in enumerate(each):
-                losses = layer_losses(network, layers, measured, labels, context.device)
-                for (temperature, layer), loss in losses.items():
-                    record(by_seed, temperature, layer, variant, value=loss)
-                    if seed in learned[variant]:
-                        record(of_learned, temperature, layer, variant, value=loss)
+        for (variant, seed), network in networks.items():
+            losses = layer_losses(network, layers, measured, labels, context.device)
+            for (temperature, layer), loss in losses.items():
+                record(by_seed, temperature, layer, variant, value=loss)
+                if seed in learned[variant]:
+                    record(of_learned, temperature, layer, variant, value=loss)
         means = summarize(of_learned)
         numbers = {"layers": means, "networks": summarize(accuracies), "learned": learned, "layers_by_seed": by_seed}
-        failed = [f"{name} seed {seed}" for name in networks for seed in range(self.seeds) if seed not in learned[name]]
+        failed = [f"{name} seed {seed}" for name, seed in networks if seed not in learned[name]]
         published = PUBLISHED if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
         rows: list[list[Any]] = [
             [name, *(format_cell(each, 4) for each in row.values()), "", ""]

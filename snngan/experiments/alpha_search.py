@@ -18,16 +18,8 @@ from snngan.config import option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.plots import errors_by_alpha
-from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
+from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult, runs
 from snngan.experiments.classifiers import default_architecture
-from snngan.experiments.runs import (
-    DivergedError,
-    check_classifier_options,
-    held_out_accuracy,
-    load_labeled,
-    seed_logs,
-    train_classifiers,
-)
 from snngan.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -58,9 +50,7 @@ class AlphaSearch(Experiment):
     largest_alpha: float = option(0.3, "largest weight of the layer loss, of either sign", low=0, high=1e9)
     workers: int = option(1, "number of processes", low=1)
     seed: int = option(0, "seed of the search")
-    storage: str | None = option(
-        None, "optuna storage for workers on several machines, such as postgresql://... [SQLite in the folder]"
-    )
+    storage: str | None = option(None, "optuna storage, such as postgresql://... [SQLite in the folder]")
     options: tuple[str, ...] = option(("width=4", "units=16"), "options of the network")
 
     presets = {
@@ -75,17 +65,14 @@ class AlphaSearch(Experiment):
     }  # fmt: skip
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = load_labeled(self.dataset, context)
-        check_classifier_options(split_validation(data), **self.classifier_options(data))
+        data = runs.load_labeled(self.dataset, context)
+        runs.check_classifier_options(split_validation(data), **self.classifier_options(data))
         study = self.open_study(context.folder, data)
         if _num_finished(study) < self.trials:
             self._start_workers(context)
         finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"][: self.trials]
         if len(finished) < self.trials:
-            raise ValueError(
-                f"{len(finished)} of {self.trials} trials are finished, and no worker is left; run the same command to "
-                "continue"
-            )
+            raise ValueError(f"{len(finished)} of {self.trials} trials are finished; run the same command to continue")
         rows = [
             {"number": trial.number, **trial.params, "validation_accuracy": trial.value, **trial.user_attrs}
             for trial in finished
@@ -141,15 +128,15 @@ class AlphaSearch(Experiment):
         temperature = trial.suggest_float("first_temperature", 0.01, 10.0, log=True)
         trial.set_user_attr("alpha", alpha)
         try:
-            run = train_classifiers(
+            run = runs.train_classifiers(
                 f"trial-{trial.number:04d}", split_validation(data), context, **self.classifier_options(data),
                 seed=trial.number, alpha=alpha, temperature=f"learned:{temperature!r}", learning_rate=learning_rate,
             )  # fmt: skip
-        except DivergedError:
+        except runs.DivergedError:
             trial.set_user_attr("test_accuracy", 1 / data.num_classes)
             return 1 / data.num_classes
-        trial.set_user_attr("test_accuracy", held_out_accuracy(run, data, context.device))
-        return seed_logs(run)[0]["accuracy/test"][1][-1]
+        trial.set_user_attr("test_accuracy", runs.held_out_accuracy(run, data, context.device))
+        return runs.seed_logs(run)[0]["accuracy/test"][1][-1]
 
     def open_study(self, folder: Path, data: Dataset) -> optuna.Study:
         """Return the study of these options on this data, which all workers share.
@@ -164,10 +151,6 @@ class AlphaSearch(Experiment):
         import sqlalchemy
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if "?" in str(folder.absolute()):
-            raise ValueError(
-                f"the path of the folder must not have a question mark, which SQLite refuses, got {folder}"
-            )
         folder.mkdir(parents=True, exist_ok=True)
         url = self.storage or f"sqlite:///{(folder / 'search.db').absolute()}"
         options = dataclasses.asdict(self) | dict.fromkeys(("trials", "workers", "storage"))

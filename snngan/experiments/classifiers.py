@@ -44,9 +44,7 @@ class ClassifierExperiment(Experiment):
     arch: str | None = option(None, "network [the paper's for the kind of images]")
     optimizer: str = option("adam", "optimizer")
     learning_rate_final: float | None = option(None, "learning rate at the end [the same]")
-    options: tuple[str, ...] = option(
-        ("width=4", "units=16", "widths=16-16-32"), "options of the network; ignored by networks that do not have them"
-    )
+    options: tuple[str, ...] = option(("width=4", "units=16", "widths=16-16-32"), "options of networks that have them")
 
     def load_data(self, context: ExperimentContext) -> Dataset:
         """Return the data set that the classifiers are trained on."""
@@ -91,7 +89,9 @@ class BaselineComparison(ClassifierExperiment):
 
     def train_networks(
         self, data: Dataset, context: ExperimentContext
-    ) -> tuple[dict[str, list[nn.Module]], tuple[str, ...]]:
-        """Return the trained networks of each variant, one per seed, and the names of their hidden layers."""
+    ) -> tuple[dict[tuple[str, int], nn.Module], tuple[str, ...]]:
+        """Return the trained networks by variant and seed, and the names of their hidden layers."""
         runs = self.train_variants(data, context)
-        return {name: load_networks(run, context.device) for name, run in runs.items()}, runs["baseline"].plan.layers
+        networks = {(name, seed): network for name, run in runs.items()
+                    for seed, network in enumerate(load_networks(run, context.device))}  # fmt: skip
+        return networks, runs["baseline"].plan.layers

@@ -81,24 +81,23 @@ class DknnCalibration(BaselineComparison):
         def attack(network: nn.Module, name: str) -> list[Tensor]:
             return [adversarial(network, each, images, labels, context.device) for each in self._attacks(name)]
 
-        context.notify(f"attacks on {sum(map(len, networks.values()))} networks")
-        bim = {variant: [attack(network, "bim") for network in each] for variant, each in networks.items()}
+        context.notify(f"attacks on {len(networks)} networks")
+        bim = {key: attack(network, "bim") for key, network in networks.items()}
         curves: dict[str, dict[str, list[Curves]]] = defaultdict(lambda: defaultdict(list))
-        for variant, each in networks.items():
-            for seed, network in enumerate(each):
-                other = (seed + 1) % self.seeds
-                attacks = {FGSM: attack(network, "fgsm"), BIM: bim[variant][seed], SAME_LOSS: bim[variant][other]}
-                if variant == "baseline":
-                    attacks |= {f"BIM from {name}": made[other] for name, made in bim.items() if name != variant}
-                else:
-                    attacks[CROSS_ENTROPY] = bim["baseline"][other]
-                context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
-                dknn = Judge(network, layers, data, context.device, points=self.num_train_images)
-                plain = dknn(images).figures(labels)
-                for title, examples in attacks.items():
-                    rows = [plain, *(dknn(each).figures(labels) for each in examples)]
-                    curves[title][variant].append({name: [row[name] for row in rows] for name in plain})
-                del dknn
+        for (variant, seed), network in networks.items():
+            other = (seed + 1) % self.seeds
+            attacks = {FGSM: attack(network, "fgsm"), BIM: bim[variant, seed], SAME_LOSS: bim[variant, other]}
+            if variant == "baseline":
+                attacks |= {f"BIM from {name}": bim[name, other] for name in self.variants if name != variant}
+            else:
+                attacks[CROSS_ENTROPY] = bim["baseline", other]
+            context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
+            dknn = Judge(network, layers, data, context.device, points=self.num_train_images)
+            plain = dknn(images).figures(labels)
+            for title, examples in attacks.items():
+                rows = [plain, *(dknn(each).figures(labels) for each in examples)]
+                curves[title][variant].append({name: [row[name] for row in rows] for name in plain})
+            del dknn
         # examples from a baseline are examples from cross-entropy
         curves[CROSS_ENTROPY] = {"baseline": curves[SAME_LOSS]["baseline"], **curves[CROSS_ENTROPY]}
         middle = (len(self.epsilons) + 1) // 2

@@ -55,18 +55,17 @@ class HiddenActivations(BaselineComparison):
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         scores: dict[str, Any] = {}
         third = len(images) // 3
-        for variant, each in networks.items():
-            for seed, network in enumerate(each):
-                examples = adversarial(network, attack, images[:third], labels[:third], context.device)
-                shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
-                _, found = activations(network, hidden_layers(network, layers), shown)
-                for layer, features in found.items():
-                    attacked, reference, plain = torch.split(features, third)
-                    for name, group in ((f"{layer}, attacked", attacked), (f"{layer}, unattacked", plain)):
-                        record(scores, name, variant, value=entanglement(reference, group).score)
-                if seed == 0:
-                    attacked, reference, _ = torch.split(found[layers[0]], third)
-                    panels[variant] = reference[: self.num_drawn].cpu(), attacked[: self.num_drawn].cpu()
+        for (variant, seed), network in networks.items():
+            examples = adversarial(network, attack, images[:third], labels[:third], context.device)
+            shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
+            _, found = activations(network, hidden_layers(network, layers), shown)
+            for layer, features in found.items():
+                attacked, reference, plain = torch.split(features, third)
+                record(scores, f"{layer}, attacked", variant, value=entanglement(reference, attacked).score)
+                record(scores, f"{layer}, unattacked", variant, value=entanglement(reference, plain).score)
+            if seed == 0:
+                attacked, reference, _ = torch.split(found[layers[0]], third)
+                panels[variant] = reference[: self.num_drawn].cpu(), attacked[: self.num_drawn].cpu()
         numbers = {name: compare_paired(values, min) for name, values in scores.items()}
         text = [
             f"{self.seeds} seeds; {third} plain test images compared with {third} others, attacked by {self.attack} "

@@ -53,20 +53,19 @@ class Outliers(BaselineComparison):
         areas: dict[str, Any] = {}
         accuracies: dict[str, Any] = {}
         panels: dict[str, tuple[Tensor, Tensor]] = {}
-        for variant, each in networks.items():
-            for seed, network in enumerate(each):
-                context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
-                dknn = Judge(network, layers, data, context.device, points=self.num_train_images)
-                known = dknn(images)
-                record(accuracies, variant, value=known.figures(labels)["accuracy"])
-                for name, others in outliers.items():
-                    found = dknn(others)
-                    for score, score_of in SCORES.items():
-                        area = area_under_roc(score_of(known), score_of(found))
-                        record(areas, f"{name}, {score}", variant, value=area)
-                    if seed == 0:
-                        panels[f"{variant}, {name}"] = known.logits[: self.num_drawn], found.logits[: self.num_drawn]
-                del dknn
+        for (variant, seed), network in networks.items():
+            context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
+            dknn = Judge(network, layers, data, context.device, points=self.num_train_images)
+            known = dknn(images)
+            record(accuracies, variant, value=known.figures(labels)["accuracy"])
+            for name, others in outliers.items():
+                found = dknn(others)
+                for score, score_of in SCORES.items():
+                    area = area_under_roc(score_of(known), score_of(found))
+                    record(areas, f"{name}, {score}", variant, value=area)
+                if seed == 0:
+                    panels[f"{variant}, {name}"] = known.logits[: self.num_drawn], found.logits[: self.num_drawn]
+            del dknn
         rows = {name: compare_paired(values) for name, values in areas.items()}
         numbers = {"auroc": rows, "accuracy": summarize(accuracies)}
         accuracy = ", ".join(f"{name} {format_cell(value, 4)}" for name, value in numbers["accuracy"].items())

@@ -44,9 +44,7 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
     summary = "Classes without labels: the min-max objective against k-means and spectral clustering"
 
     sets: int = option(1, "number of random sets of blobs", low=1)
-    spreads: tuple[float, ...] = option(
-        (0.3,), "standard deviations of a blob; centers are uniform in a square of side 20"
-    )
+    spreads: tuple[float, ...] = option((0.3,), "standard deviations of a blob, for centers in a square of side 20")
     restarts: int = option(2, "number of starts, of which the one with the lowest loss is kept", low=1)
     cluster_steps: int = option(10, "optimizer steps of each start", low=1)
     seeds: int = option(1, "number of runs on the digits and on the codes, and of autoencoders", low=1)

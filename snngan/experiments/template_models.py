@@ -35,9 +35,7 @@ class TemplateModels(ClassifierExperiment):
     archs: tuple[str, ...] = option(("feedforward", "cnn"), "networks, unless arch names one")
     alpha: float = option(10.0, "weight of the layer loss")
     temperature: str = option("absolute:50", "temperature rule of the layer loss")
-    layer_reduction: tuple[str, ...] = option(
-        ("sum", "min"), "reductions over layers, each compared with the same baseline"
-    )
+    layer_reduction: tuple[str, ...] = option(("sum", "min"), "reductions of the loss over layers")
 
     presets = {
         "cpu": {**CPU, "learning_rate": 1e-4},

@@ -11,18 +11,12 @@ from snngan.config import option
 from snngan.evaluation.planes import planes
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.tables import markdown_table, record, summarize
-from snngan.experiments.toy_points import (
-    ToyExperiment,
-    animate,
-    follow_gradient,
-    mean_squared_distance,
-    normalized_loss,
-    sample_points,
-)
+from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
 NUM_MODES = {"one Gaussian, random labels": 1, "two Gaussians a class": 2}
 """Modes per class, by the name of the distribution."""
+CPU = {"seeds": 20, "steps": 400, "frames": 30}
 MEASURES = ("entanglement", "clusters", "modes kept")
 
 
@@ -34,18 +28,10 @@ class ToyGaussian(ToyExperiment):
     source = "Frosst et al. 2019, figures 1 and 13"
     summary = "Gradient descent on points lowers their entanglement and keeps both modes of each class"
 
-    temperature: float = option(
-        1.0, "constant temperature, as a share of the mean squared distance at the start", low=0.001
-    )
-    step_size: float = option(
-        0.25, "displacement of a step, as a share of N T times the gradient; independent of the unit", low=0, high=1
-    )
+    temperature: float = option(1.0, "temperature, as a share of the mean squared distance at the start", low=0.001)
+    step_size: float = option(0.25, "length of a step, as a share of N T times the gradient", low=0, high=1)
 
-    presets = {
-        "smoke": {"steps": 40},
-        "cpu": {"seeds": 20, "steps": 400, "frames": 30},
-        "paper": {"seeds": 20, "steps": 400, "frames": 30},
-    }
+    presets = {"smoke": {"steps": 40}, "cpu": CPU, "paper": CPU}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         values: dict[str, Any] = {}
@@ -75,15 +61,13 @@ class ToyGaussian(ToyExperiment):
         return ExperimentResult(numbers, text, [planes(panels, 2, context.folder / "points.png"), *animations])
 
     def descend(self, points: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return positions of points (N, 2) on their path to lower entanglement, see :func:`follow_gradient`."""
+        """Return positions of points (N, 2) on their path to lower entanglement, see :meth:`follow_gradient`."""
         temperature = self.temperature * mean_squared_distance(points)
         rate = self.step_size * len(points) * temperature
-        return follow_gradient(
+        return self.follow_gradient(
             points,
             lambda positions: soft_nearest_neighbor_loss(positions, labels, temperature),
             lambda gradient, step: -rate * gradient,
-            self.steps,
-            self.frames,
         )
 
 

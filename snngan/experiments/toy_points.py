@@ -30,6 +30,26 @@ class ToyExperiment(Experiment):
     steps: int = option(20, "number of steps", low=1)
     frames: int = option(4, "most frames of an animation", low=2, high=200)
 
+    def follow_gradient(
+        self, points: Tensor, loss: Callable[[Tensor], Tensor], update: Callable[[Tensor, int], Tensor]
+    ) -> list[Tensor]:
+        """Return positions (N, 2), on the CPU, of points (N, 2) from the start to the last step.
+
+        Args:
+            points: positions at the start.
+            loss: maps positions (N, 2) to a scalar.
+            update: maps its gradient (N, 2) and the number of the step, from 1, to the displacement (N, 2).
+        """
+        kept = {round(self.steps * (number / (self.frames - 1)) ** 3) for number in range(self.frames)}
+        positions = [points.cpu()]  # more of them at the start, where the points move most
+        for step in range(1, self.steps + 1):
+            points = points.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(points), points)
+            points = points.detach() + update(gradient, step)
+            if step in kept:
+                positions.append(points.cpu())
+        return positions
+
 
 def sample_points(num_points: int, num_classes: int, num_modes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return points (N, 2), labels (N,) and modes (N,).
@@ -55,33 +75,6 @@ def normalized_loss(features: Tensor, labels: Tensor) -> float:
     """Return the loss of features (N, D) at the optimal temperature, divided by the loss at an infinite one."""
     value, largest = (float(soft_nearest_neighbor_loss(features, labels, rule)) for rule in ("optimal", math.inf))
     return value / largest
-
-
-def follow_gradient(
-    points: Tensor,
-    loss: Callable[[Tensor], Tensor],
-    update: Callable[[Tensor, int], Tensor],
-    steps: int,
-    num_frames: int,
-) -> list[Tensor]:
-    """Return positions (N, 2), on the CPU, of points (N, 2) from the start to the last step.
-
-    Args:
-        points: positions at the start.
-        loss: maps positions (N, 2) to a scalar.
-        update: maps its gradient (N, 2) and the number of the step, from 1, to the displacement (N, 2).
-        steps: number of steps.
-        num_frames: most positions returned; denser at the start, where the points move most.
-    """
-    kept = {round(steps * (number / (num_frames - 1)) ** 3) for number in range(num_frames)}
-    positions = [points.cpu()]
-    for step in range(1, steps + 1):
-        points = points.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(points), points)
-        points = points.detach() + update(gradient, step)
-        if step in kept:
-            positions.append(points.cpu())
-    return positions
 
 
 def animate(path: Sequence[Tensor], labels: Tensor, file: Path) -> Path:

@@ -66,9 +66,8 @@ class Transferability(BaselineComparison):
         data = self.load_data(context)
         if self.target >= data.num_classes:
             raise ValueError(f"target must be below {data.num_classes}, the classes of {data.name}, got {self.target}")
-        variants, _ = self.train_networks(data, context)
+        networks, _ = self.train_networks(data, context)
         images, labels = queries_of(data, self.num_images)
-        networks = {(variant, seed): network for variant, each in variants.items() for seed, network in enumerate(each)}
 
         def predictions(shown: Tensor) -> dict[Network, Tensor]:
             return {key: logits_under(each, shown, context.device).argmax(1) for key, each in networks.items()}

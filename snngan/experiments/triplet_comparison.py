@@ -14,44 +14,28 @@ from snngan.config import option
 from snngan.evaluation.planes import planes
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.tables import markdown_table, record, summarize
-from snngan.experiments.toy_points import (
-    ToyExperiment,
-    animate,
-    follow_gradient,
-    mean_squared_distance,
-    normalized_loss,
-    sample_points,
-)
+from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 
 SIGNS = {"minimized": 1, "maximized": -1}
 """Factors of the loss that is minimized."""
+CPU = {"seeds": 20, "steps": 200, "frames": 30}
 
 
 @EXPERIMENTS.register("triplet-comparison")
 @dataclass(frozen=True, kw_only=True)
 class TripletComparison(ToyExperiment):
-    """Move the points themselves, all by the same distance per step: the loss decides on the direction only."""
+    """Move the points themselves, all by the same distance, which falls to 0 linearly; the loss gives the direction."""
 
     source = "Frosst et al. 2019, figure 2"
     summary = "Points moved by the triplet loss and by the soft nearest neighbor loss, down and up"
 
-    step_length: float = option(
-        0.025,
-        "first step, as a share of the root mean squared distance at the start; falls to 0 linearly",
-        low=0,
-        high=1,
-    )
-    margin: float = option(
-        0.25, "margin of the triplet loss, as a share of the mean squared distance at the start", low=0
-    )
-    temperature: float = option(1.0, "temperature, as a share of the mean squared distance at the start", low=0.001)
+    step_length: float = option(0.025, "first step, as a share of the root mean squared distance", low=0, high=1)
+    margin: float = option(0.25, "margin of the triplet loss, as a share of the mean squared distance", low=0)
+    temperature: float = option(1.0, "temperature, as a share of the mean squared distance", low=0.001)
 
-    presets = {
-        "cpu": {"seeds": 20, "steps": 200, "frames": 30},
-        "paper": {"seeds": 20, "steps": 200, "frames": 30},
-    }
+    presets = {"cpu": CPU, "paper": CPU}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         measured: dict[str, Any] = {}
@@ -109,7 +93,7 @@ class TripletComparison(ToyExperiment):
             remaining = 1 - (step - 1) / self.steps
             return -sign * first * remaining * F.normalize(gradient, dim=1)
 
-        return follow_gradient(points, loss, update, self.steps, self.frames)
+        return self.follow_gradient(points, loss, update)
 
 
 def measure_end(points: Tensor, start: Tensor, labels: Tensor) -> dict[str, float]:
