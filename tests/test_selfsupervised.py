@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snngan.evaluation.clusters import cluster_accuracy
-from snngan.selfsupervised import Neighborhood, cluster, find_neighborhood, min_max_loss
+from snngan.selfsupervised import cluster, find_neighborhood, min_max_loss
 
 
 def blobs(count: int = 4, each: int = 40, far: float = 20.0) -> tuple[Tensor, Tensor]:
@@ -138,29 +138,6 @@ def test_entropy_weight_is_used_and_defaults_agree() -> None:
         assert options[name].default == inspect.signature(find_neighborhood).parameters[name].default
 
 
-def test_anchors_are_random_samples_and_the_learning_rate_falls_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    anchors: list[Tensor] = []
-    rates = []
-    step = torch.optim.Adam.step
-
-    def noted(probabilities: Tensor, points: Neighborhood, some: Tensor, weight: float) -> Tensor:
-        anchors.append(some)
-        return min_max_loss(probabilities, points, some, weight)
-
-    def stepped(self: torch.optim.Adam) -> None:
-        rates.append(self.param_groups[0]["lr"])
-        step(self)
-
-    monkeypatch.setattr("snngan.selfsupervised.min_max_loss", noted)
-    monkeypatch.setattr(torch.optim.Adam, "step", stepped)
-    points, _ = blobs()
-    cluster(points, 4, steps=10, batch_size=64, restarts=1)
-    assert rates == pytest.approx([0.01 * (1 - number / 10) for number in range(10)])
-    drawn = torch.stack(anchors[:10])
-    assert drawn.shape == (10, 64)
-    assert len(drawn.unique()) > 150  # of 160
-
-
 def test_features_with_a_graph_and_no_grad_mode() -> None:
     points, _ = blobs()
     wanted = cluster(points, 4, steps=5, restarts=2)
@@ -212,8 +189,3 @@ def test_arguments_out_of_range_are_refused(points: Tensor, options: dict[str, f
 def test_equal_features_are_not_an_error() -> None:
     found = cluster(torch.ones(40, 3), 3, near=2, steps=3, restarts=1)
     assert math.isfinite(found.losses[0])
-
-
-def test_a_neighborhood_needs_far_samples() -> None:
-    with pytest.raises(AssertionError, match="no sample is far"):
-        Neighborhood(torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64))

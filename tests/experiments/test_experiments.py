@@ -19,7 +19,6 @@ from snngan.experiments.gan_entanglement import CORRELATIONS, describe_correlati
 from snngan.experiments.result_folder import FORMER_NAMES, make_experiment, run_experiment
 from snngan.experiments.runs import train_generator
 from snngan.experiments.tables import compare_logs
-from snngan.intervals import summary
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.divergence import DivergedError
 
@@ -125,13 +124,6 @@ def test_the_command(command: str, status: int, words: str, capsys: Any, tmp_pat
     assert left.value.code == status
     assert words in "".join(capsys.readouterr())
     assert not list(tmp_path.iterdir())
-
-
-def test_intervals_are_students() -> None:
-    found = summary([1.0, 2.0, 3.0])
-    assert (found["mean"], found["best"]) == (2, 3)
-    assert found["interval"] == pytest.approx([2 - 2.48414, 2 + 2.48414], abs=1e-4)
-    assert summary([5.0])["interval"] is None
 
 
 def log(scores: list[float], fids: list[float]) -> dict[str, tuple[list[int], list[float]]]:
