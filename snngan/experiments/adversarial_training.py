@@ -16,7 +16,7 @@ from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_un
 from snngan.evaluation.plots import bars_of_pairs
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
-from snngan.experiments.tables import format_cell, markdown_table, record, summarize
+from snngan.experiments.tables import format_cell, markdown_table, record, summarize_nested
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.robustness.activations import activations
@@ -89,8 +89,13 @@ class AdversarialTraining(BaselineComparison):
                 record(by_seed, temperature, layer, variant, value=loss)
                 if seed in learned[variant]:
                     record(of_learned, temperature, layer, variant, value=loss)
-        means = summarize(of_learned)
-        numbers = {"layers": means, "networks": summarize(accuracies), "learned": learned, "layers_by_seed": by_seed}
+        means = summarize_nested(of_learned)
+        numbers = {
+            "layers": means,
+            "networks": summarize_nested(accuracies),
+            "learned": learned,
+            "layers_by_seed": by_seed,
+        }
         failed = [f"{name} seed {seed}" for name, seed in networks if seed not in learned[name]]
         published = PUBLISHED if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
         rows: list[list[Any]] = [

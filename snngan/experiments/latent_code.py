@@ -15,7 +15,7 @@ from snngan.evaluation.plots import tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.autoencoder_codes import MNIST, VARIANTS, AutoencoderExperiment
 from snngan.experiments.runs import held_out_subset, load_labeled
-from snngan.experiments.tables import markdown_table, record, summarize
+from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.experiments.toy_points import normalized_loss
 
 NUM_DRAWN = 1000
@@ -50,7 +50,7 @@ class LatentCode(AutoencoderExperiment):
                 record(values, variant, "entanglement", value=normalized_loss(codes[subset], labels))
                 if seed == 0:
                     drawn[variant] = codes[subset]
-        numbers = summarize(values)
+        numbers = summarize_nested(values)
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, a code of {self.code_size} "
             "values. Accuracy of k-means (10 starts) on the held-out images' codes, under the best matching of "

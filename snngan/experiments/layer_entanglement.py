@@ -10,7 +10,7 @@ from snngan.evaluation.plots import curves_of_tags
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import Log, seed_logs
-from snngan.experiments.tables import format_cell, markdown_table, summarize
+from snngan.experiments.tables import format_cell, markdown_table, summarize_nested
 from snngan.intervals import summary
 
 
@@ -66,4 +66,4 @@ def _course(logs: Sequence[Log], tag: str) -> dict[str, Any]:
         "change": [each[-1] - each[0] for each in values],
         "rise": [each[-1] - min(each) for each in values],
     }
-    return {**summarize(found), "by_step": [dict(zip(*log[tag], strict=True)) for log in logs]}
+    return {**summarize_nested(found), "by_step": [dict(zip(*log[tag], strict=True)) for log in logs]}

@@ -17,7 +17,7 @@ from snngan.evaluation.plots import embedded
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
-from snngan.experiments.tables import compare_paired, comparison_table, format_cell, record, summarize
+from snngan.experiments.tables import compare_paired, comparison_table, format_cell, record, summarize_nested
 
 SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
     "credibility": lambda prediction: prediction.vouched.credibility,
@@ -67,7 +67,7 @@ class Outliers(BaselineComparison):
                     panels[f"{variant}, {name}"] = known.logits[: self.num_drawn], found.logits[: self.num_drawn]
             del dknn
         rows = {name: compare_paired(values) for name, values in areas.items()}
-        numbers = {"auroc": rows, "accuracy": summarize(accuracies)}
+        numbers = {"auroc": rows, "accuracy": summarize_nested(accuracies)}
         accuracy = ", ".join(f"{name} {format_cell(value, 4)}" for name, value in numbers["accuracy"].items())
         text = [
             f"{self.seeds} seeds, {len(images)} test images, "

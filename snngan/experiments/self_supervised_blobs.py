@@ -21,7 +21,7 @@ from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.autoencoder_codes import MNIST, AutoencoderExperiment
 from snngan.experiments.cache import compute_once
 from snngan.experiments.runs import held_out_subset, load_labeled
-from snngan.experiments.tables import markdown_table, record, summarize
+from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.selfsupervised import cluster
 
 NUM_BLOBS, BLOB_SIZE = 10, 100
@@ -68,7 +68,7 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
         plots = self._cluster_blobs(context, accuracies)
         self._cluster_digits(context, accuracies)
         self._cluster_codes(data, context, accuracies)
-        numbers = summarize(accuracies)
+        numbers = summarize_nested(accuracies)
         table = []
         for name, rows in numbers.items():
             for method, row in rows.items():

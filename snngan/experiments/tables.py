@@ -16,9 +16,13 @@ def record(values: dict[str, Any], *keys: str, value: float) -> None:
     values.setdefault(keys[-1], []).append(value)
 
 
-def summarize(values: Any) -> Any:
+def summarize_nested(values: Any) -> Any:
     """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.intervals.summary``."""
-    return {key: summarize(each) for key, each in values.items()} if isinstance(values, Mapping) else summary(values)
+    return (
+        {key: summarize_nested(each) for key, each in values.items()}
+        if isinstance(values, Mapping)
+        else summary(values)
+    )
 
 
 def format_cell(value: Any, digits: int = 3) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from snngan.config import option
 from snngan.evaluation.planes import planes
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.tables import markdown_table, record, summarize
+from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
@@ -47,7 +47,7 @@ class ToyGaussian(ToyExperiment):
                 if seed == 0:
                     panels |= {f"{title}: start": (path[0], labels), f"{title}: end": (path[-1], labels)}
                     animations.append(animate(path, labels, context.folder / f"modes-{num_modes}.gif"))
-        numbers = summarize(values)
+        numbers = summarize_nested(values)
         columns = [f"{name} {when}" for name in MEASURES for when in ("before", "after")]
         header = ("", "entanglement before", "after", "clusters a class before", "after", "modes kept before", "after")
         text = [

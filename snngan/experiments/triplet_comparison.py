@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from snngan.config import option
 from snngan.evaluation.planes import planes
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.tables import markdown_table, record, summarize
+from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
@@ -58,7 +58,7 @@ class TripletComparison(ToyExperiment):
             for row, positions in ends.items():
                 for measure, value in measure_end(positions, points, labels).items():
                     record(measured, row, measure, value=value)
-        numbers = summarize(measured)
+        numbers = summarize_nested(measured)
         measures = ("entanglement", "radius variance over area")
         text = [
             f"{self.num_points} points of one Gaussian, {self.num_classes} random classes, {self.seeds} sets, "
