@@ -49,7 +49,7 @@ def k_means(features: Tensor, count: int, num_starts: int = 10, seed: int = 0) -
     return torch.from_numpy(search.fit_predict(features.numpy())).long()
 
 
-def spectral_clustering(features: Tensor, count: int, num_neighbors: int = 10, seed: int = 0) -> Tensor:
+def spectral_clusters(features: Tensor, count: int, num_neighbors: int = 10, seed: int = 0) -> Tensor:
     """Return the clusters (N,) of features (N, D) by scikit-learn's spectral clustering of the neighbor graph."""
     from sklearn.cluster import SpectralClustering
 

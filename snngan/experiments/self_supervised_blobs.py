@@ -14,7 +14,7 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.batches import check_batch_size
-from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clustering
+from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
 from snngan.evaluation.planes import scatter
 from snngan.evaluation.plots import new_figure, save_figure
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
@@ -135,7 +135,7 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
             found = cluster(
                 features.to(context.device), count, steps=self.cluster_steps, restarts=self.restarts, seed=seed
             )
-            others = k_means(features, count, seed=seed), spectral_clustering(features, count, seed=seed)
+            others = k_means(features, count, seed=seed), spectral_clusters(features, count, seed=seed)
             return dict(zip(methods, (found.starts[0].cpu(), found.labels.cpu(), *others), strict=True))
 
         digest = hashlib.sha256(features.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]

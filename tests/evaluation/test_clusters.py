@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clustering
+from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,5 +33,5 @@ def test_a_label_or_cluster_that_nobody_has() -> None:
 def test_both_methods_find_far_blobs() -> None:
     labels = torch.arange(90) % 3
     features = 30 * torch.eye(3)[labels] + torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
-    for method in (k_means, spectral_clustering):
+    for method in (k_means, spectral_clusters):
         assert cluster_accuracy(labels, method(features, 3), 3) == 1
