@@ -20,8 +20,8 @@ from torch import nn
 import snngan
 from snngan.cli import main
 from snngan.evaluation.report import read_metrics
-from snngan.experiments import Setting
-from snngan.experiments.running import run_experiment
+from snngan.experiments import ExperimentContext
+from snngan.experiments.result_folder import run_experiment
 from snngan.training.checkpoint import load_tensors, save_tensors
 from snngan.training.run_folder import GanRun
 
@@ -175,12 +175,12 @@ def test_damaged_cached_features_are_refused(here: Path, broken: dict[str, Any])
 
 def test_an_experiment_does_not_remove_another_run_without_checkpoints(here: Path, tmp_path: Path) -> None:
     place = tmp_path / "out" / "runs" / "chance-capped-seed0"
-    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
     shutil.copytree(here / "run", place)
     shutil.rmtree(place / "checkpoints")
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds another run than this experiment's"):
-        run_experiment("pixel-generator", "smoke", setting, "", ("dataset=digits",))
+    with pytest.raises(ValueError, match="holds a different run than this experiment's"):
+        run_experiment("pixel-generator", "smoke", context, "", ("dataset=digits",))
     assert (place / "notes.txt").read_text() == "mine"
 
 
