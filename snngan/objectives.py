@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import check_options, option
-from snngan.distributed import across_ranks
+from snngan.distributed import is_distributed
 from snngan.lazy import public_names
 from snngan.losses import adversarial
-from snngan.losses.backends import fused
+from snngan.losses.backends import choose_backend
+from snngan.losses.log_odds import log_odds
 from snngan.losses.mmd import squared_mmd
-from snngan.losses.pairwise import DENSE_UP_TO, DISTANCES, log_odds
-from snngan.losses.snnl import Scale, real_fake_pairs
+from snngan.losses.pairwise import DISTANCES, Scale, build_real_fake_batch
 from snngan.losses.temperature import Temperature, parse_temperature
 from snngan.registry import Registry
 
@@ -99,17 +99,16 @@ class _Entangling:
         object.__setattr__(self, "_rule", parse_temperature(self.temperature))
 
     def _odds(self, real: Tensor, fake: Tensor) -> Tensor:
-        shared = across_ranks()
-        pairs = real_fake_pairs(real, fake, self.distance, scale=self.scale, across_ranks=shared)  # type: ignore[arg-type]
-        return log_odds(pairs, self._rule(pairs)).to(pairs.dtype)
+        shared = is_distributed()
+        batch = build_real_fake_batch(real, fake, self.distance, scale=self.scale, across_ranks=shared)  # type: ignore[arg-type]
+        return log_odds(batch, self._rule(batch)).to(batch.dtype)
 
     def state(self) -> nn.Module:
         return self._rule
 
     def waits(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
         dims = self.discriminator_dim or math.prod(image_shape)
-        in_tiles = 2 * batch_size > DENSE_UP_TO and not (dims <= fused.WIDEST and fused.is_available(device))
-        return self._rule.waits or in_tiles
+        return self._rule.waits or choose_backend(2 * batch_size, dims, torch.float32, device) == "tiled"
 
 
 TEMPERATURE_HELP = (

@@ -1,4 +1,4 @@
-"""Backward passes that are not differentiable themselves, and say so."""
+"""Backward passes that cannot be differentiated again, and raise an error that says so."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from snngan.losses.entangled import watched
+from snngan.losses.entangled import layer_hooks
 
 
 @torch.no_grad()
@@ -34,6 +34,6 @@ def activations(
                 found[name] = torch.empty(len(images), points.shape[1], device=points.device)
             found[name][rows] = points
 
-        with watched(modules, see):
+        with layer_hooks(modules, see):
             logits.append(network(part).float())
     return torch.cat(logits), found

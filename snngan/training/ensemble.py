@@ -13,8 +13,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from snngan.config import ClassifyPlan
-from snngan.distributed import across_ranks, rank_and_world_size
-from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
+from snngan.distributed import is_distributed, rank_and_world_size
+from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, layer_hooks
 from snngan.losses.temperature import parse_temperature
 from snngan.robustness.attack_rule import Attack
 from snngan.seeds import seed_for
@@ -134,7 +134,7 @@ def build_ensemble(plan: ClassifyPlan, device: torch.device, state: Any = None) 
         CheckpointError: they are to take a saved ``state``, and that is of smaller networks.
     """
     vectorized = plan.ensemble == "vectorized" or (plan.ensemble == "auto" and device.type == "cuda")
-    vectorized = vectorized and len(plan.seeds) > 1 and not across_ranks()
+    vectorized = vectorized and len(plan.seeds) > 1 and not is_distributed()
     with AsLargeAs(state):
         return VectorizedEnsemble(plan, device) if vectorized else SequentialEnsemble(plan, device)
 
@@ -158,7 +158,7 @@ class SequentialEnsemble(Ensemble):
                 plan.distance,
                 layer_loss=parse_regularizer(plan.regularizer, plan.distance),
                 layer_reduction=plan.layer_reduction,
-                across_ranks=across_ranks(),
+                across_ranks=is_distributed(),
             )
             for network in self._networks
         ]
@@ -218,7 +218,7 @@ class VectorizedEnsemble(Ensemble):
             LayerLosses(
                 parse_temperature(plan.temperature),
                 plan.distance,
-                instead=parse_regularizer(plan.regularizer, plan.distance),
+                layer_loss=parse_regularizer(plan.regularizer, plan.distance),
             )
             for _ in plan.seeds
         ]
@@ -231,7 +231,7 @@ class VectorizedEnsemble(Ensemble):
 
         def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> Any:
             outputs: dict[str, Tensor] = {}  # copies: a later module may write over its input
-            with watched(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
+            with layer_hooks(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
                 logits = functional_call(self.pattern, (weights, buffers), (own,))
             return logits, outputs
 

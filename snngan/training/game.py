@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import to_unit_range
 from snngan.data.batches import Batches
-from snngan.distributed import across_ranks, local_shard
+from snngan.distributed import is_distributed, local_shard
 from snngan.training.cuda_graph import Captured, Work
 from snngan.training.distributed import average_gradients
 from snngan.training.players import Players
@@ -53,7 +53,7 @@ class Game:
         self.weights = [] if players.discriminator is None else list(players.discriminator.parameters())
         on_gpu = device.type == "cuda"
         self._play: Work = (
-            Captured(self.play, device) if plan.cuda_graph and on_gpu and not across_ranks() else self.play
+            Captured(self.play, device) if plan.cuda_graph and on_gpu and not is_distributed() else self.play
         )
 
     def step(self, number: int) -> dict[str, Tensor]:

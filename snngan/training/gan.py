@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snngan.config import Plan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.distributed import across_ranks, rank_and_world_size
+from snngan.distributed import is_distributed, rank_and_world_size
 from snngan.losses.snnl import entanglement
 from snngan.seeds import seed_for
 from snngan.training.device import set_up
@@ -96,7 +96,7 @@ def train_gan(
         check_every=1 if device.type == "cpu" else 50,
         explain=lambda: explained(networks_of(players), remedies, dataset.train_images),
     )
-    if device.type == "cpu" and not across_ranks():  # where reading a loss costs nothing, it is read before it acts
+    if device.type == "cpu" and not is_distributed():  # where reading a loss costs nothing, it is read before it acts
         game.judge = lambda name, loss: watch.judge(step, name, loss)
     set_up(tf32=plan.precision == "tf32", deterministic=plan.deterministic)
     step, scalars = 0, {}

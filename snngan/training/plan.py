@@ -14,8 +14,8 @@ from snngan.config import ClassifyConfig, ClassifyPlan, Optimization, Plan, Trai
 from snngan.data import Dataset, ImageShape
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
-from snngan.distributed import across_ranks
-from snngan.losses.pairwise import DENSE_UP_TO
+from snngan.distributed import is_distributed
+from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.models import ARCHITECTURES, Architecture
 from snngan.objectives import OBJECTIVES, Objective
 from snngan.registry import unknown_name
@@ -108,9 +108,9 @@ def _check_cuda_graph(plan: Plan, objective: Objective, device: torch.device) ->
     if objective.waits(plan.batch_size, plan.image_shape, device):
         raise ValueError(
             "--cuda-graph: a step would read values, for a learned or optimal temperature or for a loss over tiles; "
-            f"give another temperature or a --batch-size up to {DENSE_UP_TO // 2}, or leave it out"
+            f"give another temperature or a --batch-size up to {MAX_DENSE_SAMPLES // 2}, or leave it out"
         )
-    if across_ranks():
+    if is_distributed():
         raise ValueError("--cuda-graph is for one process; leave it out under torchrun")
 
 

@@ -69,7 +69,7 @@ def test_words(refused: Cli, command: str, message: str) -> None:
         ("--set width=wide", "width takes a whole number, not 'wide'"),
         ("--set width=0", r"width must lie in \[1, 16384\], not 0"),
         ("--set form=free", "unknown value for form 'free'"),
-        ("--set temperature=hot", "temperature takes .*, not 'hot'"),
+        ("--set temperature=hot", "temperature must be .*, got 'hot'"),
         ("--batch-size 1", r"batch_size must lie in \[2, inf\), not 1"),
         ("--batch-size 201", "batch of 201 is larger than the 200 training images; use --batch-size 200 or less"),
         ("--image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),

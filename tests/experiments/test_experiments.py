@@ -97,7 +97,7 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
             "layer_reduction takes sum, mean, min, not max",
         ),
         ("experiment run template-models --set archs=cnn,resnet17", 2, "unknown classifier 'resnet17'; did you mean"),
-        ("experiment run template-models --set temperature=hot", 2, "temperature takes a multiple of the mean"),
+        ("experiment run template-models --set temperature=hot", 2, "temperature must be a multiple of the mean"),
         ("experiment run temperature-and-factor --set arch=mlp", 2, "unknown classifier 'mlp'"),
         ("experiment run latent-code --set widths=5-0", 2, "widths takes whole numbers above 0 such as 500-500-2000"),
         ("experiment run self-supervised-blobs --set spreads=1,0", 2, "spreads must be above 0"),

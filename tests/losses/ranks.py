@@ -2,7 +2,7 @@
 
     python tests/losses/ranks.py RANK COUNT,COUNT,... FILE
 
-Rank i has COUNT i of the points; FILE is where the ranks find one another. Exits 0 if all agree.
+Rank i has the i-th COUNT of samples; the ranks meet through FILE. Exits with 0 if all agree.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from snngan import RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.pairwise import log_odds
-from snngan.losses.snnl import real_fake_pairs
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import build_real_fake_batch
 
 RULES = (3.0, RelativeTemperature(0.1, 0.3), "optimal")
 
@@ -87,8 +87,8 @@ def check_real_and_fake(own: slice, world: int) -> None:
         for across in (False, True):
             some = own if across else slice(None)
             leaf = fake[some].clone().requires_grad_()
-            pairs = real_fake_pairs(real[some], leaf, scale=scale, across_ranks=across)  # type: ignore[arg-type]
-            odds = log_odds(pairs, RelativeTemperature(0.2)(pairs)).squeeze(0)
+            both = build_real_fake_batch(real[some], leaf, scale=scale, across_ranks=across)  # type: ignore[arg-type]
+            odds = log_odds(both, RelativeTemperature(0.2)(both)).squeeze(0)
             odds.square().sum().backward()
             assert leaf.grad is not None
             found.append((odds.detach().sort().values, leaf.grad[own] * world if not across else leaf.grad))

@@ -1,4 +1,4 @@
-"""The triplet loss against three loops, its gradient, and batches without a triplet."""
+"""The triplet loss compared with three loops, its gradient, and batches without a triplet."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def by_loops(features: Tensor, labels: Tensor, margin: float, distance: str) -> 
     seed=st.integers(0, 2**16), count=st.integers(2, 14), classes=st.integers(1, 4), margin=st.floats(0, 5),
     distance=st.sampled_from(["sqeuclidean", "cosine"]), shift=st.sampled_from([0.0, 100.0]),
 )  # fmt: skip
-def test_it_is_that_of_three_loops(
+def test_it_agrees_with_three_loops(
     seed: int, count: int, classes: int, margin: float, distance: str, shift: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, 3, 2, generator=generator, dtype=torch.float64) + shift
-    features[0] = 0.0  # without a direction
+    features[0] = 0.0  # has no direction
     labels = torch.randint(0, classes, (count,), generator=generator)
     value = triplet_loss(features, labels, margin, distance)  # type: ignore[arg-type]
     assert float(value) == pytest.approx(by_loops(features, labels, margin, distance), rel=1e-7, abs=1e-9)
@@ -51,7 +51,7 @@ def test_gradient(distance: str) -> None:
     assert torch.autograd.gradcheck(lambda x: triplet_loss(x, labels, 1.0, distance), features)  # type: ignore[arg-type]
 
 
-def test_lowered_it_parts_the_classes() -> None:
+def test_minimizing_it_separates_the_classes() -> None:
     torch.manual_seed(0)
     points, labels = torch.randn(60, 2, requires_grad=True), torch.arange(60) % 3
     optimizer = torch.optim.SGD([points], 1.0)
@@ -63,7 +63,7 @@ def test_lowered_it_parts_the_classes() -> None:
     assert triplet_loss(points, labels).item() < 0.1 * before
 
 
-def test_without_a_triplet_it_is_0_with_a_gradient_of_0() -> None:
+def test_without_a_triplet_loss_and_gradient_are_0() -> None:
     for labels in ([0, 0, 0], [0, 1, 2]):
         points = torch.randn(3, 2, requires_grad=True)
         value = triplet_loss(points, torch.tensor(labels))
@@ -73,13 +73,13 @@ def test_without_a_triplet_it_is_0_with_a_gradient_of_0() -> None:
         assert not points.grad.any()
 
 
-def test_types_and_what_is_refused() -> None:
+def test_dtypes_and_invalid_arguments() -> None:
     points, labels = torch.randn(6, 2), torch.arange(6) % 2
     for given_as, returned in ((torch.float64, torch.float64), (torch.float32, torch.float32),
                                (torch.bfloat16, torch.float32)):  # fmt: skip
         assert triplet_loss(points.to(given_as), labels).dtype == returned
     for margin in (-1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="margin must be 0 or above"):
+        with pytest.raises(ValueError, match="margin must be a finite number"):
             triplet_loss(points, labels, margin)
     with pytest.raises(ValueError, match="labels must be integers"):
         triplet_loss(points, labels[:5])

@@ -205,7 +205,7 @@ def test_the_model_keeps_its_gradients_and_its_mode() -> None:
         ({"images": torch.full((3, *SHAPE), 1.5)}, r"images lie in \[1.5, 1.5\], beyond the bounds \[-1, 1\]"),
         (
             {"labels": torch.zeros(2, dtype=torch.int64)},
-            r"labels must be integers \(3,\), one for each point, got int64 \(2,\)",
+            r"labels must be integers \(3,\), one per sample, got int64 \(2,\)",
         ),
     ],
 )

@@ -250,7 +250,7 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
 def test_labels_of_another_form_are_refused() -> None:
     train, labels = points(200, 0)
     for wrong in (labels.float(), labels[:, None]):
-        with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one for each point, got "):
+        with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one per sample, got "):
             DkNN(train, wrong, num_neighbors=7)
-        with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one for each point, got "):
+        with pytest.raises(ValueError, match=r"labels must be integers \(200,\), one per sample, got "):
             fitted().calibrate(train, wrong)
