@@ -1,4 +1,4 @@
-"""The layout of the package: imports point down only and form no cycle, and the outermost layer does not import torch."""
+"""The layout of the package: imports point down and form no cycle, and the outermost layer does not import torch."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class _Point(NamedTuple):
     """The derivative of the loss by 1/T."""
 
 
+@torch.no_grad()
 def optimal_inverse_temperature(batch: PairwiseBatch) -> Tensor:
     """Return the 1/T () in float64 at which the mean loss of the batch is lowest; 0 means T = infinity.
 
@@ -59,18 +60,10 @@ def optimal_inverse_temperature(batch: PairwiseBatch) -> Tensor:
         # Log-odds with an error e multiply the loss by exp(e) at most.
         exponent = best.inverse * error
         if exponent > 1e-3 and (exponent > 700 or best.loss * math.exp(exponent) >= min(reliable).loss):
-            inverses = [0.0, _find_lowest(fine, coarse, reliable).inverse, best.inverse]
-            candidates = batch.scale.new_tensor(inverses)
-            return candidates[_mean_losses(batch, candidates / unit_squared).argmin()] / unit_squared
+            candidates = batch.scale.new_tensor([0.0, _find_lowest(fine, coarse, reliable).inverse, best.inverse])
+            losses = F.softplus(log_odds(batch, candidates / unit_squared)).where(batch.is_anchor, 0.0)
+            return candidates[losses.mean(1).argmin()] / unit_squared
     return batch.scale.new_tensor(best.inverse) / unit_squared
-
-
-@torch.no_grad()
-def _mean_losses(batch: PairwiseBatch, inverses: Tensor) -> Tensor:
-    """Return the mean loss (K,) at each 1/T of ``inverses`` (K,), from the log-odds themselves."""
-    losses = F.softplus(log_odds(batch, inverses)).where(batch.is_anchor, 0.0)
-    mean: Tensor = losses.mean(1)
-    return mean
 
 
 def slope_by_log_inverse(batch: PairwiseBatch, inverse: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan import SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.backends import choose_backend, fused, fused_is_available
+from snngan.losses.backends import choose_backend, fused, why_not_fused
 from snngan.losses.log_odds import log_odds
 from snngan.losses.pairwise import build_pairwise_batch
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 needs_gpu = pytest.mark.skipif(
-    not (torch.cuda.is_available() and fused_is_available(torch.device("cuda"))),
+    not torch.cuda.is_available() or why_not_fused(10, torch.float32, torch.device("cuda")) is not None,
     reason="no GPU that runs the kernels",
 )
 

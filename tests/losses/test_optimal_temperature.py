@@ -198,3 +198,11 @@ def test_slope_agrees_with_finite_differences() -> None:
             expected = (high - low) / 2e-4
             assert_close(slope_by_log_inverse(batch, inverse), expected, rtol=1e-5, atol=1e-7)
     assert slope_by_log_inverse(build_pairwise_batch(torch.ones(4, 2), torch.arange(4) % 2), FLAT + 1) == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 2)])
+def test_equal_directions_give_the_loss_of_counting(shape: tuple[int, int]) -> None:
+    """Their cosine distances are above 0 by rounding in float64, and 0 in tiles of float32."""
+    points, labels = torch.ones(shape), torch.arange(shape[0]) % 2
+    values = [soft_nearest_neighbor_loss(points, labels, rule, "cosine") for rule in ("optimal", math.inf)]
+    assert_close(*values)

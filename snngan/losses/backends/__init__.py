@@ -27,7 +27,7 @@ def choose_backend(
         num_dims: dimensions D of one flattened sample.
         dtype: that of the features.
         device: that of the features.
-        requested: the user's choice; ``"auto"`` takes the fastest one. Only ``"tiled"`` waits for a GPU.
+        requested: the user's choice; ``"auto"`` means the fastest one. Only ``"tiled"`` waits for results of a GPU.
 
     Raises:
         ValueError: ``requested`` is ``"fused"``, which does not support such features.
@@ -49,7 +49,8 @@ def why_not_fused(num_dims: int, dtype: torch.dtype, device: torch.device) -> st
         return 'backend="fused" requires features of float32 or narrower, got float64: use backend="tiled"'
     if not 1 <= num_dims <= MAX_FUSED_DIMS:
         return f'backend="fused" requires 1 to {MAX_FUSED_DIMS} dimensions, got {num_dims}: use backend="tiled"'
-    if not fused_is_available(device):
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on any device
+    if not (_has_triton() and (is_interpreted or _is_supported_gpu(device))):
         return (
             'backend="fused" requires Triton and features on an NVIDIA GPU of compute capability 8 or above, '
             f'got {device}: use backend="tiled"'
@@ -57,12 +58,7 @@ def why_not_fused(num_dims: int, dtype: torch.dtype, device: torch.device) -> st
     return None
 
 
-def fused_is_available(device: torch.device) -> bool:
-    """Return whether Triton is installed and can run on ``device``, or on any device through its interpreter."""
-    if not _has_triton():
-        return False
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return True
+def _is_supported_gpu(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
