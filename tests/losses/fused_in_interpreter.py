@@ -57,13 +57,13 @@ def random_batch(count: int, dims: int, classes: int, seed: int = 0) -> tuple[Te
 
 def named_batch(name: str, dims: int) -> tuple[Tensor, Tensor]:
     """Return a named batch, rotated into ``dims`` dimensions if it has fewer."""
-    points, labels = make_batch(name)
-    if points.shape[1] > dims:
-        return points[:, :dims], labels
+    features, labels = make_batch(name)
+    if features.shape[1] > dims:
+        return features[:, :dims], labels
     rotation, _ = torch.linalg.qr(
-        torch.randn(dims, points.shape[1], generator=torch.Generator().manual_seed(1)).double()
+        torch.randn(dims, features.shape[1], generator=torch.Generator().manual_seed(1)).double()
     )
-    return (points.double() @ rotation.T).float(), labels
+    return (features.double() @ rotation.T).float(), labels
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def named_batch(name: str, dims: int) -> tuple[Tensor, Tensor]:
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradient_agree_with_the_loops(name: str, distance: Any, dims: int) -> None:
-    points, labels = named_batch(name, 100 if name == "sparse" else dims)
-    exact = points.double().requires_grad_()
+    features, labels = named_batch(name, 100 if name == "sparse" else dims)
+    exact = features.double().requires_grad_()
     distances = distances_loop(exact, distance)
     mean = mean_distance_loop(distances)
     for factor in FACTORS:
         losses = [F.softplus(z) for z in log_odds_loop(distances, labels, factor * mean).values()]
         expected = torch.stack(losses).mean() if losses else exact.sum() * 0
         (slope,) = torch.autograd.grad(expected, exact, retain_graph=True)
-        leaf = points.clone().requires_grad_()
+        leaf = features.clone().requires_grad_()
         value = soft_nearest_neighbor_loss(leaf, labels, factor * mean, distance, backend="fused")
         value.backward()  # type: ignore[no-untyped-call]
         tolerance = 1e-5 * expected.item() + 4e-8 / factor + 1e-6
@@ -93,23 +93,23 @@ def test_loss_and_gradient_agree_with_the_loops(name: str, distance: Any, dims: 
 
 
 def odds_and_gradient(
-    points: Tensor, labels: Tensor, distance: Any, backend: Any, factor: float
+    features: Tensor, labels: Tensor, distance: Any, backend: Any, factor: float
 ) -> tuple[Tensor, Tensor]:
     """Return the log-odds (N,) and the gradient (N, D) of a weighted sum of them."""
-    leaf = points.clone().requires_grad_()
+    leaf = features.clone().requires_grad_()
     batch = build_pairwise_batch(leaf, labels, distance, backend)
     odds = log_odds(batch, (1 / (factor * batch.scale)).reshape(1)).squeeze(0)
-    weights = torch.linspace(-1, 2, len(points), dtype=torch.float64)
+    weights = torch.linspace(-1, 2, len(features), dtype=torch.float64)
     (slope,) = torch.autograd.grad((odds * weights).where(odds.isfinite(), 0.0).sum(), leaf)
     return odds, slope
 
 
-def check(points: Tensor, labels: Tensor, distance: Any = "sqeuclidean") -> None:
+def check(features: Tensor, labels: Tensor, distance: Any = "sqeuclidean") -> None:
     """Compare every log-odds and the gradient with the dense backend in float64."""
-    exact = build_pairwise_batch(points.double(), labels, distance)
+    exact = build_pairwise_batch(features.double(), labels, distance)
     for factor in (1e-3, 0.1):
-        odds, slope = odds_and_gradient(points, labels, distance, "fused", factor)
-        expected, expected_slope = odds_and_gradient(points.double(), labels, distance, "dense", factor)
+        odds, slope = odds_and_gradient(features, labels, distance, "fused", factor)
+        expected, expected_slope = odds_and_gradient(features.double(), labels, distance, "dense", factor)
         # Distances round to a few parts in 1e7 of the squared norms, and 1/T magnifies that.
         rounding = 5e-7 * exact.squared_norms.max().item() / (factor * exact.scale.item())
         assert_close(odds, expected, rtol=1e-6, atol=1e-6 + rounding)
@@ -128,10 +128,10 @@ def test_sizes_and_classes(count: int, dims: int, classes: int) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("dims", [3, 40])
 def test_one_or_two_points(count: int, dims: int) -> None:
-    points = torch.randn(count, dims, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(count, dims, generator=torch.Generator().manual_seed(0))
     for labels in (torch.zeros(count).int(), torch.arange(count)):
         for temperature in (1.0, math.inf):
-            leaf = points.clone().requires_grad_()
+            leaf = features.clone().requires_grad_()
             value = soft_nearest_neighbor_loss(leaf, labels, temperature, backend="fused")
             value.backward()  # type: ignore[no-untyped-call]
             assert value.item() == 0
@@ -144,9 +144,9 @@ def test_one_or_two_points(count: int, dims: int) -> None:
 def test_every_precision(precision: str, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter multiplies in float32 for each; only a GPU distinguishes them."""
     monkeypatch.setattr(fused, "PRECISION", precision)
-    points, labels = random_batch(70, dims, 3)
-    check(points, labels)
-    check(points, labels, "cosine")
+    features, labels = random_batch(70, dims, 3)
+    check(features, labels)
+    check(features, labels, "cosine")
 
 
 @pytest.mark.parametrize("processors", [0, 1000])
@@ -158,18 +158,18 @@ def test_neighbors_may_be_split_over_programs(dims: int, processors: int, monkey
 
 @pytest.mark.parametrize("dims", [3, 40])
 def test_zero_vectors_have_cosine_distance_1_to_all(dims: int) -> None:
-    points, labels = random_batch(30, dims, 2)
-    points[[2, 11, 20]] = 0
+    features, labels = random_batch(30, dims, 2)
+    features[[2, 11, 20]] = 0
     labels[[2, 11]] = torch.tensor([0, 1])
-    check(points, labels, "cosine")
+    check(features, labels, "cosine")
 
 
 @pytest.mark.parametrize("dims", [3, 40])
 def test_samples_that_need_no_gradient_get_none(dims: int) -> None:
-    points, labels = random_batch(80, dims, 2)
+    features, labels = random_batch(80, dims, 2)
     whole = None
     for rows in (slice(0, 80), slice(9, 80), slice(40, 57), slice(80, 80)):
-        leaf = points.clone().requires_grad_()
+        leaf = features.clone().requires_grad_()
         batch = replace(build_pairwise_batch(leaf, labels, backend="fused"), needs_grad=rows)
         odds = log_odds(batch, 1 / batch.scale.reshape(1)).squeeze(0)
         (slope,) = torch.autograd.grad(odds.square().sum(), batch.features)
@@ -181,8 +181,8 @@ def test_samples_that_need_no_gradient_get_none(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [5, 40])
 def test_bfloat16_gives_the_loss_of_float32(dims: int) -> None:
-    points, labels = random_batch(30, dims, 3)
-    narrow = points.bfloat16()
+    features, labels = random_batch(30, dims, 3)
+    narrow = features.bfloat16()
     values = [soft_nearest_neighbor_loss(x, labels, 3.0, backend="fused") for x in (narrow, narrow.float())]
     assert_close(*values, rtol=0, atol=0)
 
@@ -190,10 +190,10 @@ def test_bfloat16_gives_the_loss_of_float32(dims: int) -> None:
 @pytest.mark.parametrize("dims", [5, 40])
 @pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e15])
 def test_scaling_features_and_temperature_changes_nothing(scale: float, dims: int) -> None:
-    points, labels = random_batch(20, dims, 3)
+    features, labels = random_batch(20, dims, 3)
     values, slopes = [], []
     for unit in (1.0, scale):
-        leaf = (points * unit).requires_grad_()
+        leaf = (features * unit).requires_grad_()
         batch = build_pairwise_batch(
             leaf.double(), labels, backend="tiled"
         )  # float32 cannot represent squares of 1e-25
@@ -207,40 +207,40 @@ def test_scaling_features_and_temperature_changes_nothing(scale: float, dims: in
 
 @pytest.mark.parametrize("dims", [3, 40])
 def test_infinite_temperature_counts_neighbors(dims: int) -> None:
-    points, labels = random_batch(30, dims, 4)
+    features, labels = random_batch(30, dims, 4)
     sizes = (labels[:, None] == labels).sum(1)
     for temperature in (math.inf, 1e30):
-        losses = soft_nearest_neighbor_loss(points, labels, temperature, reduction="none", backend="fused")
+        losses = soft_nearest_neighbor_loss(features, labels, temperature, reduction="none", backend="fused")
         assert_close(losses, torch.log((30 - 1) / (sizes - 1.0)))
 
 
 @pytest.mark.parametrize("dims", [3, 40])
 @pytest.mark.parametrize("rule", [1e-20, 1e-6, 1e9, math.inf, RelativeTemperature(1e-12), "optimal", "learned"])
 def test_gradient_is_finite_at_any_temperature(rule: Any, dims: int) -> None:
-    points, labels = random_batch(20, dims, 3)
-    points[5:8] = points[4]
-    leaf = points.requires_grad_()
+    features, labels = random_batch(20, dims, 3)
+    features[5:8] = features[4]
+    leaf = features.requires_grad_()
     SoftNearestNeighborLoss(rule, backend="fused")(leaf, labels).backward()
     assert leaf.grad is not None
     assert leaf.grad.isfinite().all()
 
 
 def test_optimal_temperature_agrees_with_the_tiled_backend() -> None:
-    points, labels = random_batch(60, 10, 2)
-    values = [soft_nearest_neighbor_loss(points, labels, "optimal", backend=b) for b in ("fused", "tiled")]  # type: ignore[arg-type]
+    features, labels = random_batch(60, 10, 2)
+    values = [soft_nearest_neighbor_loss(features, labels, "optimal", backend=b) for b in ("fused", "tiled")]  # type: ignore[arg-type]
     assert_close(*values)
 
 
 @pytest.mark.parametrize("dims", [1, 30])
 def test_nan_stays_nan(dims: int) -> None:
-    points, labels = torch.arange(4.0)[:, None].repeat(1, dims), torch.arange(4) % 2
-    points[0, 0] = math.nan
-    assert soft_nearest_neighbor_loss(points, labels, 1.0, backend="fused").isnan()
+    features, labels = torch.arange(4.0)[:, None].repeat(1, dims), torch.arange(4) % 2
+    features[0, 0] = math.nan
+    assert soft_nearest_neighbor_loss(features, labels, 1.0, backend="fused").isnan()
 
 
 def test_second_derivatives_are_refused() -> None:
-    points, labels = random_batch(20, 3, 2)
-    leaf = points.requires_grad_()
+    features, labels = random_batch(20, 3, 2)
+    leaf = features.requires_grad_()
     loss = soft_nearest_neighbor_loss(leaf, labels, 1.0, backend="fused")
     (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives"):
@@ -270,10 +270,10 @@ def test_blocks_shrink_to_the_memory_of_the_gpu(monkeypatch: pytest.MonkeyPatch)
             return launch
 
     monkeypatch.setattr(fused_kernels, "sum_gradient", Small())
-    points, labels = random_batch(70, 40, 2)
+    features, labels = random_batch(70, 40, 2)
     least = 32
-    check(points, labels)
+    check(features, labels)
     assert tried == 2 * [(128, 1), (64, 2), (32, 3)]  # at each T
     least = 0
     with pytest.raises(OutOfResources):
-        check(points, labels)
+        check(features, labels)

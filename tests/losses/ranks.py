@@ -32,7 +32,7 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
 
 
 def check(own: slice, world: int) -> None:
-    points, labels = batch(30)
+    features, labels = batch(30)
     for backend in ("dense", "tiled"):
         for rule in RULES:
             for distance in ("sqeuclidean", "cosine"):
@@ -44,13 +44,13 @@ def check(own: slice, world: int) -> None:
                         )  # fmt: skip
                         return values if values.dim() == 0 else values.square().sum()
 
-                    compare(loss, points, labels, own, world)
+                    compare(loss, features, labels, own, world)
 
 
 def compare(
-    loss: Callable[[Tensor, Tensor, bool], Tensor], points: Tensor, labels: Tensor, own: slice, world: int
+    loss: Callable[[Tensor, Tensor, bool], Tensor], features: Tensor, labels: Tensor, own: slice, world: int
 ) -> None:
-    whole, part = points.clone().requires_grad_(), points[own].clone().requires_grad_()
+    whole, part = features.clone().requires_grad_(), features[own].clone().requires_grad_()
     expected, value = loss(whole, labels, False), loss(part, labels[own], True)
     assert_close(value, expected)
     expected.backward()  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ def compare(
 
 def check_module(own: slice) -> None:
     """Weights trained under DistributedDataParallel are those of one process."""
-    points, labels = batch(30)
+    features, labels = batch(30)
     results = []
     for across in (False, True):
         torch.manual_seed(0)
@@ -73,7 +73,7 @@ def check_module(own: slice) -> None:
         some = own if across else slice(None)
         for _ in range(4):
             optimizer.zero_grad()
-            criterion(network(points[some]), labels[some]).backward()
+            criterion(network(features[some]), labels[some]).backward()
             optimizer.step()
         assert int(criterion.num_anchors) + int(criterion.num_left_out) == 30
         results.append([*(value.detach() for value in network.parameters()), *criterion.state_dict().values()])

@@ -504,10 +504,10 @@ def test_a_submodule_called_module_keeps_its_name() -> None:
 
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
-    points, labels = torch.randn(24, 6), torch.arange(24) % 2
+    features, labels = torch.randn(24, 6), torch.arange(24) % 2
     model = perceptron()
     for loss in (partial(soft_nearest_neighbor_loss, temperature="optimal"), triplet_loss, EntangledLoss(model)):
-        torch.testing.assert_close(loss(points, labels.to(dtype)), loss(points, labels))
+        torch.testing.assert_close(loss(features, labels.to(dtype)), loss(features, labels))
 
 
 @pytest.mark.parametrize("labels", [LABELS.float(), LABELS.to(torch.complex64), LABELS[:, None], LABELS[:-1]])

@@ -42,7 +42,7 @@ def test_the_kernels_in_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("points", "message"),
+    ("features", "message"),
     [
         (
             torch.zeros(4, 2).double(),
@@ -53,13 +53,13 @@ def test_the_kernels_in_the_interpreter() -> None:
         (torch.zeros(4, 2), 'backend="fused" requires Triton and .* GPU .*, got cpu: use backend="tiled"'),
     ],
 )
-def test_unsupported_features_are_refused(points: Tensor, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_features_are_refused(features: Tensor, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     labels = torch.arange(4) % 2
     with pytest.raises(ValueError, match=rf"^{message}\Z"):
-        soft_nearest_neighbor_loss(points, labels, backend="fused")
+        soft_nearest_neighbor_loss(features, labels, backend="fused")
     with pytest.raises(ValueError, match=rf"^{message}\Z"):
-        SoftNearestNeighborLoss(backend="fused")(points, labels)
+        SoftNearestNeighborLoss(backend="fused")(features, labels)
 
 
 def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,17 +107,17 @@ def gpu_batch(count: int, dims: int, classes: int) -> tuple[Tensor, Tensor]:
     return torch.randn(count, dims, generator=rng, device="cuda") + 0.3 * offsets[labels], labels
 
 
-def exact_rows(points: Tensor, labels: Tensor, temperature: float) -> tuple[float, Tensor]:
+def exact_rows(features: Tensor, labels: Tensor, temperature: float) -> tuple[float, Tensor]:
     """Return the mean loss and its gradient (N, D) in float64, a few rows of anchors at a time."""
-    leaf = points.double().requires_grad_()
+    leaf = features.double().requires_grad_()
     value = 0.0
-    for rows in torch.arange(len(points), device=points.device).split(512):
+    for rows in torch.arange(len(features), device=features.device).split(512):
         exponents = -torch.cdist(leaf[rows], leaf, compute_mode="donot_use_mm_for_euclid_dist").square() / temperature
-        own = rows[:, None] == torch.arange(len(points), device=points.device)
-        alike = labels[rows, None] == labels
-        same = exponents.masked_fill(own | ~alike, -torch.inf).logsumexp(1)
-        other = exponents.masked_fill(alike, -torch.inf).logsumexp(1)
-        loss = F.softplus(other - same).sum() / len(points)
+        own = rows[:, None] == torch.arange(len(features), device=features.device)
+        same_class = labels[rows, None] == labels
+        same = exponents.masked_fill(own | ~same_class, -torch.inf).logsumexp(1)
+        other = exponents.masked_fill(same_class, -torch.inf).logsumexp(1)
+        loss = F.softplus(other - same).sum() / len(features)
         loss.backward()  # type: ignore[no-untyped-call]
         value += loss.item()
     assert leaf.grad is not None
@@ -131,11 +131,11 @@ def exact_rows(points: Tensor, labels: Tensor, temperature: float) -> tuple[floa
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32"])
 def test_gpu_agrees_with_float64(precision: str, dims: int, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "PRECISION", precision)
-    points, labels = gpu_batch(8192, dims, classes)
-    mean = build_pairwise_batch(points, labels).scale.item()
+    features, labels = gpu_batch(8192, dims, classes)
+    mean = build_pairwise_batch(features, labels).scale.item()
     for factor in (0.01, 0.1, 1.0):
-        expected, slope = exact_rows(points, labels, factor * mean)
-        leaf = points.clone().requires_grad_()
+        expected, slope = exact_rows(features, labels, factor * mean)
+        leaf = features.clone().requires_grad_()
         value = soft_nearest_neighbor_loss(leaf, labels, factor * mean, backend="fused")
         value.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
@@ -153,22 +153,22 @@ def test_gpu_agrees_with_float64(precision: str, dims: int, classes: int, monkey
 @pytest.mark.gpu
 @needs_gpu
 def test_gpu_is_chosen_by_auto() -> None:
-    points, labels = gpu_batch(2000, 10, 2)
-    for features, expected in ((points, "fused"), (points[:1000], "dense"), (points.double(), "tiled")):
-        assert build_pairwise_batch(features, labels[: len(features)]).backend == expected
-    assert build_pairwise_batch(points.repeat(1, 26), labels).backend == "tiled"
+    features, labels = gpu_batch(2000, 10, 2)
+    for each, expected in ((features, "fused"), (features[:1000], "dense"), (features.double(), "tiled")):
+        assert build_pairwise_batch(each, labels[: len(each)]).backend == expected
+    assert build_pairwise_batch(features.repeat(1, 26), labels).backend == "tiled"
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_gpu_allowing_tf32_elsewhere_changes_nothing() -> None:
-    points, labels = gpu_batch(2000, 64, 2)
+    features, labels = gpu_batch(2000, 64, 2)
     before = torch.get_float32_matmul_precision()
     values: list[Any] = []
     try:
         for allowed in ("highest", "high"):
             torch.set_float32_matmul_precision(allowed)
-            values.append(soft_nearest_neighbor_loss(points, labels, 20.0, backend="fused").item())
+            values.append(soft_nearest_neighbor_loss(features, labels, 20.0, backend="fused").item())
     finally:
         torch.set_float32_matmul_precision(before)
     assert values[0] == values[1]
@@ -178,10 +178,10 @@ def test_gpu_allowing_tf32_elsewhere_changes_nothing() -> None:
 @needs_gpu
 def test_gpu_keeps_nan() -> None:
     for dims in (3, 40):
-        points, labels = gpu_batch(2000, dims, 2)
-        points[7, 0] = torch.nan
-        batch = build_pairwise_batch(points, labels, backend="fused")
-        batch.features[:] = points  # centering would have spread the NaN
+        features, labels = gpu_batch(2000, dims, 2)
+        features[7, 0] = torch.nan
+        batch = build_pairwise_batch(features, labels, backend="fused")
+        batch.features[:] = features  # centering would have spread the NaN
         odds = log_odds(batch, torch.ones(1, dtype=torch.float64, device="cuda"))
         assert odds.isnan().all()
 
@@ -189,8 +189,8 @@ def test_gpu_keeps_nan() -> None:
 @pytest.mark.gpu
 @needs_gpu
 def test_gpu_memory_grows_with_samples_not_with_pairs() -> None:
-    points, labels = gpu_batch(65536, 10, 2)
-    leaf = points.requires_grad_()
+    features, labels = gpu_batch(65536, 10, 2)
+    leaf = features.requires_grad_()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -22,9 +22,9 @@ FACTORS = [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6]
 DTYPES = [torch.float32, torch.float64]
 
 
-def gradient(points: Tensor, labels: Tensor, temperature: TemperatureLike, distance: Any = "sqeuclidean") -> Tensor:
-    """Return the gradient of the mean loss by a copy of ``points``."""
-    leaf = points.clone().requires_grad_()
+def gradient(features: Tensor, labels: Tensor, temperature: TemperatureLike, distance: Any = "sqeuclidean") -> Tensor:
+    """Return the gradient of the mean loss by a copy of ``features``."""
+    leaf = features.clone().requires_grad_()
     (slope,) = torch.autograd.grad(soft_nearest_neighbor_loss(leaf, labels, temperature, distance), leaf)
     return slope
 
@@ -32,8 +32,8 @@ def gradient(points: Tensor, labels: Tensor, temperature: TemperatureLike, dista
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_agrees_with_the_loops(name: str, distance: Any, backend: str) -> None:
-    points, labels = make_batch(name)
-    leaf = points.double().requires_grad_()
+    features, labels = make_batch(name)
+    leaf = features.double().requires_grad_()
     distances = distances_loop(leaf, distance)
     mean = mean_distance_loop(distances)
     for factor in FACTORS:
@@ -41,13 +41,13 @@ def test_gradient_agrees_with_the_loops(name: str, distance: Any, backend: str) 
         expected = torch.zeros_like(leaf)
         if losses:
             (expected,) = torch.autograd.grad(torch.stack(losses).mean(), leaf, retain_graph=True)
-        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centered points;
+        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centered features;
         # unit vectors are not centered.
-        radius = (points - points.mean(0)).norm(dim=1).max().item() if distance == "sqeuclidean" else 1.0
-        length = points.norm(dim=1).min().item() if distance == "cosine" else 1.0
+        radius = (features - features.mean(0)).norm(dim=1).max().item() if distance == "sqeuclidean" else 1.0
+        length = features.norm(dim=1).min().item() if distance == "cosine" else 1.0
         # torch's softplus has slope 1 above 20, an error of 2e-9 in float64.
         for dtype, digits in ((torch.float32, 1e-7), (torch.float64, 1e-10)):
-            found = gradient(points.to(dtype), labels, factor * mean, distance)
+            found = gradient(features.to(dtype), labels, factor * mean, distance)
             assert found.dtype == dtype
             assert found.isfinite().all()
             tolerance = 20 * digits * expected.abs().max().item() + digits * radius / (factor * mean * length)
@@ -64,21 +64,21 @@ def test_gradient_agrees_with_the_loops(name: str, distance: Any, backend: str) 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_is_finite_at_any_temperature(name: str, distance: Any, dtype: torch.dtype) -> None:
-    points, labels = make_batch(name)
+    features, labels = make_batch(name)
     rules: list[TemperatureLike] = [1e-20, 1e-6, 1.0, 1e9, math.inf, "optimal", "learned"]
     for rule in rules + [RelativeTemperature(factor) for factor in (1e-12, 1e-9, 1e-3, math.inf)]:
-        assert gradient(points.to(dtype), labels, rule, distance).isfinite().all(), rule
+        assert gradient(features.to(dtype), labels, rule, distance).isfinite().all(), rule
 
 
 def test_gradient_at_very_low_temperature() -> None:
     """At T near 0 each anchor has one term left, (d(nearest of its class) - d(nearest of another)) / T."""
-    points, labels = torch.tensor([[0.0], [1.0], [1.5], [50.0]]), torch.tensor([0, 1, 0, 1])
+    features, labels = torch.tensor([[0.0], [1.0], [1.5], [50.0]]), torch.tensor([0, 1, 0, 1])
     distances = [(0, 2, 1), (1, 3, 2), (2, 0, 1), (3, 1, 2)]  # anchor, nearest of its class, nearest of another
-    leaf = points.double().requires_grad_()
+    leaf = features.double().requires_grad_()
     margins = [(leaf[a] - leaf[p]).square() - (leaf[a] - leaf[s]).square() for a, p, s in distances]
     (expected,) = torch.autograd.grad(torch.cat(margins).clamp_min(0).mean(), leaf)
     for temperature in (1e-4, 1e-8, 1e-12):
-        found = gradient(points, labels, temperature)
+        found = gradient(features, labels, temperature)
         assert_close(found.double() * temperature, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -86,8 +86,8 @@ def test_gradient_at_very_low_temperature() -> None:
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", ["random", "singletons", "separable", "duplicated"])
 def test_fixed_temperature_passes_gradcheck(name: str, distance: Any, reduction: Any) -> None:
-    points, labels = make_batch(name)
-    leaf = points[:9].double().requires_grad_()
+    features, labels = make_batch(name)
+    leaf = features[:9].double().requires_grad_()
     mean = build_pairwise_batch(leaf, labels[:9], distance).scale.item()
     for factor in (0.1, 2.0):
         check = torch.autograd.gradcheck(
@@ -99,31 +99,31 @@ def test_fixed_temperature_passes_gradcheck(name: str, distance: Any, reduction:
 def overlapping(distance: Any) -> tuple[Tensor, Tensor]:
     """Return features whose loss has its minimum at a finite T above 0, which gradcheck of that minimum requires."""
     labels = torch.arange(10) % 2
-    points = torch.randn(10, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    points = points + 1.5 * labels[:, None]
-    inverse = OptimalTemperature()(build_pairwise_batch(points, labels, distance))
+    features = torch.randn(10, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    features = features + 1.5 * labels[:, None]
+    inverse = OptimalTemperature()(build_pairwise_batch(features, labels, distance))
     assert 0 < inverse.item() < 1e3
-    assert soft_nearest_neighbor_loss(points, labels, "optimal", distance) > 0.1
-    return points.requires_grad_(), labels
+    assert soft_nearest_neighbor_loss(features, labels, "optimal", distance) > 0.1
+    return features.requires_grad_(), labels
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_optimal_temperature_passes_gradcheck(distance: Any, reduction: Any) -> None:
     """The optimal T depends on the features, but adds nothing to the gradient (envelope theorem)."""
-    points, labels = overlapping(distance)
+    features, labels = overlapping(distance)
     assert torch.autograd.gradcheck(
-        lambda x: soft_nearest_neighbor_loss(x, labels, "optimal", distance, reduction), points
+        lambda x: soft_nearest_neighbor_loss(x, labels, "optimal", distance, reduction), features
     )
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_relative_temperature_has_no_gradient(distance: Any) -> None:
-    points, labels = overlapping(distance)
-    mean = build_pairwise_batch(points, labels, distance).scale.item()
+    features, labels = overlapping(distance)
+    mean = build_pairwise_batch(features, labels, distance).scale.item()
     for factor in (0.1, 1.0):
-        found = gradient(points.detach(), labels, RelativeTemperature(factor), distance)
-        assert_close(found, gradient(points.detach(), labels, factor * mean, distance), rtol=1e-12, atol=1e-14)
+        found = gradient(features.detach(), labels, RelativeTemperature(factor), distance)
+        assert_close(found, gradient(features.detach(), labels, factor * mean, distance), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -167,52 +167,52 @@ def test_real_samples_without_gradient_do_not_change_that_of_fake_ones(dtype: to
 Points, Labels = Tensor, Tensor
 
 
-def by_backward(loss: Callable[[Points], Tensor], points: Points) -> None:
-    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
+def by_backward(loss: Callable[[Points], Tensor], features: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(features), features, create_graph=True)
     slope.square().sum().backward()
 
 
-def by_backward_into_inputs(loss: Callable[[Points], Tensor], points: Points) -> None:
-    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
-    slope.square().sum().backward(inputs=[points])
+def by_backward_into_inputs(loss: Callable[[Points], Tensor], features: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(features), features, create_graph=True)
+    slope.square().sum().backward(inputs=[features])
 
 
-def by_grad(loss: Callable[[Points], Tensor], points: Points) -> None:
-    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
-    torch.autograd.grad(slope.sum(), points, allow_unused=True)
+def by_grad(loss: Callable[[Points], Tensor], features: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(features), features, create_graph=True)
+    torch.autograd.grad(slope.sum(), features, allow_unused=True)
 
 
-def by_grad_through_a_network(loss: Callable[[Points], Tensor], points: Points) -> None:
-    weight = torch.eye(points.shape[1], dtype=points.dtype, requires_grad=True)
-    (slope,) = torch.autograd.grad(loss(points.detach() @ weight), weight, create_graph=True)
+def by_grad_through_a_network(loss: Callable[[Points], Tensor], features: Points) -> None:
+    weight = torch.eye(features.shape[1], dtype=features.dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(features.detach() @ weight), weight, create_graph=True)
     torch.autograd.grad(slope.square().sum(), weight)
 
 
-def by_the_incoming_gradient(loss: Callable[[Points], Tensor], points: Points) -> None:
-    factor = torch.ones((), dtype=points.dtype, requires_grad=True)
-    (slope,) = torch.autograd.grad(factor * loss(points), points, create_graph=True)
+def by_the_incoming_gradient(loss: Callable[[Points], Tensor], features: Points) -> None:
+    factor = torch.ones((), dtype=features.dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(factor * loss(features), features, create_graph=True)
     torch.autograd.grad(slope.sum(), factor, allow_unused=True)
 
 
-def by_hessian(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.autograd.functional.hessian(loss, points)
+def by_hessian(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.autograd.functional.hessian(loss, features)
 
 
-def by_vectorized_hessian(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.autograd.functional.hessian(loss, points, vectorize=True)
+def by_vectorized_hessian(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.autograd.functional.hessian(loss, features, vectorize=True)
 
 
-def by_jvp(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.autograd.functional.jvp(loss, points, torch.ones_like(points))
+def by_jvp(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.autograd.functional.jvp(loss, features, torch.ones_like(features))
 
 
-def by_forward_mode(loss: Callable[[Points], Tensor], points: Points) -> None:
+def by_forward_mode(loss: Callable[[Points], Tensor], features: Points) -> None:
     with torch.autograd.forward_ad.dual_level():
-        loss(torch.autograd.forward_ad.make_dual(points.detach(), torch.ones_like(points)))
+        loss(torch.autograd.forward_ad.make_dual(features.detach(), torch.ones_like(features)))
 
 
-def by_func(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.func.hessian(loss)(points)
+def by_func(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.func.hessian(loss)(features)
 
 
 SECOND_DERIVATIVES = [
@@ -225,15 +225,15 @@ SECOND_DERIVATIVES = [
 @pytest.mark.parametrize("way", SECOND_DERIVATIVES)
 @pytest.mark.parametrize("rule", [1.0, "optimal", RelativeTemperature(0.1, 1.0)], ids=["1", "optimal", "relative"])
 def test_second_derivatives_are_refused(rule: TemperatureLike, way: Callable[..., None]) -> None:
-    points, labels = make_batch("random")
-    points = points.double().requires_grad_()
+    features, labels = make_batch("random")
+    features = features.double().requires_grad_()
     with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|forward mode AD|functorch"):
-        way(lambda given: soft_nearest_neighbor_loss(given, labels, rule), points)
+        way(lambda given: soft_nearest_neighbor_loss(given, labels, rule), features)
     with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|forward mode AD|functorch"):
         # Here the incoming gradient is a constant.
         way(
             lambda given: log_odds(build_pairwise_batch(given, labels), torch.ones(1, dtype=torch.float64)).sum(),
-            points,
+            features,
         )
 
 
@@ -243,25 +243,25 @@ def test_second_derivatives_are_refused(rule: TemperatureLike, way: Callable[...
 )
 def test_the_scale_of_the_features_does_not_matter(rule: TemperatureLike, scale: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    points, labels = torch.rand(120, 4, generator=rng) * 2 - 1, torch.arange(120) % 4
-    points[:, 0] = 0.7 * points[:, 0] + 0.1 * labels
+    features, labels = torch.rand(120, 4, generator=rng) * 2 - 1, torch.arange(120) % 4
+    features[:, 0] = 0.7 * features[:, 0] + 0.1 * labels
     plain, scaled = (0.1, 0.1 * scale**2) if rule == "absolute" else (rule, rule)
-    expected = soft_nearest_neighbor_loss(points.double(), labels, plain)
-    assert_close(soft_nearest_neighbor_loss(points * scale, labels, scaled).double(), expected, rtol=1e-3, atol=1e-5)
+    expected = soft_nearest_neighbor_loss(features.double(), labels, plain)
+    assert_close(soft_nearest_neighbor_loss(features * scale, labels, scaled).double(), expected, rtol=1e-3, atol=1e-5)
     if scale >= 1e-30:  # below, the gradient, about 1 / scale, overflows float32
-        slope = gradient(points.double(), labels, plain)
-        found = gradient(points * scale, labels, scaled).double() * scale
+        slope = gradient(features.double(), labels, plain)
+        found = gradient(features * scale, labels, scaled).double() * scale
         assert_close(found, slope, rtol=1e-2, atol=1e-3 * slope.abs().max().item())
 
 
 def test_autocast_and_tf32_outside_change_nothing() -> None:
-    points, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    features, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
     before = torch.get_float32_matmul_precision()
-    expected = gradient(points, labels, 1.0)
+    expected = gradient(features, labels, 1.0)
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(gradient(points, labels, 1.0), expected)
+            assert torch.equal(gradient(features, labels, 1.0), expected)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -272,11 +272,11 @@ def test_the_newer_switches_outside_change_nothing(precision: str) -> None:
     matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if matmul is None:
         pytest.skip("torch has them from 2.9")
-    points, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
-    before, expected = matmul.fp32_precision, gradient(points, labels, 1.0)
+    features, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    before, expected = matmul.fp32_precision, gradient(features, labels, 1.0)
     try:
         matmul.fp32_precision = precision
-        assert torch.equal(gradient(points, labels, 1.0), expected)
+        assert torch.equal(gradient(features, labels, 1.0), expected)
         assert matmul.fp32_precision == precision
     finally:
         matmul.fp32_precision = before

@@ -34,11 +34,11 @@ def test_value_agrees_with_the_loops(num_real: int, num_fake: int, shift: float,
 
 def test_unbiased_over_all_ways_to_split_a_sample() -> None:
     """Over all splits of one sample the estimates average to 0; those of a biased one have a positive mean."""
-    points = cloud(7, 0).double()
+    features = cloud(7, 0).double()
     estimates = []
     for chosen in itertools.combinations(range(7), 3):
         others = [row for row in range(7) if row not in chosen]
-        estimates.append(squared_mmd(points[list(chosen)], points[others]))
+        estimates.append(squared_mmd(features[list(chosen)], features[others]))
     assert_close(torch.stack(estimates).mean(), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-14)
     assert torch.stack(estimates).abs().max() > 0.01
 
@@ -63,8 +63,8 @@ def test_gradient_with_constant_widths() -> None:
         within = (kernel(real, real).sum() - 4) / 12 + (kernel(fake, fake).sum() - 5) / 20
         return within - 2 * kernel(real, fake).mean()
 
-    points = torch.cat([real, fake]).detach()
-    scale = (points[:, None] - points).square().sum() / 72
+    features = torch.cat([real, fake]).detach()
+    scale = (features[:, None] - features).square().sum() / 72
     assert_close(slopes, torch.autograd.grad(plain(real, fake, scale), [real, fake]))
 
 

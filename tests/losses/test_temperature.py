@@ -28,9 +28,9 @@ from snngan import (
 from snngan.losses.pairwise import PairwiseBatch, build_pairwise_batch
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature, parse_temperature
 
-POINTS = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)
+FEATURES = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)
 LABELS = torch.tensor([0, 0, 1, 1])
-BATCH = build_pairwise_batch(POINTS, LABELS)
+BATCH = build_pairwise_batch(FEATURES, LABELS)
 MEAN = (1 + 9 + 4.5**2 + 4 + 3.5**2 + 1.5**2) / 6
 RULES = [
     FixedTemperature(2.0), RelativeTemperature(0.1, 1.0), AnnealedTemperature(1.0), LearnedTemperature(),
@@ -48,8 +48,8 @@ def test_every_rule_gives_finite_inverses_without_gradient(rule: Temperature) ->
     for batch in (
         BATCH,
         EQUAL,
-        build_pairwise_batch(POINTS.clone().requires_grad_(), LABELS),
-        build_pairwise_batch(POINTS, LABELS * 0),
+        build_pairwise_batch(FEATURES.clone().requires_grad_(), LABELS),
+        build_pairwise_batch(FEATURES, LABELS * 0),
     ):
         found = copy.deepcopy(rule)(batch)
         assert found.dtype == torch.float64
@@ -75,10 +75,12 @@ def test_relative() -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_several_factors_give_the_mean_of_their_losses(reduction: Any) -> None:
-    points, labels = make_batch("singletons")
+    features, labels = make_batch("singletons")
     factors = (0.03, 0.1, 1.0)
-    losses = [soft_nearest_neighbor_loss(points, labels, RelativeTemperature(f), reduction=reduction) for f in factors]
-    mixed = soft_nearest_neighbor_loss(points, labels, RelativeTemperature(*factors), reduction=reduction)
+    losses = [
+        soft_nearest_neighbor_loss(features, labels, RelativeTemperature(f), reduction=reduction) for f in factors
+    ]
+    mixed = soft_nearest_neighbor_loss(features, labels, RelativeTemperature(*factors), reduction=reduction)
     assert_close(mixed, torch.stack(losses).mean(0))
 
 
@@ -118,8 +120,8 @@ class TestLearned:
     @pytest.mark.parametrize("name", ["random", "sparse", "heavy_tailed", "outlier", "separable", "one_class"])
     @pytest.mark.parametrize("initial", [0.01, 0.1, 1.0, 30.0])
     def test_each_evaluation_is_one_step_of_descent(self, name: str, initial: float) -> None:
-        points, labels = make_batch(name)
-        batch = build_pairwise_batch(points.double(), labels)
+        features, labels = make_batch(name)
+        batch = build_pairwise_batch(features.double(), labels)
         rule = LearnedTemperature(initial, step=0.05)
         before, after = rule(batch), rule(batch)
         around = before * torch.exp(torch.tensor([-1e-4, 1e-4], dtype=torch.float64))
@@ -131,15 +133,15 @@ class TestLearned:
 
     @pytest.mark.parametrize("initial", [0.05, 1.0, 10.0])
     def test_repeated_steps_reach_a_minimum(self, initial: float) -> None:
-        points, labels = make_batch("singletons")
-        batch = build_pairwise_batch(points.double() + 2 * (labels == 0)[:, None], labels)
+        features, labels = make_batch("singletons")
+        batch = build_pairwise_batch(features.double() + 2 * (labels == 0)[:, None], labels)
         rule = LearnedTemperature(initial)
         for _ in range(1500):
             reached = rule(batch)
         around = reached * torch.tensor([0.98, 1.0, 1.02], dtype=torch.float64)
-        cold, there, warm = losses_at(batch.distances, labels, around)
-        assert there < cold
-        assert there < warm
+        lower, reached_loss, higher = losses_at(batch.distances, labels, around)
+        assert reached_loss < lower
+        assert reached_loss < higher
 
     def test_it_stays_within_its_bounds(self) -> None:
         separate = build_pairwise_batch(*make_batch("separable"))
@@ -163,14 +165,14 @@ class TestLearned:
         assert_close(rule.state_dict(), state, rtol=0, atol=0)
 
     def test_state_round_trip_through_the_module(self) -> None:
-        points, labels = make_batch("random")
+        features, labels = make_batch("random")
         criterion, other = (SoftNearestNeighborLoss("learned") for _ in range(2))
         for _ in range(5):
-            criterion(points, labels)
+            criterion(features, labels)
         other.load_state_dict(criterion.state_dict())
         for _ in range(3):
-            assert_close(other(points, labels), criterion(points, labels), rtol=0, atol=0)
-        assert criterion(points, labels) < SoftNearestNeighborLoss("learned")(points, labels)
+            assert_close(other(features, labels), criterion(features, labels), rtol=0, atol=0)
+        assert criterion(features, labels) < SoftNearestNeighborLoss("learned")(features, labels)
 
     @pytest.mark.parametrize(
         "options", [{"initial": 0.0}, {"step": -1.0}, {"low": 0.0}, {"low": 2.0, "high": 1.0}, {"high": math.nan}]
@@ -182,7 +184,7 @@ class TestLearned:
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
 def test_relative_rules_follow_the_data(factor: float, size: float) -> None:
-    larger = build_pairwise_batch(POINTS * size, LABELS)
+    larger = build_pairwise_batch(FEATURES * size, LABELS)
     for kind in (RelativeTemperature, AnnealedTemperature):
         assert_close(kind(factor)(larger) * size**2, kind(factor)(BATCH), rtol=1e-9, atol=0)
 
@@ -265,8 +267,8 @@ CASTS: list[Callable[[nn.Module], nn.Module]] = [
 def test_casting_the_module_does_not_change_the_state_of_its_temperature(
     cast: Callable[[nn.Module], nn.Module], rule: TemperatureLike
 ) -> None:
-    points, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    points += labels[:, None]
+    features, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    features += labels[:, None]
     found = []
     for times in (0, 2, 5):
         torch.manual_seed(0)
@@ -275,7 +277,7 @@ def test_casting_the_module_does_not_change_the_state_of_its_temperature(
         for step in range(6):
             if step == times and times:
                 cast(criterion)
-            values.append(float(criterion[0](points, labels)))
+            values.append(float(criterion[0](features, labels)))
         found.append(values)
     assert len(set(found[0])) == 6  # it changes
     assert found[1] == found[0]
@@ -283,14 +285,14 @@ def test_casting_the_module_does_not_change_the_state_of_its_temperature(
 
 
 def test_learned_state_is_saved_and_loaded_exactly() -> None:
-    points, labels = torch.randn(40, 3), torch.arange(40) % 2
+    features, labels = torch.randn(40, 3), torch.arange(40) % 2
     first, second = SoftNearestNeighborLoss("learned"), SoftNearestNeighborLoss("learned")
     for _ in range(3):
-        first(points, labels)
+        first(features, labels)
     kept = first.half().state_dict()
-    value = first(points, labels)
+    value = first(features, labels)
     second.load_state_dict(kept)
-    assert torch.equal(second(points, labels), value)
+    assert torch.equal(second(features, labels), value)
 
 
 @pytest.mark.parametrize(

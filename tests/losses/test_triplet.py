@@ -14,16 +14,16 @@ from snngan.losses.triplet import triplet_loss
 
 
 def by_loops(features: Tensor, labels: Tensor, margin: float, distance: str) -> float:
-    points, terms = features.flatten(1).double(), []
-    for a in range(len(points)):
-        for p in range(len(points)):
-            for n in range(len(points)):
+    features, terms = features.flatten(1).double(), []
+    for a in range(len(features)):
+        for p in range(len(features)):
+            for n in range(len(features)):
                 if a == p or labels[a] != labels[p] or labels[a] == labels[n]:
                     continue
                 if distance == "cosine":
-                    near, far = (1 - torch.cosine_similarity(points[a], points[other], 0) for other in (p, n))
+                    near, far = (1 - torch.cosine_similarity(features[a], features[other], 0) for other in (p, n))
                 else:
-                    near, far = ((points[a] - points[other]).square().sum() for other in (p, n))
+                    near, far = ((features[a] - features[other]).square().sum() for other in (p, n))
                 terms.append(max(0.0, float(near - far) + margin))
     return sum(terms) / max(1, len(terms))
 
@@ -53,33 +53,33 @@ def test_gradient(distance: str) -> None:
 
 def test_minimizing_it_separates_the_classes() -> None:
     torch.manual_seed(0)
-    points, labels = torch.randn(60, 2, requires_grad=True), torch.arange(60) % 3
-    optimizer = torch.optim.SGD([points], 1.0)
-    before = triplet_loss(points, labels).item()
+    features, labels = torch.randn(60, 2, requires_grad=True), torch.arange(60) % 3
+    optimizer = torch.optim.SGD([features], 1.0)
+    before = triplet_loss(features, labels).item()
     for _ in range(200):
         optimizer.zero_grad()
-        triplet_loss(points, labels).backward()
+        triplet_loss(features, labels).backward()
         optimizer.step()
-    assert triplet_loss(points, labels).item() < 0.1 * before
+    assert triplet_loss(features, labels).item() < 0.1 * before
 
 
 def test_without_a_triplet_loss_and_gradient_are_0() -> None:
     for labels in ([0, 0, 0], [0, 1, 2]):
-        points = torch.randn(3, 2, requires_grad=True)
-        value = triplet_loss(points, torch.tensor(labels))
+        features = torch.randn(3, 2, requires_grad=True)
+        value = triplet_loss(features, torch.tensor(labels))
         value.backward()
         assert value.item() == 0
-        assert points.grad is not None
-        assert not points.grad.any()
+        assert features.grad is not None
+        assert not features.grad.any()
 
 
 def test_dtypes_and_invalid_arguments() -> None:
-    points, labels = torch.randn(6, 2), torch.arange(6) % 2
+    features, labels = torch.randn(6, 2), torch.arange(6) % 2
     for given_as, returned in ((torch.float64, torch.float64), (torch.float32, torch.float32),
                                (torch.bfloat16, torch.float32)):  # fmt: skip
-        assert triplet_loss(points.to(given_as), labels).dtype == returned
+        assert triplet_loss(features.to(given_as), labels).dtype == returned
     for margin in (-1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="margin must be a finite number"):
-            triplet_loss(points, labels, margin)
+            triplet_loss(features, labels, margin)
     with pytest.raises(ValueError, match="labels must be integers"):
-        triplet_loss(points, labels[:5])
+        triplet_loss(features, labels[:5])

@@ -18,20 +18,20 @@ def _random(rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _duplicated(rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every sample occurs several times, with several labels."""
-    points, labels = _random(rng)
-    return points[torch.arange(COUNT) // 4], labels
+    features, labels = _random(rng)
+    return features[torch.arange(COUNT) // 4], labels
 
 
 def _duplicated_in_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Each class is one value, so that the loss approaches 0 with T."""
-    points, labels = _random(rng)
-    return points[labels], labels
+    features, labels = _random(rng)
+    return features[labels], labels
 
 
 def _near_duplicates(rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Duplicates that differ in the last digits of float32."""
-    points, labels = _duplicated(rng)
-    return points + 1e-6 * torch.randn(COUNT, 5, generator=rng), labels
+    features, labels = _duplicated(rng)
+    return features + 1e-6 * torch.randn(COUNT, 5, generator=rng), labels
 
 
 def _one_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -56,23 +56,23 @@ def _sparse(rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _far(rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Far from the origin, where Gram matrices lose every digit unless features are centered."""
-    points, labels = _random(rng)
-    return points + 1e4, labels
+    features, labels = _random(rng)
+    return features + 1e4, labels
 
 
 def _heavy_tailed(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    points, labels = _random(rng)
-    return points.sign() * (2 * points).abs().exp(), labels
+    features, labels = _random(rng)
+    return features.sign() * (2 * features).abs().exp(), labels
 
 
 def _separable(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    points, labels = _random(rng)
-    return points + 100 * labels[:, None], labels
+    features, labels = _random(rng)
+    return features + 100 * labels[:, None], labels
 
 
 def _outlier(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    points, labels = _random(rng)
-    return points * torch.where(torch.arange(COUNT) == 0, 1e3, 1.0)[:, None], labels
+    features, labels = _random(rng)
+    return features * torch.where(torch.arange(COUNT) == 0, 1e3, 1.0)[:, None], labels
 
 
 _MAKERS = {
