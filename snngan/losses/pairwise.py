@@ -26,9 +26,9 @@ UNIT_EXPONENTS = {torch.float32: (-126, 126), torch.float64: (-500, 500)}
 
 @dataclass(frozen=True, eq=False)
 class PairwiseBatch:
-    """All ordered pairs (anchor i, neighbor j) of a batch of N labeled samples. The loss treats it as constant.
+    """All ordered pairs (anchor i, neighbor j) of a batch of N labeled samples, complete once it is built.
 
-    An *anchor* is a sample that has another sample of its class; the loss is taken over the anchors.
+    An *anchor* is a sample that has another sample of its class; the loss is the mean over the anchors.
     """
 
     features: Tensor
