@@ -1,4 +1,4 @@
-"""The two objectives that rest on the soft nearest neighbor loss: forms, temperatures, and what they remember."""
+"""The two objectives that use the soft nearest neighbor loss: forms, temperatures and state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mean_distance(points: Tensor, distance: str) -> float:
 @pytest.mark.parametrize("distance", ["sqeuclidean", "cosine"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NAMES)
-def test_each_form_is_its_formula_on_the_loops_odds(name: str, form: str, distance: str) -> None:
+def test_each_form_agrees_with_its_formula_on_the_odds_of_the_loops(name: str, form: str, distance: str) -> None:
     """The temperature is relative to the real images alone in pixel space, and to all points in the learned one."""
     real, fake = images(6, 1, 0.2), images(9, 2, -0.1)
     kind: Any = OBJECTIVES[name]
@@ -61,7 +61,7 @@ def test_each_form_is_its_formula_on_the_loops_odds(name: str, form: str, distan
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_at_their_ends(form: str) -> None:
+def test_gradients_of_the_forms_at_large_odds(form: str) -> None:
     assert set(FORMS) == set(FORMULAS)
     odds = torch.tensor([-500.0, -1.0, -0.1, 2.0, 500.0], dtype=torch.float64, requires_grad=True)
     losses = torch.stack([entangling_loss(z[None], form) for z in odds])
@@ -91,8 +91,8 @@ def test_a_learned_temperature_is_state(name: str) -> None:
     assert values[0] == values[1] != values[2]
 
 
-def test_the_projection_separates_what_it_can() -> None:
-    """At an absolute T: a relative one moves with the projection, so that growth alone lowers no loss."""
+def test_training_the_projection_separates_real_from_fake() -> None:
+    """At an absolute T: a relative one changes with the projection, so that scaling does not lower the loss."""
     objective = build("snnl-projected", temperature="absolute:0.5")
     discriminator, real, fake = discriminator_of(objective), images(32, 1, 0.3), images(32, 2, -0.3)
     assert discriminator is not None
@@ -106,10 +106,10 @@ def test_the_projection_separates_what_it_can() -> None:
     [
         ({"form": "log_odds"}, "unknown value for form 'log_odds'; did you mean 'log-odds'?"),
         ({"distance": "l2"}, "unknown value for distance 'l2'"),
-        ({"temperature": "warm"}, "temperature takes"),
-        ({"temperature": "-1"}, "temperature takes"),
+        ({"temperature": "warm"}, "temperature must be"),
+        ({"temperature": "-1"}, "temperature must be"),
     ],
 )
-def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("?", r"\?")):
         build(name, **options)

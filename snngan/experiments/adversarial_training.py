@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import accuracy, compute_logits, make_adversarial, select_queries
+from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_under, queries_of
 from snngan.evaluation.plots import bars_of_pairs
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import format_cell, markdown_table, record, summarize_nested
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
-from snngan.robustness.activations import compute_activations
-from snngan.robustness.attacks import parse_attack
+from snngan.robustness.activations import activations
+from snngan.robustness.attack_rule import parse_attack
 
 PUBLISHED = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
 """Baseline and PGD on MNIST; the paper's network has one fully connected layer."""
@@ -64,38 +64,6 @@ class AdversarialTraining(BaselineComparison):
         pgd = {"alpha": self.alpha, "adversarial_training": self.adversarial_training}
         return {"baseline": {"alpha": self.alpha}, "PGD": pgd}
 
-<<<<<<< HEAD
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
-        networks, layers = self.networks(dataset, setting)
-        images, labels = select_queries(dataset, max(self.num_images, self.batches * BATCH))
-        batches = batches_of(images[: self.batches * BATCH])
-        attack, some, classes = parse_attack(self.judge), images[: self.num_images], labels[: self.num_images]
-        layered: dict[str, dict[str, dict[str, list[float]]]] = {}
-        robust: dict[str, dict[str, list[float]]] = {}
-        for side, each in networks.items():
-            for network in each:
-                moved = make_adversarial(network, attack, some, classes, setting.device)
-                for name, shown_images in (("accuracy", to_unit_range(some)), ("accuracy under attack", moved)):
-                    value = accuracy(compute_logits(network, shown_images, setting.device), classes)
-                    robust.setdefault(name, {}).setdefault(side, []).append(value)
-                found = layer_values(network, layers, batches, labels, setting.device)
-                for temperature, values in found.items():
-                    for layer, value in values.items():
-                        layered.setdefault(temperature, {}).setdefault(layer, {}).setdefault(side, []).append(value)
-        learned = {side: those_that_learned(values, dataset.num_classes) for side, values in robust["accuracy"].items()}
-        numbers: dict[str, Any] = {
-            "layers": {temperature: {layer: {side: summary([values[seed] for seed in learned[side]])
-                                             for side, values in sides.items()}
-                                     for layer, sides in values.items()} for temperature, values in layered.items()},
-            "networks": {name: {side: summary(values) for side, values in sides.items()}
-                         for name, sides in robust.items()},
-            "learned": learned, "layers_by_seed": layered,
-        }  # fmt: skip
-        stuck = ", ".join(f"{side} seed {seed}" for side in learned
-                          for seed in range(self.seeds) if seed not in learned[side])  # fmt: skip
-        known = PAPER if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
-=======
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)
         networks, layers = self.train_networks(data, context)
@@ -138,7 +106,6 @@ class AdversarialTraining(BaselineComparison):
             for layer, row in by_name.items():
                 paper = published.get(layer, ("", "")) if temperature == "T = 100" else ("", "")
                 rows.append([f"{layer}, {temperature}", *row.values(), *paper])
->>>>>>> b-experiments
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images; trained on "
             f"{self.adversarial_training}, attacked by {self.evaluation_attack}, {len(attacked)} test images. "
@@ -166,43 +133,6 @@ def num_batches(images: Tensor) -> int:
     return max(1, len(images) // BATCH)
 
 
-<<<<<<< HEAD
-def layer_values(
-    network: nn.Module, layers: tuple[str, ...], batches: Sequence[Tensor], labels: Tensor, device: torch.device
-) -> dict[str, dict[str, float]]:
-    """Return, by temperature and layer, the loss of batches of images, averaged; the logits are one more layer."""
-    modules, start = hidden_layers(network, layers), 0
-    sums: dict[str, dict[str, float]] = {name: dict.fromkeys((*layers, "logits"), 0.0) for name in TEMPERATURES}
-    for batch in batches:
-        logits, found = compute_activations(network, modules, to_unit_range(batch.to(device)))
-        own = labels[start : start + len(batch)].to(device)
-        start += len(batch)
-        for layer, points in (found | {"logits": logits}).items():
-            for name, temperature in TEMPERATURES.items():
-                value = soft_nearest_neighbor_loss(points, own, temperature)
-                sums[name][layer] += float(value) / len(batches)
-    return sums
-
-
-AdversarialTraining.presets = MappingProxyType(
-    {
-        "smoke": AdversarialTraining(
-            dataset="digits", seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=6,
-            options=("width=4", "units=16"), adversarial_training="pgd:0.2:2", judge="pgd:0.2:3", num_images=40, batches=1,
-        ),
-        "cpu": AdversarialTraining(
-            dataset="mnist", seeds=2, steps=1500, batch_size=128, learning_rate=1e-3, every=250,
-            options=("width=16", "units=128"), adversarial_training="pgd:0.3:8", judge="pgd:0.3:40", num_images=1000,
-            batches=10,
-        ),
-        "paper": AdversarialTraining(
-            dataset="mnist", seeds=4, steps=20000, batch_size=128, learning_rate=1e-4, every=1000,
-            options=("width=64", "units=1024"), adversarial_training="pgd:0.3:40", judge="pgd:0.3:100", num_images=5000,
-            batches=40,
-        ),
-    }
-)  # fmt: skip
-=======
 def layer_losses(
     network: nn.Module, layers: tuple[str, ...], images: Tensor, labels: Tensor, device: torch.device
 ) -> dict[tuple[str, str], float]:
@@ -217,4 +147,3 @@ def layer_losses(
             loss = soft_nearest_neighbor_loss(found[layer], own, TEMPERATURES[temperature])
             means[temperature, layer] += float(loss) / count
     return means
->>>>>>> b-experiments

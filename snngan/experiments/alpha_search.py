@@ -17,10 +17,6 @@ import torch
 from snngan.config import option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
-<<<<<<< HEAD
-from snngan.evaluation.classifier import load_ensemble
-=======
->>>>>>> b-experiments
 from snngan.evaluation.plots import errors_by_alpha
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult, runs
 from snngan.experiments.classifiers import default_architecture
@@ -132,17 +128,6 @@ class AlphaSearch(Experiment):
         temperature = trial.suggest_float("first_temperature", 0.01, 10.0, log=True)
         trial.set_user_attr("alpha", alpha)
         try:
-<<<<<<< HEAD
-            run = trained_classifier(config, dataset, setting.folder / "runs" / f"trial-{trial.number:04d}", setting)
-        except DivergedError:
-            trial.set_user_attr("test_accuracy", 1 / test.num_classes)
-            return 1 / test.num_classes
-        assert test.test_labels is not None
-        members, _ = load_ensemble(run, setting.device)
-        logits = logits_of(members, test.test_images, setting.device)
-        trial.set_user_attr("test_accuracy", float(figures_of(logits, test.test_labels)["accuracy"]))
-        return float(read_metrics(run)["accuracy/test"][1][-1])
-=======
             run = runs.train_classifiers(
                 f"trial-{trial.number:04d}", split_validation(data), context, **self.classifier_options(data),
                 seed=trial.number, alpha=alpha, temperature=f"learned:{temperature!r}", learning_rate=learning_rate,
@@ -152,7 +137,6 @@ class AlphaSearch(Experiment):
             return 1 / data.num_classes
         trial.set_user_attr("test_accuracy", runs.held_out_accuracy(run, data, context.device))
         return runs.seed_logs(run)[0]["accuracy/test"][1][-1]
->>>>>>> b-experiments
 
     def open_study(self, folder: Path, data: Dataset) -> optuna.Study:
         """Return the study of these options on this data, which all workers share.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import option
-from snngan.evaluation.attack_evaluation import DkNNEvaluator, make_adversarial, select_queries
+from snngan.evaluation.attack_evaluation import Judge, adversarial, queries_of
 from snngan.evaluation.plots import credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, format_cell, markdown_table
 from snngan.registry import unknown_name
-from snngan.robustness.attacks import Attack
+from snngan.robustness.attack_rule import Attack
 
 Curves = dict[str, list[float]]
 """Metrics of one network by name, one value per strength of the attack."""
@@ -73,37 +73,6 @@ class DknnCalibration(BaselineComparison):
                 raise unknown_name("regularizer", name, others)
         return {"baseline": known["baseline"], **dict(others[name] for name in self.regularizer)}
 
-<<<<<<< HEAD
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
-        networks, layers = self.networks(dataset, setting)
-        images, labels = select_queries(dataset, self.num_images)
-
-        def made(network: nn.Module, name: str) -> list[Tensor]:
-            return [make_adversarial(network, attack, images, labels, setting.device) for attack in self._attacks(name)]
-
-        setting.notify(f"attacks on {sum(map(len, networks.values()))} networks")
-        transfers = {side: [made(network, "bim") for network in each] for side, each in networks.items()}
-        found: dict[str, dict[str, list[Points]]] = {}
-        for side, each in networks.items():
-            for seed, network in enumerate(each):
-                other = (seed + 1) % self.seeds
-                shows = {FGSM: made(network, "fgsm"), BIM: transfers[side][seed], ALIKE: transfers[side][other]}
-                if side == "baseline":
-                    shows |= {f"BIM from {name}": each[other] for name, each in transfers.items() if name != side}
-                else:
-                    shows[PLAIN] = transfers["baseline"][other]
-                setting.notify(f"{side}, seed {seed}: the nearest of {self.points} training images")
-                judge = DkNNEvaluator(network, layers, dataset, setting.device, num_train_images=self.points)
-                plain = judge(images).metrics(labels)
-                for title, attacked in shows.items():
-                    rows = [plain, *(judge(moved).metrics(labels) for moved in attacked)]
-                    points = {name: [row[name] for row in rows] for name in plain}
-                    found.setdefault(title, {}).setdefault(side, []).append(points)
-                del judge
-        found[PLAIN] = {"baseline": found[ALIKE]["baseline"], **found.get(PLAIN, {})}  # for it the two are one
-        return self.finding(found, len(images), min(self.points, len(dataset.train_images)), setting)
-=======
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)
         networks, layers = self.train_networks(data, context)
@@ -160,7 +129,6 @@ class DknnCalibration(BaselineComparison):
         plot = credibility_by_accuracy(panels, context.folder / "credibility.png")
         sizes = {"num_images": len(images), "num_train_images": num_train_images}
         return ExperimentResult({"epsilons": [0.0, *self.epsilons], **sizes, "attacks": attacked}, text, [plot])
->>>>>>> b-experiments
 
     def _attacks(self, name: str) -> list[Attack]:
         steps = () if name == "fgsm" else (self.attack_steps, self.step_size)

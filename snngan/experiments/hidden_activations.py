@@ -10,15 +10,15 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import make_adversarial, select_queries
+from snngan.evaluation.attack_evaluation import adversarial, queries_of
 from snngan.evaluation.plots import embedded
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, comparison_table, record
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement
-from snngan.robustness.activations import compute_activations
-from snngan.robustness.attacks import parse_attack
+from snngan.robustness.activations import activations
+from snngan.robustness.attack_rule import parse_attack
 
 
 @EXPERIMENTS.register("hidden-activations")
@@ -49,34 +49,12 @@ class HiddenActivations(BaselineComparison):
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         attack = parse_attack(self.attack)
-<<<<<<< HEAD
-        dataset = self.data(setting)
-        networks, layers = self.networks(dataset, setting)
-        images, labels = select_queries(dataset, self.num_images)
-=======
         data = self.load_data(context)
         networks, layers = self.train_networks(data, context)
         images, labels = queries_of(data, self.num_images)
->>>>>>> b-experiments
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         scores: dict[str, Any] = {}
         third = len(images) // 3
-<<<<<<< HEAD
-        for side, each in networks.items():
-            for seed, network in enumerate(each):
-                moved = make_adversarial(network, attack, images[:third], labels[:third], setting.device)
-                shown_images = torch.cat([moved, to_unit_range(images[third : 3 * third])])
-                _, found = compute_activations(network, hidden_layers(network, layers), shown_images.to(setting.device))
-                for layer, points in found.items():
-                    strange, plain, other = torch.split(points, third)
-                    for name, group in ((f"{layer}, attacked", strange), (f"{layer}, as they are", other)):
-                        score = entanglement(plain, group).score
-                        scores.setdefault(name, {}).setdefault(side, []).append(score)
-                if seed == 0:
-                    strange, plain, _ = torch.split(found[layers[0]], third)
-                    panels[side] = plain[: self.num_drawn].cpu(), strange[: self.num_drawn].cpu()
-        numbers: dict[str, Any] = {name: compared_values(sides, min) for name, sides in scores.items()}
-=======
         for (variant, seed), network in networks.items():
             examples = adversarial(network, attack, images[:third], labels[:third], context.device)
             shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
@@ -89,7 +67,6 @@ class HiddenActivations(BaselineComparison):
                 attacked, reference, _ = torch.split(found[layers[0]], third)
                 panels[variant] = reference[: self.num_drawn].cpu(), attacked[: self.num_drawn].cpu()
         numbers = {name: compare_paired(values, min) for name, values in scores.items()}
->>>>>>> b-experiments
         text = [
             f"{self.seeds} seeds; {third} plain test images compared with {third} others, attacked by {self.attack} "
             "and unattacked. Score: the entanglement of both groups, 1 if they cannot be told apart, 0 if they are "

@@ -12,22 +12,16 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import DATASETS, Dataset
 from snngan.data.datasets import data_folder
-from snngan.evaluation.attack_evaluation import DkNNEvaluator, Prediction, select_queries
+from snngan.evaluation.attack_evaluation import Judge, Judged, queries_of
 from snngan.evaluation.plots import embedded
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, comparison_table, format_cell, record, summarize_nested
 
-<<<<<<< HEAD
-SCORES: Mapping[str, Callable[[Prediction], Tensor]] = {
-    "credibility": lambda judged: judged.dknn.credibility,
-    "highest probability": lambda judged: judged.logits.softmax(1).amax(1),
-=======
 SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
     "credibility": lambda prediction: prediction.vouched.credibility,
     "highest probability": lambda prediction: prediction.logits.softmax(1).amax(1),
->>>>>>> b-experiments
 }
 """Scores that should be high for test images and low for outliers; the second needs no DkNN."""
 OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
@@ -46,34 +40,6 @@ class Outliers(BaselineComparison):
     num_drawn: int = option(30, "number of images of each kind in the plot", low=1)
     num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
 
-<<<<<<< HEAD
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
-        strange = {name: outlier_images(name, dataset, self.num_images, setting) for name in self.outliers}
-        networks, layers = self.networks(dataset, setting)
-        images, labels = select_queries(dataset, self.num_images)
-        found: dict[str, dict[str, dict[str, list[float]]]] = {}
-        accuracies: dict[str, list[float]] = {}
-        panels: dict[str, tuple[Tensor, Tensor]] = {}
-        for side, each in networks.items():
-            for seed, network in enumerate(each):
-                setting.notify(f"{side}, seed {seed}: the nearest of {self.points} training images")
-                judge = DkNNEvaluator(network, layers, dataset, setting.device, num_train_images=self.points)
-                known = judge(images)
-                accuracies.setdefault(side, []).append(known.metrics(labels)["accuracy"])
-                for name, others in strange.items():
-                    judged = judge(others)
-                    for score, take in SCORES.items():
-                        values = found.setdefault(name, {}).setdefault(score, {}).setdefault(side, [])
-                        values.append(area(take(known), take(judged)))
-                    if seed == 0:
-                        panels[f"{side}, {name}"] = known.logits[: self.num_drawn], judged.logits[: self.num_drawn]
-                del judge
-        rows = {f"{name}, {score}": compared_values(sides)
-                for name, scores in found.items() for score, sides in scores.items()}  # fmt: skip
-        numbers = {"auroc": rows, "accuracy": {side: summary(values) for side, values in accuracies.items()}}
-        accuracy = ", ".join(f"{side} {shown(value, 4)}" for side, value in numbers["accuracy"].items())
-=======
     presets = {
         "cpu": {**CPU, **OUTLIERS, "num_images": 2000, "num_drawn": 500, "num_train_images": 20000},
         "paper": {**PAPER, **OUTLIERS, "num_images": 9250, "num_drawn": 1000, "num_train_images": 60000},
@@ -103,7 +69,6 @@ class Outliers(BaselineComparison):
         rows = {name: compare_paired(values) for name, values in areas.items()}
         numbers = {"auroc": rows, "accuracy": summarize_nested(accuracies)}
         accuracy = ", ".join(f"{name} {format_cell(value, 4)}" for name, value in numbers["accuracy"].items())
->>>>>>> b-experiments
         text = [
             f"{self.seeds} seeds, {len(images)} test images, "
             + ", ".join(f"{len(others)} of {name}" for name, others in outliers.items())

@@ -15,18 +15,13 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import compute_logits, make_adversarial, select_queries
+from snngan.evaluation.attack_evaluation import adversarial, logits_under, queries_of
 from snngan.evaluation.plots import embedded
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import markdown_table
 from snngan.intervals import summary
-<<<<<<< HEAD
-from snngan.robustness.attacks import Attack
-from snngan.training.classifier import CHUNK
-=======
 from snngan.robustness.attack_rule import Attack
->>>>>>> b-experiments
 
 CHUNK = 500
 """Images whose gradients are computed at a time."""
@@ -77,28 +72,6 @@ class Transferability(BaselineComparison):
         def predictions(shown: Tensor) -> dict[Network, Tensor]:
             return {key: logits_under(each, shown, context.device).argmax(1) for key, each in networks.items()}
 
-<<<<<<< HEAD
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
-        if self.target >= dataset.num_classes:
-            raise ValueError(f"target must be below {dataset.num_classes}, the classes of {dataset.name}")
-        sides, _ = self.networks(dataset, setting)
-        images, labels = select_queries(dataset, self.num_images)
-        networks = {(side, seed): network for side, each in sides.items() for seed, network in enumerate(each)}
-        plain = to_unit_range(images)
-        right = {key: compute_logits(network, plain, setting.device).argmax(1) == labels
-                 for key, network in networks.items()}  # fmt: skip
-        rates: dict[float, dict[SourceVictim, float | None]] = {}
-        for epsilon in self.epsilons:
-            setting.notify(f"attacks of strength {epsilon:g}")
-            attack = Attack("bim", epsilon, self.attack_steps)
-            rates[epsilon] = {}
-            for source, network in networks.items():
-                found = make_adversarial(network, attack, images, labels, setting.device)
-                fooled = {key: compute_logits(each, found, setting.device).argmax(1) != labels
-                          for key, each in networks.items()}  # fmt: skip
-                rates[epsilon][source, source] = rate(fooled[source], right[source])
-=======
         plain = to_unit_range(images)
         correct = {key: classes == labels for key, classes in predictions(plain).items()}
         transfer: dict[str, dict[str, dict[str, Any] | None]] = {}
@@ -109,7 +82,6 @@ class Transferability(BaselineComparison):
                 examples = adversarial(network, attack, images, labels, context.device)
                 fooled = {key: classes != labels for key, classes in predictions(examples).items()}
                 rates[source, source] = conditional_rate(fooled[source], correct[source])
->>>>>>> b-experiments
                 for victim in networks:
                     if victim[1] != source[1]:
                         condition = correct[source] & correct[victim] & fooled[source]

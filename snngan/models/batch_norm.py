@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.distributed import across_ranks, mean_over_ranks, rank_and_world_size
+from snngan.distributed import is_distributed, mean_over_ranks, rank_and_world_size
 
 
 class SyncBatchNorm(nn.Module):
@@ -64,7 +64,7 @@ def convert_batch_norm(network: nn.Module) -> nn.Module:
     Returns:
         ``network``, changed in place, or the replacement if ``network`` itself is one of these layers.
     """
-    if not across_ranks():
+    if not is_distributed():
         return network
     if isinstance(network, nn.BatchNorm1d | nn.BatchNorm2d):
         return SyncBatchNorm(network)

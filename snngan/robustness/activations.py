@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from snngan.losses.entangled import watched
+from snngan.losses.entangled import layer_hooks
 
 
 @torch.no_grad()
@@ -34,6 +34,6 @@ def compute_activations(
                 activations[name] = torch.empty(len(images), features.shape[1], device=features.device)
             activations[name][rows] = features
 
-        with watched(modules, store):
+        with layer_hooks(modules, store):
             logits.append(network(batch).float())
     return torch.cat(logits), activations

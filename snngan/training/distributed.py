@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from snngan.distributed import across_ranks, rank_and_world_size
+from snngan.distributed import is_distributed, rank_and_world_size
 from snngan.files import SaveError
 from snngan.training.device import choose_device
 
@@ -70,7 +70,7 @@ def is_of_a_lost_rank(error: RuntimeError) -> bool:
     """Return whether ``error`` says that another rank could not be reached."""
     words = str(error).lower()
     said = any(word in words for word in ("gloo", "nccl", "connection closed"))
-    return across_ranks() and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and said))
+    return is_distributed() and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and said))
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:
@@ -79,7 +79,7 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
     Raises:
         ValueError: it raised one on some rank; the message is that of the lowest such rank.
     """
-    if not across_ranks():
+    if not is_distributed():
         return work()
     found: list[T] = []
     problem = None
@@ -102,7 +102,7 @@ def is_main_process() -> bool:
 
 def broadcast_from_rank0(value: Any) -> Any:
     """Return the ``value`` that rank 0 passed; the other ranks wait for it."""
-    if not across_ranks():
+    if not is_distributed():
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
@@ -111,7 +111,7 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 def any_rank(flag: bool) -> bool:
     """Return whether ``flag`` is true on some rank."""
-    if not across_ranks():
+    if not is_distributed():
         return flag
     found = torch.tensor(int(flag))
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -121,7 +121,7 @@ def any_rank(flag: bool) -> bool:
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the ranks, in one message per dtype."""
-    if not across_ranks():
+    if not is_distributed():
         return
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:

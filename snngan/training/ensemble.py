@@ -14,8 +14,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from snngan.config import ClassifyConfig
-from snngan.distributed import across_ranks, rank_and_world_size
-from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
+from snngan.distributed import is_distributed, rank_and_world_size
+from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, layer_hooks
 from snngan.losses.temperature import parse_temperature
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.robustness.attacks import Attack
@@ -130,7 +130,7 @@ def build_ensemble(config: ClassifyConfig, images: Tensor | None, device: torch.
     if images is not None:
         config = dataclasses.replace(config, layers=",".join(find_layers(networks[0], config, images.to(device))))
     vectorized = config.ensemble == "vectorized" or (config.ensemble == "auto" and device.type == "cuda")
-    if vectorized and len(networks) > 1 and not across_ranks():
+    if vectorized and len(networks) > 1 and not is_distributed():
         return VectorizedEnsemble(config, networks, device)
     return SequentialEnsemble(config, networks, device)
 
@@ -159,7 +159,7 @@ class SequentialEnsemble(Ensemble):
                 config.distance,  # type: ignore[arg-type]
                 layer_loss=parse_regularizer(config.regularizer, config.distance),  # type: ignore[arg-type]
                 layer_reduction=config.layer_reduction,
-                across_ranks=across_ranks(),
+                across_ranks=is_distributed(),
             )
             for network in networks
         ]
@@ -220,7 +220,7 @@ class VectorizedEnsemble(Ensemble):
             LayerLosses(
                 parse_temperature(config.temperature),
                 config.distance,  # type: ignore[arg-type]
-                instead=parse_regularizer(config.regularizer, config.distance),  # type: ignore[arg-type]
+                layer_loss=parse_regularizer(config.regularizer, config.distance),  # type: ignore[arg-type]
             )
             for _ in networks
         ]
@@ -236,7 +236,7 @@ class VectorizedEnsemble(Ensemble):
 
         def run_one(weights: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> Any:
             outputs: dict[str, Tensor] = {}  # copies, since a later module may write over its input
-            with watched(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
+            with layer_hooks(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
                 logits = functional_call(self.template, (weights, buffers), (own,))
             return logits, outputs
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from snngan.config import TrainConfig, option_values
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.distributed import across_ranks, local_shard, rank_and_world_size
-from snngan.losses.pairwise import DENSE_UP_TO
+from snngan.distributed import is_distributed, local_shard, rank_and_world_size
+from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.losses.snnl import entanglement
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.seeds import seed_for
@@ -140,12 +140,12 @@ class GanTrainer(Trainer):
         )
         self._number, self._recorded = 0, None
         if config.cuda_graph and on_gpu:
-            if across_ranks():
+            if is_distributed():
                 raise ValueError("--cuda-graph is for one process; leave it out under torchrun")
             if self.objective.reads_values(config.batch_size, config.image_shape, self.device):
                 raise ValueError(
                     "--cuda-graph: a step would read values, for a learned or optimal temperature or for a loss in "
-                    f"tiles; use another temperature or a --batch-size up to {DENSE_UP_TO // 2}, or leave it out"
+                    f"tiles; use another temperature or a --batch-size up to {MAX_DENSE_SAMPLES // 2}, or leave it out"
                 )
             self._recorded = Captured(self.update, self.device)
 

@@ -167,7 +167,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'"),
         ("classify train --dataset digits --layers conv9", "no layer matches 'conv9'"),
         ("classify train --dataset digits --seeds 3:1", "--seeds takes 0:4"),
-        ("classify train --dataset digits --temperature hot", "temperature takes a multiple"),
+        ("classify train --dataset digits --temperature hot", "temperature must be a multiple"),
         ("classify train --dataset digits --distance manhattan", "'manhattan' is not one of"),
         ("classify train --dataset digits --batch-size 5000", "larger than the 1618 training images"),
         ("classify train --run-dir run", "run exists already"),

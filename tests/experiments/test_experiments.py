@@ -101,7 +101,7 @@ def test_options_of_version_0_1_are_known_by_their_former_names() -> None:
         ("experiment run dknn-calibration --set epsilons=0.1,3", 2, "epsilon must be above 0 and at most 1"),
         ("experiment run outliers --regularizer snnl", 2, "unknown setting of outliers 'regularizer'"),
         ("experiment run outliers --set outliers=mnits", 2, "unknown dataset 'mnits'; did you mean 'mnist'"),
-        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack must be NAME:EPSILON"),
+        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack is NAME:EPSILON"),
         ("experiment run hidden-activations --set attack=bmi:1", 2, "unknown attack 'bmi'; did you mean 'bim'"),
         (
             "experiment run template-models --set layer_reduction=max",

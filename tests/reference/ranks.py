@@ -20,7 +20,7 @@ from torch import distributed as dist
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.distributed import across_ranks
+from snngan.distributed import is_distributed
 from snngan.training import classifier, gan
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
@@ -106,7 +106,7 @@ def of_rank(folder: Path, steps: int, names: list[str]) -> None:
     remember(gan, "build_players")
     remember(classifier, "build_ensemble")
     with process_group("cpu"):
-        assert across_ranks()
+        assert is_distributed()
         fault = os.environ.get("FAULT") if not is_main_process() else None
         dataset = digits()
         for name in names:

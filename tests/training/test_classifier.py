@@ -431,7 +431,7 @@ def test_folders_of_two_kinds(make: Make) -> None:
         ({"set": ("width=3",)}, "unknown option of --set 'width'; did you mean 'widths'"),
         ({"set": ("widths=3-x",)}, "widths takes whole numbers"),
         ({"layers": "fc1,conv9"}, "no layer matches 'conv9'; the model has: flat, fc1"),
-        ({"temperature": "hot"}, "temperature takes a multiple"),
+        ({"temperature": "hot"}, "temperature must be a multiple"),
         ({"seeds": "4:4"}, "--seeds takes 0:4"),
         ({"seeds": ""}, "--seeds takes 0:4"),
         ({"seeds": "0:2", "seed": 7}, "--seed 7 and --seeds 0:2: give one of them"),

@@ -17,7 +17,7 @@ from reference.ranks import CASES, CPU, digits, new_run, train
 from reference.states import differences
 
 from snngan.data import Dataset
-from snngan.losses.pairwise import DENSE_UP_TO
+from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.training.checkpoint import checkpoint_paths, load_newest
 from snngan.training.ensemble import build_ensemble
 from snngan.training.players import build_players
@@ -118,7 +118,7 @@ def test_the_cases_hold_what_they_are_for(tmp_path: Path, dataset: Dataset) -> N
         run = new_run(tmp_path, name, dataset, 1)
         discriminator = build_players(run.plan, CPU).discriminator
         assert any(isinstance(each, torch.nn.BatchNorm1d) for each in discriminator.modules())
-    assert 2 * new_run(tmp_path, "many points", dataset, 1).plan.batch_size > DENSE_UP_TO
+    assert 2 * new_run(tmp_path, "many points", dataset, 1).plan.batch_size > MAX_DENSE_SAMPLES
 
 
 @pytest.mark.slow

@@ -298,7 +298,7 @@ def test_a_graph_of_convolutions_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, objective: str, precision: str
 ) -> None:
     """And of the Triton loss, which takes over past so many points."""
-    monkeypatch.setattr("snngan.losses.pairwise.DENSE_UP_TO", 8)
+    monkeypatch.setattr("snngan.losses.backends.MAX_DENSE_SAMPLES", 8)
     cuda, losses = torch.device("cuda"), []
     images = torch.randint(0, 256, (80, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     data = Dataset("colors", images[:64], None, images[64:], None)

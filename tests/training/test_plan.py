@@ -80,7 +80,7 @@ def test_networks_follow_the_size_of_the_images(dataset: Dataset, points: Datase
         (["betas=0.5,1"], r"betas must lie in \[0, 0.9999\], not 1"),
         (["form=free"], r"unknown value for form 'free' \(known: .*literal"),
         (["optimizer=adm"], "unknown value for optimizer 'adm'; did you mean 'adam'"),
-        (["temperature=hot"], "temperature takes .*, not 'hot'"),
+        (["temperature=hot"], "temperature must be .*, got 'hot'"),
     ],
 )
 def test_settings_that_are_refused(plan_of: Callable[..., Plan], settings: list[str], message: str) -> None:
