@@ -79,7 +79,7 @@ def test_bad_command_line(refused: Cli, command: str, message: str) -> None:
         ("--set width=wide", "width must be a whole number, got 'wide'"),
         ("--set width=0", r"width must be in \[1, 16384\], got 0"),
         ("--set form=free", "unknown value for form 'free'"),
-        ("--set temperature=hot", "temperature takes .*, not 'hot'"),
+        ("--set temperature=hot", "temperature must be .*, got 'hot'"),
         ("--batch-size 201", "batch of 201 is larger than the 200 training images; use --batch-size 200 or less"),
         ("--image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),
         ("--device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),

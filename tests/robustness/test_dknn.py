@@ -209,7 +209,7 @@ def test_files_that_are_not_a_saved_dknn_are_refused(tmp_path: Path) -> None:
         ({"search": "fais"}, "unknown search 'fais'; did you mean 'faiss'"),
         ({"num_classes": 2}, "got labels from 0 to 3 and 2 classes"),
         ({"labels": torch.arange(20) % 4 - 1}, "got labels from -1 to 2 and 3 classes"),
-        ({"labels": torch.zeros(20)}, r"labels must be integers \(20,\), one for each point, got float32"),
+        ({"labels": torch.zeros(20)}, r"labels must be integers \(20,\), one per sample, got float32"),
         ({"labels": torch.zeros(20, 1, dtype=torch.int64)}, r"labels must be integers \(20,\), .* got int64 \(20, 1\)"),
         ({"layers": {"fc": torch.zeros(19, 5)}}, "layer fc must have one sample for each of 20 labels, got 19"),
         ({"layers": {"fc": torch.full((20, 5), torch.nan)}}, "layer fc must hold finite numbers, got NaN or infinity"),
@@ -229,7 +229,7 @@ def test_queries_and_calibration_that_do_not_match_are_refused() -> None:
         dknn(layers)
     with pytest.raises(ValueError, match="calibration needs at least one sample, with labels from 0 to below 4"):
         dknn.calibrate(layers, labels + 4)
-    with pytest.raises(ValueError, match=r"labels must be integers \(20,\), one for each point, got float32"):
+    with pytest.raises(ValueError, match=r"labels must be integers \(20,\), one per sample, got float32"):
         dknn.calibrate(layers, labels.float())
     dknn.calibrate(layers, labels)
     with pytest.raises(ValueError, match="activations must include layer conv, got: fc"):
