@@ -11,6 +11,7 @@ from snngan.lazy import public_names
 from snngan.version import __version__
 
 if TYPE_CHECKING:
+    from snngan.api import Run, load_run, train, train_classifier
     from snngan.data.datasets import load_dataset
     from snngan.losses.entangled import EntangledLoss
     from snngan.losses.snnl import Entanglement, SoftNearestNeighborLoss, entanglement, soft_nearest_neighbor_loss
@@ -31,12 +32,16 @@ __all__ = [
     "LearnedTemperature",
     "OptimalTemperature",
     "RelativeTemperature",
+    "Run",
     "SoftNearestNeighborLoss",
     "__version__",
     "entanglement",
     "load_dataset",
     "load_generator",
+    "load_run",
     "soft_nearest_neighbor_loss",
+    "train",
+    "train_classifier",
 ]
 _PACKAGES = (
     "data", "evaluation", "experiments", "losses", "models", "objectives", "robustness", "selfsupervised", "training"
@@ -48,6 +53,7 @@ __getattr__, __dir__ = public_names(
         **dict.fromkeys(__all__, "losses"),
         **{name: name for name in _PACKAGES},
         "__version__": "",
+        **dict.fromkeys(("Run", "load_run", "train", "train_classifier"), "api"),
         "load_dataset": "data.datasets",
         "load_generator": "training",
     },

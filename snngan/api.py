@@ -174,9 +174,16 @@ def load_data(config: Config, *, keep: bool, notify: Notify = lambda line: None)
 
 
 def make_trainer(
-    config: Config, dataset: Dataset, device: torch.device, state: Mapping[str, Any] | None = None
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    state: Mapping[str, Any] | None = None,
+    data_dir: str | None = None,
 ) -> Trainer:
-    """Return the trainer of a resolved config, from a checkpoint's ``state`` if there is one."""
+    """Return the trainer of a resolved config, from a checkpoint's ``state`` if there is one.
+
+    Feature classifiers for metrics are looked for in ``data_dir``, by default that of the config.
+    """
     if not isinstance(config, TrainConfig):
         assert isinstance(config, ClassifyConfig)
         return ClassifierTrainer(config, dataset, device, state)
@@ -184,7 +191,7 @@ def make_trainer(
     if config.metrics_every and is_main_process():
         from snngan.evaluation.training_metrics import TrainingMetrics
 
-        metrics = TrainingMetrics(config, dataset, data_folder(config.data_dir) / "features", device)
+        metrics = TrainingMetrics(config, dataset, data_folder(data_dir or config.data_dir) / "features", device)
     return GanTrainer(config, dataset, device, state, metrics)
 
 
@@ -255,4 +262,4 @@ def prepare_resumed(
     data = run_on_all_ranks(lambda: load_data(config, keep=False, notify=notify))
     if state is None:
         run_on_all_ranks(lambda: run.restart(device) if is_main_process() else None)
-    return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state))
+    return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state, data_dir))

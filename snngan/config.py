@@ -255,8 +255,8 @@ class DataConfig:
     image_size: int | None = option(
         None, "height and width to crop and shrink images to", low=2, high=MAX_SIDE, group="Data"
     )
-    download: bool = option(False, "download of the data set if it is missing", group="Data", saved=False)
-    skip_broken: bool = option(False, "omission of unreadable images of a folder", group="Data")
+    download: bool = option(False, "download the data set if it is missing", group="Data", saved=False)
+    skip_broken: bool = option(False, "leave out unreadable images of a folder", group="Data")
 
     data_digest: str = fact()
     """Fingerprint of the images (and labels, for a classifier): a run never resumes on other data."""
@@ -295,13 +295,13 @@ class RunConfig:
     seeds: str | None = option(None, "several seeds, such as 0:4 or 0,3,5", group="Run", metavar="SEEDS")
     device: str = option("auto", "device: auto, cuda or cpu", group="Run", metavar="DEVICE", saved=False)
     precision: str = option("fp32", "precision of the networks", choices=("fp32", "tf32", "bf16"), group="Run")
-    deterministic: bool = option(False, "bit-equal results on CUDA, too", group="Run")
+    deterministic: bool = option(False, "make results on CUDA bit-equal, too", group="Run")
     run_dir: str | None = option(
         None, "new folder for the run [runs/NNNN-...]", group="Run", metavar="DIR", saved=False
     )
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
     log_every: int = option(100, "steps between logged losses and entanglement", low=1, group="Run", gap=True)
-    dry_run: bool = option(False, "description of the run, without training", group="Run", saved=False)
+    dry_run: bool = option(False, "describe the run, and stop", group="Run", saved=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -389,8 +389,8 @@ class TrainConfig(Config):
         0.999, "decay rate of the averaged generator (EMA)", low=0, high=0.999999, group="Optimization", gap=True
     )
 
-    compile: bool = option(False, "compilation of the networks: slow first steps", group="Run")
-    cuda_graph: bool = option(False, "one CUDA graph per step", group="Run")
+    compile: bool = option(False, "compile the networks, for slow first steps", group="Run")
+    cuda_graph: bool = option(False, "record the step as one CUDA graph", group="Run")
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
     metrics_every: int = option(1000, "steps between metrics (precision, FID, ...), 0: never", low=0, group="Run")
 

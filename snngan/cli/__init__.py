@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from snngan.cli.options import NamedGroup, explain_unknown_option, explain_usage
+from snngan.cli.options import NamedGroup, add_import_option, explain_unknown_option, explain_usage
 from snngan.cli.output import print_result, print_status, terminal_width, wrap
 from snngan.cli.signals import Ended, ended_by_signals
 from snngan.version import __version__
@@ -45,6 +45,7 @@ class Commands(NamedGroup):
             return None
         module = importlib.import_module(f"snngan.cli.{name}")
         command: click.Command = getattr(module, name)
+        add_import_option(command)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,10 @@ class NamedGroup(click.Group):
         return super().resolve_command(context, arguments)
 
 
+SECTIONS = ("Data", "Networks", "Loss", "Optimization", "Options", "Run")
+"""The headings of options in the help of a command, in order."""
+
+
 class GroupedCommand(click.Command):
     """A command whose help lists its options under the group of each."""
 
@@ -100,9 +104,9 @@ class GroupedCommand(click.Command):
             group = getattr(parameter, "group", group)  # --help, the last, stands with those before it
             if record is not None:
                 sections.setdefault(group, []).append(record)
-        for title, records in sections.items():
+        for title in sorted(sections, key=SECTIONS.index):
             with formatter.section(title):
-                formatter.write_dl(records)
+                formatter.write_dl(sections[title])
 
 
 class GroupedOption(click.Option):
@@ -130,15 +134,14 @@ def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]
     """Return the arguments of ``click.option`` for a field."""
     kind, meta = field_type(owner, field.name), field.metadata
     default = owner.recommended.get(field.name, meta["default"])
-    shown: bool | str = default not in (None, False, ())
-    if meta["gap"] and meta["group"] == "Optimization" and not owner.recommended:
-        shown = f"{','.join(map(str, default)) if kind is tuple else default}, or the objective's"
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    or_objective = ", or the objective's" * (meta["gap"] and meta["group"] == "Optimization" and not owner.recommended)
+    suffix = f"  [default: {shown}{or_objective}]"
     arguments: dict[str, Any] = {
-        "help": meta["help"],
+        "help": meta["help"] + (suffix if default not in (None, False, ()) else ""),
         "group": meta["group"],
         "default": field.default,
         "metavar": meta["metavar"],
-        "show_default": str(default) if meta["gap"] and shown is True else shown,
     }
     if field.name == "set":
         return arguments | {"multiple": True}
@@ -149,6 +152,29 @@ def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]
     if kind is tuple:
         return arguments | {"type": two_numbers}
     return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
+
+
+def add_import_option(command: click.Command) -> None:
+    """Add ``--import MODULE`` to a command, or to those of a group, that looks up names which a module may register."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            add_import_option(each)
+    elif command.name not in ("board", "doctor", "report") and not any(
+        each.name == "imports" for each in command.params
+    ):
+        command.params.append(
+            GroupedOption(
+                ["--import", "imports"], group="Run", multiple=True, metavar="MODULE", expose_value=False, is_eager=True,
+                callback=_import_modules, help="module of yours that adds objectives, metrics, ...",
+            )
+        )  # fmt: skip
+
+
+def _import_modules(context: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
+    from snngan.registry import import_module
+
+    for name in names:
+        import_module(name)
 
 
 def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
@@ -175,10 +201,10 @@ MOST = 10**7
 run_argument = click.argument("run", type=LocalPath())
 like_option = click.option(
     "--like", cls=GroupedOption, group="Run", metavar="RUN", type=LocalPath(),
-    help="run whose options hold where none is given",
+    help="run whose options are used where none is given",
 )  # fmt: skip
 list_settings_option = click.option(
-    "--list-settings", cls=GroupedOption, group="Networks", is_flag=True, help="list of what --set knows, and stop"
+    "--list-settings", cls=GroupedOption, group="Networks", is_flag=True, help="list the options of --set, and stop"
 )
 force_option = click.option("--force", is_flag=True, help="replace an existing --out")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")

@@ -15,7 +15,7 @@ from snngan.cli.options import data_dir_option, device_option, run_argument
 @click.option("--steps", type=click.IntRange(min=1), help="last step, instead of the planned one")
 @data_dir_option
 @device_option
-@click.option("--dry-run", is_flag=True, help="description of where the run continues, without training")
+@click.option("--dry-run", is_flag=True, help="describe where the run continues, and stop")
 def resume(run: Path, dataset: str | None, steps: int | None, data_dir: str | None, device: str, dry_run: bool) -> None:
     """Continue RUN from its newest sound checkpoint; on a CPU the result is bit-equal to an unbroken run's."""
     from snngan.cli.training import resume_run

@@ -1,4 +1,4 @@
-"""A piece of work as one CUDA graph: what the host launches once for each kernel becomes one launch for all."""
+"""A function as one CUDA graph: one launch instead of one per kernel."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ Work = Callable[..., dict[str, Tensor]]
 
 
 class Captured:
-    """``work`` recorded after a few plain calls, and replayed from then on.
+    """A function that is called a few times, then recorded, and from then on replayed.
 
-    The plain calls are calls like any other: they let optimizers make their state, libraries choose their algorithms
-    and compilers compile, none of which can be recorded. The draws of torch's generator of the device go on as they
-    would.
+    In the first calls optimizers create their state, libraries choose their algorithms and compilers compile, none of
+    which can be recorded. Random numbers from torch's generator of the device are the same as without recording.
 
     Args:
-        work: takes tensors on the device, of the same shapes at each call, and returns tensors by name. It must not
-            wait for the device, and what it changes it must change in place.
+        work: a function of tensors on the device, of the same shapes at each call, that returns tensors by name. It
+            must not wait for the device, and must change what it changes in place.
         device: a CUDA device.
     """
 
-    PLAIN = 3
+    WARMUP = 3
     """Calls before the recording."""
 
     def __init__(self, work: Work, device: torch.device) -> None:
-        self._work, self._device, self._plain = work, device, 0
+        self._work, self._device, self._num_calls = work, device, 0
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._outputs: dict[str, Tensor] = {}
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Return what the work makes of ``inputs``."""
-        if self._graph is None and self._plain < self.PLAIN:
-            self._plain += 1
-            return self._aside(inputs)
+        """Return what the function returns for ``inputs``."""
+        if self._graph is None and self._num_calls < self.WARMUP:
+            self._num_calls += 1
+            return self._call_on_stream(inputs)
         if self._graph is None:
             self._inputs = [each.clone() for each in inputs]
             graph = torch.cuda.CUDAGraph()
-            # Another thread may be pinning the next batches meanwhile, which is no part of the recording.
+            # Another thread may be pinning the next batches, which must not be recorded.
             with (
                 torch.cuda.device(self._device),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
@@ -53,8 +52,8 @@ class Captured:
         self._graph.replay()
         return {name: value.clone() for name, value in self._outputs.items()}
 
-    def _aside(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Work on the stream that the recording will be made on, as autograd wants it."""
+    def _call_on_stream(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Call the function on the stream of the recording, as autograd requires."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

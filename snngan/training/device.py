@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device that a run uses, and how it computes there."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 
 def set_up(*, tf32: bool, deterministic: bool = False) -> None:
-    """Set what torch keeps for the whole process, before a run of steps that are all of one shape.
+    """Set torch's process-wide switches for a run whose steps all have the same shapes.
 
     Args:
-        tf32: whether CUDA may round the factors of products and convolutions to 10 bits: by itself torch lets
-            convolutions do so. What cuDNN's algorithms cost is measured at the first step.
-        deterministic: whether CUDA is to give the same bits each time: its algorithms are not chosen by their speed
-            then, and an operation that has no such algorithm is refused by a ``RuntimeError``.
+        tf32: whether CUDA may round the factors of matrix products and convolutions to 10 bits; torch's default
+            allows it for convolutions.
+        deterministic: whether CUDA must give the same bits each time: then algorithms are not chosen by speed, and an
+            operation without a deterministic one raises a ``RuntimeError``.
     """
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's first product is taken
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on CUDA
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
@@ -28,22 +28,22 @@ def set_up(*, tf32: bool, deterministic: bool = False) -> None:
 
 
 def preferred_layout(device: torch.device, precision: str) -> torch.memory_format:
-    """Return how convolutions lie best in memory: channels last on a CPU, and for tensor cores, which fp32 leaves."""
+    """Return the fastest memory layout of convolutions: channels last on a CPU and for tensor cores (not fp32)."""
     tensor_cores = precision != "fp32"
     return torch.channels_last if device.type == "cpu" or tensor_cores else torch.contiguous_format
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ValueError: another name, or CUDA where there is none.
+        ValueError: the name is another one, or there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
-        raise ValueError(f"--device takes auto, cpu, cuda or cuda:N, not {name!r}")
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: no CUDA device is available to torch {torch.__version__}; use --device cpu")
     if index and int(index) >= torch.cuda.device_count():

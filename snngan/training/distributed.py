@@ -1,8 +1,8 @@
-"""One run on several processes: what each does for itself, and where they meet.
+"""One run on several processes, as ``torchrun`` starts them.
 
 Every rank holds the same networks and draws the same global batch, of which it takes its own share; gradients are
-averaged before each optimizer step. So the run is the one of a single process with the same global batch, up to the
-rounding of sums. Only rank 0 reads figures and writes.
+averaged before each optimizer step. So the run equals that of a single process with the same global batch, up to the
+rounding of sums. Only rank 0 evaluates and writes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from snngan.files import SaveError
 from snngan.training.device import choose_device
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)
-"""How long a rank waits for another: rank 0 may be taking figures meanwhile."""
+TIMEOUT = timedelta(hours=2)
+"""How long a rank waits for another: rank 0 may be computing metrics."""
 
 
 class RankLostError(RuntimeError):
@@ -37,33 +37,33 @@ def started_by_torchrun() -> bool:
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
-    """Choose this process's device and, where ``torchrun`` started several, meet the others.
+    """Choose this process's device and, if ``torchrun`` started several processes, join their group.
 
     Args:
-        device: as the user names it; with ``auto`` or ``cuda`` each process of a machine has a GPU of its own.
+        device: as the user names it; with ``auto`` or ``cuda``, each process of a machine gets its own GPU.
 
     Raises:
-        ValueError: there is no such device, fewer GPUs than processes, or another rank ended before there was a run.
+        ValueError: the device does not exist, there are fewer GPUs than processes, or another rank ended early.
     """
     chosen = choose_device(device)
     if not started_by_torchrun():
         yield chosen
         return
     if chosen.index is not None:
-        raise ValueError(f"--device {device}: under torchrun each process has a GPU of its own; use --device cuda")
+        raise ValueError(f"--device {device}: under torchrun each process gets its own GPU; use --device cuda")
     if chosen.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = choose_device(f"cuda:{local}")
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield chosen
     except RuntimeError as error:
         if is_of_a_lost_rank(error):
-            raise ValueError("another rank is gone, before there was a run") from error
+            raise ValueError("another process ended before the run was created") from error
         raise
-    dist.destroy_process_group()  # not after an error: others may be stuck in what it would wait for
+    dist.destroy_process_group()  # not after an error, when it might wait for ever
 
 
 def is_of_a_lost_rank(error: RuntimeError) -> bool:
@@ -74,10 +74,10 @@ def is_of_a_lost_rank(error: RuntimeError) -> bool:
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:
-    """Return what ``work`` returns, once it has been done on every rank.
+    """Return what ``work`` returns, after every rank has done it.
 
     Raises:
-        ValueError: it raised one on some rank; the message is that of the first which did.
+        ValueError: it raised one on some rank; the message is that of the lowest such rank.
     """
     if not across_ranks():
         return work()
@@ -96,17 +96,17 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one that reads figures and writes."""
+    """Return whether this process is the one that evaluates and writes."""
     return rank_and_world_size()[0] == 0
 
 
 def broadcast_from_rank0(value: Any) -> Any:
-    """Return rank 0's ``value``, whatever it is here; the others wait for it."""
+    """Return the ``value`` that rank 0 passed; the other ranks wait for it."""
     if not across_ranks():
         return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def any_rank(flag: bool) -> bool:
@@ -120,14 +120,14 @@ def any_rank(flag: bool) -> bool:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the ranks, all in one message a kind of number."""
+    """Replace each gradient by its mean over the ranks, in one message per dtype."""
     if not across_ranks():
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    kinds: dict[torch.dtype, list[Tensor]] = {}
-    for gradient in gradients:
-        kinds.setdefault(gradient.dtype, []).append(gradient)
-    for own in kinds.values():
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for own in by_dtype.values():
         flat = torch.cat([gradient.flatten() for gradient in own])
         dist.all_reduce(flat)
         flat /= rank_and_world_size()[1]
@@ -135,23 +135,19 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Return what an optimizer moves, in order."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def check_same_step(step: int) -> None:
-    """Raise ``ValueError`` unless every rank stands at the same ``step``."""
+    """Raise ``ValueError`` unless every rank passes the same ``step``."""
+    first = broadcast_from_rank0(step)
 
-    def same() -> None:
-        if step != broadcast_from_rank0(step):
+    def check() -> None:
+        if step != first:
             raise ValueError("the processes do not see the same checkpoints in the run's folder, which all must share")
 
-    run_on_all_ranks(same)
+    run_on_all_ranks(check)
 
 
 def check_share(batch_size: int) -> None:
-    """Raise ``ValueError`` unless a batch can be shared equally by the ranks."""
+    """Raise ``ValueError`` unless the ranks can share a batch equally."""
     count = rank_and_world_size()[1]
     if batch_size % count:
         raise ValueError(

@@ -100,10 +100,10 @@ class RunFolder(Generic[C]):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this folder at the same time; the lock ends with the process.
+        """Keep other processes from training in this folder; the lock ends with the process.
 
         Raises:
-            ValueError: one does so already, or the folder cannot be written to.
+            ValueError: another process holds the lock, or the folder cannot be written to.
         """
         import fcntl
 
