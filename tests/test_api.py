@@ -9,7 +9,18 @@ import pytest
 import torch
 
 import snngan
-from snngan.api import Run, config_like, load_run, make_trainer, prepare_resumed, train, train_classifier
+from snngan.api import (
+    Run,
+    config_like,
+    create_run,
+    load_run,
+    load_state,
+    make_trainer,
+    prepare,
+    prepare_resumed,
+    train,
+    train_classifier,
+)
 from snngan.cli.training import configs_of_seeds
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import to_uint8
@@ -18,8 +29,8 @@ from snngan.training.run_folder import open_run
 from snngan.training.sampling import draw_latents, sample_images
 
 TINY: dict[str, Any] = {
-    "arch": "mlp", "set": ("width=16", "latent_dim=8"), "steps": 4, "batch_size": 16, "metrics_every": 0, "log_every": 2,
-    "device": "cpu",
+    "arch": "mlp", "set": ("width=16", "latent_dim=8"), "steps": 4, "batch_size": 16,
+    "metrics_every": 0, "log_every": 2, "device": "cpu",
 }  # fmt: skip
 
 
@@ -185,8 +196,21 @@ def test_several_seeds_of_a_generator_are_several_runs() -> None:
     assert [each.run_dir for each in configs_of_seeds(TrainConfig(seeds="0:3"))] == [None] * 3
 
 
-def test_a_resume_finds_data_that_were_moved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_on_other_data_is_refused(run: Run) -> None:
     folder = open_run(run.path, Config)
+    state = load_state(folder)
     with pytest.raises(ValueError, match="differ from those the run was started with"):
-        prepare_resumed(folder, {"step": 4}, torch.device("cpu"), dataset="mnist-5k")
-    assert folder.config == run.config
+        prepare_resumed(folder, state, torch.device("cpu"), dataset="mnist-5k")
+    assert prepare_resumed(folder, state, torch.device("cpu")).steps_done == 4
+
+
+def test_a_run_without_checkpoints_starts_again(tmp_path: Path) -> None:
+    trainer = prepare(TrainConfig(dataset="digits", run_dir="run", **TINY), torch.device("cpu"))
+    folder = create_run(trainer)
+    folder.log(0, {"entanglement/input": 0.5})
+    assert load_state(folder) is None
+    again = prepare_resumed(folder, None, torch.device("cpu"))
+    assert (again.steps_done, folder.last_logged()) == (0, -1)
+    folder.log(2000, {"entanglement/input": 0.5})
+    with pytest.raises(ValueError, match="the run stopped before it saved one; train again"):
+        load_state(folder)

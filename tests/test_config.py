@@ -163,20 +163,20 @@ def test_values_of_other_libraries_are_converted() -> None:
     assert (config.count, config.rate, config.limit, config.pair, config.sizes) == (2, 1.0, 0.5, (0.0, 1.0), (3, 4))
     assert [type(config.count), type(config.rate), type(config.limit)] == [int, float, float]
     assert make_config(TrainConfig, {"run_dir": Path("runs/a")}).run_dir == "runs/a"
-    with pytest.raises(ValueError, match="^quick must be true or false, got 1"):
+    with pytest.raises(ValueError, match=r"^quick must be true or false, got 1"):
         make_config(Sample, {"quick": 1})
-    with pytest.raises(ValueError, match="^unknown option 'cuont'; did you mean 'count'"):
+    with pytest.raises(ValueError, match=r"^unknown option 'cuont'; did you mean 'count'"):
         make_config(Sample, {"cuont": 1})
 
 
 def test_settings() -> None:
     owner_of = {"count": Sample, "mode": Other}
     assert parse_settings(["count=2", "mode=a=b"], owner_of) == {"count": 2, "mode": "a=b"}
-    with pytest.raises(ValueError, match="^--set must be NAME=VALUE, got 'count'; --list-settings lists the names"):
+    with pytest.raises(ValueError, match=r"^--set must be NAME=VALUE, got 'count'; --list-settings lists the names"):
         parse_settings(["count"], owner_of)
-    with pytest.raises(ValueError, match="^unknown option of --set 'moed'; did you mean 'mode'"):
+    with pytest.raises(ValueError, match=r"^unknown option of --set 'moed'; did you mean 'mode'"):
         parse_settings(["moed=fast"], owner_of)
-    with pytest.raises(ValueError, match="^count must be a whole number, got 'two'"):
+    with pytest.raises(ValueError, match=r"^count must be a whole number, got 'two'"):
         parse_settings(["count=two"], owner_of)
 
 

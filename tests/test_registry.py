@@ -58,7 +58,7 @@ def test_entries_are_found_by_name_and_listed_in_order() -> None:
 def test_a_name_that_is_taken_twice_is_refused() -> None:
     shapes: Registry[int] = Registry("shape")
     shapes.register("square")(4)
-    with pytest.raises(ValueError, match="^shape 'square' is registered twice: by 4 and 5$"):
+    with pytest.raises(ValueError, match=r"^shape 'square' is registered twice: by 4 and 5$"):
         shapes.register("square")(5)
     assert shapes["square"] == 4
 

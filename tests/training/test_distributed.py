@@ -179,7 +179,7 @@ def test_sigterm_to_one_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (
-            "train --dataset digits --device cpu --batch-size 15",
+            "train --dataset digits --device cpu --batch-size 15 --metrics-every 0",
             "a batch of 15 cannot be shared equally by 2 processes",
         ),
         ("train --dataset nowhere", "unknown dataset 'nowhere'"),

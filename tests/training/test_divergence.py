@@ -125,7 +125,7 @@ def test_data_that_are_not_finite_are_named(points: Dataset) -> None:
     broken[:, 0, 0, 0] = math.nan
     data = dataclasses.replace(points, train_images=broken)
     run = new_run("run", gan_config(data, objective="gan"))
-    with pytest.raises(DivergedError, match="step 1: .* the real images hold NaN or infinity. Correct the data"):
+    with pytest.raises(DivergedError, match=r"step 1: .* the real images hold NaN or infinity. Correct the data"):
         train_run(run, data)
 
 

@@ -87,5 +87,5 @@ def another_shape(state: dict[str, Any]) -> None:
 def test_the_state_of_other_weights_is_refused(name: str, change: Callable[[dict[str, Any]], None]) -> None:
     state = step(name, torch.zeros(3), torch.ones(3))[1].state_dict()
     change(state)
-    with pytest.raises(ValueError, match="another number of weights|of another optimizer|of another shape"):
+    with pytest.raises(ValueError, match=r"another number of weights|of another optimizer|of another shape"):
         step(name, torch.zeros(3), torch.ones(3), state)
