@@ -128,7 +128,8 @@ class Run:
 def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
     """Return the config of the run in ``path`` with the options ``given`` now in place of its own.
 
-    Options of its objective or architecture hold unless another one is given.
+    Options of its objective or architecture, and the names of a classifier's layers, hold unless another objective or
+    architecture is given.
 
     Raises:
         ValueError: there is no such run, or an option is unknown or out of range.
@@ -137,6 +138,10 @@ def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
     for name in ("objective", "arch"):
         if name in given and given[name] != values[name]:
             values[f"{name}_options"] = {}
+            if name == "arch" and "layers" in values:
+                values["layers"] = "*"
+    if "seed" in given or "seeds" in given:
+        values |= {"seed": 0, "seeds": None}
     config: C = make_config(kind, {**values, **given})
     return config
 

@@ -77,7 +77,7 @@ def check_options(config: Any) -> None:
         hint = field_hint(type(config), field.name)
         if not _has_type(value, hint):
             raise ValueError(f"{field.name} must be {_describe_type(hint)}, got {value!r}")
-        if "fact" in meta:
+        if "help" not in meta:
             continue
         if meta["choices"] and value not in meta["choices"]:
             raise unknown_name(f"value for {field.name}", str(value), meta["choices"])
@@ -314,7 +314,7 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
     """What fills the gaps of this kind of config before the options' own defaults."""
 
     arch: str = option(None, "architecture; --list-settings lists all", group="Networks", metavar="NAME", gap=True)
-    arch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the architecture by name; all of them in a resolved config."""
     set: tuple[str, ...] = option(
         (), "further option; --list-settings lists all", group="Networks", metavar="NAME=VALUE", saved=False
@@ -373,7 +373,7 @@ class TrainConfig(Config):
     kind = "generator"
 
     objective: str = option("snnl-pixel", "what the networks minimize", group="Networks", metavar="NAME")
-    objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the objective by name; all of them in a resolved config."""
 
     betas: tuple[float, float] = option(

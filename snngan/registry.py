@@ -12,7 +12,6 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -108,20 +107,13 @@ def import_module(name: str) -> None:
     Raises:
         ValueError: it cannot be imported.
     """
+    file = Path(name) if name.endswith(".py") else None
+    sys.path.insert(0, str(file.resolve().parent if file else Path.cwd()))
     try:
-        if name.endswith(".py"):
-            path = Path(name)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            if spec is None or spec.loader is None:
-                raise ImportError("it is not a Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = module
-            spec.loader.exec_module(module)
-        else:
-            sys.path.insert(0, str(Path.cwd()))
-            try:
-                importlib.import_module(name)
-            finally:
-                sys.path.pop(0)
+        module = importlib.import_module(file.stem if file else name)
+        if file and not file.samefile(module.__file__ or ""):
+            raise ImportError(f"there is another module {file.stem}; rename the file")
     except Exception as error:
         raise ValueError(f"--import {name}: it cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)

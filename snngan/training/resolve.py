@@ -53,9 +53,11 @@ def check_names(config: Config) -> None:
     """Raise ``ValueError`` if a name, an option or a rule in ``config`` is unknown or wrong."""
     config.seed_list  # noqa: B018
     if isinstance(config, TrainConfig):
-        OBJECTIVES[config.objective].make_options(config.objective_options)
-        if config.arch is not None:
-            make_config(ARCHITECTURES[config.arch], config.arch_options)
+        objective = OBJECTIVES[config.objective]
+        objective.make_options(config.objective_options)
+        arch = config.arch or objective.recommended.get("arch")
+        if arch is not None:
+            make_config(ARCHITECTURES[arch], config.arch_options)
     elif isinstance(config, ClassifyConfig):
         parse_temperature(config.temperature)
         parse_regularizer(config.regularizer, "sqeuclidean")

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Watched:
-    """An open file of which only ``write`` is another: it is called with the file and the content."""
+    """An open file whose ``write`` is replaced by a function of the file and the content."""
 
     def __init__(self, file: Any, write: Callable[[Any, Any], Any]) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""Images of three classes that any classifier tells apart: each has a bright row of its own."""
+"""Images of three classes that any classifier can learn: each class has its own bright row."""
 
 from __future__ import annotations
 

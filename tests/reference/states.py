@@ -1,4 +1,4 @@
-"""Two saved states, bit by bit."""
+"""Comparison of two saved states, bit by bit."""
 
 from __future__ import annotations
 

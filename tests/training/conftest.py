@@ -1,34 +1,20 @@
-"""Tiny games on random images: a run takes a tenth of a second, in a folder of the test's own."""
+"""Tiny data sets, and a folder of each test's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from reference.rows import bright_rows
 
-from snngan.config import Plan, TrainConfig
 from snngan.data import Dataset
-from snngan.training.plan import make_plan
-from snngan.training.run_folder import GanRun
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -41,38 +27,20 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture
+def colors() -> Dataset:
+    """Return 64 + 16 random color images of 16x16."""
+    images = torch.randint(0, 256, (80, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Dataset("colors", images[:64], None, images[64:], None)
+
+
+@pytest.fixture
 def points() -> Dataset:
-    """Return 64 + 16 points of the plane."""
-    generator = torch.Generator().manual_seed(0)
-    both = torch.rand(80, 1, 1, 2, generator=generator) * 2 - 1
+    """Return 64 + 16 random 2-D points."""
+    both = torch.rand(80, 1, 1, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return Dataset("random-points", both[:64], None, both[64:], None)
 
 
 @pytest.fixture
-def plan_of(dataset: Dataset) -> Callable[..., Plan]:
-    """Return a function that makes a plan of a tiny game; ``set`` options are added to those that keep it tiny."""
-
-    def make(*settings: str, data: Dataset = dataset, **options: Any) -> Plan:
-        tiny: dict[str, Any] = {
-            "arch": "mlp",
-            "steps": 6,
-            "batch_size": 16,
-            "learning_rate": 1e-3,
-            "checkpoint_every": 2,
-            "sample_every": 3,
-            "log_every": 1,
-        }
-        settings = ("width=16", "latent_dim=8", "hidden_layers=2", *settings)
-        return make_plan(TrainConfig(**tiny | {"dataset": data.name, "set": settings} | options), data)
-
-    return make
-
-
-@pytest.fixture
-def run_of(tmp_path: Path, plan_of: Callable[..., Plan]) -> Callable[..., GanRun]:
-    """Return a function that makes a new run folder ``name`` for a plan of a tiny game."""
-
-    def make(name: str, *settings: str, **options: Any) -> GanRun:
-        return GanRun.create(tmp_path / name, plan_of(*settings, **options), CPU)
-
-    return make
+def labeled() -> Dataset:
+    """Return 96 + 48 images of 8x8 of three classes."""
+    return bright_rows(96, 48, noise=128, bright=100)

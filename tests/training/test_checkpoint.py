@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, checked, passed over when damaged, refused when they hold code."""
+"""Checkpoints: whole or not at all, checked, passed over when damaged, refused when they hold code or do not fit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pickle
+import re
 import struct
 import subprocess
 import zipfile
@@ -15,13 +16,16 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from reference.runs import CPU, gan_config
 
+from snngan.data import Dataset
 from snngan.files import SaveError
-from snngan.training.checkpoint import KEEP, CheckpointError, load_newest, save_checkpoint
+from snngan.training.checkpoint import KEEP, AsLargeAs, CheckpointError, load_newest, save_checkpoint
+from snngan.training.gan import GanTrainer
 
 
 def state_of(step: int) -> dict[str, Any]:
-    return {"step": step, "players": {"weights": torch.arange(200.0) + step}, "noise": torch.ByteTensor([1, 2])}
+    return {"step": step, "networks": {"weights": torch.arange(200.0) + step}, "noise": torch.ByteTensor([1, 2])}
 
 
 def save(folder: Path, *steps: int) -> None:
@@ -30,14 +34,14 @@ def save(folder: Path, *steps: int) -> None:
 
 
 def load(folder: Path) -> tuple[int, list[str]]:
-    """Return the step of the newest sound checkpoint, its content checked, and what was told on the way."""
-    told: list[str] = []
-    state = load_newest(folder, told.append)
-    assert torch.equal(state["players"]["weights"], torch.arange(200.0) + state["step"])
-    return state["step"], told
+    """Return the step of the newest sound checkpoint, its content checked, and the lines about damaged ones."""
+    lines: list[str] = []
+    state = load_newest(folder, lines.append)
+    assert torch.equal(state["networks"]["weights"], torch.arange(200.0) + state["step"])
+    return state["step"], lines
 
 
-def with_checksum(path: Path) -> None:
+def write_checksum(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
 
@@ -72,7 +76,7 @@ def test_a_file_left_half_written_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-def test_a_full_disk_harms_nothing_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_full_disk_changes_no_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     save(tmp_path, 1, 2, 3)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -143,13 +147,14 @@ def empty_checksum(path: Path) -> None:
     path.with_name(path.name + ".sha256").write_text("")
 
 
-def be_a_folder(path: Path) -> None:
+def become_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
 DAMAGES = [
-    truncate, cut_to_half, flip_a_bit, flip_a_bit_of_a_name, empty, blank, remove_checksum, empty_checksum, be_a_folder,
+    truncate, cut_to_half, flip_a_bit, flip_a_bit_of_a_name, empty, blank, remove_checksum, empty_checksum,
+    become_a_folder,
 ]  # fmt: skip
 
 
@@ -157,15 +162,14 @@ DAMAGES = [
 def test_a_damaged_newest_file_falls_back_to_the_one_before(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     save(tmp_path, 1, 2)
     damage(tmp_path / "step-00000002.pt")
-    step, told = load(tmp_path)
+    step, (line,) = load(tmp_path)
     assert step == 1
-    assert len(told) == 1
-    assert "\n" not in told[0]
-    assert told[0].startswith(f"{tmp_path / 'step-00000002.pt'} is damaged (")
-    assert told[0].endswith("): falling back to the checkpoint before it")
+    assert re.fullmatch(
+        rf"{tmp_path / 'step-00000002.pt'} is damaged \(.*\): falling back to the checkpoint before it", line
+    )
 
 
-def test_none_is_sound(tmp_path: Path) -> None:
+def test_all_are_damaged(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     for path in tmp_path.glob("*.pt"):
         truncate(path)
@@ -173,14 +177,14 @@ def test_none_is_sound(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_there_is_none(tmp_path: Path) -> None:
+def test_no_checkpoint(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(CheckpointError, match=r"no checkpoint in .*: the run stopped before it saved one"):
             load(folder)
 
 
 class Payload:
-    """Something that, once unpickled, has made the folder ``place``."""
+    """Something that makes the folder ``place`` when it is unpickled."""
 
     def __init__(self, place: Path) -> None:
         self.place = str(place)
@@ -190,19 +194,19 @@ class Payload:
 
 
 def zip_form(path: Path, value: Any) -> None:
-    torch.save({"step": 2, "players": value}, path)
+    torch.save({"step": 2, "networks": value}, path)
 
 
 def zip_form_of_protocol_4(path: Path, value: Any) -> None:
-    torch.save({"step": 2, "players": value}, path, pickle_protocol=4)
+    torch.save({"step": 2, "networks": value}, path, pickle_protocol=4)
 
 
 def old_form(path: Path, value: Any) -> None:
-    torch.save({"step": 2, "players": value}, path, _use_new_zipfile_serialization=False)
+    torch.save({"step": 2, "networks": value}, path, _use_new_zipfile_serialization=False)
 
 
 def zip_behind_a_pickle(path: Path, value: Any) -> None:
-    torch.save({"step": 2, "players": value}, path)
+    torch.save({"step": 2, "networks": value}, path)
     path.write_bytes(pickle.dumps(value, protocol=2) + path.read_bytes())
 
 
@@ -214,7 +218,7 @@ def zip_by_hand(path: Path, value: Any) -> None:
 
 def plain(protocol: int) -> Callable[[Path, Any], None]:
     def write(path: Path, value: Any) -> None:
-        path.write_bytes(pickle.dumps({"step": 2, "players": value}, protocol=protocol))
+        path.write_bytes(pickle.dumps({"step": 2, "networks": value}, protocol=protocol))
 
     return write
 
@@ -236,16 +240,14 @@ def test_pickled_code_is_refused_not_run_and_not_passed_over(tmp_path: Path, for
     path, trace = tmp_path / "step-00000002.pt", tmp_path / "trace"
     PICKLES[form](path, Payload(trace))
     if checked:
-        with_checksum(path)
-    told: list[str] = []
+        write_checksum(path)
     with pytest.raises(CheckpointError, match=r"step-00000002\.pt holds pickled code .* was not loaded"):
-        load_newest(tmp_path, told.append)
+        load_newest(tmp_path, pytest.fail)
     assert not trace.exists()
-    assert told == []
 
 
-def with_wrong_crc(path: Path) -> None:
-    """Change the checksums that the archive itself has of its pickle."""
+def break_crc(path: Path) -> None:
+    """Change the archive's own checksums of its pickle."""
     with zipfile.ZipFile(path) as archive:
         (info,) = [each for each in archive.infolist() if each.filename.endswith("data.pkl")]
     old, new = (struct.pack("<I", number) for number in (info.CRC, info.CRC ^ 1))
@@ -256,16 +258,16 @@ def test_code_in_an_archive_made_to_look_damaged_is_not_run(tmp_path: Path) -> N
     save(tmp_path, 1)
     path, trace = tmp_path / "step-00000002.pt", tmp_path / "trace"
     zip_form(path, Payload(trace))
-    with_wrong_crc(path)
-    with_checksum(path)
+    break_crc(path)
+    write_checksum(path)
     with pytest.raises(CheckpointError, match=r"step-00000002\.pt is undamaged, but not a checkpoint that"):
         load(tmp_path)
     assert not trace.exists()
     torch.load(path, weights_only=False)
-    assert trace.exists(), "torch itself does not mind"
+    assert trace.exists(), "torch itself runs it"
 
 
-def test_the_payload_of_these_tests_works(tmp_path: Path) -> None:
+def test_the_payload_of_these_tests_is_run_by_torch(tmp_path: Path) -> None:
     for number, form in enumerate(("zip", "torch-old-form")):
         PICKLES[form](tmp_path / "x.pt", Payload(tmp_path / f"{number}"))
         torch.load(tmp_path / "x.pt", weights_only=False)
@@ -277,14 +279,69 @@ def test_a_sound_file_of_another_kind_is_refused(tmp_path: Path, content: Any) -
     save(tmp_path, 1)
     path = tmp_path / "step-00000002.pt"
     torch.save(content, path)
-    with_checksum(path)
+    write_checksum(path)
     with pytest.raises(CheckpointError, match=r"step-00000002\.pt is not a checkpoint of a run"):
         load(tmp_path)
 
 
-def test_a_file_of_no_kind_whose_checksum_fits_is_refused(tmp_path: Path) -> None:
+def test_an_unreadable_file_whose_checksum_fits_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "step-00000002.pt"
     path.write_bytes(b"\x00 nothing that torch reads")
-    with_checksum(path)
+    write_checksum(path)
     with pytest.raises(CheckpointError, match=r"step-00000002\.pt is undamaged, but not a checkpoint that this"):
         load(tmp_path)
+
+
+def test_weights_larger_than_the_checkpoint_are_refused_before_they_are_allocated() -> None:
+    state = {"weights": [torch.zeros(1 << 20)]}
+    with AsLargeAs(state):
+        torch.empty(1 << 20)
+        with pytest.raises(CheckpointError, match="its networks are smaller"):
+            torch.empty(1 << 21)
+    with AsLargeAs(state), pytest.raises(CheckpointError, match="its networks are smaller"):
+        torch.empty(1 << 60)
+    with AsLargeAs(None), pytest.raises(RuntimeError, match=r"memory|size"):  # without a checkpoint, as torch says it
+        torch.empty(1 << 60)
+
+
+def another_width(state: dict[str, Any]) -> None:
+    state["networks"]["generator"] = torch.nn.Linear(3, 4).state_dict()
+
+
+def no_average(state: dict[str, Any]) -> None:
+    del state["networks"]["average"]
+
+
+def an_empty_optimizer(state: dict[str, Any]) -> None:
+    state["optimizers"]["generator"] = {"state": {}, "param_groups": []}
+
+
+def another_position(state: dict[str, Any]) -> None:
+    state["batches"]["position"] = 10**6
+
+
+def no_noise(state: dict[str, Any]) -> None:
+    state["noise"] = torch.zeros(3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (another_width, "generator"),
+        (no_average, "average"),
+        (an_empty_optimizer, "generator's optimizer"),
+        (another_position, "random state"),
+        (no_noise, "random state"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    dataset: Dataset, change: Callable[[dict[str, Any]], None], part: str
+) -> None:
+    config = gan_config(dataset, objective="gan")
+    state = GanTrainer(config, dataset, CPU).state_dict()
+    GanTrainer(config, dataset, CPU, state)
+    change(state)
+    with pytest.raises(
+        CheckpointError, match=rf"the checkpoint does not fit the run's config\.json: its {part} differs"
+    ):
+        GanTrainer(config, dataset, CPU, state)

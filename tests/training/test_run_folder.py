@@ -1,4 +1,4 @@
-"""The run folder: what is in it after a run, after a resumed one, and when the disk is full."""
+"""The run folder: how it is made and opened, what is in it after a run, and what a full disk leaves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import io
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,26 @@ import pytest
 import torch
 from google.protobuf import text_format
 from PIL import Image
-from reference.stopping import stop_after
+from reference.runs import (
+    CPU,
+    classifier_config,
+    gan_config,
+    metrics_of,
+    new_run,
+    state_of,
+    stop_after,
+    train_run,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import snngan
-from snngan.config import Plan
+from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.files import SaveError
-from snngan.training.checkpoint import load_newest
-from snngan.training.gan import train_gan
-from snngan.training.run_folder import GanRun, next_run_dir
+from snngan.training.run_folder import RunFolder, next_run_dir, open_run
 
-CPU = torch.device("cpu")
-SCALARS = {
+ENTANGLEMENT = {
     "entanglement/input",
     "entanglement/input_score",
     "entanglement/real_anchors",
@@ -40,7 +44,7 @@ SCALARS = {
 }
 
 
-def board(folder: Path) -> EventAccumulator:
+def read_events(folder: Path) -> EventAccumulator:
     """Return everything that TensorBoard reads from a run."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
@@ -52,108 +56,151 @@ def steps_of(events: EventAccumulator, tag: str) -> list[int]:
     return [event.step for event in read(tag)]
 
 
-def metrics(run: GanRun) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-
-
-def projections(run: GanRun) -> list[Any]:
+def projections_of(run: RunFolder[Any]) -> list[Any]:
     config = ProjectorConfig()
     text_format.Parse((run.path / "projector_config.pbtxt").read_text(), config)
     return list(config.embeddings)
 
 
-def test_config_json(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("deep/down/run", "temperature=0.1+0.2", seed=7)
+def reopen(run: RunFolder[Any]) -> RunFolder[Any]:
+    return open_run(run.path, Config)
+
+
+def test_config_json(dataset: Dataset) -> None:
+    run = new_run("deep/down/run", gan_config(dataset, "temperature=0.1+0.2", seed=7))
     content = json.loads((run.path / "config.json").read_text())
-    assert content["plan"] == json.loads(json.dumps(dataclasses.asdict(run.plan)))
+    assert (content["kind"], content["config"]["objective"]) == ("generator", "snnl-pixel")
     environment = content["environment"]
     assert environment["snngan"] == snngan.__version__
     assert environment["torch"] == torch.__version__
     assert environment["device"] == "cpu"
     assert environment["commit"] is None or re.fullmatch("[0-9a-f]{40}", environment["commit"])
-    assert Path(content["plan"]["data_dir"]).is_absolute()
-    opened = GanRun.open(run.path)
-    assert opened.plan == run.plan
-    assert opened.latent_dim == 8
+    assert Path(content["config"]["data_dir"]).is_absolute()
+    opened = open_run(run.path, TrainConfig)
+    assert opened.config == run.config
+    assert opened.config.objective_options["temperature"] == "0.1+0.2"
+    assert repr(opened) == f"RunFolder('{run.path}', snnl-pixel on random, no checkpoint)"
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
+def test_a_run_is_opened_by_its_kind(dataset: Dataset, labeled: Dataset) -> None:
+    gan, classifier = new_run("gan", gan_config(dataset)), new_run("classifier", classifier_config(labeled))
+    for run, kind in ((gan, TrainConfig), (classifier, ClassifyConfig)):
+        assert open_run(run.path, Config).config == open_run(run.path, kind).config == run.config
+    with pytest.raises(ValueError, match="classifier is the run of a classifier; this takes the run of a generator"):
+        open_run(classifier.path, TrainConfig)
+    with pytest.raises(ValueError, match="gan is the run of a generator; this takes the run of a classifier"):
+        open_run(gan.path, ClassifyConfig)
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
+    config = gan_config(dataset)
     (tmp_path / "run").mkdir()
     (tmp_path / "file").write_text("mine")
     for name in ("run", "file"):
-        with pytest.raises(ValueError, match=rf"{name} exists already, and is no run's folder: choose another"):
-            GanRun.create(tmp_path / name, plan_of(), CPU)
+        with pytest.raises(ValueError, match=rf"{name} exists already and is not a run folder: choose another"):
+            new_run(name, config)
     with pytest.raises(ValueError, match=r"cannot be made: .*file is a file"):
-        GanRun.create(tmp_path / "file" / "run", plan_of(), CPU)
+        new_run("file/run", config)
     assert not list((tmp_path / "run").iterdir())
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "run" / "config.json").touch()
     with pytest.raises(ValueError, match=r"run exists already: .* snngan resume .*run"):
-        GanRun.create(tmp_path / "run", plan_of(), CPU)
+        new_run("run", config)
 
 
-def test_folders_that_are_no_runs(tmp_path: Path) -> None:
+def test_folders_that_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(ValueError, match=r"no run folder .*missing: give the folder that snngan train named"):
-        GanRun.open(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"is no run folder: it has no config\.json"):
-        GanRun.open(tmp_path)
-    for text in ("", "{", "[1]", "3", "{}", '{"plan": 3}', '{"plan": {}}', "\xff"):
-        (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-        with pytest.raises(ValueError, match=r"config\.json is (not a run's configuration|cannot be read as JSON)"):
-            GanRun.open(tmp_path)
+        open_run(tmp_path / "missing", Config)
+    with pytest.raises(ValueError, match=r"is not a run folder: it has no config\.json$"):
+        open_run(tmp_path, Config)
+    run = new_run("runs/0001-a", gan_config(dataset))
+    with pytest.raises(ValueError, match=r"has no config\.json; give one of the runs in it, such as .*0001-a"):
+        open_run(tmp_path / "runs", Config)
+    for text in ("", "{", "[1]", "3", "{}", '{"config": 3}', '{"config": {}}', "\xff"):
+        (run.path / "config.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=r"config\.json.* is not (a run's configuration|.*JSON)|no JSON"):
+            reopen(run)
+    (run.path / "config.json").write_text('{"plan": {}}')
+    with pytest.raises(ValueError, match=r"0001-a is a run of snngan 0\.1, which this version cannot read"):
+        reopen(run)
 
 
-def test_runs_are_numbered(tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
-    plan = dataclasses.replace(plan_of(objective="wgan-gp"), dataset="digits")
-    assert next_run_dir(plan) == Path("runs/0001-digits-wgan-gp")
+@pytest.mark.parametrize("value", [None, 3, [1], "x", {"speed": 1}, {"width": 0}, {"width": []}])
+@pytest.mark.parametrize("name", ["objective_options", "arch_options"])
+def test_options_that_no_run_has_are_refused(dataset: Dataset, name: str, value: Any) -> None:
+    run = new_run("run", gan_config(dataset))
+    content = json.loads((run.path / "config.json").read_text())
+    content["config"][name] = value
+    (run.path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"^run/config\.json.*(must be|unknown option)"):
+        reopen(run)
+
+
+def test_runs_are_numbered(tmp_path: Path, dataset: Dataset) -> None:
+    config = dataclasses.replace(gan_config(dataset, objective="wgan-gp"), dataset="digits")
+    assert next_run_dir(config) == Path("runs/0001-digits-wgan-gp")
     for name in ("0001-a", "0041-b", "x-0100", "99-c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    assert next_run_dir(plan) == Path("runs/0042-digits-wgan-gp")
-    (tmp_path / "runs" / "9999-d").mkdir()
-    assert next_run_dir(plan) == Path("runs/10000-digits-wgan-gp")
+    assert next_run_dir(config) == Path("runs/0042-digits-wgan-gp")
     (tmp_path / "runs" / "10000-e").mkdir()
-    assert next_run_dir(plan) == Path("runs/10001-digits-wgan-gp")
-    assert next_run_dir(plan, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "0001-digits-wgan-gp"
-
-
-def test_two_runs_that_start_at_once_get_a_folder_each(
-    tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = plan_of()
-    first = GanRun.create_next(plan, CPU)
-    seen_too_late = iter([first.path, first.path.with_name("0002-late")])
-    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda plan: next(seen_too_late))
-    assert GanRun.create_next(plan, CPU).path.name == "0002-late"
-    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda plan: first.path)  # it cannot be looked into
-    with pytest.raises(ValueError, match="exists already"):
-        GanRun.create_next(plan, CPU)
-    (tmp_path / "file").touch()
-    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda plan: tmp_path / "file" / "0001-x")
-    with pytest.raises(ValueError, match="cannot be made"):
-        GanRun.create_next(plan, CPU)
+    assert next_run_dir(config) == Path("runs/10001-digits-wgan-gp")
+    assert RunFolder.create(None, config, CPU).path == Path("runs/10001-digits-wgan-gp")
+    assert next_run_dir(config, tmp_path / "elsewhere") == tmp_path / "elsewhere" / "0001-digits-wgan-gp"
 
 
 @pytest.mark.parametrize("name", ["folder:/home/me/my pictures/", "npz:../a b.npz", "folder:" + "deep/" * 100])
-def test_any_name_of_a_data_set_makes_a_folder_name(plan_of: Callable[..., Plan], name: str) -> None:
-    path = next_run_dir(dataclasses.replace(plan_of(), dataset=name))
+def test_any_name_of_a_data_set_makes_a_folder_name(dataset: Dataset, name: str) -> None:
+    path = next_run_dir(dataclasses.replace(gan_config(dataset), dataset=name))
     assert path.parent == Path("runs")
     assert re.fullmatch(r"0001-[A-Za-z0-9.-]{1,40}-snnl-pixel", path.name)
 
 
-def test_what_a_projected_run_leaves(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
-    run = run_of("run", objective="snnl-projected", steps=6, log_every=2, sample_every=3, checkpoint_every=4)
-    train_gan(run, dataset, CPU)
-    losses = {"loss/generator", "loss/discriminator"}
-    lines = metrics(run)
+def test_two_runs_that_start_at_once_get_a_folder_each(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = gan_config(dataset)
+    first = RunFolder.create(None, config, CPU)
+    seen_too_late = iter([first.path, first.path.with_name("0002-late")])
+    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda config: next(seen_too_late))
+    assert RunFolder.create(None, config, CPU).path.name == "0002-late"
+    monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda config: first.path)
+    with pytest.raises(ValueError, match="exists already"):
+        RunFolder.create(None, config, CPU)
+
+
+def test_a_folder_that_appears_at_the_same_moment_is_named(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, config = os.rename, gan_config(dataset)
+
+    def rename_too_late(old: Path, new: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", rename)
+            new_run(new, config)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", rename_too_late)
+    with pytest.raises(ValueError, match=r"run exists already: .* continue it by: snngan resume"):
+        new_run("run", config)
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_what_a_projected_run_leaves(dataset: Dataset) -> None:
+    options = {"objective": "snnl-projected", "log_every": 2, "checkpoint_every": 4}
+    run = new_run("run", gan_config(dataset, **options))
+    train_run(run, dataset)
+    lines = metrics_of(run)
     assert [line["step"] for line in lines] == [0, 2, 4, 6]
-    assert lines[0].keys() == {"step", "entanglement/projection"} | SCALARS
-    assert all(line.keys() == {"step", "entanglement/projection"} | SCALARS | losses for line in lines[1:])
-    events = board(run.path)
-    assert set(events.Tags()["scalars"]) == SCALARS | losses | {"entanglement/projection"}
+    at_start = ENTANGLEMENT | {"entanglement/projection"}
+    assert lines[0].keys() == {"step"} | at_start
+    tags = at_start | {"loss/generator", "loss/discriminator"}
+    assert all(line.keys() == {"step"} | tags for line in lines[1:])
+    events = read_events(run.path)
+    assert set(events.Tags()["scalars"]) == tags
     assert set(events.Tags()["images"]) == {"samples/fixed_noise", "samples/real"}
-    for tag in SCALARS | losses | {"entanglement/projection"}:
+    for tag in tags:
         written = [(line["step"], line[tag]) for line in lines if tag in line]
-        assert [event.step for event in events.Scalars(tag)] == [step for step, _ in written]
+        assert steps_of(events, tag) == [step for step, _ in written]
         assert [event.value for event in events.Scalars(tag)] == pytest.approx([value for _, value in written])
     assert steps_of(events, "samples/fixed_noise") == [0, 3, 6]
     assert steps_of(events, "samples/real") == [0]
@@ -162,33 +209,26 @@ def test_what_a_projected_run_leaves(run_of: Callable[..., GanRun], dataset: Dat
     with Image.open(run.samples / "step-00000006.png") as picture:
         assert picture.tobytes() == shown.tobytes()
         assert picture.size == (shown.width, shown.height) == (400, 400)  # 100 images of 8x8, 5 times enlarged
+    assert repr(run) == "RunFolder('run', snnl-projected on random, step 6 of 6)"
 
 
-def test_a_run_without_discriminator_has_neither_its_loss_nor_a_projection(
-    run_of: Callable[..., GanRun], dataset: Dataset
-) -> None:
-    run = run_of("run", objective="snnl-pixel", steps=2)
-    train_gan(run, dataset, CPU)
-    assert set(board(run.path).Tags()["scalars"]) == SCALARS | {"loss/generator"}
+@pytest.mark.parametrize(
+    ("objective", "losses"), [("snnl-pixel", {"loss/generator"}), ("gan", {"loss/generator", "loss/discriminator"})]
+)
+def test_a_run_without_projection(dataset: Dataset, objective: str, losses: set[str]) -> None:
+    run = new_run("run", gan_config(dataset, objective=objective, steps=2))
+    train_run(run, dataset)
+    assert set(read_events(run.path).Tags()["scalars"]) == ENTANGLEMENT | losses
     assert not (run.path / "projector_config.pbtxt").exists()
 
 
-def test_a_run_with_one_logit_has_no_projection(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
-    run = run_of("run", objective="gan", steps=2)
-    train_gan(run, dataset, CPU)
-    assert set(board(run.path).Tags()["scalars"]) == SCALARS | {"loss/generator", "loss/discriminator"}
-    assert not (run.path / "projector_config.pbtxt").exists()
-
-
-def test_the_projector_shows_real_and_synthetic_points_with_their_pictures(
-    run_of: Callable[..., GanRun], dataset: Dataset
-) -> None:
-    run = run_of("run", "discriminator_dim=5", objective="snnl-projected", steps=5, checkpoint_every=2)
-    train_gan(run, dataset, CPU)
-    shown = projections(run)
+def test_the_projector_shows_real_and_synthetic_embeddings_with_their_images(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset, "discriminator_dim=5", objective="snnl-projected", steps=5))
+    train_run(run, dataset)
+    shown = projections_of(run)
     assert [each.tensor_name for each in shown] == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 5)]
     assert shown[0].tensor_path == shown[-1].tensor_path
-    assert min(each.tensor_name for each in shown) == "latest"
+    assert min(each.tensor_name for each in shown) == "latest"  # TensorBoard opens the first in the alphabet
     for each in shown:
         assert list(each.sprite.single_image_dim) == [8, 8]
         rows = (run.path / each.tensor_path).read_text().splitlines()
@@ -198,177 +238,159 @@ def test_the_projector_shows_real_and_synthetic_points_with_their_pictures(
         with Image.open(run.path / each.sprite.image_path) as sheet:
             assert sheet.size == (48, 48)  # 6 x 6 places of 8x8, row by row
             first = torch.frombuffer(bytearray(sheet.convert("L").crop((0, 0, 8, 8)).tobytes()), dtype=torch.uint8)
-    held_out = {tuple(image.flatten().tolist()) for image in dataset.test_images}
-    assert tuple(first.tolist()) in held_out
+    assert first.tolist() in dataset.test_images.flatten(1).tolist()
 
 
-def test_points_of_the_plane_have_no_pictures_in_the_projector(run_of: Callable[..., GanRun], points: Dataset) -> None:
-    run = run_of("run", objective="mmd", data=points, steps=2)
-    train_gan(run, points, CPU)
-    shown, _ = projections(run)
+def test_points_have_no_images_in_the_projector(points: Dataset) -> None:
+    run = new_run("run", gan_config(points, objective="mmd", steps=2))
+    train_run(run, points)
+    shown, _ = projections_of(run)
     assert not shown.HasField("sprite")
     assert len((run.path / shown.tensor_path).read_text().splitlines()) == 32
-    assert steps_of(board(run.path), "samples/fixed_noise") == [0, 2]
+    assert steps_of(read_events(run.path), "samples/fixed_noise") == [0, 2]
 
 
-def test_after_a_resume_no_step_is_missing_and_none_appears_twice(
-    run_of: Callable[..., GanRun], dataset: Dataset
-) -> None:
-    """The first start gets to step 5 and falls back to 4; the second gets to 7 and saves; the third ends."""
-    run = run_of("run", objective="snnl-projected", steps=9, checkpoint_every=2, sample_every=1)
-    train_gan(run, dataset, CPU, should_stop=stop_after(5))
+def test_after_a_resume_no_step_is_missing_and_none_appears_twice(dataset: Dataset) -> None:
+    """The first start reaches step 5 and falls back to 4; the second reaches 7 and saves; the third ends."""
+    run = new_run("run", gan_config(dataset, objective="snnl-projected", steps=9, sample_every=1))
+    train_run(run, dataset, should_stop=stop_after(5))
     (run.checkpoints / "step-00000005.pt").unlink()
-    train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints), should_stop=stop_after(3))
-    train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
-    assert [line["step"] for line in metrics(run)] == list(range(10))
+    train_run(reopen(run), dataset, state_of(run), should_stop=stop_after(3))
+    train_run(reopen(run), dataset, state_of(run))
+    assert [line["step"] for line in metrics_of(run)] == list(range(10))
     assert len(list(run.path.glob("events*"))) == 3
-    events = board(run.path)
-    assert set(events.Tags()["scalars"]) == SCALARS | {
-        "loss/generator", "loss/discriminator", "entanglement/projection",
-    }  # fmt: skip
-    for tag in events.Tags()["scalars"] + ["samples/fixed_noise"]:
+    events = read_events(run.path)
+    tags = ENTANGLEMENT | {"loss/generator", "loss/discriminator", "entanglement/projection"}
+    assert set(events.Tags()["scalars"]) == tags
+    for tag in {*tags, "samples/fixed_noise"}:
         assert steps_of(events, tag) == list(range(1 if tag.startswith("loss/") else 0, 10)), tag
     assert steps_of(events, "samples/real") == [0]
-    names = [each.tensor_name for each in projections(run)]
-    assert names == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 6, 7, 8, 9)]
-    for line in metrics(run):
-        (value,) = [event.value for event in events.Scalars("entanglement/input") if event.step == line["step"]]
-        assert value == pytest.approx(line["entanglement/input"])
+    names = [each.tensor_name for each in projections_of(run)]
+    assert names == ["latest"] + [f"step-{step:08d}" for step in (2, 4, 6, 8, 9)]
+    logged = [line["entanglement/input"] for line in metrics_of(run)]
+    assert [event.value for event in events.Scalars("entanglement/input")] == pytest.approx(logged)
 
 
-def test_what_is_logged_is_on_disk_at_once(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("run")
-    run.log(3, {"a/b": 0.5})
-    assert [line["step"] for line in metrics(run)] == [3]
-    assert steps_of(board(run.path), "a/b") == [3]
+def test_what_is_logged_is_on_disk_at_once(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
+    run.log(3, {"a/b": 0.5, "a/infinite": float("inf")})
+    assert metrics_of(run) == [{"step": 3, "a/b": 0.5, "a/infinite": None}]
+    assert steps_of(read_events(run.path), "a/b") == [3]
+    assert run.last_logged() == 3
 
 
-def test_the_half_written_line_of_a_killed_run_is_dropped(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("run")
+def test_the_half_written_line_of_a_killed_run_is_dropped(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
     for step in (0, 1, 2, 3):
         run.log(step, {"x": float(step)})
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "x"')
-    again = GanRun.open(run.path)
+    again = reopen(run)
     again.rewind(2)
     again.log(3, {"x": 30.0})
-    assert [(line["step"], line["x"]) for line in metrics(run)] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
-    events = board(run.path).Scalars("x")
-    assert [(event.step, event.value) for event in events] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
+    expected = [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
+    assert [(line["step"], line["x"]) for line in metrics_of(run)] == expected
+    assert [(event.step, event.value) for event in read_events(run.path).Scalars("x")] == expected
 
 
-def test_a_run_that_is_made_at_the_same_moment_is_named(
-    tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename = os.rename
-
-    def late(old: Path, new: Path) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "rename", rename)
-            GanRun.create(new, plan_of(), CPU)
-        rename(old, new)
-
-    monkeypatch.setattr(os, "rename", late)
-    with pytest.raises(ValueError, match=r"run exists already: .* go on with it by: snngan resume"):
-        GanRun.create(tmp_path / "run", plan_of(), CPU)
-    assert os.listdir(tmp_path) == ["run"]
-
-
-def test_grids_and_projections_of_later_steps_go_and_what_was_half_written(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("run")
+def test_a_rewind_removes_later_grids_and_projections(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
     for step in (0, 2, 4):
         run.log_samples(step, torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8))
         run.log_projection(step, torch.randn(4, 3), torch.zeros(4, 1, 8, 8), ["real"] * 4)
-    half = run.samples / ".0123abcd.step-00000003.png.part"
-    half.write_bytes(b"half")
+    (run.samples / ".0123abcd.step-00000003.png.part").write_bytes(b"half")
     (run.samples / "step-by-step.txt").write_text("mine")
-    again = GanRun.open(run.path)
+    again = reopen(run)
     again.rewind(2)
-    assert {path.name for path in run.samples.iterdir()} == {
-        "step-00000000.png", "step-00000002.png", "step-by-step.txt"
-    }  # fmt: skip
-    assert {path.name for path in (run.path / "projector").iterdir()} == {"step-00000000", "step-00000002"}
-    again.begin_again(CPU)
+    assert sorted(os.listdir(run.samples)) == ["step-00000000.png", "step-00000002.png", "step-by-step.txt"]
+    assert sorted(os.listdir(run.path / "projector")) == ["step-00000000", "step-00000002"]
+    again.restart(CPU)
     assert os.listdir(run.samples) == ["step-by-step.txt"]
     assert not os.listdir(run.path / "projector")
 
 
-def test_a_run_that_begins_again_says_where(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("run")
+def test_a_change_of_environment_is_described_until_the_run_restarts(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
     file = run.path / "config.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"environment": content["environment"] | {"threads": 99}}))
     run.rewind(0)
-    assert any("begun with 99 of threads" in line for line in run.changed_since_begun())
-    run.begin_again(CPU)
-    assert run.changed_since_begun() == []
+    assert any("started with threads 99, continued with" in line for line in run.describe_changes())
+    run.restart(CPU)
+    assert run.describe_changes() == []
     assert json.loads(file.read_text()) == content
 
 
-def test_more_steps_are_remembered(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("run", steps=4, seed=5)
+def test_more_steps_are_written_when_the_run_continues(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset, steps=4, seed=5))
     before = json.loads((run.path / "config.json").read_text())
     run.set_steps(9)
-    assert json.loads((run.path / "config.json").read_text()) == before  # until the run goes on
+    assert json.loads((run.path / "config.json").read_text()) == before
     run.rewind(0)
-    after = json.loads((run.path / "config.json").read_text())
-    assert run.plan.optimization.steps == GanRun.open(run.path).plan.optimization.steps == 9
-    before["plan"]["optimization"]["steps"] = 9
-    assert after == before
+    assert run.config.steps == reopen(run).config.steps == 9
+    before["config"]["steps"] = 9
+    assert json.loads((run.path / "config.json").read_text()) == before
 
 
-def fail_to_open(monkeypatch: pytest.MonkeyPatch, part: str) -> Counter[str]:
-    """Let every opening for writing of a file whose path holds ``part`` fail as on a full disk."""
-    opened: Counter[str] = Counter()
-    normal = builtins.open
-
-    def guarded(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if set(mode) & set("wax") and part in str(file):
-            opened[part] += 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-        return normal(file, mode, *args, **options)
-
-    monkeypatch.setattr(builtins, "open", guarded)
-    return opened
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["metrics.jsonl", "events.out", ".png.part", "tensors.tsv", "sprite.png", "projector_config", ".pt.part"],
-)
-def test_a_full_disk_names_the_file(
-    run_of: Callable[..., GanRun], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    run = run_of("run", objective="snnl-projected", steps=4)
-    train_gan(run, dataset, CPU, should_stop=stop_after(2))
-    saved = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
-    with monkeypatch.context() as patch:
-        assert not fail_to_open(patch, part)
-        with pytest.raises(
-            SaveError,
-            match=rf"{re.escape(part.removesuffix('.part'))}\S* could not be written: No sp",
-        ):
-            train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
-    assert {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}.items() >= saved.items()
-    assert not list(run.path.rglob("*.part"))
-    outcome = train_gan(GanRun.open(run.path), dataset, CPU, start=load_newest(run.checkpoints))
-    assert outcome.finished
-    assert [line["step"] for line in metrics(run)] == list(range(5))
-
-
-def test_a_full_disk_leaves_no_folder_without_config(
-    tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_to_open(monkeypatch, "config.json")
-    with pytest.raises(SaveError, match=r"config\.json could not be written: No space left"):
-        GanRun.create(tmp_path / "run", plan_of(), CPU)
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_process_trains_in_a_folder_at_a_time(run_of: Callable[..., GanRun]) -> None:
-    run = run_of("run")
-    again = GanRun.open(run.path)
+def test_one_process_at_a_time_trains_in_a_folder(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
+    again = reopen(run)
     with run.locked(), pytest.raises(ValueError, match="run is being trained by another process"), again.locked():
         pass
     with again.locked():
         pass
+
+
+def test_links_out_of_the_folder_and_pipes_are_refused(tmp_path: Path, dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
+    (run.path / "inside").symlink_to("config.json")
+    run.check_links()
+    (run.path / "samples").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="run/samples is a link out of the run's folder"):
+        run.check_links()
+    (run.path / "samples").unlink()
+    os.mkfifo(run.path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is not an ordinary file; remove it"):
+        run.check_links()
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Let every opening for writing of a file whose path contains ``part`` fail as on a full disk."""
+    normal = builtins.open
+
+    def guarded(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if set(mode) & set("wax") and part in str(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        return normal(file, mode, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", guarded)
+
+
+@pytest.mark.parametrize(
+    "part", ["metrics.jsonl", "events.out", ".png.part", "tensors.tsv", "sprite.png", "projector_config", ".pt.part"]
+)
+def test_a_full_disk_names_the_file_and_the_run_resumes(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    run = new_run("run", gan_config(dataset, objective="snnl-projected", steps=4))
+    train_run(run, dataset, should_stop=stop_after(2))
+    saved = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
+    with monkeypatch.context() as patch:
+        fail_to_open(patch, part)
+        message = rf"{re.escape(part.removesuffix('.part'))}\S* could not be written: No space left"
+        with pytest.raises(SaveError, match=message):
+            train_run(reopen(run), dataset, state_of(run))
+    assert {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}.items() >= saved.items()
+    assert not list(run.path.rglob("*.part"))
+    assert train_run(reopen(run), dataset, state_of(run)).finished
+    assert [line["step"] for line in metrics_of(run)] == list(range(5))
+
+
+def test_a_full_disk_leaves_no_folder_without_config(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = gan_config(dataset)
+    fail_to_open(monkeypatch, "config.json")
+    with pytest.raises(SaveError, match=r"config\.json could not be written: No space left"):
+        new_run("run", config)
+    assert not list(tmp_path.iterdir())

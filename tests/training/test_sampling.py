@@ -1,105 +1,91 @@
-"""Samples: the same seed, the same images, whatever else is asked for."""
+"""Samples: the same seed gives the same images, however many are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from reference.runs import gan_config, new_run, state_of, train_run
 from torch.testing import assert_close
 
 import snngan
+from snngan.api import make_trainer
 from snngan.data import Dataset
-from snngan.training.checkpoint import CheckpointError, load_newest
-from snngan.training.gan import train_gan
-from snngan.training.players import build_players
-from snngan.training.run_folder import GanRun
-from snngan.training.sampling import CHUNK, draw, plane, sample_images
-
-CPU = torch.device("cpu")
+from snngan.training.checkpoint import CheckpointError
+from snngan.training.sampling import CHUNK, draw_latents, latent_plane, sample_images
 
 
 def test_a_draw_begins_like_a_longer_one() -> None:
-    long = draw(20 * CHUNK + 1, 3, seed=1)
+    before = torch.get_rng_state()
+    long = draw_latents(20 * CHUNK + 1, 3, seed=1)
     assert long.shape == (20 * CHUNK + 1, 3)
     for count in (1, 64, CHUNK - 1, CHUNK, CHUNK + 1):
-        assert torch.equal(draw(count, 3, seed=1), long[:count])
-    assert not torch.equal(draw(5, 3, seed=2), long[:5])
+        assert torch.equal(draw_latents(count, 3, seed=1), long[:count])
+    assert not torch.equal(draw_latents(5, 3, seed=2), long[:5])
     assert_close(long.mean(), torch.tensor(0.0), atol=0.1, rtol=0)
     assert_close(long.std(), torch.tensor(1.0), atol=0.1, rtol=0)
-
-
-def test_drawing_leaves_the_global_generator_alone() -> None:
-    before = torch.get_rng_state()
-    draw(5, 3, seed=1), plane(3, 4, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 64])
-def test_a_plane_is_of_typical_length_throughout(latent_dim: int) -> None:
-    latents = plane(latent_dim, 5, seed=0)
-    assert latents.shape == (25, latent_dim)
-    assert latents.dtype == torch.float32
-    assert torch.equal(latents, plane(latent_dim, 5, seed=0))
-    assert not torch.equal(latents, plane(latent_dim, 5, seed=1)) or latent_dim == 1
+def test_latents_on_a_plane_have_the_typical_length(latent_dim: int) -> None:
+    before = torch.get_rng_state()
+    latents = latent_plane(latent_dim, 5, seed=0)
+    assert (latents.shape, latents.dtype) == ((25, latent_dim), torch.float32)
+    assert torch.equal(latents, latent_plane(latent_dim, 5, seed=0))
+    assert not torch.equal(latents, latent_plane(latent_dim, 5, seed=1)) or latent_dim == 1
     if latent_dim >= 3:
         assert_close(latents.norm(dim=1), torch.full((25,), latent_dim**0.5))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_neighbors_on_a_plane_are_near_and_its_corners_are_not() -> None:
-    grid = plane(64, 9, seed=0).view(9, 9, 64)
-    right, down = grid.diff(dim=1).norm(dim=2), grid.diff(dim=0).norm(dim=2)
-    across = (grid[0, 0] - grid[8, 8]).norm()
-    assert right.max() < across / 4
-    assert down.max() < across / 4
-    assert right.min() > 0
-    assert down.min() > 0
+    grid = latent_plane(64, 9, seed=0).view(9, 9, 64)
+    steps = torch.cat([grid.diff(dim=dim).norm(dim=2).flatten() for dim in (0, 1)])
+    assert 0 < steps.min() <= steps.max() < (grid[0, 0] - grid[8, 8]).norm() / 4
 
 
-def test_the_average_is_what_is_sampled_from(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
-    run = run_of("run", objective="gan")
-    train_gan(run, dataset, CPU)
+def test_the_averaged_generator_is_loaded(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset, objective="gan"))
+    train_run(run, dataset)
     before = torch.get_rng_state()
     generator = snngan.load_generator(run.path)
     assert torch.equal(torch.get_rng_state(), before)
     assert not generator.training
     assert not any(parameter.requires_grad for parameter in generator.parameters())
-    assert generator.latent_dim == 8
-    players = build_players(run.plan, CPU)
-    players.load_state_dict(load_newest(run.checkpoints, lambda line: None)["players"])
+    assert (generator.latent_dim, generator.step) == (8, 6)
+    trainer = make_trainer(run.config, dataset, torch.device("cpu"), state_of(run))
     latents = torch.randn(7, 8, generator=torch.Generator().manual_seed(0))
-    expected = players.sample(latents)
+    expected = trainer.sample(latents)
     assert torch.equal(generator(latents), expected)
     assert_close(sample_images(generator, latents), expected)
-    assert not torch.allclose(players.generator(latents), expected)
+    assert not torch.allclose(trainer.generator(latents), expected)
 
 
-def test_the_first_images_do_not_depend_on_how_many_follow(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
-    run = run_of("run", steps=2)
-    train_gan(run, dataset, CPU)
+def test_the_first_images_do_not_depend_on_how_many_follow(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset, steps=2))
+    train_run(run, dataset)
     generator = snngan.load_generator(str(run.path))
-    many = sample_images(generator, draw(2 * CHUNK + 50, 8, seed=0))
+    many = sample_images(generator, draw_latents(2 * CHUNK + 50, 8, seed=0))
     assert many.shape == (2 * CHUNK + 50, 1, 8, 8)
     for count in (1, 64, CHUNK, CHUNK + 1):
-        assert torch.equal(sample_images(generator, draw(count, 8, seed=0)), many[:count])
+        assert torch.equal(sample_images(generator, draw_latents(count, 8, seed=0)), many[:count])
 
 
-def test_a_damaged_checkpoint_is_told(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
-    run = run_of("run")
-    train_gan(run, dataset, CPU)
+def test_a_damaged_checkpoint_is_reported(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset))
+    train_run(run, dataset)
     newest = run.checkpoints / "step-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:-1])
-    told: list[str] = []
-    snngan.load_generator(run.path, notify=told.append)
-    assert len(told) == 1
-    assert str(newest) in told[0]
+    lines: list[str] = []
+    assert snngan.load_generator(run.path, notify=lines.append).step == 4
+    assert [str(newest) in line for line in lines] == [True]
 
 
-def test_another_run_s_checkpoint_is_refused(run_of: Callable[..., GanRun], dataset: Dataset) -> None:
-    narrow, wide = run_of("narrow", steps=2), run_of("wide", "width=24", steps=2)
-    train_gan(narrow, dataset, CPU)
+def test_the_checkpoint_of_another_run_is_refused(dataset: Dataset) -> None:
+    narrow, wide = (new_run(f"run-{width}", gan_config(dataset, f"width={width}", steps=2)) for width in (16, 24))
+    train_run(narrow, dataset)
     narrow.checkpoints.rename(wide.checkpoints)
-    with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its averaged is another"):
+    with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its average differs"):
         snngan.load_generator(wide.path)
-    with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its generator is another"):
-        train_gan(wide, dataset, CPU, start=load_newest(wide.checkpoints))
+    with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its generator differs"):
+        train_run(wide, dataset, state_of(wide))

@@ -1,4 +1,4 @@
-"""Tiny players for the objectives: points of the plane for images, two layers for networks."""
+"""Tiny networks for the objectives: 2-D points for images, two layers for networks."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from snngan.objectives import OBJECTIVES, Objective
 
 
 def build(name: str, **options: Any) -> Objective:
-    return OBJECTIVES[name](**options)
+    kind = OBJECTIVES[name]
+    return kind(kind.make_options(options))
 
 
-def images(count: int, seed: int, shift: float = 0.0) -> Tensor:
-    """Return points of the plane as images (count, 1, 1, 2)."""
+def make_images(count: int, seed: int, shift: float = 0.0) -> Tensor:
+    """Return 2-D points as images (count, 1, 1, 2)."""
     return 0.2 * torch.randn(count, 1, 1, 2, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def discriminator_of(objective: Objective, seed: int = 0) -> nn.Module | None:
+def make_discriminator(objective: Objective) -> nn.Module:
+    """Return a discriminator for the objective, or the identity for one without."""
     if objective.discriminator_dim is None:
-        return None
+        return nn.Identity()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return nn.Sequential(
             nn.Flatten(), nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Linear(16, objective.discriminator_dim)
         )
 
 
-def generator_of(seed: int = 0) -> nn.Module:
+def make_generator() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2), nn.Tanh(), nn.Unflatten(1, (1, 1, 2)))
 
 
-def latents(count: int) -> Tensor:
+def make_latents(count: int) -> Tensor:
     return torch.randn(count, 3, generator=torch.Generator().manual_seed(9))
 
 
-def descend(network: nn.Module, loss: Callable[[], Tensor], after: Callable[[], None], steps: int) -> list[float]:
+def minimize(network: nn.Module, loss: Callable[[], Tensor], steps: int, after: Callable[[], None]) -> list[float]:
+    """Train ``network`` by Adam, call ``after`` after each step, and return the losses."""
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     values = []
     for _ in range(steps):
         value = loss()
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         after()
         values.append(value.item())
