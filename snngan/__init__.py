@@ -39,7 +39,8 @@ __all__ = [
     "soft_nearest_neighbor_loss",
 ]
 _PACKAGES = (
-    "data", "evaluation", "experiments", "losses", "models", "objectives", "robustness", "selfsupervised", "training"
+    "data", "evaluation", "experiments", "losses", "metrics", "models", "objectives", "robustness", "selfsupervised",
+    "training",
 )  # fmt: skip
 
 __getattr__, __dir__ = public_names(

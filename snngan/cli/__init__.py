@@ -22,7 +22,7 @@ COMMANDS = {
     "resume": "go on with an interrupted run",
     "sample": "draw images from a run",
     "evaluate": "say how good samples are: FID, KID, precision, entanglement",
-    "entangle": "say whether two sets of images can be told apart",
+    "compare": "say whether two sets of images can be told apart",
     "interpolate": "draw a plane through a run's noise space",
     "classify": "train and evaluate classifiers with entangled layers",
     "experiment": "list and run the figures and tables of the sources",
@@ -32,6 +32,10 @@ COMMANDS = {
     "doctor": "say what is installed, found and missing",
 }
 """Each command and its line in the help; the command itself is the object of this name in the module of this name."""
+
+
+ALIASES = {"entangle": "compare"}
+"""Former names of commands."""
 
 
 class Commands(NamedGroup):
@@ -46,6 +50,11 @@ class Commands(NamedGroup):
         module = importlib.import_module(f"snngan.cli.{name}")
         command: click.Command = getattr(module, name)
         return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(context, [ALIASES.get(arguments[0], arguments[0]), *arguments[1:]])
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -30,7 +30,7 @@ def compare_command(run: GanRun, data_dir: str | None = None) -> list[str]:
     """Return the words that compare a run with its data set, read as the run read it, from ``data_dir`` if given."""
     from snngan.data.datasets import data_folder  # help needs no torch
 
-    plan, words = run.plan, ["snngan entangle", shlex.quote(run.plan.dataset), run.quoted]
+    plan, words = run.plan, ["snngan compare", shlex.quote(run.plan.dataset), run.quoted]
     is_folder = plan.dataset.startswith("folder:")
     size = plan.image_shape[1] if is_folder else plan.image_size
     if size is not None:

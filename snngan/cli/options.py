@@ -48,6 +48,7 @@ OTHER_NAMES = {
     "-f": "--force", "--overwrite": "--force", "-y": "--force", "--yes": "--force",
     "--train-features": "--features classifier:NAME", "--inception-weights": "--features inception:FILE",
     "--against": "--reference",
+    "--points": "--pairwise-count",
 }  # fmt: skip
 """What other programs and earlier versions call options, and what they are called here, where a command has them."""
 

@@ -21,7 +21,7 @@ from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.files import SaveError
-from snngan.intervals import mean_interval
+from snngan.stats import mean_interval
 from snngan.training.checkpoint import checkpoint_paths, load_newest, step_of
 from snngan.training.classifier import train_classifier
 from snngan.training.distributed import (
@@ -246,9 +246,9 @@ def figures_of(run: GanRun, dataset: Dataset, device: torch.device, data_dir: st
     """Return what takes the run's figures beside entanglement while it trains."""
     if not (run.plan.metrics_every and is_main_process()):
         return lambda step, players: {}
-    from snngan.evaluation.training_metrics import Watch
+    from snngan.evaluation.training_metrics import TrainingMetrics
 
-    return Watch(run.plan, dataset, data_folder(data_dir) / "features", device)
+    return TrainingMetrics(run.plan, dataset, data_folder(data_dir) / "features", device)
 
 
 def say_result(run: GanRun, outcome: Outcome) -> None:

@@ -1,18 +1,18 @@
-"""How good a generator is, and whether two sets of images can be told apart."""
+"""Measure how good a generator is, and whether two sets of images can be told apart."""
 
 from snngan.lazy import public_names
 
 __getattr__, __dir__ = public_names(
     __name__,
     {
+        "Comparison": "two_sample_report",
         "Evaluation": "measure",
         "ImageSource": "sources",
+        "compare": "two_sample_report",
         "compare_sources": "two_sample_report",
         "evaluate": "measure",
         "evaluate_classifier": "classifier",
-        "frechet_distance": "frechet",
-        "kernel_distance": "kernel",
-        "neighbor_figures": "nearest_neighbors",
+        "evaluate_sources": "measure",
         "open_source": "sources",
     },
 )

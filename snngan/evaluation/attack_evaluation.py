@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from snngan.data import Dataset, to_unit_range
-from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
 from snngan.robustness.activations import activations
 from snngan.robustness.attack_rule import Attack
 from snngan.robustness.dknn import DkNN, Vouched
+from snngan.stats import summarize
 from snngan.training.classifier import CHUNK, reading_order
 
 CALIBRATION = 750
@@ -215,7 +215,7 @@ def trial_of(
     return [
         {
             "epsilon": attack.epsilon if attack else 0.0,
-            "figures": {name: summary(values) for name, values in figures.items()},
+            "figures": {name: summarize(values) for name, values in figures.items()},
         }
         for attack, figures in zip(trial.attacks, found, strict=True)
     ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snngan.data import Dataset
 from snngan.data.datasets import Notify, load_dataset
 from snngan.evaluation.attack_evaluation import Trial, queries_of, trial_of
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import READ, figures_of, layers_of, logits_of, reading_order
 from snngan.training.ensemble import Ensemble, build_ensemble
@@ -77,7 +77,7 @@ def evaluate_classifier(
         "num_entanglement": min(READ, len(images)), "arch": plan.arch, "alpha": plan.alpha, "seeds": list(plan.seeds),
         "step": step, "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
-    figures = {name: summary(each.double().tolist(), best=min if name != "accuracy" else max)
+    figures = {name: summarize(each.double().tolist(), best=min if name != "accuracy" else max)
                for name, each in values.items()}  # fmt: skip
     content: dict[str, Any] = {"figures": figures, "protocol": protocol}
     if trial is not None:

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_under, queries_of
-from snngan.evaluation.plots import bars_of_pairs
+from snngan.evaluation.plots import plot_bars
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
-from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.robustness.activations import activations
 from snngan.robustness.attack_rule import parse_attack
+from snngan.stats import summarize
 
 PAPER = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
 """Baseline and PGD, on MNIST; its network has one fully connected layer."""
@@ -78,10 +78,10 @@ class AdversarialTraining(Pair, Experiment):
                         layered.setdefault(temperature, {}).setdefault(layer, {}).setdefault(side, []).append(value)
         learned = {side: those_that_learned(values, dataset.num_classes) for side, values in robust["accuracy"].items()}
         numbers: dict[str, Any] = {
-            "layers": {temperature: {layer: {side: summary([values[seed] for seed in learned[side]])
+            "layers": {temperature: {layer: {side: summarize([values[seed] for seed in learned[side]])
                                              for side, values in sides.items()}
                                      for layer, sides in values.items()} for temperature, values in layered.items()},
-            "networks": {name: {side: summary(values) for side, values in sides.items()}
+            "networks": {name: {side: summarize(values) for side, values in sides.items()}
                          for name, sides in robust.items()},
             "learned": learned, "layers_by_seed": layered,
         }  # fmt: skip
@@ -102,7 +102,7 @@ class AdversarialTraining(Pair, Experiment):
             for layer, sides in rows.items():
                 paper = " | ".join(map(str, known.get(layer, ("", "")))) if temperature == "T = 100" else " | "
                 text.append(f"| {layer}, {temperature} | {' | '.join(map(shown, sides.values()))} | {paper} |")
-        figure = bars_of_pairs(numbers["layers"], "soft nearest neighbor loss", setting.folder / "layers.png")
+        figure = plot_bars(numbers["layers"], "soft nearest neighbor loss", setting.folder / "layers.png")
         return Finding(numbers, text, [figure])
 
 

@@ -18,7 +18,7 @@ from snngan.config import ClassifyConfig, option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_members
-from snngan.evaluation.plots import errors_by_alpha
+from snngan.evaluation.plots import plot_errors_by_alpha
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import fitting_network
@@ -80,7 +80,7 @@ class AlphaSearch(Experiment):
         best = max(rows, key=lambda row: float(row["validation_accuracy"]))
         numbers = {"trials": rows, "best": best, **signs(rows)}
         alphas, errors = zip(*((float(row["alpha"]), 1 - float(row["test_accuracy"])) for row in rows), strict=True)
-        figure = errors_by_alpha(alphas, errors, self.largest_alpha, setting.folder / "alpha.png")
+        figure = plot_errors_by_alpha(alphas, errors, self.largest_alpha, setting.folder / "alpha.png")
         return Finding(numbers, _text(self, numbers, study), [figure])
 
     def _work(self, setting: Setting) -> None:

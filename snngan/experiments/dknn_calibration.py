@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from snngan.config import option
 from snngan.evaluation.attack_evaluation import Judge, adversarial, queries_of
-from snngan.evaluation.plots import credibility_by_accuracy
+from snngan.evaluation.plots import plot_credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values
 from snngan.experiments.running import shown
@@ -136,7 +136,7 @@ class DknnCalibration(Pair, Experiment):
             "points": num_points,
             "attacks": attacks,
         }
-        return Finding(numbers, text, [credibility_by_accuracy(panels, setting.folder / "credibility.png")])
+        return Finding(numbers, text, [plot_credibility_by_accuracy(panels, setting.folder / "credibility.png")])
 
 
 def correlation(points: Points) -> float | None:

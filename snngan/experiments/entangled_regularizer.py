@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Pair, compared, last_of, table_of_pairs
 
@@ -50,7 +50,7 @@ class EntangledRegularizer(Pair, Experiment):
                 f"The paper has, baseline and entangled: best {best[0]} % and {best[1]} %, "
                 f"average {average[0]} % and {average[1]} %.",
             ]
-        figure = curves_of_groups(logs, ("accuracy/test", "cross_entropy/test"), setting.folder / "curves.png")
+        figure = plot_groups(logs, ("accuracy/test", "cross_entropy/test"), setting.folder / "curves.png")
         return Finding(dict(rows), text, [figure])
 
 

@@ -12,7 +12,7 @@ import torch
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.plots import curves_of_groups, embedded_stages
+from snngan.evaluation.plots import plot_groups, plot_stages
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.running import (
@@ -24,13 +24,13 @@ from snngan.experiments.running import (
     trained,
     with_features,
 )
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.training.divergence import DivergedError
 from snngan.training.run_folder import GanRun
 
 CORRELATIONS = {
     "rank correlation in pixels": "entanglement/input_score",
-    "rank correlation in features": "features/entanglement_score",
+    "rank correlation in features": "metrics/entanglement_features",
 }
 FOLLOWS = -0.7
 """The rank correlation from which on the score is said to follow FID."""
@@ -75,8 +75,8 @@ class GanEntanglement(Experiment):
             objective: last_figures(of_seeds) | _by_step(of_seeds) | rank_correlations(of_seeds)
             for objective, of_seeds in sorted(logs.items(), key=lambda item: _last_fid(item[1]))
         }
-        drawn = [tag for tag in (*CORRELATIONS.values(), "features/fid") if all(tag in log for log in every)]
-        figures = [curves_of_groups(logs, drawn, setting.folder / "curves.png")]
+        drawn = [tag for tag in (*CORRELATIONS.values(), "metrics/fid") if all(tag in log for log in every)]
+        figures = [plot_groups(logs, drawn, setting.folder / "curves.png")]
         figures.append(self._stages(dataset, last, stages, setting.folder / "stages.png"))
         among = {title: _rank_correlation([_pairs(log, tag)[-1] for log in every])
                  for title, tag in CORRELATIONS.items() if tag in drawn}  # fmt: skip
@@ -96,7 +96,7 @@ class GanEntanglement(Experiment):
         real = to_unit_range(dataset.test_images[torch.randperm(len(dataset.test_images), generator=torch.Generator()
                                                                 .manual_seed(0))[:500]])  # fmt: skip
         made = {name: [samples_at(run, step) for step in stages] for name, run in runs.items()}
-        return embedded_stages(real, made, stages, path)
+        return plot_stages(real, made, stages, path)
 
 
 GanEntanglement.presets = MappingProxyType(
@@ -125,18 +125,18 @@ def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
     for title, tag in CORRELATIONS.items():
         values = [_rank_correlation(_pairs(log, tag)) for log in logs if tag in log]
         known = [value for value in values if value is not None]
-        found[title] = summary(known) if known else None
+        found[title] = summarize(known) if known else None
     return found
 
 
 def _pairs(log: Log, tag: str) -> list[tuple[float, float]]:
     """Return score and FID of every step that has both."""
     score = dict(zip(*log[tag], strict=True))
-    return [(score[step], fid) for step, fid in zip(*log["features/fid"], strict=True) if step in score]
+    return [(score[step], fid) for step, fid in zip(*log["metrics/fid"], strict=True) if step in score]
 
 
 def _last_fid(logs: Sequence[Log]) -> float:
-    return sum(log["features/fid"][1][-1] for log in logs) / len(logs)
+    return sum(log["metrics/fid"][1][-1] for log in logs) / len(logs)
 
 
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import adversarial, queries_of
-from snngan.evaluation.plots import embedded
+from snngan.evaluation.plots import plot_tsne
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.losses.entangled import hidden_layers
@@ -71,7 +71,7 @@ class HiddenActivations(Pair, Experiment):
             "", *table_of_pairs(numbers, 3),
         ]  # fmt: skip
         title = f"t-SNE of {layers[0]}, seed 0: plain test images blue, attacked red"
-        return Finding(numbers, text, [embedded(panels, 2, title, setting.folder / "activations.png", size=4.0)])
+        return Finding(numbers, text, [plot_tsne(panels, 2, title, setting.folder / "activations.png", size=4.0)])
 
 
 HiddenActivations.presets = MappingProxyType(

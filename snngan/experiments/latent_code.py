@@ -12,13 +12,12 @@ from torch import Tensor
 
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.clusters import cluster_accuracy, k_means
-from snngan.evaluation.planes import planes
-from snngan.evaluation.plots import tsne
+from snngan.evaluation.plots import plot_scatter_panels, tsne
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.autoencoders import SIDES, Autoencoders
 from snngan.experiments.points import relative_loss
 from snngan.experiments.running import shown
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.training.classifier import reading_order
 from snngan.training.classifier_plan import check_labels
 
@@ -58,7 +57,7 @@ class LatentCode(Autoencoders, Experiment):
                 if seed == 0:
                     drawn[side] = codes[read]
         numbers: dict[str, Any] = {
-            side: {name: summary(values) for name, values in row.items()} for side, row in rows.items()
+            side: {name: summarize(values) for name, values in row.items()} for side, row in rows.items()
         }
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, a code of {self.code} values. "
@@ -74,7 +73,7 @@ class LatentCode(Autoencoders, Experiment):
             f"{side}: {how.__name__}": (how(drawn[side]), labels[read])
             for how in (pca, tsne) for side in ("baseline", "SNNL of the code")
         }  # fmt: skip
-        return Finding(numbers, text, [planes(panels, 2, setting.folder / "codes.png")])
+        return Finding(numbers, text, [plot_scatter_panels(panels, 2, setting.folder / "codes.png")])
 
 
 def pca(points: Tensor) -> Tensor:

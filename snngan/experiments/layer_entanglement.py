@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from snngan.evaluation.plots import curves_of_tags
+from snngan.evaluation.plots import plot_tags
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, logs_of_seeds
 from snngan.experiments.running import Log, shown, trained_classifier
-from snngan.intervals import summary
+from snngan.stats import summarize
 
 
 @EXPERIMENTS.register("layer-entanglement")
@@ -32,7 +32,7 @@ class LayerEntanglement(Classifiers, Experiment):
         logs = logs_of_seeds(run)
         tags = {layer: f"entanglement/train/{layer}" for layer in run.plan.layers}
         numbers: dict[str, Any] = {layer: _course(logs, tag) for layer, tag in tags.items()}
-        accuracy = summary([log["accuracy/test"][1][-1] for log in logs])
+        accuracy = summarize([log["accuracy/test"][1][-1] for log in logs])
         text = [
             f"{config.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
             f"{shown(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; mean over "
@@ -50,7 +50,7 @@ class LayerEntanglement(Classifiers, Experiment):
             f"Lower at the end than at the start: {', '.join(fell) or 'no layer'}.",
             f"Risen again after its lowest by over 5 % of its start: {', '.join(rose) or 'no layer'}.",
         ]
-        figure = curves_of_tags(logs, tags, "soft nearest neighbor loss", setting.folder / "layers.png")
+        figure = plot_tags(logs, tags, "soft nearest neighbor loss", setting.folder / "layers.png")
         return Finding({"layers": numbers, "accuracy": accuracy}, text, [figure])
 
 
@@ -59,12 +59,12 @@ def _course(logs: Sequence[Log], tag: str) -> dict[str, Any]:
     values = [log[tag][1] for log in logs]
     steps = logs[0][tag][0]
     return {
-        "first": summary([each[0] for each in values]),
-        "lowest": summary([min(each) for each in values]),
-        "lowest_at": summary([float(steps[each.index(min(each))]) for each in values]),
-        "last": summary([each[-1] for each in values]),
-        "change": summary([each[-1] - each[0] for each in values]),
-        "rise": summary([each[-1] - min(each) for each in values]),
+        "first": summarize([each[0] for each in values]),
+        "lowest": summarize([min(each) for each in values]),
+        "lowest_at": summarize([float(steps[each.index(min(each))]) for each in values]),
+        "last": summarize([each[-1] for each in values]),
+        "change": summarize([each[-1] - each[0] for each in values]),
+        "rise": summarize([each[-1] - min(each) for each in values]),
         "by_step": [dict(zip(*log[tag], strict=True)) for log in logs],
     }
 

@@ -14,12 +14,12 @@ from snngan.config import option
 from snngan.data import DATASETS, Dataset
 from snngan.data.datasets import data_folder
 from snngan.evaluation.attack_evaluation import Judge, Judged, queries_of
-from snngan.evaluation.plots import embedded
+from snngan.evaluation.plots import plot_tsne
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
 from snngan.experiments.running import shown
-from snngan.intervals import summary
+from snngan.stats import summarize
 
 SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
     "credibility": lambda judged: judged.vouched.credibility,
@@ -70,7 +70,7 @@ class Outliers(Pair, Experiment):
                 del judge
         rows = {f"{name}, {score}": compared_values(sides)
                 for name, scores in found.items() for score, sides in scores.items()}  # fmt: skip
-        numbers = {"auroc": rows, "accuracy": {side: summary(values) for side, values in accuracies.items()}}
+        numbers = {"auroc": rows, "accuracy": {side: summarize(values) for side, values in accuracies.items()}}
         accuracy = ", ".join(f"{side} {shown(value, 4)}" for side, value in numbers["accuracy"].items())
         text = [
             f"{self.seeds} seeds, {len(images)} test images, "
@@ -81,7 +81,7 @@ class Outliers(Pair, Experiment):
             "", *table_of_pairs(rows, 3),
         ]  # fmt: skip
         title = "t-SNE of logits, seed 0: test images blue, outliers red"
-        figure = embedded(panels, len(strange), title, setting.folder / "logits.png", size=2.8)
+        figure = plot_tsne(panels, len(strange), title, setting.folder / "logits.png", size=2.8)
         return Finding(numbers, text, [figure])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Pair, compared, table_of_pairs
 from snngan.experiments.running import Log
@@ -36,7 +36,7 @@ class Overfitting(Pair, Experiment):
             "", *table_of_pairs(rows),
         ]  # fmt: skip
         tags = ("cross_entropy/train", "cross_entropy/test", "accuracy/test")
-        return Finding(dict(rows), text, [curves_of_groups(logs, tags, setting.folder / "curves.png")])
+        return Finding(dict(rows), text, [plot_groups(logs, tags, setting.folder / "curves.png")])
 
 
 def lowest_at(log: Log) -> float:

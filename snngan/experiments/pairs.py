@@ -15,8 +15,8 @@ from snngan.evaluation.classifier import load_members
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import Setting, count
 from snngan.experiments.running import Log, shown, trained_classifier
-from snngan.intervals import summary
 from snngan.models import CLASSIFIERS
+from snngan.stats import summarize
 from snngan.training.plan import option_names
 from snngan.training.run_folder import ClassifierRun
 
@@ -131,8 +131,8 @@ def compared_values(values: Mapping[str, Sequence[float]], best: Callable[..., f
     differences = [after - before for before, after in zip(first, second, strict=True)]
     tested = len({*differences}) > 1
     return {
-        **{side: summary(each, best) for side, each in values.items()},
-        "difference": summary(differences, best),
+        **{side: summarize(each, best) for side, each in values.items()},
+        "difference": summarize(differences, best),
         "p_value": float(ttest_rel(second, first).pvalue) if tested else None,
     }
 

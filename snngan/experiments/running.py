@@ -17,11 +17,11 @@ from torch import Tensor
 from snngan.config import ClassifyConfig, TrainConfig, check_options
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
-from snngan.evaluation.feature_classifier import trained_features
-from snngan.evaluation.training_metrics import COUNT, Watch
+from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.training_metrics import NUM_IMAGES, TrainingMetrics
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.files import check_absent, write_atomically
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.training.checkpoint import checkpoint_paths, load_newest, load_tensors, save_tensors
 from snngan.training.classifier import train_classifier
 from snngan.training.classifier_plan import make_classify_plan
@@ -37,11 +37,11 @@ F = TypeVar("F", GanRun, ClassifierRun)
 Log = Mapping[str, tuple[list[int], list[float]]]
 """Steps and values of each tag of one run."""
 FIGURES = {
-    "FID": "features/fid",
-    "score in features": "features/entanglement_score",
+    "FID": "metrics/fid",
+    "score in features": "metrics/entanglement_features",
     "score in pixels": "entanglement/input_score",
-    "precision": "features/precision",
-    "recall": "features/recall",
+    "precision": "metrics/precision",
+    "recall": "metrics/recall",
     "real anchors": "entanglement/real_anchors",
     "synthetic anchors": "entanglement/fake_anchors",
 }
@@ -132,7 +132,7 @@ def _environments(folder: Path) -> list[dict[str, Any]]:
 def with_features(name: str, setting: Setting) -> Dataset:
     """Return the data set ``name``, its small classifier trained: figures while training are in its features then."""
     dataset = load_dataset(name, data_dir=setting.data_dir, notify=setting.notify)
-    trained_features(dataset, data_folder(setting.data_dir) / "features", setting.device, setting.notify)
+    load_or_train_features(dataset, data_folder(setting.data_dir) / "features", setting.device, setting.notify)
     return dataset
 
 
@@ -149,7 +149,7 @@ def trained(config: TrainConfig, dataset: Dataset, path: Path, setting: Setting,
         if start is not None and start["step"] >= run.plan.steps:
             return run
         folder = data_folder(run.plan.data_dir) / "features"
-        watch = Watch(run.plan, dataset, folder, setting.device)
+        watch = TrainingMetrics(run.plan, dataset, folder, setting.device)
         latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
 
         def measure(step: int, players: Players) -> dict[str, float]:
@@ -225,7 +225,7 @@ def shown(statistic: Mapping[str, Any], digits: int = 3) -> str:
 def last_figures(logs: Sequence[Log]) -> dict[str, Any]:
     """Return mean and interval over the logs of each of ``FIGURES`` at the last step, if all logs have it."""
     known = {title: tag for title, tag in FIGURES.items() if all(tag in log for log in logs)}
-    return {title: summary([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
+    return {title: summarize([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
 
 
 def table_of_figures(what: str, numbers: Mapping[str, Any], more: Sequence[str] = ()) -> list[str]:
@@ -233,7 +233,7 @@ def table_of_figures(what: str, numbers: Mapping[str, Any], more: Sequence[str] 
     columns = [each for each in (*FIGURES, *more) if any(found.get(each) for found in numbers.values())]
     lines = [
         "Mean over seeds at the last step (Student's 95 % interval). FID, precision, recall and the first score in the "
-        f"features of a small classifier, held-out images against as many samples, at most {COUNT}. Score: "
+        f"features of a small classifier, held-out images against as many samples, at most {NUM_IMAGES}. Score: "
         "entanglement of real and synthetic, 1 is ideal; anchors: their loss in pixel space, chance 0.693.",
         "", f"| {what} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
     ]  # fmt: skip

@@ -18,15 +18,14 @@ from snngan.config import check_options, option
 from snngan.data import Dataset
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.clusters import cluster_accuracy, confusion, k_means, matched, spectral
-from snngan.evaluation.planes import scatter
-from snngan.evaluation.plots import new_figure, save_figure
+from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
+from snngan.evaluation.plots import draw_scatter, new_figure, save_figure
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.autoencoders import Autoencoders
 from snngan.experiments.running import shown
 from snngan.files import write_atomically
-from snngan.intervals import summary
 from snngan.selfsupervised import cluster
+from snngan.stats import summarize
 from snngan.training.classifier import reading_order
 from snngan.training.classifier_plan import check_labels
 from snngan.untrusted import read_json
@@ -77,7 +76,7 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
             raise ValueError(f"{dataset.name} holds out {len(dataset.test_images)} images; expected 100 or more")
         blobs, figures = self.of_blobs(setting)
         numbers = {
-            name: {method: summary(values) | {"worst": min(values), "share above": share_above(values)}
+            name: {method: summarize(values) | {"worst": min(values), "share above": share_above(values)}
                    for method, values in rows.items()}
             for name, rows in (blobs | self.of_images(dataset, setting)).items()
         }  # fmt: skip
@@ -164,7 +163,8 @@ class SelfSupervisedBlobs(Autoencoders, Experiment):
         """Return the accuracy of each method on points (N, D), and the clusters (N,) of the objective."""
         ours = cluster(points.to(device), count, steps=self.cluster_steps, restarts=self.restarts, seed=seed)
         best = ours.labels.cpu()
-        found = ours.starts[0].cpu(), best, k_means(points, count, seed=seed), spectral(points, count, seed=seed)
+        by_graph = spectral_clusters(points, count, seed=seed)
+        found = ours.starts[0].cpu(), best, k_means(points, count, seed=seed), by_graph
         accuracies = [cluster_accuracy(labels, clusters, count) for clusters in found]
         return dict(zip(self.methods, accuracies, strict=True)), best
 
@@ -188,12 +188,12 @@ def share_above(values: list[float]) -> float:
 
 def pictured(points: Tensor, labels: Tensor, clusters: Tensor, path: Path) -> Path:
     """Draw points (N, 2) by label and by cluster, and the confusion matrix."""
-    guesses = matched(labels, clusters, BLOBS)
+    guesses = match_clusters(labels, clusters, BLOBS)
     figure, (true, given, table) = new_figure(3, size=3.6)
     for axes, colors, title in ((true, labels, "blob"), (given, guesses, "class found without labels")):
-        scatter(axes, points, colors)
+        draw_scatter(axes, points, colors)
         axes.set_title(title, fontsize=9)
-    counts = confusion(labels, guesses, BLOBS)
+    counts = confusion_matrix(labels, guesses, BLOBS)
     table.imshow(counts.sqrt().numpy(), cmap="Blues")
     for row, values in enumerate(counts.tolist()):
         for column, value in enumerate(values):

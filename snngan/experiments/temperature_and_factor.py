@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from snngan.config import check_options, option
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, last_of, logs_of_seeds
 from snngan.experiments.running import shown, trained_classifier
-from snngan.intervals import summary
 from snngan.models import CLASSIFIERS
+from snngan.stats import summarize
 
 PUBLISHED = {
     "mnist": (99.68, 99.5, 99.49, 98.72, 95.06),
@@ -49,7 +49,7 @@ class TemperatureAndFactor(Classifiers, Experiment):
             run = trained_classifier(config, dataset, setting.folder / "runs" / f"row-{number}", setting)
             logs[name] = logs_of_seeds(run)
         numbers: dict[str, Any] = {
-            name: {half: summary([last_of(f"accuracy/{half}")(log) for log in each]) for half in ("test", "train")}
+            name: {half: summarize([last_of(f"accuracy/{half}")(log) for log in each]) for half in ("test", "train")}
             for name, each in logs.items()
         }
         theirs = PUBLISHED.get(self.dataset, ())
@@ -63,7 +63,7 @@ class TemperatureAndFactor(Classifiers, Experiment):
             cells = [shown(row["test"], 4), f"{row['test']['best']:.4g}", shown(row["train"], 4)]
             text.append(f"| {name} | {' | '.join(cells)} | {f'{theirs[number]} %' if theirs else ''} |")
         tags = ("accuracy/test", "accuracy/train")
-        return Finding(numbers, text, [curves_of_groups(logs, tags, setting.folder / "curves.png")])
+        return Finding(numbers, text, [plot_groups(logs, tags, setting.folder / "curves.png")])
 
     def rows(self, epoch: int) -> dict[str, dict[str, Any]]:
         """Return what is chosen for each row's run, by its name, in the order of ``PUBLISHED``."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from snngan.config import check_options
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
 from snngan.experiments.pairs import Classifiers, compared, last_of, logs_of_seeds, table_of_pairs
 from snngan.experiments.running import shown, trained_classifier
@@ -75,7 +75,7 @@ class TemplateModels(Classifiers, Experiment):
                 for tag in (tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")):
                     layers[f"{arch}, {over}, {tag.split('/')[-1]}"] = compared(pair, last_of(tag), min)
             tags = ("accuracy/test", "cross_entropy/test")
-            figures.append(curves_of_groups(logs, tags, setting.folder / f"{arch}.png"))
+            figures.append(plot_groups(logs, tags, setting.folder / f"{arch}.png"))
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, factor {self.alpha:g}, T "
             f"{self.temperature}. Test accuracy at the last step: mean over seeds (Student's 95 % interval), best; the "

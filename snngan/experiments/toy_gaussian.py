@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from snngan.config import check_options, option
-from snngan.evaluation.planes import moving, planes
+from snngan.evaluation.plots import plot_scatter_panels, save_scatter_gif
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.points import drawn, mean_squared_distance, relative_loss, way_of
 from snngan.experiments.running import shown
-from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.stats import summarize
 
 KINDS = {"one Gaussian, random labels": 1, "two Gaussians a class": 2}
 """Titles, and modes a class."""
@@ -59,9 +59,9 @@ class ToyGaussian(Experiment):
                         rows.setdefault(f"{name} {when}", []).append(value)
                 if seed == 0:
                     panels |= {f"{kind}: start": (way[0], labels), f"{kind}: end": (way[-1], labels)}
-                    name = f"modes-{modes}.gif"
-                    figures.append(moving([place - place.mean(0) for place in way], labels, setting.folder / name))
-            numbers[kind] = {name: summary(values) for name, values in rows.items()}
+                    path = setting.folder / f"modes-{modes}.gif"
+                    figures.append(save_scatter_gif([place - place.mean(0) for place in way], labels, path))
+            numbers[kind] = {name: summarize(values) for name, values in rows.items()}
         text = [
             f"{self.num_points} points, {self.num_classes} classes, {self.seeds} sets, {self.steps} steps at T = "
             f"{self.temperature:g} of the first mean squared distance. Entanglement: the loss at its optimal T over "
@@ -77,7 +77,7 @@ class ToyGaussian(Experiment):
         for kind, row in numbers.items():
             cells = [shown(row[column]) if column in row else "" for column in columns]
             text.append(f"| {kind} | {' | '.join(cells)} |")
-        return Finding(numbers, text, [planes(panels, 2, setting.folder / "points.png"), *figures])
+        return Finding(numbers, text, [plot_scatter_panels(panels, 2, setting.folder / "points.png"), *figures])
 
     def way(self, points: Tensor, labels: Tensor) -> list[Tensor]:
         """Return the places of points (N, 2) on their way to lower entanglement, see :func:`way_of`."""

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import adversarial, logits_under, queries_of
-from snngan.evaluation.plots import embedded
+from snngan.evaluation.plots import plot_tsne
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.pairs import Pair
 from snngan.experiments.running import shown
-from snngan.intervals import summary
 from snngan.robustness.attack_rule import Attack
+from snngan.stats import summarize
 from snngan.training.classifier import CHUNK
 
 SourceVictim = tuple[tuple[str, int], tuple[str, int]]
@@ -107,7 +107,7 @@ class Transferability(Pair, Experiment):
             )
         }  # fmt: skip
         title = f"t-SNE of gradients towards class {self.target}: one network's blue, another's red"
-        return Finding(numbers, text, [embedded(panels, 3, title, setting.folder / "gradients.png", size=3.2)])
+        return Finding(numbers, text, [plot_tsne(panels, 3, title, setting.folder / "gradients.png", size=3.2)])
 
 
 def rate(fooled: Tensor, able: Tensor) -> float | None:
@@ -135,9 +135,9 @@ def _jackknifed(values: Mapping[tuple[int, int], float]) -> dict[str, Any]:
     seeds = sorted({seed for pair in values for seed in pair})
     without = [[value for pair, value in values.items() if seed not in pair] for seed in seeds]
     if not all(without):
-        return summary([mean])
+        return summarize([mean])
     count = len(seeds)
-    return summary([count * mean - (count - 1) * statistics.mean(rest) for rest in without])
+    return summarize([count * mean - (count - 1) * statistics.mean(rest) for rest in without])
 
 
 def directions(network: nn.Module, images: Tensor, target: int, device: torch.device) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.config import check_options, option
-from snngan.evaluation.planes import moving, planes
+from snngan.evaluation.plots import plot_scatter_panels, save_scatter_gif
 from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
 from snngan.experiments.points import drawn, mean_squared_distance, relative_loss, way_of
 from snngan.experiments.running import shown
-from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
+from snngan.stats import summarize
 
 WAYS = {"minimized": 1, "maximized": -1}
 """And the sign with which the loss is lowered then."""
@@ -68,9 +68,9 @@ class TripletComparison(Experiment):
                         panels[f"{name}: {title}"] = place, labels
                     for direction, way in ways.items():
                         path = setting.folder / f"{name.replace(' ', '-').lower()}-{direction}.gif"
-                        figures.append(moving([place - place.mean(0) for place in way], labels, path))
+                        figures.append(save_scatter_gif([place - place.mean(0) for place in way], labels, path))
         numbers: dict[str, Any] = {
-            row: {measure: summary(values) for measure, values in measures.items()} for row, measures in found.items()
+            row: {measure: summarize(values) for measure, values in measures.items()} for row, measures in found.items()
         }
         text = [
             f"{self.num_points} points of one Gaussian, {self.num_classes} random classes, {self.seeds} sets, "
@@ -88,7 +88,7 @@ class TripletComparison(Experiment):
                 for row, measures in numbers.items()
             ),
         ]  # fmt: skip
-        return Finding(numbers, text, [planes(panels, 3, setting.folder / "points.png"), *figures])
+        return Finding(numbers, text, [plot_scatter_panels(panels, 3, setting.folder / "points.png"), *figures])
 
     def losses(self, points: Tensor, labels: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         """Return each loss () of places (N, 2); what depends on a unit of length is a share of the first distances."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.feature_classifier import trained_features
+from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.features import Inception, Pixels, Program, fetch
 
 
@@ -105,9 +105,9 @@ def test_a_network_of_the_users_own(form: str, tmp_path: Path) -> None:
 def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Path) -> None:
     lines: list[str] = []
     state = torch.get_rng_state()
-    first = trained_features(digits, tmp_path, notify=lines.append)
+    first = load_or_train_features(digits, tmp_path, notify=lines.append)
     assert torch.equal(torch.get_rng_state(), state)
-    again = trained_features(digits, tmp_path, notify=lines.append)
+    again = load_or_train_features(digits, tmp_path, notify=lines.append)
     assert lines[0].startswith("training a small classifier of digits for its features, about a minute; kept in ")
     assert lines[1:] == [lines[1]] * 2
     assert float(lines[1].split()[-1].rstrip("%")) > 80
@@ -119,21 +119,21 @@ def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Pat
         first(digits.test_images[:2].repeat(1, 3, 1, 1))
     next(tmp_path.glob("*.pt")).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="holds no such classifier"):
-        trained_features(digits, tmp_path)
+        load_or_train_features(digits, tmp_path)
 
 
 def test_points_have_no_picture_features() -> None:
     points = torch.zeros(4, 1, 1, 2)
     assert Pixels()(points).shape == (4, 2)
     with pytest.raises(ValueError, match="features are trained on pictures"):
-        trained_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))
+        load_or_train_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))
 
 
 def test_one_class_trains_no_features(digits: Dataset, tmp_path: Path) -> None:
     assert digits.train_labels is not None
     alone = replace(digits, train_labels=torch.zeros_like(digits.train_labels), test_labels=None)
     with pytest.raises(ValueError, match="of 2 classes or more; use --features inception or pixels"):
-        trained_features(alone, tmp_path)
+        load_or_train_features(alone, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -146,4 +146,4 @@ def test_a_classifier_too_large_for_the_memory_is_refused_before_it_is_built(
     with pytest.raises(
         ValueError, match=r"takes about 5.* GiB of memory, and 1.0 GiB are available: use a smaller --im"
     ):
-        trained_features(large, tmp_path)
+        load_or_train_features(large, tmp_path)

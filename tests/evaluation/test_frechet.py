@@ -7,10 +7,9 @@ import pytest
 import scipy
 import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
+from snngan.evaluation.frechet import Moments, frechet_distance
 from torch import Tensor
 from torch.testing import assert_close
-
-from snngan.evaluation.frechet import Moments, frechet_distance
 
 
 def moments(points: Tensor, chunk: int = 7) -> Moments:

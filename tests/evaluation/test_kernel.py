@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
 from snngan.evaluation.kernel import kernel_distance, unbiased_squared_mmd
+from torch import Tensor
 
 
 def mmd_loop(real: Tensor, fake: Tensor) -> float:

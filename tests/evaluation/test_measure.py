@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from snngan.evaluation.choice import open_statistics
 from torch import Tensor
 
 from snngan.data import Dataset
 from snngan.evaluation import measure
-from snngan.evaluation.choice import open_statistics
 from snngan.evaluation.features import Pixels, features_of
 from snngan.evaluation.measure import DIRECTIONS, Evaluation, evaluate, evaluate_beside_statistics, label_of
 from snngan.evaluation.memory import available_bytes

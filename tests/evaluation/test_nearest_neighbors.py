@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from snngan.evaluation.nearest_neighbors import neighbor_figures
 from torch import Tensor
 
 from snngan.evaluation import nearest_neighbors as neighbors
-from snngan.evaluation.nearest_neighbors import neighbor_figures
 
 
 def figures_loop(real: Tensor, fake: Tensor, k: int) -> list[float]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from snngan.data import Dataset
-from snngan.evaluation.feature_classifier import trained_features
-from snngan.evaluation.training_metrics import Watch
+from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.training.players import build_players
 from snngan.training.run_folder import GanRun
 
@@ -16,9 +16,9 @@ from snngan.training.run_folder import GanRun
 def test_figures_of_a_generator_in_training(trained: bool, short_run: Path, digits: Dataset, tmp_path: Path) -> None:
     plan, device = GanRun.open(short_run).plan, torch.device("cpu")
     if trained:
-        trained_features(digits, tmp_path)
+        load_or_train_features(digits, tmp_path)
     players = build_players(plan, device)
-    watch = Watch(plan, digits, tmp_path, device)
+    watch = TrainingMetrics(plan, digits, tmp_path, device)
     state = torch.get_rng_state()
     found = watch(1, players)
     assert found == watch(1, players)

@@ -18,7 +18,7 @@ from snngan.experiments import EXPERIMENTS, PRESETS, Setting
 from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
 from snngan.experiments.pairs import compared
 from snngan.experiments.running import run_experiment, trained
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.divergence import DivergedError
 
@@ -115,17 +115,17 @@ def test_the_command(command: str, status: int, words: str, capsys: Any, tmp_pat
 
 
 def test_intervals_are_students() -> None:
-    found = summary([1.0, 2.0, 3.0])
+    found = summarize([1.0, 2.0, 3.0])
     assert (found["mean"], found["best"]) == (2, 3)
     assert found["interval"] == pytest.approx([2 - 2.48414, 2 + 2.48414], abs=1e-4)
-    assert summary([5.0])["interval"] is None
+    assert summarize([5.0])["interval"] is None
 
 
 def log(scores: list[float], fids: list[float]) -> dict[str, tuple[list[int], list[float]]]:
     """Return a log with both scores read at twice as many steps as FID."""
     twice = [value for score in scores for value in (0.5, score)]
     steps = list(range(1, len(twice) + 1))
-    return dict.fromkeys(CORRELATIONS.values(), (steps, twice)) | {"features/fid": (steps[1::2], fids)}
+    return dict.fromkeys(CORRELATIONS.values(), (steps, twice)) | {"metrics/fid": (steps[1::2], fids)}
 
 
 def test_whether_entanglement_follows_fid_is_said_from_the_readings_that_both_have() -> None:

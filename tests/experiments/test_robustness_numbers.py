@@ -15,8 +15,8 @@ from snngan.experiments.adversarial_training import batches_of, layer_values, th
 from snngan.experiments.dknn_calibration import beside, correlation, gap
 from snngan.experiments.outliers import area, outlier_images
 from snngan.experiments.transferability import by_sides, directions, rate
-from snngan.intervals import summary
 from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.stats import summarize
 
 CPU = torch.device("cpu")
 
@@ -71,8 +71,8 @@ def test_pairs_that_share_a_network_are_not_taken_for_independent() -> None:
     found = by_sides(values | {(("a", 0), ("b", 1)): 0.3, (("b", 1), ("a", 0)): None})
     assert found["a to a"] is not None and found["a to itself"] is not None and found["a to b"] is not None
     assert found["a to a"]["values"] == pytest.approx([2 * value for value in each])
-    assert found["a to a"]["interval"] == pytest.approx(summary([2 * value for value in each])["interval"])
-    assert found["a to itself"]["interval"] == pytest.approx(summary(each)["interval"])
+    assert found["a to a"]["interval"] == pytest.approx(summarize([2 * value for value in each])["interval"])
+    assert found["a to itself"]["interval"] == pytest.approx(summarize(each)["interval"])
     assert (found["a to b"]["mean"], found["a to b"]["interval"]) == (0.3, None)
     assert found["b to a"] is None
 

@@ -29,11 +29,11 @@ from snngan.data.decode import read_header
 from snngan.data.folder import read_folder
 from snngan.data.layout import list_images
 from snngan.data.npz import read_images, read_npz
-from snngan.evaluation.feature_classifier import trained_features
+from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.features import Pixels
-from snngan.evaluation.measure import evaluate
-from snngan.evaluation.report import _curves, _metrics, group_by_seed, read_evaluations, read_metrics
-from snngan.evaluation.sources import _array_source, dataset_source
+from snngan.evaluation.measure import evaluate_sources
+from snngan.evaluation.report import curves, group_by_seed, metric_tables, read_evaluations, read_metrics
+from snngan.evaluation.sources import array_source, dataset_source
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import pack_tensors
 from snngan.training.checkpoint import load_newest
@@ -216,11 +216,11 @@ class Kept(Target):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.few, images = few(), to_unit_range(few().test_images)
-        self.made = _array_source("made", None, images, None)
-        trained_features(self.few, folder)
+        self.made = array_source("made", images)
+        load_or_train_features(self.few, folder)
         (self.network,) = folder.glob("*.pt")
         self._evaluate()
-        (self.features,) = folder.glob("seen-*.pt")
+        (self.features,) = folder.glob("statistics-*.pt")
         self.written = [path.read_bytes() for path in (self.network, self.features)]
 
     def seeds(self) -> list[bytes]:
@@ -233,13 +233,14 @@ class Kept(Target):
             if form % 2:
                 self._evaluate()
             else:
-                trained_features(self.few, self.folder)
+                load_or_train_features(self.few, self.folder)
         finally:
             path.write_bytes(self.written[form % 2])
 
     def _evaluate(self) -> None:
         real = dataset_source(self.few, "train")
-        evaluate(self.made, real, Pixels(), metrics=("fid", "kid"), count=20, points=20, cache=self.folder)
+        few: dict[str, Any] = {"count": 20, "pairwise_count": 20}
+        evaluate_sources(self.made, real, Pixels(), metrics=("fid", "kid"), cache=self.folder, **few)
 
 
 class Config(Target):
@@ -277,7 +278,7 @@ class Metrics(Target):
 
     def seeds(self) -> list[bytes]:
         lines = [{"step": step, "loss/generator": 0.5, "entanglement/temperature": None} for step in range(3)]
-        figures = {"figures": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
+        figures = {"metrics": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
         return [b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [figures])]
 
     def read(self, form: int, content: bytes) -> None:
@@ -287,8 +288,8 @@ class Metrics(Target):
         read_metrics(self.run)
         groups = group_by_seed([("run", self.run)])
         if not form % 32:  # drawing takes long
-            list(_curves(groups))
-        list(_metrics(groups))
+            list(curves(groups))
+        list(metric_tables(groups))
         read_evaluations(self.run)
         self.run.rewind(1)
         lines = (self.run.path / "metrics.jsonl").read_bytes().split(b"\n")

@@ -80,7 +80,7 @@ def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: p
         ("sample run --out grid.png --count 4 --device cpu", 2, "grid.png"),
         ("sample run --out grid.npz --count 4 --device cpu", 2, "grid.npz"),
         ("report run --out page.html", 2, "page.html"),
-        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/seen-*.pt"),
+        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/statistics-*.pt"),
         ("evaluate --features classifier:npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_plan_takes_no_memory_before_it_is_known_to_fit(
 def test_kept_features_of_something_else(here: Path, broken: dict[str, Any]) -> None:
     command = "evaluate run --features pixels --metrics fid,kid --count 20 --device cpu"
     said(command, here)
-    (path,) = Path("data/features").glob("seen-*.pt")
+    (path,) = Path("data/features").glob("statistics-*.pt")
     save_tensors(path, load_tensors(path) | broken)
     assert f"{path} is damaged" in said(command, here, 2)
 
@@ -214,8 +214,8 @@ def test_the_home_of_nobody(here: Path, command: str) -> None:
 
 def test_a_page_of_hostile_readings(here: Path) -> None:
     lines = [
-        {"step": 1, "features/\ud800": 1, "features/\x1b[2J": 2, "features/" + "x" * 10**6: 3, "features/fid": 1e308},
-        {"step": 2, "features/fid": -1e308, "loss/generator": 2},
+        {"step": 1, "metrics/\ud800": 1, "metrics/\x1b[2J": 2, "metrics/" + "x" * 10**6: 3, "metrics/fid": 1e308},
+        {"step": 2, "metrics/fid": -1e308, "loss/generator": 2},
     ]
     with (here / "run" / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -227,8 +227,8 @@ def test_a_page_of_hostile_readings(here: Path) -> None:
     page = Path("page.html").read_text()
     assert "data:image/png" not in page
     assert 2 in read_metrics(GanRun.open(here / "run"))["loss/generator"][0]
-    assert "features/fid" not in page
-    with pytest.raises(ValueError, match="holds no reading of nothing: remove its folder"):
+    assert "metrics/fid" not in page
+    with pytest.raises(ValueError, match="holds no values of nothing: remove its folder"):
         read_metrics(GanRun.open(here / "run"))["nothing"]
 
 

@@ -1,0 +1,75 @@
+"""``snngan compare``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from snngan.cli import explain_memory
+from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option, image_options
+from snngan.cli.output import draw_plainly, print_note, print_result, terminal_width, wrap
+
+if TYPE_CHECKING:
+    from snngan.evaluation.two_sample_report import Space
+
+
+@click.command(epilog="Example:  snngan compare mnist runs/0001-mnist-snnl-pixel --count 5000 --out compared")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option(
+    "--space",
+    type=click.Choice(["pixel", "features", "projection"]),
+    help="space in which distances are measured; projection: the space learned by the discriminator of the run among "
+    "A and B [features if --features is given, else pixel]",
+)
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of data sets"
+)
+@click.option(
+    "--count",
+    type=click.IntRange(4, MOST),
+    help="number of images of each side [all; of a run as many as on the other side]",
+)
+@image_options("with --space features: classifier of A or B, where one has labels, else pixels")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="seed of a run's noise and of the permutations")
+@click.option("--out", type=LocalPath(), help="new folder for the plot and two grids of images")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@force_option
+@data_dir_option
+@device_option
+@explain_memory("a smaller --count or --image-size")
+def compare(
+    first: str, second: str, space: Space | None, split: str, count: int | None, features: str | None, download: bool,
+    skip_broken: bool, image_size: int | None, seed: int, out: Path | None, as_json: bool, force: bool,
+    data_dir: str | None, device: str,
+) -> None:  # fmt: skip
+    """Measure how entangled the images of A (the real ones) and B are, and whether they can be told apart.
+
+    A and B may each be a run, a folder of images, an npz file or a data set. The p-value is that of a permutation test:
+    it is low where neighborhoods tell the sides apart. --out also plots the loss against the temperature, and draws the
+    images of A that are least covered by B and the images of B that are furthest off A.
+    """
+    from snngan.evaluation.two_sample_report import check_folder
+    from snngan.evaluation.two_sample_report import compare as compare_images
+
+    if out is not None:
+        check_folder(out, force=force)
+    comparison = compare_images(
+        first, second, space=space, features=features, count=count, split=split, image_size=image_size, seed=seed,
+        data_dir=data_dir, device=device, skip_broken=skip_broken, download=download, notify=print_note,
+    )  # fmt: skip
+    if as_json:
+        print_result(json.dumps(comparison.content, indent=2))
+    else:
+        for line in comparison.lines():
+            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+    if out is not None:
+        draw_plainly()
+        comparison.write(out)
+        print_result(f"plot, grids and numbers -> {out}", err=as_json)
+    elif not as_json:
+        print_result("the plot and two grids of images: the same with --out FOLDER")
