@@ -271,7 +271,8 @@ def evaluate_sources(
             f"fid: {min(counts)} images do not span {dims} features, so the covariance has a lower rank and the metric "
             "is too high: compare it only with that of as many images"
         )
-    collected: dict[str, Any] = {"pairwise_count": pairwise, "with_moments": "moments" in needed, "with_images": "images" in needed}
+    collected: dict[str, Any] = {"pairwise_count": pairwise, "with_moments": "moments" in needed}
+    collected["with_images"] = "images" in needed
     if isinstance(real, FidStatistics):
         real_statistics = FeatureStatistics(real.moments, torch.empty(0, dims), torch.empty(0))
     else:

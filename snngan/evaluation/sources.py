@@ -113,6 +113,8 @@ def open_source(
     Raises:
         ValueError: there is nothing of this name, or it cannot be read.
     """
+    if split not in ("test", "train"):
+        raise ValueError(f"split must be 'test' or 'train', got {split!r}")
     if isinstance(images, Tensor):
         return _tensor_source(images, image_size)
     text = str(images)

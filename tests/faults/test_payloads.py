@@ -104,7 +104,7 @@ def test_in_what_is_kept(tmp_path: Path, name: str) -> None:
 def test_in_trained_features(tmp_path: Path) -> None:
     digits = load_dataset("digits", keep=False)
     features_path(digits, tmp_path).write_bytes(saved({"logits.weight": Payload()}))
-    refused(lambda: load_or_train_features(digits, tmp_path), "holds no such classifier")
+    refused(lambda: load_or_train_features(digits, tmp_path), "does not hold such a classifier")
 
 
 def test_in_inceptions_weights(tmp_path: Path) -> None:
