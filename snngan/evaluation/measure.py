@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,14 @@ from snngan.evaluation.sources import (
     refuse_shapes,
 )
 from snngan.files import SaveError
-from snngan.metrics import METRICS, FeatureStatistics, Sizes, compute_metrics, metric_names, metric_values
+from snngan.metrics import (
+    FeatureStatistics,
+    Metric,
+    Sizes,
+    choose_metrics,
+    compute_metrics,
+    metric_values,
+)
 from snngan.metrics.distances import NEIGHBORS
 from snngan.metrics.moments import Moments
 from snngan.training.checkpoint import load_tensors, save_tensors
@@ -149,53 +156,37 @@ def evaluate(
         >>> found.metrics["precision"], found.protocol["num_real"]
         (0.0, 40)
     """
-    names = tuple(metric_names() if metrics is None else metrics)
-    for name in names:
-        METRICS[name]  # raises ValueError for an unknown name
-    place = choose_device(str(device))
+    chosen, place = choose_metrics(metrics), choose_device(str(device))
     run = GanRun.open(Path(str(images))) if is_run(images) else None
     folder = data_folder(data_dir) / "features"  # where the user keeps data: a run folder can come from anyone
-    keep = data_dir is not None or run is None
-    feature_size = image_size
+    keep, feature_size = data_dir is not None or run is None, image_size
     if run is not None:
         data_dir, feature_size = data_dir or run.plan.data_dir, image_size or run.plan.image_size
-    also = data_folder(data_dir) / "features"
-
-    def open_images(given: ImagesLike, seed: int) -> ImageSource:
-        return open_source(
-            given, split=split, data_dir=data_dir, image_size=image_size, seed=seed, device=place, keep=keep,
-            skip_broken=skip_broken, notify=notify,
-        )  # fmt: skip
-
-    fake = open_images(images, seed)
-    if run is None and reference is None:
-        raise ValueError(
-            f"{fake.name if isinstance(images, Tensor) else images} is not a run folder, which knows its data set: "
-            "name the real images by --reference SET"
-        )
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    reading: dict[str, Any] = {"split": split, "image_size": image_size, "device": place, "keep": keep} | data
+    where: dict[str, Any] = {"folder": folder, "also": data_folder(data_dir) / "features", "device": place}
+    fake = open_source(images, seed=seed, **reading)
     real: ImageSource | FidStatistics | None = None if reference is None else open_statistics(reference)
+    features = features or ("inception" if download or isinstance(real, FidStatistics) else None)
     dataset = None
-    if isinstance(real, FidStatistics):
-        features = features or "inception"  # such files are usually made in Inception features
-    elif reference is not None:
-        real = open_images(reference, seed + 1)
-        if not (features or download):
-            dataset = load_labeled_set(reference, real, data_dir=data_dir, skip_broken=skip_broken, notify=notify)
-    else:
-        assert run is not None
-        dataset = load_training_set(
-            run, data_dir=data_dir, image_size=image_size, skip_broken=skip_broken, notify=notify
-        )
+    if reference is None:
+        if run is None:
+            name = fake.name if isinstance(images, Tensor) else images
+            raise ValueError(
+                f"{name} is not a run folder, which knows its data set: name the real images by --reference SET"
+            )
+        dataset = load_training_set(run, image_size=image_size, **data)
         real = dataset_source(dataset, split)
-    if features or download or isinstance(real, FidStatistics):
-        extractor = choose_extractor(
-            features or "inception", folder, also=also, data_dir=data_dir, image_size=feature_size,
-            skip_broken=skip_broken, download=download, device=place, notify=notify,
-        )  # fmt: skip
+    elif real is None:
+        real = open_source(reference, seed=seed + 1, **reading)  # two runs: each has noise of its own
+        dataset = None if features else load_labeled_set(reference, real, **data)
+    if features:
+        extractor = choose_extractor(features, image_size=feature_size, download=download, **where, **data)
     else:
-        extractor = default_extractor(fake, real, dataset, folder, also=also, device=place, notify=notify)
+        assert isinstance(real, ImageSource)
+        extractor = default_extractor(fake, real, dataset, notify=notify, **where)
     result = evaluate_sources(
-        fake, real, extractor, metrics=names, count=count, pairwise_count=pairwise_count, cache=folder, notify=notify
+        fake, real, extractor, metrics=chosen, count=count, pairwise_count=pairwise_count, cache=folder, notify=notify
     )
     if run is not None:
         try:
@@ -206,17 +197,11 @@ def evaluate(
 
 
 def evaluate_sources(
-    fake: ImageSource,
-    real: ImageSource | FidStatistics,
-    extractor: Extractor,
-    *,
-    metrics: Collection[str] | None = None,
-    count: int = 10000,
-    pairwise_count: int = 5000,
-    cache: Path | None = None,
+    fake: ImageSource, real: ImageSource | FidStatistics, extractor: Extractor, *,
+    metrics: Collection[str] | None = None, count: int = 10000, pairwise_count: int = 5000, cache: Path | None = None,
     notify: Notify = lambda line: None,
-) -> Evaluation:
-    """Return the metrics of the images of ``fake`` against those of ``real``.
+) -> Evaluation:  # fmt: skip
+    """Return the metrics of the images of ``fake`` against those of ``real``, in the space of ``extractor``.
 
     Images are read in chunks. The features of the first ``pairwise_count`` images are kept, in memory
     O(pairwise_count D), and the images too where a metric needs them. FID also keeps the features of all images while
@@ -233,76 +218,73 @@ def evaluate_sources(
         notify: called with each line worth telling the user.
 
     Raises:
-        ValueError: fewer than 2 images on a side, images that the extractor does not take, FID statistics of other
-            features, or work that does not fit in the available memory.
+        ValueError: an unknown metric, fewer than 2 images on a side, images that the extractor does not take, FID
+            statistics of other features, or work that does not fit in the available memory.
     """
-    names = tuple(metric_names() if metrics is None else metrics)
+    chosen = names = choose_metrics(metrics)
     if min(count, pairwise_count) < 2:
         raise ValueError(f"count and pairwise_count must be 2 or more, got {count} and {pairwise_count}")
-    counts = [fake.limit(count)]
-    check_count(fake, counts[0], 2)
+    num_fake = fake.limit(count)
+    check_count(fake, num_fake, 2)
     if isinstance(real, FidStatistics):
-        names = _choose_fid_only(names, real, notify)
-        dims = extractor(fake.first(2)).shape[1]
-        if dims != (expected := len(real.moments.mean)):
+        chosen = {name: metric for name, metric in chosen.items() if metric.needs == ("moments",)}
+        if not chosen:
+            raise ValueError(f"{real.name} holds FID statistics, which give fid only, got --metrics {','.join(names)}")
+        dims, expected = extractor(fake.first(2)).shape[1], len(real.moments.mean)
+        if dims != expected:
             raise ValueError(
                 f"the features must have the {expected} dimensions of the statistics in {real.name}, and those of "
                 f"{extractor.name} have {dims}: use the --features that the file was made with"
             )
+        counts = num_fake, 2 * dims  # statistics from a file count as of full rank
+        if left_out := [name for name in names if name not in chosen]:
+            notify(f"{', '.join(left_out)}: left out, {real.name} holds FID statistics, which give fid only")
     else:
-        counts.append(real.limit(count))
+        counts = num_fake, real.limit(count)
         check_count(real, counts[1], 2)
         fake, real = match_channels(fake, real)
         dims, other_dims = (extractor(side.first(2)).shape[1] for side in (fake, real))
         if dims != other_dims:
             refuse_shapes(fake, real, extractor.name)
-    needed = {part for name in names for part in METRICS[name].needs}
-    pairwise = min(pairwise_count, *counts) if needed & {"features", "images"} else 0
-    if "moments" not in needed:
-        counts = [pairwise, pairwise]
-    sizes = Sizes((counts[0], counts[1] if len(counts) > 1 else 2 * dims), dims, pairwise, math.prod(fake.shape))
-    _check_memory(names, sizes)
-    too_few = [name for name in names if "moments" not in METRICS[name].needs and METRICS[name].min_images > pairwise]
-    if too_few:
-        least = max(METRICS[name].min_images for name in too_few)
-        notify(f"{', '.join(too_few)}: left out, needing {least} or more images per side, got {pairwise}")
-    if "moments" in needed and min(counts) <= dims:
+    needs = {part for metric in chosen.values() for part in metric.needs}
+    pairwise = min(pairwise_count, *counts) if needs & {"features", "images"} else 0
+    if "moments" not in needs:
+        counts = pairwise, pairwise
+    _check_memory(chosen, Sizes(counts, dims, pairwise, math.prod(fake.shape)))
+    options: dict[str, Any] = {"with_moments": "moments" in needs, "with_images": "images" in needs}
+    fake_statistics = collect_statistics(fake, extractor, counts[0], pairwise, **options)
+    if isinstance(real, FidStatistics):
+        real_statistics = FeatureStatistics(real.moments, torch.empty(0, dims), torch.empty(0))
+    else:
+        real_statistics = _collect_cached(real, extractor, counts[1], pairwise, dims, cache, notify, **options)
+    if "moments" in needs and min(counts) <= dims:
         notify(
             f"fid: {min(counts)} images do not span {dims} features, so the covariance has a lower rank and the metric "
             "is too high: compare it only with that of as many images"
         )
-    collected: dict[str, Any] = {"pairwise_count": pairwise, "with_moments": "moments" in needed}
-    collected["with_images"] = "images" in needed
-    if isinstance(real, FidStatistics):
-        real_statistics = FeatureStatistics(real.moments, torch.empty(0, dims), torch.empty(0))
-    else:
-        real_statistics = _collect_cached(real, extractor, counts[1], dims, cache, notify, **collected)
-    fake_statistics = collect_statistics(fake, extractor, counts[0], **collected)
-    chosen = [name for name in names if name not in too_few]
-    values, intervals = compute_metrics(chosen, real_statistics, fake_statistics)
-    reference = None if isinstance(real, FidStatistics) else real
+    too_few = [name for name, metric in chosen.items() if metric.min_images > (pairwise or min(counts))]
+    if too_few:
+        least = max(chosen.pop(name).min_images for name in too_few)
+        notify(f"{', '.join(too_few)}: left out, needing {least} or more images per side, got {pairwise}")
+    values, intervals = compute_metrics(chosen.values(), real_statistics, fake_statistics)
+    images = fake if isinstance(real, FidStatistics) else real
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
-        "split": (reference and reference.split) or fake.split, "step": fake.step, "seed": fake.seed,
-        "real_seed": reference and reference.seed, "image_shape": list((reference or fake).shape),
-        "num_fake": counts[0], "num_real": reference and counts[1], "pairwise_count": pairwise,
+        "split": images.split or fake.split, "step": fake.step, "seed": fake.seed,
+        "real_seed": None if images is fake else images.seed, "image_shape": list(images.shape),
+        "num_fake": counts[0], "num_real": None if images is fake else counts[1], "pairwise_count": pairwise,
         "neighbors": NEIGHBORS,
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
-        "resize": describe_resizes(extractor, fake, reference or fake),
+        "resize": describe_resizes(extractor, fake, images),
         "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
     return Evaluation(values, intervals, protocol)
 
 
 def collect_statistics(
-    source: ImageSource,
-    extractor: Extractor,
-    count: int,
-    *,
-    pairwise_count: int,
-    with_moments: bool = True,
+    source: ImageSource, extractor: Extractor, count: int, pairwise_count: int, *, with_moments: bool = True,
     with_images: bool = False,
-) -> FeatureStatistics:
+) -> FeatureStatistics:  # fmt: skip
     """Return the statistics of the first ``count`` images of ``source``."""
     moments: Moments | None = None
     features, images, num_seen = [], [], 0
@@ -311,28 +293,26 @@ def collect_statistics(
         if with_moments:
             moments = moments or Moments(found.shape[1])
             moments.update(found)
-        features.append(found[: max(0, pairwise_count - num_seen)])
-        images.append(chunk[: max(0, pairwise_count - num_seen) if with_images else 0])
+        num_kept = max(0, pairwise_count - num_seen)
+        features.append(found[:num_kept])
+        images.append(chunk[: num_kept if with_images else 0])
         num_seen += len(chunk)
     return FeatureStatistics(moments, torch.cat(features), torch.cat(images))
 
 
 def _collect_cached(
-    source: ImageSource, extractor: Extractor, count: int, dims: int, cache: Path | None, notify: Notify, *,
-    pairwise_count: int, with_moments: bool, with_images: bool,
+    source: ImageSource, extractor: Extractor, count: int, pairwise_count: int, dims: int, cache: Path | None,
+    notify: Notify, *, with_moments: bool, with_images: bool,
 ) -> FeatureStatistics:  # fmt: skip
     """Return :func:`collect_statistics`; features and moments are cached under a hash of all that they depend on."""
-    collected: dict[str, Any] = {"pairwise_count": pairwise_count, "with_moments": with_moments}
-    if cache is None:
-        return collect_statistics(source, extractor, count, with_images=with_images, **collected)
-    depends_on = [source.digest, source.resize, extractor.digest, extractor.resize, count, *collected.values()]
-    key = json.dumps([*depends_on, __version__])
-    path = cache / f"statistics-{hashlib.sha256(key.encode()).hexdigest()[:24]}.pt"
+    depends_on = [source.digest, source.resize, extractor.digest, extractor.resize, count, pairwise_count, with_moments]
+    key = hashlib.sha256(json.dumps([*depends_on, __version__]).encode()).hexdigest()[:24]
+    path = None if cache is None else cache / f"statistics-{key}.pt"
     keeps_rows = with_moments and count <= dims  # Moments keeps the features of all images
     shapes: dict[str, tuple[int, ...]] = {"features": (count if keeps_rows else pairwise_count, dims)}
     if with_moments and not keeps_rows:
         shapes |= {"mean": (dims,), "scatter": (dims, dims)}
-    if path.exists():
+    if path is not None and path.exists():
         try:
             state = load_tensors(path)
             if state.keys() != shapes.keys() or any(
@@ -347,15 +327,17 @@ def _collect_cached(
             moments.update(state["features"])
         elif moments is not None:
             moments.count, moments.mean, moments.scatter = count, state["mean"], state["scatter"]
-        images = source.first(pairwise_count) if with_images and pairwise_count else torch.empty(0)
+        images = source.first(pairwise_count) if with_images else torch.empty(0)
         return FeatureStatistics(moments, state["features"][:pairwise_count], images)
-    found = collect_statistics(source, extractor, count, with_images=with_images, **collected)
-    if sum(8 * math.prod(shape) for shape in shapes.values()) > MAX_CACHED_BYTES:
+    found = collect_statistics(
+        source, extractor, count, pairwise_count, with_moments=with_moments, with_images=with_images
+    )
+    if path is None or sum(8 * math.prod(shape) for shape in shapes.values()) > MAX_CACHED_BYTES:
         return found
     state = {"features": found.features}
     if found.moments is not None and keeps_rows:
         state = {"features": torch.cat(found.moments.rows)}
-    elif found.moments is not None and found.moments.scatter is not None:
+    elif found.moments is not None:
         state |= {"mean": found.moments.mean, "scatter": found.moments.scatter}
     try:
         save_tensors(path, state)
@@ -391,27 +373,16 @@ def check_count(side: ImageSource, number: int, least: int) -> None:
         raise ValueError(f"{side.name} must hold {least} or more images, got {number}")
 
 
-def _choose_fid_only(names: Collection[str], real: FidStatistics, notify: Notify) -> tuple[str, ...]:
-    """Return those of the metrics ``names`` that FID statistics suffice for."""
-    chosen = tuple(name for name in names if METRICS[name].needs == ("moments",))
-    if not chosen:
-        raise ValueError(f"{real.name} holds FID statistics, which give fid only, got --metrics {','.join(names)}")
-    if left_out := [name for name in names if name not in chosen]:
-        notify(f"{', '.join(left_out)}: left out, {real.name} holds FID statistics, which give fid only")
-    return chosen
-
-
-def _check_memory(names: Collection[str], sizes: Sizes) -> None:
+def _check_memory(chosen: Mapping[str, Metric], sizes: Sizes) -> None:
     """Raise ``ValueError`` where the metrics take more memory than is available, by a low estimate."""
     counts, dims, pairwise, pixels = sizes
-    needed = {part for name in names for part in METRICS[name].needs}
-    kept: float = 8 * dims * pairwise  # float32 of both sides
-    if "moments" in needed:
-        kept += sum(4 * dims * count if count <= dims else 8 * dims * dims for count in counts)
-    if "images" in needed:
-        kept += 2 * pixels * pairwise
-    peak = max(METRICS[name].peak_bytes(sizes) for name in names)
+    needs = {part for metric in chosen.values() for part in metric.needs}
+    size = 8 * dims * pairwise + max(metric.peak_bytes(sizes) for metric in chosen.values())
+    if "moments" in needs:
+        size += sum(4 * dims * count if count <= dims else 8 * dims * dims for count in counts)
+    if "images" in needs:
+        size += 2 * pixels * pairwise
     remedy = f"a smaller --count{', --pairwise-count' if pairwise else ''} or --image-size"
-    if "fid" in names and len(names) > 1:
+    if "fid" in chosen and len(chosen) > 1:
         remedy += ", or --metrics without fid"
-    check_available(kept + peak, f"measuring {', '.join(names)} of {counts[0]} images in {dims} dimensions", remedy)
+    check_available(size, f"measuring {', '.join(chosen)} of {counts[0]} images in {dims} dimensions", remedy)

@@ -1,4 +1,7 @@
-"""Plots of results, drawn by matplotlib without a display."""
+"""Plots of results, drawn by matplotlib without a display.
+
+Each function with an argument ``path`` writes that file, and raises ``OSError`` if it cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,7 @@ Log = Mapping[str, tuple[list[int], list[float]]]
 
 
 def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
-    """Plot the loss against the temperature: the anchors of both sides, and the band of permuted labels.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot the loss against the temperature: the anchors of both sides, and the band of permuted labels."""
     figure, (axes,) = new_figure()
     curve, (num_real, num_fake) = result.curve, result.num_subset
     of_all = (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake)
@@ -43,11 +42,7 @@ def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
 
 
 def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: Path) -> Path:
-    """Plot each of ``tags`` in a panel: the mean over the logs of each group, with the band from lowest to highest.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot each of ``tags`` in a panel: the mean over the logs of each group, with the band from lowest to highest."""
     figure, panels = new_figure(len(tags))
     for axes, tag in zip(panels, tags, strict=True):
         for number, (name, logs) in enumerate(groups.items()):
@@ -60,11 +55,7 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
 
 
 def plot_tags(logs: Sequence[Log], tags: Mapping[str, str], label: str, path: Path) -> Path:
-    """Plot each of ``tags`` (by its name) in one panel: the mean over the logs, with the band from lowest to highest.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot each of ``tags`` (by its name) in one panel: the mean over the logs, with the band from lowest to highest."""
     figure, (axes,) = new_figure()
     for number, (name, tag) in enumerate(tags.items()):
         _plot_band(axes, [log[tag] for log in logs], name, number)
@@ -85,11 +76,7 @@ def _plot_band(axes: Any, curves: Sequence[tuple[list[int], list[float]]], name:
 
 
 def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
-    """Plot the error of each trial against its alpha, on a cube-root axis as in the search; later trials are darker.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot the error of each trial against its alpha, on a cube-root axis as in the search; later trials are darker."""
     figure, (axes,) = new_figure()
     dots = axes.scatter(alphas, errors, c=range(len(alphas)), cmap="viridis_r", s=18)
     axes.axvline(0, color="0.7", linewidth=0.8)
@@ -106,11 +93,7 @@ def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], large
 
 
 def plot_stages(real: Tensor, samples: Mapping[str, Sequence[Tensor]], stages: Sequence[int], path: Path) -> Path:
-    """Plot t-SNE of ``real`` images (N, C, H, W) with the samples of each name (rows) at each step (columns).
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot t-SNE of ``real`` images (N, C, H, W) with the samples of each name (rows) at each step (columns)."""
     panels = {
         f"{name}, step {step}": (real, images)
         for name, of_steps in samples.items()
@@ -122,11 +105,7 @@ def plot_stages(real: Tensor, samples: Mapping[str, Sequence[Tensor]], stages: S
 def plot_tsne(
     panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, title: str, path: Path, size: float = 2.0
 ) -> Path:
-    """Plot in each panel t-SNE of two groups of features (N, ...) together: the first blue, the second red.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot in each panel t-SNE of two groups of features (N, ...) together: the first blue, the second red."""
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=size)
     for axes in places:
         axes.set_xticks([])
@@ -151,11 +130,7 @@ def tsne(features: Tensor) -> Tensor:
 def plot_credibility_by_accuracy(
     panels: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]], path: Path
 ) -> Path:
-    """Plot in each panel credibility against accuracy for each name: thin lines for seeds, thick ones for their mean.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot in each panel credibility against accuracy for each name: thin lines for seeds, thick ones for their mean."""
     columns = min(3, len(panels))
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=3.2)
     names: dict[str, str] = {}
@@ -179,11 +154,7 @@ def plot_credibility_by_accuracy(
 
 
 def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str, path: Path) -> Path:
-    """Plot in each panel, for each name, a bar with its interval for each of its results of ``summarize``.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot in each panel, for each name, a bar with its interval for each of its results of ``summarize``."""
     figure, places = new_figure(len(panels))
     for axes, (title, rows) in zip(places, panels.items(), strict=True):
         sides = list(next(iter(rows.values())))
@@ -202,11 +173,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str,
 
 
 def plot_scatter_panels(panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, path: Path) -> Path:
-    """Plot in each panel points (N, 2) in the colors of their labels (N,).
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot in each panel points (N, 2) in the colors of their labels (N,)."""
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=2.8)
     for axes, (title, (points, labels)) in zip(places, panels.items(), strict=False):
         draw_scatter(axes, points, labels)
@@ -215,11 +182,7 @@ def plot_scatter_panels(panels: Mapping[str, tuple[Tensor, Tensor]], columns: in
 
 
 def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float = 4.0) -> Path:
-    """Write moving points, (N, 2) in each frame, as an endless GIF that takes ``seconds``, with fixed axes.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write moving points, (N, 2) in each frame, as an endless GIF that takes ``seconds``, with fixed axes."""
     from PIL import Image
 
     reach = max(float(points.abs().max()) for points in frames) * 1.05

@@ -10,7 +10,7 @@ from snngan.config import Plan
 from snngan.data import Dataset, to_uint8
 from snngan.evaluation.feature_classifier import load_features
 from snngan.evaluation.features import Extractor, Pixels, extract_features
-from snngan.metrics import METRICS, FeatureStatistics, compute_metrics, metric_names
+from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics
 from snngan.seeds import seed_for
 from snngan.training.players import Players
 
@@ -32,10 +32,10 @@ class TrainingMetrics:
         generator = torch.Generator().manual_seed(seed_for(plan.seed, "watch"))
         rows = torch.randperm(len(dataset.test_images), generator=generator)[:NUM_IMAGES]
         self.real = FeatureStatistics.from_features(extract_features(self.extractor, dataset.test_images[rows]))
-        self.names = [
-            name
-            for name in metric_names()
-            if METRICS[name].min_images <= len(rows) and (METRICS[name].works_in_pixels or not self.is_pixels)
+        self.metrics = [
+            metric
+            for metric in choose_metrics().values()
+            if metric.min_images <= len(rows) and (metric.works_in_pixels or not self.is_pixels)
         ]
         self.noise = generator.get_state()
         self.device = device
@@ -47,5 +47,5 @@ class TrainingMetrics:
         latents = torch.randn(len(self.real.features), players.latent_dim, generator=generator)
         samples = torch.cat([players.sample(chunk.to(self.device)).cpu() for chunk in torch.split(latents, 100)])
         features = extract_features(self.extractor, samples if self.is_pixels else to_uint8(samples))
-        values, _ = compute_metrics(self.names, self.real, FeatureStatistics.from_features(features))
+        values, _ = compute_metrics(self.metrics, self.real, FeatureStatistics.from_features(features))
         return {f"metrics/{'pixels/' if self.is_pixels else ''}{name}": value for name, value in values.items()}

@@ -105,37 +105,36 @@ class Metric:
 METRICS: Registry[Metric] = Registry("metric", "snngan.metrics")
 
 
-def metric_names() -> tuple[str, ...]:
-    """Return the names of all metrics in the order of tables."""
-    return tuple(sorted(METRICS.names(), key=lambda name: METRICS[name].position))
+def choose_metrics(names: Iterable[str] | None = None) -> dict[str, Metric]:
+    """Return the metrics ``names``, or all of them, by name in the order of tables.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    found = {name: METRICS[name] for name in (METRICS.names() if names is None else names)}
+    return dict(sorted(found.items(), key=lambda item: item[1].position))
 
 
 def metric_values() -> dict[str, MetricValue]:
     """Return how to read each value of each metric, by name, in the order of tables."""
-    return {name: value for metric in metric_names() for name, value in METRICS[metric].values.items()}
+    return {name: value for metric in choose_metrics().values() for name, value in metric.values.items()}
 
 
 def compute_metrics(
-    names: Iterable[str], real: FeatureStatistics, fake: FeatureStatistics
+    metrics: Iterable[Metric], real: FeatureStatistics, fake: FeatureStatistics
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Return the values of the metrics ``names`` by name, and the 95 % intervals of those that have one."""
-    values: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for name in names:
-        for key, found in METRICS[name].compute(real, fake).items():
-            estimate = found if isinstance(found, Estimate) else Estimate(found, math.nan, math.nan)
-            values[key] = estimate.value
-            if math.isfinite(estimate.low):
-                intervals[key] = estimate.low, estimate.high
-    return values, intervals
+    """Return the values of ``metrics`` by name, and the 95 % intervals of those that have one."""
+    found = {name: value for metric in metrics for name, value in metric.compute(real, fake).items()}
+    values = {name: value.value if isinstance(value, Estimate) else value for name, value in found.items()}
+    estimates = {name: value for name, value in found.items() if isinstance(value, Estimate)}
+    return values, {name: (low, high) for name, (_, low, high) in estimates.items() if math.isfinite(low)}
 
 
 __getattr__, __dir__ = public_names(
     __name__,
     {
         **dict.fromkeys(("METRICS", "Estimate", "FeatureStatistics", "Metric", "MetricValue", "Sizes"), ""),
-        **dict.fromkeys(("compute_metrics", "metric_names", "metric_values"), ""),
-        "Moments": "moments",
+        **dict.fromkeys(("choose_metrics", "compute_metrics", "metric_values"), ""),
         "frechet_distance": "fid",
         "kernel_distance": "kid",
         "nearest_neighbor_accuracy": "nearest_neighbor",

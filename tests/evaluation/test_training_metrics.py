@@ -8,7 +8,7 @@ import torch
 from snngan.data import Dataset
 from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.training_metrics import TrainingMetrics
-from snngan.metrics import METRICS, metric_names
+from snngan.metrics import choose_metrics
 from snngan.training.players import build_players
 from snngan.training.run_folder import GanRun
 
@@ -25,7 +25,8 @@ def test_metrics_while_training(trained: bool, short_run: Path, digits: Dataset,
     assert found == metrics(2, players)
     assert torch.equal(torch.get_rng_state(), state)
     prefix = "metrics/" if trained else "metrics/pixels/"
-    values = {name for key in metric_names() if trained or METRICS[key].works_in_pixels for name in METRICS[key].values}
+    metrics_here = [metric for metric in choose_metrics().values() if trained or metric.works_in_pixels]
+    values = {name for metric in metrics_here for name in metric.values}
     assert set(found) == {f"{prefix}{name}" for name in values if not name.startswith("entanglement_input")}
     assert ("metrics/fid" in found) == trained
     assert found[f"{prefix}1nn_accuracy"] > 0.9  # an untrained generator makes noise
