@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from snngan.cli import explain_memory
 from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option, image_options
 from snngan.cli.output import draw_plainly, print_note, print_result, terminal_width, wrap
-
-if TYPE_CHECKING:
-    from snngan.evaluation.two_sample_report import Space
 
 
 @click.command(epilog="Example:  snngan compare mnist runs/0001-mnist-snnl-pixel --count 5000 --out compared")
@@ -42,11 +39,7 @@ if TYPE_CHECKING:
 @data_dir_option
 @device_option
 @explain_memory("a smaller --count or --image-size")
-def compare(
-    first: str, second: str, space: Space | None, split: str, count: int | None, features: str | None, download: bool,
-    skip_broken: bool, image_size: int | None, seed: int, out: Path | None, as_json: bool, force: bool,
-    data_dir: str | None, device: str,
-) -> None:  # fmt: skip
+def compare(first: str, second: str, out: Path | None, as_json: bool, force: bool, **options: Any) -> None:
     """Measure how entangled the images of A (the real ones) and B are, and whether they can be told apart.
 
     A and B may each be a run, a folder of images, an npz file or a data set. The p-value is that of a permutation test:
@@ -58,10 +51,7 @@ def compare(
 
     if out is not None:
         check_folder(out, force=force)
-    comparison = compare_images(
-        first, second, space=space, features=features, count=count, split=split, image_size=image_size, seed=seed,
-        data_dir=data_dir, device=device, skip_broken=skip_broken, download=download, notify=print_note,
-    )  # fmt: skip
+    comparison = compare_images(first, second, notify=print_note, **options)
     if as_json:
         print_result(json.dumps(comparison.content, indent=2))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,11 +38,7 @@ from snngan.cli.output import print_note, print_result
 @data_dir_option
 @device_option
 @explain_memory("a smaller --count, --pairwise-count or --image-size, or fewer --metrics")
-def evaluate(
-    run: str | None, reference: str | None, split: str, count: int, pairwise_count: int, metrics: str | None,
-    features: str | None, download: bool, skip_broken: bool, image_size: int | None, seed: int, as_json: bool,
-    data_dir: str | None, device: str,
-) -> None:  # fmt: skip
+def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any) -> None:
     """Measure how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement.
 
     RUN may also be a folder of images, an npz file or a data set, and --reference an npz file of FID statistics.
@@ -55,24 +52,21 @@ def evaluate(
     from snngan.training.run_folder import GanRun
 
     if run is None:
-        if features is None or not features.startswith("classifier:"):
+        features = options["features"] or ""
+        if not features.startswith("classifier:"):
             raise ValueError("name what to evaluate, a run folder say, or train features: --features classifier:NAME")
-        choose_extractor(
-            features, data_folder(data_dir) / "features", data_dir=data_dir, image_size=image_size,
-            skip_broken=skip_broken, download=download, device=choose_device(device), notify=print_note,
-        )  # fmt: skip
+        used = {name: options[name] for name in ("data_dir", "image_size", "skip_broken", "download")}
+        folder, device = data_folder(options["data_dir"]) / "features", choose_device(options["device"])
+        choose_extractor(features, folder, device=device, notify=print_note, **used)
         return
-    result = evaluate_images(
-        run, reference, features=features, metrics=[name.strip() for name in metrics.split(",")] if metrics else None,
-        count=count, pairwise_count=pairwise_count, split=split, image_size=image_size, seed=seed, data_dir=data_dir,
-        device=device, skip_broken=skip_broken, download=download, notify=print_note,
-    )  # fmt: skip
+    names = [name.strip() for name in metrics.split(",")] if metrics else None
+    result = evaluate_images(run, metrics=names, notify=print_note, **options)
     for line in [result.to_json(indent=2)] if as_json else result.lines():
         print_result(line)
     if is_run(run) and not as_json:
         opened = GanRun.open(Path(run))
         print_next_commands(
             [f"snngan sample {opened.quoted} --count 100", *out_option(opened, "grid.png")],
-            compare_command(opened, data_dir),
+            compare_command(opened, options["data_dir"]),
             [f"snngan report {opened.quoted}", *out_option(opened, "report.html")],
         )

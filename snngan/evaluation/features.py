@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -134,23 +134,29 @@ class ExportedNetwork:
 
 
 class DiscriminatorFeatures:
-    """The feature space that a run's discriminator has learned."""
+    """The feature space learned by the discriminator of the first of ``images`` that is a run.
+
+    Raises:
+        ValueError: none is, or its discriminator learns no feature space.
+    """
 
     resize = "none"
 
-    def __init__(self, run: GanRun, device: torch.device, notify: Notify) -> None:
+    def __init__(self, images: Iterable[ImagesLike], device: torch.device, notify: Notify) -> None:
+        path = next((Path(str(each)) for each in images if is_run(each)), None)
+        if path is None:
+            raise ValueError("--space projection needs a run among A and B, whose discriminator learns a feature space")
+        run = GanRun.open(path)
         if (build_objective(run.plan).discriminator_dim or 0) < 2:
             raise ValueError(
-                f"{run.path}: the discriminator of {run.plan.objective} learns no feature space; use --space pixel or "
-                "features"
+                f"{path}: the discriminator of {run.plan.objective} learns no feature space; use --space features"
             )
         state = load_newest(run.checkpoints, notify)["players"]
-        players = build_players(run.plan, device, state)
-        assert players.discriminator is not None
-        load_part("discriminator", players.discriminator, state)
-        self.players, self.image_shape = players, run.plan.image_shape
-        self.name = f"learned space of run {run.path.name}"
-        self.digest = digest_of(players.discriminator.state_dict().values())
+        self.players, self.image_shape = build_players(run.plan, device, state), run.plan.image_shape
+        assert self.players.discriminator is not None
+        load_part("discriminator", self.players.discriminator, state)
+        self.name = f"learned space of run {path.name}"
+        self.digest = digest_of(self.players.discriminator.state_dict().values())
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image_shape:
@@ -172,18 +178,10 @@ def choose_extractor(
     device: torch.device,
     notify: Notify,
 ) -> Extractor:
-    """Return the extractor that ``--features`` names.
+    """Return the extractor that ``--features`` names, one of ``FEATURE_SPACES``.
 
-    Args:
-        features: one of ``FEATURE_SPACES``.
-        folder: folder of trained classifiers.
-        also: a second folder to look for them in.
-        data_dir: folder of the data set of ``classifier:NAME``.
-        image_size: height and width in pixels of its images.
-        skip_broken: whether its unreadable images are left out.
-        download: whether missing Inception weights are fetched into the folder of torch's hub.
-        device: device of the network.
-        notify: called with each line worth telling the user.
+    Trained classifiers are kept in ``folder``, and searched for in ``also`` too. ``data_dir``, ``image_size`` and
+    ``skip_broken`` say how the data set of ``classifier:NAME`` is read; ``download`` allows to fetch Inception weights.
 
     Raises:
         ValueError: there is no such feature space, or it cannot be used.
@@ -195,45 +193,36 @@ def choose_extractor(
     if download and features != "inception":
         raise ValueError(f"--download fetches Inception weights: give --features inception, got {features}")
     if kind == "classifier" and colon:
-        dataset = load_dataset(
-            place, data_dir=data_dir, image_size=image_size, skip_broken=skip_broken, keep=False, notify=notify
-        )
+        reading: dict[str, Any] = {"image_size": image_size, "skip_broken": skip_broken, "notify": notify}
+        dataset = load_dataset(place, data_dir=data_dir, keep=False, **reading)
         return load_or_train_features(dataset, folder, device, notify, also=also)
     if features == "pixels":
         return Pixels()
-    if kind == "inception" and colon:
-        return Inception(Path(place).expanduser(), device)
-    if features == "inception":
-        if download and not published_weights().is_file():
-            from pytorch_fid.inception import FID_WEIGHTS_URL
+    if kind != "inception":
+        return ExportedNetwork(Path(features), device)
+    if download and not published_weights().is_file():
+        from pytorch_fid.inception import FID_WEIGHTS_URL
 
-            notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
-            fetch(FID_WEIGHTS_URL, published_weights())
-        return Inception(None, device)
-    return ExportedNetwork(Path(features), device)
+        notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
+        fetch(FID_WEIGHTS_URL, published_weights())
+    return Inception(Path(place).expanduser() if colon else None, device)
 
 
 def default_extractor(
-    fake: ImageSource, real: ImageSource, dataset: Dataset | None, folder: Path, *, also: Path | None = None,
-    device: torch.device, notify: Notify,
-) -> Extractor:  # fmt: skip
+    fake: ImageSource,
+    real: ImageSource,
+    dataset: Dataset | None,
+    folder: Path,
+    *,
+    also: Path | None = None,
+    device: torch.device,
+    notify: Notify,
+) -> Extractor:
     """Return a small classifier of ``dataset`` if one can be trained and takes the images, else the pixels."""
     shapes = {side.shape for side in match_channels(fake, real)}
     if dataset is None or shapes != {dataset.image_shape} or not can_train_features(dataset):
         return Pixels()
     return load_or_train_features(dataset, folder, device, notify, also=also)
-
-
-def discriminator_features(images: Iterable[ImagesLike], device: torch.device, notify: Notify) -> Extractor:
-    """Return the feature space learned by the discriminator of the first of ``images`` that is a run.
-
-    Raises:
-        ValueError: none is, or its discriminator learns no feature space.
-    """
-    for each in images:
-        if is_run(each):
-            return DiscriminatorFeatures(GanRun.open(Path(str(each))), device, notify)
-    raise ValueError("--space projection needs a run among A and B, one whose discriminator learns a feature space")
 
 
 def published_weights() -> Path:

@@ -32,14 +32,7 @@ from snngan.evaluation.sources import (
     refuse_shapes,
 )
 from snngan.files import SaveError
-from snngan.metrics import (
-    FeatureStatistics,
-    Metric,
-    Sizes,
-    choose_metrics,
-    compute_metrics,
-    metric_values,
-)
+from snngan.metrics import FeatureStatistics, Metric, Sizes, choose_metrics, compute_metrics, metric_values
 from snngan.metrics.distances import NEIGHBORS
 from snngan.metrics.moments import Moments
 from snngan.training.checkpoint import load_tensors, save_tensors
@@ -197,10 +190,16 @@ def evaluate(
 
 
 def evaluate_sources(
-    fake: ImageSource, real: ImageSource | FidStatistics, extractor: Extractor, *,
-    metrics: Collection[str] | None = None, count: int = 10000, pairwise_count: int = 5000, cache: Path | None = None,
+    fake: ImageSource,
+    real: ImageSource | FidStatistics,
+    extractor: Extractor,
+    *,
+    metrics: Collection[str] | None = None,
+    count: int = 10000,
+    pairwise_count: int = 5000,
+    cache: Path | None = None,
     notify: Notify = lambda line: None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Return the metrics of the images of ``fake`` against those of ``real``, in the space of ``extractor``.
 
     Images are read in chunks. The features of the first ``pairwise_count`` images are kept, in memory
@@ -282,9 +281,14 @@ def evaluate_sources(
 
 
 def collect_statistics(
-    source: ImageSource, extractor: Extractor, count: int, pairwise_count: int, *, with_moments: bool = True,
+    source: ImageSource,
+    extractor: Extractor,
+    count: int,
+    pairwise_count: int,
+    *,
+    with_moments: bool = True,
     with_images: bool = False,
-) -> FeatureStatistics:  # fmt: skip
+) -> FeatureStatistics:
     """Return the statistics of the first ``count`` images of ``source``."""
     moments: Moments | None = None
     features, images, num_seen = [], [], 0
@@ -301,9 +305,17 @@ def collect_statistics(
 
 
 def _collect_cached(
-    source: ImageSource, extractor: Extractor, count: int, pairwise_count: int, dims: int, cache: Path | None,
-    notify: Notify, *, with_moments: bool, with_images: bool,
-) -> FeatureStatistics:  # fmt: skip
+    source: ImageSource,
+    extractor: Extractor,
+    count: int,
+    pairwise_count: int,
+    dims: int,
+    cache: Path | None,
+    notify: Notify,
+    *,
+    with_moments: bool,
+    with_images: bool,
+) -> FeatureStatistics:
     """Return :func:`collect_statistics`; features and moments are cached under a hash of all that they depend on."""
     depends_on = [source.digest, source.resize, extractor.digest, extractor.resize, count, pairwise_count, with_moments]
     key = hashlib.sha256(json.dumps([*depends_on, __version__]).encode()).hexdigest()[:24]

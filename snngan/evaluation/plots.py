@@ -55,7 +55,7 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
 
 
 def plot_tags(logs: Sequence[Log], tags: Mapping[str, str], label: str, path: Path) -> Path:
-    """Plot each of ``tags`` (by its name) in one panel: the mean over the logs, with the band from lowest to highest."""
+    """Plot all ``tags`` (by name) in one panel: the mean over the logs, with the band from lowest to highest."""
     figure, (axes,) = new_figure()
     for number, (name, tag) in enumerate(tags.items()):
         _plot_band(axes, [log[tag] for log in logs], name, number)
@@ -130,7 +130,7 @@ def tsne(features: Tensor) -> Tensor:
 def plot_credibility_by_accuracy(
     panels: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]], path: Path
 ) -> Path:
-    """Plot in each panel credibility against accuracy for each name: thin lines for seeds, thick ones for their mean."""
+    """Plot in each panel credibility against accuracy for each name: thin lines are seeds, thick ones their mean."""
     columns = min(3, len(panels))
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=3.2)
     names: dict[str, str] = {}

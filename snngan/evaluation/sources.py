@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -100,14 +100,14 @@ def open_source(
 
     Args:
         images: name or path; or a tensor (N, C, H, W) of uint8, or float in [-1, 1].
-        split: half of a data set, or of a folder or npz file that has halves.
-        data_dir: where data sets are kept.
+        split: half of a data set, or of a folder or npz file that has halves, "test" or "train".
+        data_dir: folder of data sets.
         image_size: height and width in pixels to crop and shrink to; a run's images keep their size.
         seed: seed of the noise that a run's generator starts from.
         device: device of a run's generator.
         keep: whether a data set that was built may be written into ``data_dir`` for the next time.
-        skip_broken: whether images of a folder that are unreadable or too small are left out instead of being an error;
-            each is read once to find out.
+        skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
+            each once.
         notify: called with each line worth telling the user.
 
     Raises:
@@ -184,16 +184,12 @@ def array_source(
     order = _random_order(len(images))
     images, labels = images[order], None if labels is None else labels[order]
     channels, height, width = images.shape[1:]
-    return ImageSource(
-        name,
-        len(images),
-        (channels, height, width),
-        digest_of([images]),
-        labels,
-        lambda rows: images[rows.start : rows.stop],
-        split,
-        resize=resize,
-    )
+    shape, digest = (channels, height, width), digest_of([images])
+
+    def read(rows: range) -> Tensor:
+        return images[rows.start : rows.stop]
+
+    return ImageSource(name, len(images), shape, digest, labels, read, split, resize=resize)
 
 
 def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> ImageSource:
@@ -238,16 +234,9 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
                 )
         return torch.from_numpy(np.stack([each.repeat(channels // len(each), 0) for each in pictures]))
 
-    return ImageSource(
-        f"folder {folder.name}",
-        len(paths),
-        (channels, *first.shape[1:]),
-        state.hexdigest(),
-        None if labels is None else labels[order],
-        read,
-        split if len(halves) == 2 else None,
-        resize=resize,
-    )
+    name, shape, half_name = f"folder {folder.name}", (channels, *first.shape[1:]), split if len(halves) == 2 else None
+    labels = None if labels is None else labels[order]
+    return ImageSource(name, len(paths), shape, state.hexdigest(), labels, read, half_name, resize=resize)
 
 
 def _without_broken(half: Half, image_size: int | None, notify: Notify) -> Half:
@@ -272,12 +261,7 @@ def is_run(images: ImagesLike) -> bool:
 
 
 def load_training_set(
-    run: GanRun,
-    *,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    skip_broken: bool = False,
-    notify: Notify = lambda line: None,
+    run: GanRun, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify, image_size: int | None = None
 ) -> Dataset:
     """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
 
@@ -285,11 +269,12 @@ def load_training_set(
         ValueError: the data set is not here or has changed.
     """
     plan = run.plan
+    size, skip_broken = image_size or plan.image_size, skip_broken or plan.skip_broken
     dataset = load_dataset(
         plan.dataset,
         data_dir=data_dir or plan.data_dir,
-        image_size=image_size or plan.image_size,
-        skip_broken=skip_broken or plan.skip_broken,
+        image_size=size,
+        skip_broken=skip_broken,
         keep=False,
         notify=notify,
     )
@@ -299,30 +284,19 @@ def load_training_set(
 
 
 def load_labeled_set(
-    images: ImagesLike,
-    source: ImageSource,
-    *,
-    data_dir: str | Path | None,
-    skip_broken: bool,
-    notify: Notify,
+    images: ImagesLike, source: ImageSource, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify
 ) -> Dataset | None:
     """Return the labeled data set behind a source, for a run the one that it was trained on, or None without one."""
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
     try:
         if is_run(images):
-            run = GanRun.open(Path(str(images)))
-            return load_training_set(run, data_dir=data_dir, skip_broken=skip_broken, notify=notify)
+            return load_training_set(GanRun.open(Path(str(images))), **data)
         if source.labels is None:
             return None
         kind, path = _kind_of(str(images))
+        name = str(images) if kind == "dataset" or ":" in str(images) else f"{kind}:{path}"
         _, height, width = source.shape
-        return load_dataset(
-            str(images) if kind == "dataset" or ":" in str(images) else f"{kind}:{path}",
-            data_dir=data_dir,
-            image_size=height if height == width else None,
-            skip_broken=skip_broken,
-            keep=False,
-            notify=notify,
-        )
+        return load_dataset(name, image_size=height if height == width else None, keep=False, **data)
     except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
         return None
 

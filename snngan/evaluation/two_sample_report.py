@@ -19,11 +19,11 @@ from snngan.data import to_unit_range
 from snngan.data.datasets import Notify, data_folder
 from snngan.data.pictures import picture, save_png
 from snngan.evaluation.features import (
+    DiscriminatorFeatures,
     Extractor,
     Pixels,
     choose_extractor,
     default_extractor,
-    discriminator_features,
     extract_features,
 )
 from snngan.evaluation.measure import check_count, describe_resizes
@@ -162,27 +162,18 @@ def compare(
     if space != "features" and features:
         raise ValueError(f"--features and --download need --space features, got --space {space}")
     place, folder = choose_device(str(device)), data_folder(data_dir) / "features"
-    real, fake = (
-        open_source(
-            images, split=split, data_dir=data_dir, image_size=image_size, seed=own_seed, device=place,
-            skip_broken=skip_broken, notify=notify,
-        ) for images, own_seed in ((first, seed + 1), (second, seed))
-    )  # fmt: skip
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    reading: dict[str, Any] = {"split": split, "image_size": image_size, "device": place} | data
+    real = open_source(first, seed=seed + 1, **reading)  # two runs: each has noise of its own
+    fake = open_source(second, seed=seed, **reading)
     if space == "pixel":
         extractor: Extractor = Pixels()
     elif space == "projection":
-        extractor = discriminator_features((first, second), place, notify)
+        extractor = DiscriminatorFeatures((first, second), place, notify)
     elif features:
-        extractor = choose_extractor(
-            features, folder, data_dir=data_dir, image_size=image_size, skip_broken=skip_broken, download=download,
-            device=place, notify=notify,
-        )  # fmt: skip
+        extractor = choose_extractor(features, folder, device=place, image_size=image_size, download=download, **data)
     else:
-        labeled = (
-            load_labeled_set(images, source, data_dir=data_dir, skip_broken=skip_broken, notify=notify)
-            for images, source in ((first, real), (second, fake))
-        )
-        dataset = next((each for each in labeled if each is not None), None)
+        dataset = load_labeled_set(first, real, **data) or load_labeled_set(second, fake, **data)
         extractor = default_extractor(fake, real, dataset, folder, device=place, notify=notify)
     return compare_sources(real, fake, extractor, count=count, seed=seed)
 
