@@ -61,9 +61,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".pt2"])
-def test_other_files_are_refused_and_no_code_runs(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_files_are_refused_and_no_code_runs(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"bad{suffix}"
     for content in (b"", b"no network", pickle.dumps(Payload())):
@@ -135,9 +133,7 @@ def test_one_class_trains_no_features(digits: Dataset, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_too_large_classifiers_are_refused_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_large_classifiers_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("snngan.evaluation.memory.available_bytes", lambda: 2.0**30)
     images = torch.zeros(4, 1, 1024, 1024, dtype=torch.uint8)
     large = Dataset("large", images, torch.arange(4) % 2, images, None)

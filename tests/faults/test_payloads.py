@@ -110,9 +110,9 @@ def test_in_trained_features(tmp_path: Path) -> None:
 def test_in_inceptions_weights(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(saved({"Conv2d_1a_3x3.conv.weight": Payload()}))
-    refused(lambda: Inception(path), "holds no weights that can be read safely")
+    refused(lambda: Inception(path), "does not hold weights that can be read safely")
     torch.save({"a": Payload()}, path, _use_new_zipfile_serialization=False)
-    refused(lambda: Inception(path), "holds no weights that can be read safely")
+    refused(lambda: Inception(path), "does not hold weights that can be read safely")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_in_an_exported_extractor(exported: dict[str, bytes], tmp_path: Path, ch
     if torch.__version__.startswith("2.8.") and change == "weights marked as pickles":
         pytest.skip("torch 2.8 keeps all weights in one pickle")
     assert parts != exported
-    for content, message in ((parts, "net.pt2 is no network"), (exported, "")):
+    for content, message in ((parts, "net.pt2 is not a network"), (exported, "")):
         with zipfile.ZipFile(path, "w") as archive:
             for name, part in content.items():
                 archive.writestr(name, part)
