@@ -326,7 +326,7 @@ def test_the_comparison_reads_the_data_as_the_run_did(cli: Cli, tiny: str, kind:
         Image.fromarray(np.kron(image, np.ones((2, 2), np.uint8))).save(f"pictures/{number}.png")
     said = cli(f"train {tiny} {options} --steps 2 --run-dir r").out
     compare = commands_in(said)[2]
-    assert compare[:1] + compare[2:3] == ["entangle", "r"]
+    assert compare[:1] + compare[2:3] == ["compare", "r"]
     expected = {
         "data folder": ["--data-dir", str(Path("other").absolute())],
         "image size": ["--image-size", "4"],
