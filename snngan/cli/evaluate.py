@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -47,9 +46,8 @@ def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any
     from snngan.data.datasets import data_folder
     from snngan.evaluation.features import choose_extractor
     from snngan.evaluation.measure import evaluate as evaluate_images
-    from snngan.evaluation.sources import is_run
+    from snngan.evaluation.sources import find_run
     from snngan.training.device import choose_device
-    from snngan.training.run_folder import GanRun
 
     if run is None:
         features = options["features"] or ""
@@ -63,8 +61,7 @@ def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any
     result = evaluate_images(run, metrics=names, notify=print_note, **options)
     for line in [result.to_json(indent=2)] if as_json else result.lines():
         print_result(line)
-    if is_run(run) and not as_json:
-        opened = GanRun.open(Path(run))
+    if (opened := find_run(run)) is not None and not as_json:
         print_next_commands(
             [f"snngan sample {opened.quoted} --count 100", *out_option(opened, "grid.png")],
             compare_command(opened, options["data_dir"]),

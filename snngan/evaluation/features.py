@@ -17,12 +17,11 @@ from snngan.data import Dataset, error_line, to_unit_range
 from snngan.data.datasets import Notify, load_dataset
 from snngan.evaluation.feature_classifier import can_train_features, load_or_train_features, refuse_points
 from snngan.evaluation.programs import checked_program
-from snngan.evaluation.sources import ImagesLike, ImageSource, digest_of, is_run, match_channels
+from snngan.evaluation.sources import ImagesLike, ImageSource, digest_of, find_run, match_channels
 from snngan.files import check_local
 from snngan.training.checkpoint import load_newest
 from snngan.training.plan import build_objective
 from snngan.training.players import build_players, load_part
-from snngan.training.run_folder import GanRun
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 FEATURE_SPACES = (
@@ -143,19 +142,18 @@ class DiscriminatorFeatures:
     resize = "none"
 
     def __init__(self, images: Iterable[ImagesLike], device: torch.device, notify: Notify) -> None:
-        path = next((Path(str(each)) for each in images if is_run(each)), None)
-        if path is None:
+        run = next((run for run in map(find_run, images) if run is not None), None)
+        if run is None:
             raise ValueError("--space projection needs a run among A and B, whose discriminator learns a feature space")
-        run = GanRun.open(path)
         if (build_objective(run.plan).discriminator_dim or 0) < 2:
             raise ValueError(
-                f"{path}: the discriminator of {run.plan.objective} learns no feature space; use --space features"
+                f"{run.path}: the discriminator of {run.plan.objective} learns no feature space; use --space features"
             )
         state = load_newest(run.checkpoints, notify)["players"]
         self.players, self.image_shape = build_players(run.plan, device, state), run.plan.image_shape
         assert self.players.discriminator is not None
         load_part("discriminator", self.players.discriminator, state)
-        self.name = f"learned space of run {path.name}"
+        self.name = f"learned space of run {run.path.name}"
         self.digest = digest_of(self.players.discriminator.state_dict().values())
 
     def __call__(self, images: Tensor) -> Tensor:

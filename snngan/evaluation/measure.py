@@ -23,7 +23,7 @@ from snngan.evaluation.sources import (
     ImagesLike,
     ImageSource,
     dataset_source,
-    is_run,
+    find_run,
     load_labeled_set,
     load_training_set,
     match_channels,
@@ -37,7 +37,6 @@ from snngan.metrics.distances import NEIGHBORS
 from snngan.metrics.moments import Moments
 from snngan.training.checkpoint import load_tensors, save_tensors
 from snngan.training.device import choose_device
-from snngan.training.run_folder import GanRun
 from snngan.version import __version__
 
 MAX_CACHED_BYTES = 1 << 28
@@ -150,7 +149,7 @@ def evaluate(
         (0.0, 40)
     """
     chosen, place = choose_metrics(metrics), choose_device(str(device))
-    run = GanRun.open(Path(str(images))) if is_run(images) else None
+    run = find_run(images)
     folder = data_folder(data_dir) / "features"  # where the user keeps data: a run folder can come from anyone
     keep, feature_size = data_dir is not None or run is None, image_size
     if run is not None:

@@ -26,7 +26,7 @@ from snngan.training.plan import check_same_data
 from snngan.training.run_folder import GanRun
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
 
-ImagesLike = str | Path | Tensor
+ImagesLike = str | os.PathLike[str] | Tensor
 """What the Python functions take for a set of images: a name or path as on the command line, or a tensor."""
 
 
@@ -117,7 +117,7 @@ def open_source(
         raise ValueError(f"split must be 'test' or 'train', got {split!r}")
     if isinstance(images, Tensor):
         return _tensor_source(images, image_size)
-    text = str(images)
+    text = os.fspath(images)
     check_local(text)
     if text in ("folder:", "npz:"):
         raise ValueError(f"{text} needs a path after the colon: {text}PATH")
@@ -147,7 +147,7 @@ def _kind_of(text: str) -> tuple[str, Path]:
     path = Path(os.path.expanduser(text))
     if text in DATASETS.names():
         return "dataset", path
-    if is_run(path):
+    if (path / "config.json").exists():
         return "run", path
     return "folder" if path.is_dir() else "npz" if path.suffix == ".npz" else "dataset", path
 
@@ -255,9 +255,11 @@ def _without_broken(half: Half, image_size: int | None, notify: Notify) -> Half:
     return Half(half.root, kept)
 
 
-def is_run(images: ImagesLike) -> bool:
-    """Return whether ``images`` is the path of a run's folder."""
-    return not isinstance(images, Tensor) and (Path(images) / "config.json").exists()
+def find_run(images: ImagesLike) -> GanRun | None:
+    """Return the run whose folder ``images`` is, or None if it is not a run's folder."""
+    if isinstance(images, Tensor) or not (path := Path(images) / "config.json").exists():
+        return None
+    return GanRun.open(path.parent)
 
 
 def load_training_set(
@@ -289,12 +291,12 @@ def load_labeled_set(
     """Return the labeled data set behind a source, for a run the one that it was trained on, or None without one."""
     data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
     try:
-        if is_run(images):
-            return load_training_set(GanRun.open(Path(str(images))), **data)
-        if source.labels is None:
+        if (run := find_run(images)) is not None:
+            return load_training_set(run, **data)
+        if source.labels is None or isinstance(images, Tensor):
             return None
-        kind, path = _kind_of(str(images))
-        name = str(images) if kind == "dataset" or ":" in str(images) else f"{kind}:{path}"
+        kind, path = _kind_of(os.fspath(images))
+        name = os.fspath(images) if kind == "dataset" or ":" in os.fspath(images) else f"{kind}:{path}"
         _, height, width = source.shape
         return load_dataset(name, image_size=height if height == width else None, keep=False, **data)
     except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
@@ -310,7 +312,7 @@ def open_statistics(text: ImagesLike) -> FidStatistics | None:
     if isinstance(text, Tensor):
         return None
     check_local(text)
-    kind, path = _kind_of(str(text))
+    kind, path = _kind_of(os.fspath(text))
     found = read_statistics(path) if kind == "npz" else None
     if found is None:
         return None
