@@ -249,12 +249,11 @@ def evaluate_sources(
     if "moments" not in needs:
         counts = pairwise, pairwise
     _check_memory(chosen, Sizes(counts, dims, pairwise, math.prod(fake.shape)))
-    options: dict[str, Any] = {"with_moments": "moments" in needs, "with_images": "images" in needs}
-    fake_statistics = collect_statistics(fake, extractor, counts[0], pairwise, **options)
+    fake_statistics = collect_statistics(fake, extractor, counts[0], pairwise, needs)
     if isinstance(real, FidStatistics):
         real_statistics = FeatureStatistics(real.moments, torch.empty(0, dims), torch.empty(0))
     else:
-        real_statistics = _collect_cached(real, extractor, counts[1], pairwise, dims, cache, notify, **options)
+        real_statistics = _collect_cached(real, extractor, counts[1], pairwise, needs, dims, cache, notify)
     if "moments" in needs and min(counts) <= dims:
         notify(
             f"fid: {min(counts)} images do not span {dims} features, so the covariance has a lower rank and the metric "
@@ -280,25 +279,19 @@ def evaluate_sources(
 
 
 def collect_statistics(
-    source: ImageSource,
-    extractor: Extractor,
-    count: int,
-    pairwise_count: int,
-    *,
-    with_moments: bool = True,
-    with_images: bool = False,
+    source: ImageSource, extractor: Extractor, count: int, pairwise_count: int, needs: Collection[str]
 ) -> FeatureStatistics:
-    """Return the statistics of the first ``count`` images of ``source``."""
+    """Return the statistics of the first ``count`` images of ``source``, the parts that ``needs`` names."""
     moments: Moments | None = None
     features, images, num_seen = [], [], 0
     for chunk in source.chunks(count):
         found = extractor(chunk)
-        if with_moments:
+        if "moments" in needs:
             moments = moments or Moments(found.shape[1])
             moments.update(found)
         num_kept = max(0, pairwise_count - num_seen)
         features.append(found[:num_kept])
-        images.append(chunk[: num_kept if with_images else 0])
+        images.append(chunk[: num_kept if "images" in needs else 0])
         num_seen += len(chunk)
     return FeatureStatistics(moments, torch.cat(features), torch.cat(images))
 
@@ -308,14 +301,13 @@ def _collect_cached(
     extractor: Extractor,
     count: int,
     pairwise_count: int,
+    needs: Collection[str],
     dims: int,
     cache: Path | None,
     notify: Notify,
-    *,
-    with_moments: bool,
-    with_images: bool,
 ) -> FeatureStatistics:
     """Return :func:`collect_statistics`; features and moments are cached under a hash of all that they depend on."""
+    with_moments = "moments" in needs
     depends_on = [source.digest, source.resize, extractor.digest, extractor.resize, count, pairwise_count, with_moments]
     key = hashlib.sha256(json.dumps([*depends_on, __version__]).encode()).hexdigest()[:24]
     path = None if cache is None else cache / f"statistics-{key}.pt"
@@ -338,11 +330,9 @@ def _collect_cached(
             moments.update(state["features"])
         elif moments is not None:
             moments.count, moments.mean, moments.scatter = count, state["mean"], state["scatter"]
-        images = source.first(pairwise_count) if with_images else torch.empty(0)
+        images = source.first(pairwise_count) if "images" in needs else torch.empty(0)
         return FeatureStatistics(moments, state["features"][:pairwise_count], images)
-    found = collect_statistics(
-        source, extractor, count, pairwise_count, with_moments=with_moments, with_images=with_images
-    )
+    found = collect_statistics(source, extractor, count, pairwise_count, needs)
     if path is None or sum(8 * math.prod(shape) for shape in shapes.values()) > MAX_CACHED_BYTES:
         return found
     state = {"features": found.features}
