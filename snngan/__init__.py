@@ -44,7 +44,8 @@ __all__ = [
     "train_classifier",
 ]
 _PACKAGES = (
-    "data", "evaluation", "experiments", "losses", "models", "objectives", "robustness", "selfsupervised", "training"
+    "data", "evaluation", "experiments", "losses", "metrics", "models", "objectives", "robustness", "selfsupervised",
+    "training",
 )  # fmt: skip
 
 __getattr__, __dir__ = public_names(

@@ -21,7 +21,7 @@ LAYERS = [
         "distributed",
         "seeds",
         "version",
-        "intervals",
+        "stats",
         "untrusted",
         "files",
         "tensors",
@@ -30,6 +30,7 @@ LAYERS = [
     },
     {"losses"},
     {"data", "models", "robustness"},
+    {"metrics"},
     {"objectives", "selfsupervised"},
     {"training"},
     {"evaluation"},
@@ -91,7 +92,7 @@ def test_imports_point_down(path: Path) -> None:
         "import snngan",
         "from ..training import plan",
         "from .. import cli",
-        "def late() -> None:\n    from snngan.evaluation import frechet",
+        "def late() -> None:\n    from snngan.evaluation import measure",
     ],
 )
 def test_an_upward_import_is_seen(line: str) -> None:

@@ -22,7 +22,7 @@ COMMANDS = {
     "resume": "continue an interrupted run",
     "sample": "draw images from a run's generator",
     "evaluate": "measure sample quality: FID, KID, precision, entanglement",
-    "entangle": "test whether two sets of images can be told apart",
+    "compare": "test whether two sets of images can be told apart",
     "interpolate": "draw images on a plane through a run's latent space",
     "classify": "train and evaluate classifiers with entangled layers",
     "experiment": "list and run experiments, one per figure or table of the papers",
@@ -34,6 +34,8 @@ COMMANDS = {
 """Each command and its line in the help. Command ``NAME`` is the object ``NAME`` of the module ``snngan.cli.NAME``."""
 DISTRIBUTED_COMMANDS = (["train"], ["resume"], ["classify", "train"])
 """The commands that torchrun may start."""
+ALIASES = {"entangle": "compare"}
+"""Former names of commands."""
 MEMORY_REMEDY = "fewer or smaller images, or narrower networks"
 """What to do when memory runs out, for commands without :func:`explain_memory`."""
 
@@ -50,6 +52,11 @@ class Commands(SuggestingGroup):
         command: click.Command = getattr(importlib.import_module(f"snngan.cli.{name}"), name)
         add_import_option(command)
         return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(context, [ALIASES.get(arguments[0], arguments[0]), *arguments[1:]])
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

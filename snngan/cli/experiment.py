@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import LocalPath, NamedGroup, data_dir_option, device_option, force_option
-from snngan.cli.output import draw_plainly, print_note, print_result, print_row
+from snngan.cli.options import LocalPath, SuggestingGroup, data_dir_option, device_option, force_option
+from snngan.cli.output import print_note, print_result, print_row, reset_matplotlib_settings
 from snngan.experiments import PRESETS
 
 
-@click.group(cls=NamedGroup, epilog="Example:  snngan experiment run pixel-generator")
+@click.group(cls=SuggestingGroup, epilog="Example:  snngan experiment run pixel-generator")
 def experiment() -> None:
     """List and run the figures and tables of the papers."""
 
@@ -72,7 +72,7 @@ def run(
             print_result(line)
         print_result(f"folder     {folder}\ndry run: nothing was written")
         return
-    draw_plainly()
+    reset_matplotlib_settings()
     words = ["snngan", "experiment", "run", name, "--preset", preset]
     words += [word for each in settings for word in ("--set", each)]
     context = ExperimentContext(folder, str(data_folder(data_dir)), choose_device(device), print_note)

@@ -35,7 +35,7 @@ def make_compare_command(run: RunFolder[Any], data_dir: str | None = None) -> li
     """
     from snngan.data.datasets import data_folder  # help needs no torch
 
-    config, words = run.config, ["snngan entangle", shlex.quote(run.config.dataset), run.quoted]
+    config, words = run.config, ["snngan compare", shlex.quote(run.config.dataset), run.quoted]
     is_folder = config.dataset.startswith("folder:")
     size = config.image_shape[1] if is_folder else config.image_size
     if size is not None:

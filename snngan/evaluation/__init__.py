@@ -1,4 +1,4 @@
-"""How good a generator is, and whether two sets of images can be told apart."""
+"""Measure how good a generator is, and whether two sets of images can be told apart."""
 
 from snngan.lazy import public_names
 
@@ -6,15 +6,15 @@ __getattr__, __dir__ = public_names(
     __name__,
     {
         "AttackProtocol": "attack_evaluation",
+        "Comparison": "two_sample_report",
         "Evaluation": "measure",
         "ImageSource": "sources",
+        "compare": "two_sample_report",
         "compare_sources": "two_sample_report",
         "evaluate": "measure",
         "evaluate_classifier": "classifier",
-        "frechet_distance": "frechet",
-        "kernel_distance": "kernel",
+        "evaluate_sources": "measure",
         "load_classifier": "classifier",
-        "neighbor_figures": "nearest_neighbors",
         "open_source": "sources",
     },
 )

@@ -1,4 +1,4 @@
-"""The built-in trainer of features: a small classifier of a data set, trained once and kept beside the data."""
+"""Features of a small classifier of a data set, which is trained once and kept in a folder."""
 
 from __future__ import annotations
 
@@ -6,93 +6,148 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.data import Dataset, error_line, to_unit_range
 from snngan.data.datasets import Notify
-from snngan.evaluation.features import SmallClassifier, SmallFeatures
 from snngan.evaluation.memory import check_available
 from snngan.evaluation.sources import digest_of
 from snngan.files import SaveError
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_tensors, save_tensors
 
-EPOCHS, BATCH, RATE, SEED = 3, 128, 1e-3, 0
+EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED = 3, 128, 1e-3, 0
 
 
-def trained_features(
+class SmallClassifier(nn.Module):
+    """Two convolutions and two linear layers; the features are the 128 units before the logits.
+
+    Args:
+        shape: (C, H, W) of the images, with sides of 4 pixels or more.
+        num_classes: number of logits.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.features = nn.Sequential(
+            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 128), nn.ReLU()),
+        )
+        self.logits = nn.Linear(128, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.features(images))
+        return logits
+
+
+class ClassifierFeatures:
+    """The feature extractor made of a :class:`SmallClassifier` trained on ``dataset``."""
+
+    resize = "none"
+
+    def __init__(self, dataset: Dataset, network: SmallClassifier) -> None:
+        self.name, self.network, self.shape = f"classifier:{dataset.name}", network.eval(), dataset.image_shape
+        self.digest = digest_of(network.state_dict().values())
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        refuse_points(images, self.name)
+        if images.shape[1:] != self.shape:
+            raise ValueError(
+                f"{self.name} takes images {self.shape}, got {tuple(images.shape[1:])}: use --features inception or "
+                "pixels, or classifier:NAME of a data set of this shape"
+            )
+        features: Tensor = self.network.features(to_unit_range(images).to(next(self.network.parameters()).device))
+        return features.cpu()
+
+
+def load_or_train_features(
     dataset: Dataset,
     folder: Path,
     device: torch.device | str = "cpu",
     notify: Notify = lambda line: None,
     *,
     also: Path | None = None,
-) -> SmallFeatures:
-    """Return the features of a small classifier of ``dataset``, from ``folder`` or trained and kept there.
+) -> ClassifierFeatures:
+    """Return the features of a small classifier of ``dataset``, loaded from ``folder``, or trained and saved there.
 
-    They are looked for in the folder ``also`` too, where nothing is written.
-
-    3 epochs of Adam over the training half, at seed 0: always the same features on one machine.
+    The folder ``also`` is searched too; nothing is written there. Training takes 3 epochs of Adam over the training
+    half with seed 0, and so gives the same features each time on one machine.
 
     Raises:
-        ValueError: the data set has no labels, only one class, images too small or too large for the memory that is
-            available, or the file there holds no such network.
+        ValueError: the data set has no labels, only one class, or images too small or too large for the available
+            memory; or the file in the folder does not hold such a network.
     """
-    if not is_trainable(dataset):
+    if not can_train_features(dataset):
         if dataset.train_labels is None:
             raise ValueError(
                 f"{dataset.missing_labels}, and a classifier needs them: use --features inception or pixels"
             )
         raise ValueError(
-            f"{dataset.name}: features are trained on pictures of 4 pixels a side or more, with labels that number "
-            "the classes from 0 on, of 2 classes or more; use --features inception or pixels"
+            f"{dataset.name}: features are trained on pictures with sides of 4 pixels or more and with labels that "
+            "number the classes from 0 on, of 2 classes or more; use --features inception or pixels"
         )
-    features = kept_features(dataset, folder, device)
+    features = load_features(dataset, folder, device)
     if features is None and also is not None:
-        features = kept_features(dataset, also, device)
+        features = load_features(dataset, also, device)
     if features is None:
-        path = _path(dataset, folder)
         _check_memory(dataset)
         notify(f"training a small classifier of {dataset.name} for its features, about a minute; kept in {folder}")
-        network = _blank(dataset)
+        network = _new_classifier(dataset)
         _train(network, dataset, torch.device(device))
         try:
-            save_tensors(path, {name: value.cpu() for name, value in network.state_dict().items()})
+            save_tensors(
+                features_path(dataset, folder), {name: value.cpu() for name, value in network.state_dict().items()}
+            )
         except SaveError as error:
             notify(f"{error}; going on without")
-        features = _features(dataset, network)
+        features = ClassifierFeatures(dataset, network)
     if dataset.test_labels is not None:
-        right = accuracy(features.network, dataset.test_images, dataset.test_labels)
-        notify(f"accuracy of this classifier on held-out images: {right:.1%}")
+        accuracy = _accuracy(features.network, dataset.test_images, dataset.test_labels)
+        notify(f"accuracy of this classifier on held-out images: {accuracy:.1%}")
     return features
 
 
-def kept_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> SmallFeatures | None:
-    """Return the features that :func:`trained_features` has kept in ``folder``, or None where it has not.
+def load_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> ClassifierFeatures | None:
+    """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not.
 
     Raises:
-        ValueError: the file there is no such network.
+        ValueError: the file does not hold such a network.
     """
-    if not is_trainable(dataset) or not (path := _path(dataset, folder)).exists():
+    if not can_train_features(dataset) or not (path := features_path(dataset, folder)).exists():
         return None
-    network = _blank(dataset)
+    network = _new_classifier(dataset)
     try:
         network.load_state_dict(load_tensors(path))
     except Exception as error:  # a file of another kind fails in many ways
-        raise ValueError(f"{path} holds no such classifier ({error_line(error)[:100]}); delete it") from error
-    return _features(dataset, network.to(device))
+        raise ValueError(f"{path} does not hold such a classifier ({error_line(error)[:100]}); delete it") from error
+    return ClassifierFeatures(dataset, network.to(device))
 
 
-def is_trainable(dataset: Dataset) -> bool:
-    """Return whether :func:`trained_features` takes this data set."""
+def can_train_features(dataset: Dataset) -> bool:
+    """Return whether :func:`load_or_train_features` takes this data set."""
     labels = dataset.train_labels
     return (
         labels is not None
         and not dataset.is_points
         and min(dataset.image_shape[1:]) >= 4
-        and 0 <= int(labels.min()) < int(labels.max()) < len(labels)  # there is no class without an image
+        and 0 <= int(labels.min()) < int(labels.max()) < len(labels)  # a class number beyond the images is an error
     )
+
+
+def features_path(dataset: Dataset, folder: Path) -> Path:
+    """Return the file in ``folder`` that the classifier of ``dataset`` is kept in."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
+    return folder / f"{name}-{dataset.labeled_digest()[:12]}.pt"
+
+
+def refuse_points(images: Tensor, name: str) -> None:
+    """Raise ``ValueError`` for 2-D points, which the extractor ``name`` does not take."""
+    if images.is_floating_point():
+        raise ValueError(f"{name} takes images, got 2-D points: use --features pixels")
 
 
 def _check_memory(dataset: Dataset) -> None:
@@ -100,23 +155,14 @@ def _check_memory(dataset: Dataset) -> None:
     _, height, width = dataset.image_shape
     weights = 64 * (height // 4) * (width // 4) * 128
     check_available(
-        16 * weights + 4 * BATCH * 100 * height * width,  # a pixel of the input has about 100 numbers in all layers
+        16 * weights + 4 * BATCH_SIZE * 100 * height * width,  # all layers hold about 100 numbers for an input pixel
         f"a small classifier of {dataset.name} at {width}x{height} pixels",
         "a smaller --image-size, --features pixels or --features inception",
     )
 
 
-def _features(dataset: Dataset, network: SmallClassifier) -> SmallFeatures:
-    return SmallFeatures(dataset.name, network, dataset.image_shape, digest_of(network.state_dict().values()))
-
-
-def _path(dataset: Dataset, folder: Path) -> Path:
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
-    return folder / f"{name}-{dataset.labeled_digest()[:12]}.pt"
-
-
-def _blank(dataset: Dataset) -> SmallClassifier:
-    """Return the classifier of ``dataset`` before it is trained, always the same."""
+def _new_classifier(dataset: Dataset) -> SmallClassifier:
+    """Return the classifier of ``dataset`` before training, always with the same weights."""
     assert dataset.train_labels is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(SEED, "features"))
@@ -126,10 +172,10 @@ def _blank(dataset: Dataset) -> SmallClassifier:
 def _train(network: SmallClassifier, dataset: Dataset, device: torch.device) -> None:
     assert dataset.train_labels is not None
     network.to(device).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     order = torch.Generator().manual_seed(seed_for(SEED, "feature batches"))
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(dataset.train_images), generator=order).split(BATCH):  # type: ignore[no-untyped-call]
+        for rows in torch.split(torch.randperm(len(dataset.train_images), generator=order), BATCH_SIZE):
             logits = network(to_unit_range(dataset.train_images[rows]).to(device))
             optimizer.zero_grad()
             F.cross_entropy(logits, dataset.train_labels[rows].to(device)).backward()  # type: ignore[no-untyped-call]
@@ -137,10 +183,9 @@ def _train(network: SmallClassifier, dataset: Dataset, device: torch.device) -> 
 
 
 @torch.no_grad()
-def accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
+def _accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
     """Return the share of ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,)."""
-    device, right = next(network.parameters()).device, 0
+    device = next(network.parameters()).device
     network.eval()
-    for rows in torch.arange(len(images)).split(500):  # type: ignore[no-untyped-call]
-        right += int((network(to_unit_range(images[rows]).to(device)).argmax(1).cpu() == labels[rows]).sum())
-    return right / len(images)
+    guesses = [network(to_unit_range(chunk).to(device)).argmax(1).cpu() for chunk in torch.split(images, 500)]
+    return int((torch.cat(guesses) == labels).sum()) / len(images)

@@ -1,27 +1,37 @@
-"""Feature extractors: what turns images into points, with a name and a hash that go beside every figure."""
+"""Feature extractors: what turns images into features, with a name and a hash that are reported beside every metric."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
-from unittest import mock
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from snngan.data import error_line, to_unit_range
+from snngan.data import Dataset, error_line, to_unit_range
+from snngan.data.datasets import Notify, load_dataset
+from snngan.evaluation.feature_classifier import can_train_features, load_or_train_features, refuse_points
 from snngan.evaluation.programs import checked_program
+from snngan.evaluation.sources import ImagesLike, ImageSource, digest_of, find_run, match_channels
+from snngan.files import check_local
+from snngan.training.checkpoint import load_newest
+from snngan.training.plan import build_objective
+from snngan.training.players import build_players, load_part
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-SPELLINGS = "classifier:NAME, inception, inception:FILE, pixels, or a file saved by torch.export.save or torch.jit.save"
+FEATURE_SPACES = (
+    "classifier:NAME, inception, inception:FILE, pixels, or a file saved by torch.export.save or torch.jit.save"
+)
 """What ``--features`` takes."""
 
 
 class Extractor(Protocol):
-    """Maps images to points of a feature space."""
+    """Maps images to vectors of a feature space."""
 
     name: str
     """As it is given to ``--features``."""
@@ -34,8 +44,8 @@ class Extractor(Protocol):
         """Return features (n, D) float32, on the CPU, of images (n, C, H, W) as they are kept in a data set."""
 
 
-def features_of(extractor: Extractor, images: Tensor) -> Tensor:
-    """Return the features (N, D) of images (N, C, H, W), taken a few hundred at a time."""
+def extract_features(extractor: Extractor, images: Tensor) -> Tensor:
+    """Return the features (N, D) of images (N, C, H, W), computed in chunks of 500."""
     return torch.cat([extractor(chunk) for chunk in torch.split(images, 500)])
 
 
@@ -49,9 +59,9 @@ class Pixels:
 
 
 class Inception:
-    """The InceptionV3 of pytorch-fid, pool3: 2048 features, the ones that FID means.
+    """The InceptionV3 of pytorch-fid, pool3: the 2048 features that FID is defined in.
 
-    Gray images are repeated over three channels, and the network resizes to 299x299 bilinearly, as pytorch-fid does.
+    Gray images are repeated over three channels, and all are resized to 299x299 bilinearly, as pytorch-fid does.
     """
 
     resize = "RGB, bilinear to 299x299"
@@ -63,36 +73,32 @@ class Inception:
                 f"there are no Inception weights at {path}: fetch them with --download, or name a file with --features "
                 "inception:FILE; without them, use --features classifier:NAME"
             )
-        state = _inception_weights(path)
+        self.network = _inception_network(path).to(device)
         self.name = "inception" if weights is None else f"inception:{weights}"
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.device = torch.device(device)
-        from pytorch_fid import inception
-
-        # The constructor fetches the published weights, wherever others are; everything else of it is wanted.
-        with mock.patch.object(inception, "load_state_dict_from_url", return_value=state):
-            self.network = inception.InceptionV3().eval().to(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        _refuse_points(images, self.name)
+        refuse_points(images, self.name)
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        features: Tensor = self.network(rgb.to(self.device, torch.float32) / 255)[0]
-        return features.flatten(1).cpu()
+        resized = F.interpolate(rgb.to(self.device, torch.float32) / 255, (299, 299), mode="bilinear")
+        features: Tensor = self.network(2 * resized - 1)
+        return features.cpu()
 
 
-class Program:
-    """A network of the user's, saved by ``torch.export`` (.pt2) or as TorchScript: images in [-1, 1] to features.
+class ExportedNetwork:
+    """A user's network, saved by ``torch.export`` (.pt2) or as TorchScript: images in [-1, 1] to features.
 
     Raises:
-        ValueError: the file is none, or holds more than a network: see ``checked_program``.
+        ValueError: the file is not such a network, or holds more than a network: see ``checked_program``.
     """
 
     resize = "none"
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         if not path.is_file():
-            raise ValueError(f"--features must be {SPELLINGS}; there is no file {path}")
+            raise ValueError(f"--features must be {FEATURE_SPACES}; there is no file {path}")
         self.name, self.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
         self.device = torch.device(device)
         try:
@@ -101,11 +107,12 @@ class Program:
                 self.network = torch.export.load(content).module().to(self.device)
             else:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, and yet it is in use
+                    warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, but still in use
                     self.network = torch.jit.load(content, map_location=self.device).eval()  # type: ignore[no-untyped-call]
         except Exception as error:  # a file of another kind fails in many ways
             raise ValueError(
-                f"{path} is no network saved by torch.export.save (.pt2) or torch.jit.save: {error_line(error)[:200]}"
+                f"{path} is not a network saved by torch.export.save (.pt2) or torch.jit.save: "
+                f"{error_line(error)[:200]}"
             ) from error
 
     @torch.no_grad()
@@ -118,55 +125,102 @@ class Program:
             ) from error
         if not isinstance(features, Tensor) or features.dim() < 2 or len(features) != len(images):
             form = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(f"{self.name} must return features ({len(images)}, D), not {form}")
+            raise ValueError(f"{self.name} must return features ({len(images)}, D), got {form}")
         features = features.flatten(1).float().cpu()
         if not bool(features.isfinite().all()):
-            raise ValueError(f"{self.name} returns features that are not finite")
+            raise ValueError(f"{self.name} must return finite features, got NaN or infinity")
         return features
 
 
-class SmallClassifier(nn.Module):
-    """Two convolutions and two linear layers; the features are the 128 units before the logits.
+class DiscriminatorFeatures:
+    """The feature space learned by the discriminator of the first of ``images`` that is a run.
 
-    Args:
-        shape: (C, H, W) of the images, 4 pixels a side or more.
-        num_classes: how many logits.
+    Raises:
+        ValueError: none is, or its discriminator learns no feature space.
     """
-
-    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__()
-        channels, height, width = shape
-        self.features = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 128), nn.ReLU()),
-        )
-        self.logits = nn.Linear(128, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.logits(self.features(images))
-        return logits
-
-
-class SmallFeatures:
-    """The features of a :class:`SmallClassifier` trained on one data set."""
 
     resize = "none"
 
-    def __init__(self, name: str, network: SmallClassifier, shape: tuple[int, int, int], digest: str) -> None:
-        self.name, self.network, self.shape, self.digest = f"classifier:{name}", network.eval(), shape, digest
-        self.device = next(network.parameters()).device
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        _refuse_points(images, self.name)
-        if images.shape[1:] != self.shape:
+    def __init__(self, images: Iterable[ImagesLike], device: torch.device, notify: Notify) -> None:
+        run = next((run for run in map(find_run, images) if run is not None), None)
+        if run is None:
+            raise ValueError("--space projection needs a run among A and B, whose discriminator learns a feature space")
+        if (build_objective(run.plan).discriminator_dim or 0) < 2:
             raise ValueError(
-                f"{self.name} takes images {self.shape}, got {tuple(images.shape[1:])}: use --features inception or "
-                "pixels, or classifier:NAME of a data set of this shape"
+                f"{run.path}: the discriminator of {run.plan.objective} learns no feature space; use --space features"
             )
-        features: Tensor = self.network.features(to_unit_range(images).to(self.device))
+        state = load_newest(run.checkpoints, notify)["players"]
+        self.players, self.image_shape = build_players(run.plan, device, state), run.plan.image_shape
+        assert self.players.discriminator is not None
+        load_part("discriminator", self.players.discriminator, state)
+        self.name = f"learned space of run {run.path.name}"
+        self.digest = digest_of(self.players.discriminator.state_dict().values())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(f"the {self.name} takes images {self.image_shape}, got {tuple(images.shape[1:])}")
+        features = self.players.project(to_unit_range(images).to(next(self.players.generator.parameters()).device))
+        assert features is not None
         return features.cpu()
+
+
+def choose_extractor(
+    features: str,
+    folder: Path,
+    *,
+    also: Path | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    skip_broken: bool = False,
+    download: bool = False,
+    device: torch.device,
+    notify: Notify,
+) -> Extractor:
+    """Return the extractor that ``--features`` names, one of ``FEATURE_SPACES``.
+
+    Trained classifiers are kept in ``folder``, and searched for in ``also`` too. ``data_dir``, ``image_size`` and
+    ``skip_broken`` say how the data set of ``classifier:NAME`` is read; ``download`` allows to fetch Inception weights.
+
+    Raises:
+        ValueError: there is no such feature space, or it cannot be used.
+    """
+    check_local(features)
+    kind, colon, place = features.partition(":")
+    if colon and not place:
+        raise ValueError(f"--features must be {FEATURE_SPACES}, got {features!r}")
+    if download and features != "inception":
+        raise ValueError(f"--download fetches Inception weights: give --features inception, got {features}")
+    if kind == "classifier" and colon:
+        reading: dict[str, Any] = {"image_size": image_size, "skip_broken": skip_broken, "notify": notify}
+        dataset = load_dataset(place, data_dir=data_dir, keep=False, **reading)
+        return load_or_train_features(dataset, folder, device, notify, also=also)
+    if features == "pixels":
+        return Pixels()
+    if kind != "inception":
+        return ExportedNetwork(Path(features), device)
+    if download and not published_weights().is_file():
+        from pytorch_fid.inception import FID_WEIGHTS_URL
+
+        notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
+        fetch(FID_WEIGHTS_URL, published_weights())
+    return Inception(Path(place).expanduser() if colon else None, device)
+
+
+def default_extractor(
+    fake: ImageSource,
+    real: ImageSource,
+    dataset: Dataset | None,
+    folder: Path,
+    *,
+    also: Path | None = None,
+    device: torch.device,
+    notify: Notify,
+) -> Extractor:
+    """Return a small classifier of ``dataset`` if one can be trained and takes the images, else the pixels."""
+    shapes = {side.shape for side in match_channels(fake, real)}
+    if dataset is None or shapes != {dataset.image_shape} or not can_train_features(dataset):
+        return Pixels()
+    return load_or_train_features(dataset, folder, device, notify, also=also)
 
 
 def published_weights() -> Path:
@@ -175,7 +229,7 @@ def published_weights() -> Path:
 
 
 def fetch(url: str, path: Path) -> None:
-    """Fetch ``url`` as the file ``path``, whole or not at all.
+    """Download ``url`` to the file ``path``, whole or not at all.
 
     Raises:
         ValueError: it cannot be fetched or written, or its SHA-256 does not start with the digits in its name.
@@ -192,18 +246,36 @@ def fetch(url: str, path: Path) -> None:
         ) from error
 
 
-def _inception_weights(path: Path) -> dict[str, Tensor]:
+def _inception_network(path: Path) -> nn.Module:
+    """Return pytorch-fid's InceptionV3 up to the last pooling, with the weights in ``path``.
+
+    It is torchvision's network with the blocks that pytorch-fid patches, as its ``fid_inception_v3`` builds it; that
+    function downloads the published weights, whatever weights are wanted. The network is built on the meta device, so
+    that nothing is initialized or copied before the weights are assigned.
+    """
     if not path.is_file():
         raise ValueError(f"there is no file {path}; --features inception:FILE takes pytorch-fid's Inception weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind fails in many ways
-        raise ValueError(f"{path} holds no weights that can be read safely: {error_line(error)[:200]}") from error
-    if not isinstance(state, dict) or "Conv2d_1a_3x3.conv.weight" not in state:
-        raise ValueError(f"{path} holds no weights of pytorch-fid's InceptionV3")
-    return state
+        raise ValueError(f"{path} does not hold weights that can be read safely: {error_line(error)[:200]}") from error
+    from pytorch_fid.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1, FIDInceptionE_2
+    from torchvision.models import inception_v3
 
-
-def _refuse_points(images: Tensor, name: str) -> None:
-    if images.is_floating_point():
-        raise ValueError(f"{name} takes pictures; these are points of the plane: use --features pixels")
+    with torch.device("meta"):
+        network: nn.Module = inception_v3(weights=None, init_weights=False, aux_logits=False, num_classes=1008)
+        network.Mixed_5b = FIDInceptionA(192, pool_features=32)
+        network.Mixed_5c = FIDInceptionA(256, pool_features=64)
+        network.Mixed_5d = FIDInceptionA(288, pool_features=64)
+        network.Mixed_6b = FIDInceptionC(768, channels_7x7=128)
+        network.Mixed_6c = FIDInceptionC(768, channels_7x7=160)
+        network.Mixed_6d = FIDInceptionC(768, channels_7x7=160)
+        network.Mixed_6e = FIDInceptionC(768, channels_7x7=192)
+        network.Mixed_7b = FIDInceptionE_1(1280)
+        network.Mixed_7c = FIDInceptionE_2(2048)
+    try:
+        network.load_state_dict(state, assign=True)
+    except Exception as error:  # another network, or no state dict
+        raise ValueError(f"{path} does not hold the weights of pytorch-fid's InceptionV3") from error
+    network.fc = nn.Identity()
+    return network.float().eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and the refusal of work that would take more."""
+"""How much memory this process may still use; work that needs more is refused before it starts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from snngan.untrusted import memory_bytes
 
 
 def check_available(size: float, what: str, remedy: str) -> None:
-    """Raise ``ValueError`` if ``what`` takes ``size`` bytes and fewer are available; the message ends in ``remedy``."""
+    """Raise ``ValueError`` if ``what`` needs ``size`` bytes and fewer are available; the message ends in ``remedy``."""
     available = available_bytes()
     if size > available:
         raise ValueError(
-            f"{what} takes about {size / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available: "
+            f"{what} needs about {size / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are available: "
             f"use {remedy}"
         )
 
 
 def available_bytes() -> float:
-    """Return the bytes that machine, process limit (``ulimit -v``) and control group leave, as far as they say so."""
+    """Return the bytes left by machine, process limit (``ulimit -v``) and control group, as far as these are known."""
     bounds = [memory_bytes()]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     try:
-        mapped, resident = (
-            int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in Path("/proc/self/statm").read_text().split()[:2]
-        )
+        pages = Path("/proc/self/statm").read_text().split()[:2]
+        mapped, resident = (int(each) * os.sysconf("SC_PAGE_SIZE") for each in pages)
     except (OSError, ValueError):  # not Linux
         mapped = resident = 0
     if limit != resource.RLIM_INFINITY:

@@ -1,4 +1,7 @@
-"""Figures of results, drawn by matplotlib without a display."""
+"""Plots of results, drawn by matplotlib without a display.
+
+Each function with an argument ``path`` writes that file, and raises ``OSError`` if it cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -12,50 +15,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snngan.evaluation.two_sample import TwoSample
+from snngan.evaluation.two_sample import TwoSampleResult
 from snngan.files import replacing
 
+Log = Mapping[str, tuple[list[int], list[float]]]
+"""Steps and values of each tag of one run."""
 
-def save_curve(result: TwoSample, path: Path) -> None:
-    """Draw the loss against the temperature: both sides' anchors, and the band of permuted labels.
 
-    Raises:
-        OSError: the file cannot be written.
-    """
+def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
+    """Plot the loss against the temperature: the anchors of both sides, and the band of permuted labels."""
     figure, (axes,) = new_figure()
     curve, (num_real, num_fake) = result.curve, result.num_subset
+    of_all = (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake)
     axes.fill_between(curve.temperatures, curve.low, curve.high, color="0.85", label="95 % of permuted labels")
-    axes.plot(curve.temperatures, (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake), "k",
-              label="all anchors")  # fmt: skip
+    axes.plot(curve.temperatures, of_all, "k", label="all anchors")
     axes.plot(curve.temperatures, curve.real, color="tab:blue", label="real anchors")
     axes.plot(curve.temperatures, curve.fake, color="tab:red", label="synthetic anchors")
     if math.isfinite(result.entanglement.temperature):
-        axes.axvline(result.entanglement.temperature, color="0.5", linestyle=":", label="optimal T of all points")
+        axes.axvline(result.entanglement.temperature, color="0.5", linestyle=":", label="optimal T of all images")
     axes.set_xscale("log")
     axes.set_xlabel("temperature (squared distance)")
     axes.set_ylabel("soft nearest neighbor loss (nats)")
-    axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} points")
+    axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} images")
     axes.legend()
     save_figure(figure, path)
 
 
-def curves_of_groups(
-    groups: Mapping[str, Sequence[Mapping[str, tuple[list[int], list[float]]]]], tags: Sequence[str], path: Path
-) -> Path:
-    """Draw, a panel a tag, the mean over the logs of each group with the band between lowest and highest.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: Path) -> Path:
+    """Plot each of ``tags`` in a panel: the mean over the logs of each group, with the band from lowest to highest."""
     figure, panels = new_figure(len(tags))
     for axes, tag in zip(panels, tags, strict=True):
-        for place, (name, logs) in enumerate(groups.items()):
-            by_step = [dict(zip(*log[tag], strict=True)) for log in logs]
-            steps = sorted(set.intersection(*(set(each) for each in by_step)))  # a figure that is not finite is none
-            values = torch.tensor([[each[step] for step in steps] for each in by_step])
-            axes.plot(steps, values.mean(0), f"C{place % 10}", label=name)
-            axes.fill_between(steps, values.amin(0), values.amax(0), color=f"C{place % 10}", alpha=0.15, linewidth=0)
-        axes.set_xlabel("step")
+        for number, (name, logs) in enumerate(groups.items()):
+            _plot_band(axes, [log[tag] for log in logs], name, number)
         axes.set_ylabel(tag)
         if tag.endswith("fid"):
             axes.set_yscale("log")
@@ -63,31 +54,29 @@ def curves_of_groups(
     return save_figure(figure, path)
 
 
-def curves_of_tags(
-    logs: Sequence[Mapping[str, tuple[list[int], list[float]]]], tags: Mapping[str, str], label: str, path: Path
-) -> Path:
-    """Draw, in one panel, the mean over the logs of each of ``tags`` (by its name) with the band of all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def plot_tags(logs: Sequence[Log], tags: Mapping[str, str], label: str, path: Path) -> Path:
+    """Plot all ``tags`` (by name) in one panel: the mean over the logs, with the band from lowest to highest."""
     figure, (axes,) = new_figure()
-    for place, (name, tag) in enumerate(tags.items()):
-        values = torch.tensor([log[tag][1] for log in logs])
-        axes.plot(logs[0][tag][0], values.mean(0), f"C{place % 10}", label=name)
-        axes.fill_between(logs[0][tag][0], values.amin(0), values.amax(0), color=f"C{place % 10}", alpha=0.15, lw=0)
-    axes.set_xlabel("step")
+    for number, (name, tag) in enumerate(tags.items()):
+        _plot_band(axes, [log[tag] for log in logs], name, number)
     axes.set_ylabel(label)
     axes.legend(fontsize=8)
     return save_figure(figure, path)
 
 
-def errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
-    """Draw the error of each trial against its alpha, cube roots as in the search, the later ones darker.
+def _plot_band(axes: Any, curves: Sequence[tuple[list[int], list[float]]], name: str, number: int) -> None:
+    """Plot the mean of curves (steps and values each), and a band around it, over the steps that all of them have."""
+    by_step = [dict(zip(*curve, strict=True)) for curve in curves]
+    steps = sorted(set.intersection(*(set(each) for each in by_step)))  # values that are not finite are not logged
+    values = torch.tensor([[each[step] for step in steps] for each in by_step])
+    color = f"C{number % 10}"
+    axes.plot(steps, values.mean(0), color, label=name)
+    axes.fill_between(steps, values.amin(0), values.amax(0), color=color, alpha=0.15, linewidth=0)
+    axes.set_xlabel("step")
 
-    Raises:
-        OSError: the file cannot be written.
-    """
+
+def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
+    """Plot the error of each trial against its alpha, on a cube-root axis as in the search; later trials are darker."""
     figure, (axes,) = new_figure()
     dots = axes.scatter(alphas, errors, c=range(len(alphas)), cmap="viridis_r", s=18)
     axes.axvline(0, color="0.7", linewidth=0.8)
@@ -97,74 +86,62 @@ def errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: f
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_yticks([0, 0.01, 0.03, 0.1, 0.3, 1], ["0", "1 %", "3 %", "10 %", "30 %", "100 %"])
     axes.set_ylim(0 if min(errors) < 0.01 else 0.01, 1.1)
-    axes.set_xlabel("alpha, below 0 entangles (cube-root axis)")
+    axes.set_xlabel("alpha; negative values entangle (cube-root axis)")
     axes.set_ylabel("test error")
     figure.colorbar(dots, ax=axes, label="trial")
     return save_figure(figure, path)
 
 
-def embedded_stages(real: Tensor, made: Mapping[str, Sequence[Tensor]], stages: Sequence[int], path: Path) -> Path:
-    """Draw t-SNE of ``real`` images (N, C, H, W) with the samples of each name (rows) at each stage (columns).
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def plot_stages(real: Tensor, samples: Mapping[str, Sequence[Tensor]], stages: Sequence[int], path: Path) -> Path:
+    """Plot t-SNE of ``real`` images (N, C, H, W) with the samples of each name (rows) at each step (columns)."""
     panels = {
         f"{name}, step {step}": (real, images)
-        for name, samples in made.items()
-        for step, images in zip(stages, samples, strict=True)
+        for name, of_steps in samples.items()
+        for step, images in zip(stages, of_steps, strict=True)
     }
-    return embedded(panels, len(stages), "t-SNE of real (blue) and synthetic (red) images", path)
+    return plot_tsne(panels, len(stages), "t-SNE of real (blue) and synthetic (red) images", path)
 
 
-def embedded(
+def plot_tsne(
     panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, title: str, path: Path, size: float = 2.0
 ) -> Path:
-    """Draw, a panel each, t-SNE of two groups of points (N, ...) together: the first blue, the second red.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot in each panel t-SNE of two groups of features (N, ...) together: the first blue, the second red."""
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=size)
     for axes in places:
         axes.set_xticks([])
         axes.set_yticks([])
     for axes, (name, (first, second)) in zip(places, panels.items(), strict=False):
-        plane = tsne(torch.cat([first.flatten(1), second.flatten(1)]))
-        axes.scatter(*plane[: len(first)].T, s=size, color="tab:blue", linewidths=0)
-        axes.scatter(*plane[len(first) :].T, s=size, color="tab:red", linewidths=0)
+        points = tsne(torch.cat([first.flatten(1), second.flatten(1)]))
+        axes.scatter(*points[: len(first)].T, s=size, color="tab:blue", linewidths=0)
+        axes.scatter(*points[len(first) :].T, s=size, color="tab:red", linewidths=0)
         axes.set_title(name, fontsize=7)
     figure.suptitle(title, fontsize=9)
     return save_figure(figure, path)
 
 
-def tsne(points: Tensor) -> Tensor:
-    """Return the places (N, 2) of points (N, D), D >= 2, by scikit-learn's t-SNE."""
+def tsne(features: Tensor) -> Tensor:
+    """Return points (N, 2) for features (N, D), D >= 2, by scikit-learn's t-SNE."""
     from sklearn.manifold import TSNE
 
-    search = TSNE(2, perplexity=min(30.0, len(points) / 4), init="pca", random_state=0)
-    return torch.from_numpy(search.fit_transform(points.numpy()))
+    search = TSNE(2, perplexity=min(30.0, len(features) / 4), init="pca", random_state=0)
+    return torch.from_numpy(search.fit_transform(features.numpy()))
 
 
-def credibility_by_accuracy(
+def plot_credibility_by_accuracy(
     panels: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]], path: Path
 ) -> Path:
-    """Draw, a panel each, the points (accuracy, credibility) of each name: thin a seed, thick their mean.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Plot in each panel credibility against accuracy for each name: thin lines are seeds, thick ones their mean."""
     columns = min(3, len(panels))
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=3.2)
     names: dict[str, str] = {}
     for axes in places[len(panels) :]:
         axes.set_axis_off()
-    for axes, (title, sides) in zip(places, panels.items(), strict=False):
+    for axes, (title, by_name) in zip(places, panels.items(), strict=False):
         axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
-        for name, seeds in sides.items():
+        for name, seeds in by_name.items():
             color = names.setdefault(name, f"C{len(names) % 10}")
-            for points in seeds:
-                axes.plot(*points, color=color, linewidth=0.5, alpha=0.5)
+            for curve in seeds:
+                axes.plot(*curve, color=color, linewidth=0.5, alpha=0.5)
             mean = torch.tensor(seeds).mean(0)
             axes.plot(*mean, color=color, marker="o", markersize=3, label=name)
         axes.set_title(title, fontsize=8)
@@ -176,21 +153,17 @@ def credibility_by_accuracy(
     return save_figure(figure, path)
 
 
-def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str, path: Path) -> Path:
-    """Draw, a panel each, a bar with its interval for each side (``summary``) of each name.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str, path: Path) -> Path:
+    """Plot in each panel, for each name, a bar with its interval for each of its results of ``summarize``."""
     figure, places = new_figure(len(panels))
     for axes, (title, rows) in zip(places, panels.items(), strict=True):
         sides = list(next(iter(rows.values())))
         width = 0.8 / len(sides)
         for number, side in enumerate(sides):
             means = [row[side]["mean"] for row in rows.values()]
-            halves = [row[side]["interval"][1] - row[side]["mean"] if row[side]["interval"] else math.nan
-                      for row in rows.values()]  # fmt: skip
-            axes.bar(np.arange(len(rows)) + number * width, means, width, yerr=halves, capsize=3, label=side)
+            highs = [row[side]["interval"][1] if row[side]["interval"] else math.nan for row in rows.values()]
+            errors = [high - mean for high, mean in zip(highs, means, strict=True)]
+            axes.bar(np.arange(len(rows)) + number * width, means, width, yerr=errors, capsize=3, label=side)
         axes.set_xticks(np.arange(len(rows)) + 0.4 - width / 2, list(rows))
         axes.set_ylim(0, None)
         axes.set_title(title)
@@ -199,8 +172,48 @@ def bars_of_pairs(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: 
     return save_figure(figure, path)
 
 
+def plot_scatter_panels(panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, path: Path) -> Path:
+    """Plot in each panel points (N, 2) in the colors of their labels (N,)."""
+    figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=2.8)
+    for axes, (title, (points, labels)) in zip(places, panels.items(), strict=False):
+        draw_scatter(axes, points, labels)
+        axes.set_title(title, fontsize=8)
+    return save_figure(figure, path)
+
+
+def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float = 4.0) -> Path:
+    """Write moving points, (N, 2) in each frame, as an endless GIF that takes ``seconds``, with fixed axes."""
+    from PIL import Image
+
+    reach = max(float(points.abs().max()) for points in frames) * 1.05
+    pictures = []
+    for points in frames:
+        figure, (axes,) = new_figure(size=3.0)
+        draw_scatter(axes, points, labels)
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-reach, reach)
+        content = io.BytesIO()
+        figure.savefig(content, dpi=80)
+        with Image.open(content) as image:
+            pictures.append(image.convert("RGB").quantize(32))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [1500]  # milliseconds; the last one rests
+    with replacing(path, durable=False) as file:
+        pictures[0].save(
+            file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True
+        )
+    return path
+
+
+def draw_scatter(axes: Any, points: Tensor, labels: Tensor) -> None:
+    """Draw points (N, 2) in the colors of their labels (N,) on a panel without ticks."""
+    axes.scatter(*points.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=6, linewidths=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def new_figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any, list[Any]]:
-    """Return a figure and its panels, row by row; ``size`` in inches makes them square."""
+    """Return a matplotlib figure and its panels, row by row; ``size`` in inches makes them square."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -211,7 +224,7 @@ def new_figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any,
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write ``figure`` in 256 colors, a third of the bytes."""
+    """Write ``figure`` as a PNG of 256 colors, which has a third of the bytes."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)

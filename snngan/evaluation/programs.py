@@ -1,7 +1,7 @@
-"""Networks in files of ``torch.export`` and TorchScript: what in them could run as Python or touch files is refused.
+"""Networks in files of ``torch.export`` and TorchScript: content that could run as Python or access files is refused.
 
-Both formats hold a program, and torch's own loaders unpickle, evaluate and link what they find in the first. So only
-the entries that a plain export has are taken over, each checked, into an archive of our own, which torch then loads.
+Both formats hold a program, and torch's loaders unpickle, evaluate and link what they find in a file of the first. So
+only the entries of a plain export are copied, each checked, into a new archive, which torch then loads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def checked_program(path: Path) -> io.BytesIO:
     """Return the network in the file ``path`` as an archive that holds nothing but what was checked.
 
     Raises:
-        ValueError: it is no such archive, or holds what could run as Python, touch files or be linked.
+        ValueError: it is not such an archive, or holds content that could run as Python, access files or be linked.
     """
     check_regular(path)
     try:
@@ -50,10 +50,10 @@ def checked_program(path: Path) -> io.BytesIO:
             entries = archive.infolist()
             check_memory(3 * sum(entry.file_size for entry in entries), "it")  # as it is read, copied and loaded
             if len({entry.filename.lower() for entry in entries}) < len(entries):  # torch looks for names in any case
-                raise ValueError("two entries bear one name")
+                raise ValueError("two entries have one name")
             parts = {entry.filename: archive.read(entry) for entry in entries}
     except Exception as error:  # a damaged archive fails in many ways
-        raise ValueError(f"it is no archive that can be read: {error}") from error
+        raise ValueError(f"it is not a readable archive: {error}") from error
     check = _check_exported if path.suffix == ".pt2" else _check_script
     checked = io.BytesIO()
     with zipfile.ZipFile(checked, "w") as archive:
@@ -64,9 +64,9 @@ def checked_program(path: Path) -> io.BytesIO:
 
 
 def _check_exported(name: str, content: bytes) -> bytes:
-    """Return what is taken over of an entry; pickles are written anew, from what was read."""
+    """Return the content of an entry for the new archive; pickles are replaced by what was read from them."""
     if not _EXPORTED.fullmatch(name):
-        raise ValueError(f"it holds {name}, which is no part of a plain export")
+        raise ValueError(f"it holds {name}, which does not belong to a plain export")
     if name.endswith(".pt"):
         return bytes(pack_tensors(read_tensors(content)))
     if name.endswith(".json"):
@@ -83,7 +83,7 @@ def _check_exported(name: str, content: bytes) -> bytes:
 
 
 def _is_formula(text: Any) -> bool:
-    """Return whether a text is a formula of sizes, and one that can be worked out."""
+    """Return whether a text is a formula of sizes that is cheap to evaluate."""
     if not isinstance(text, str) or len(text) > 500 or not _EXPRESSION.fullmatch(text):
         return False
     return len(re.findall(r"\*\*|Pow", text)) < 2 and not re.search(r"\d{10}", text)
@@ -100,7 +100,7 @@ def _check_script(name: str, content: bytes) -> bytes:
 
 
 def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of a JSON document, however deep, with the key it stands under."""
+    """Yield every value of a JSON document, at any depth, with its key."""
     waiting = [(key, value)]
     while waiting:
         key, value = waiting.pop()

@@ -1,4 +1,4 @@
-"""Runs as one self-contained HTML page: metrics, samples through time, curves, options."""
+"""Runs as one self-contained HTML page: metrics, samples by step, curves, options."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from html import escape
 from pathlib import Path
 from typing import Any, NoReturn
 
-from snngan.evaluation.measure import DIRECTIONS, EVALUATIONS
+from snngan.evaluation.measure import EVALUATIONS
 from snngan.files import write_atomically
-from snngan.intervals import mean_interval
+from snngan.metrics import metric_values
+from snngan.stats import mean_interval
 from snngan.training.run_folder import ClassifierRun, GanRun
 from snngan.untrusted import check_regular, read_json, read_lines
 from snngan.version import __version__
 
 Run = GanRun | ClassifierRun
-MOST_STEPS = 1 << 53
-"""Steps beyond it are no longer told apart as numbers of a plot."""
-LARGEST_VALUE, LONGEST_TAG = 1e100, 100
+MAX_STEP = 1 << 53
+"""Larger steps cannot be told apart in float64."""
+MAX_VALUE, MAX_TAG_LENGTH = 1e100, 100
 """Numbers that a plot can scale, and characters of its title."""
-MOST_PLOTS, MOST_ROWS = 60, 200
-"""More than any run has: the page of a hostile one ends there."""
-GRIDS = 6
+MAX_PLOTS, MAX_ROWS = 60, 200
+"""More than any honest run has; a page has no more."""
+MAX_GRIDS = 6
 """Sample grids of each run, spread over its steps."""
 COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#555555", "#a6a61d", "#17becf")
 """One for each group of runs; they repeat after the last."""
@@ -37,28 +38,27 @@ CURVES = {
     "loss/generator": "no direction: depends on the discriminator",
     "loss/discriminator": "no direction: depends on the generator",
 }
-"""Direction or chance level by tag."""
-MEASURED = {
-    "features": "in features of a small classifier",
-    "pixels": "in pixels",
+"""How to read a curve, by tag."""
+CURVE_FAMILIES = {
+    "metrics": "in features of a small classifier",
+    "metrics/pixels": "in pixels",
     "accuracy": "higher is better; 1 / number of classes is chance",
     "cross_entropy": "lower is better; log(number of classes) is chance",
     "calibration_error": "lower is better",
     "entanglement/test": "log(number of classes) is chance, 0 separates the classes",
     "entanglement/train": "log(number of classes) is chance, 0 separates the classes",
 }
-"""The same by what stands before the last ``/`` of a tag; what follows ``features`` or ``pixels`` is a metric."""
-DIRECTION = DIRECTIONS | CURVES | MEASURED | {"entanglement_score": DIRECTIONS["entanglement_features"]}
+"""The same by the part of a tag before its last ``/``; after ``metrics`` the last part is the name of a metric."""
 UNGROUPED = ("seed", "seeds", "ensemble", "data_dir")
 """Options in which runs of one group may differ."""
 OWN = ("fake", "fake_digest", "seed", "torch")
 """Entries of the protocol in which evaluations in one table may differ."""
 PROTOCOL = (
     "{num_fake:.20} samples of step {step:.20} against {num_real:.20} images of {real:.60}; features: {extractor:.60} "
-    "({extractor_digest:.12}); all but fid over the first {num_points:.20} of each; resize: {resize:.60}; "
+    "({extractor_digest:.12}); all but fid over the first {pairwise_count:.20} of each; resize: {resize:.60}; "
     "snngan {snngan:.20}"
 )
-READINGS = "Last readings while training on {dataset:.60}, at step {training step:.20}"
+LAST_LOGGED = "Last metrics logged while training on {dataset:.60}, at step {training step:.20}"
 NOTE = "<p>Several seeds: mean and Student's 95 % interval. Bold: the best mean of a row.</p>"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
@@ -83,7 +83,7 @@ i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One seed of a run: its name on the page, and its readings by tag."""
+    """One seed of a run: its name on the page, and its logged values."""
 
     name: str
     run: Run
@@ -99,13 +99,13 @@ class Group:
     series: list[Series]
 
     def heading(self, names: Sequence[str]) -> str:
-        """Return its color, its label and the ``names`` of the seeds that are meant, as HTML."""
+        """Return color, label and the given ``names`` of seeds as HTML."""
         text = f"{len(names)} seeds: " * (len(names) > 1) + ", ".join(names)
         return f'<i style="background:{self.color}"></i>{escape(self.label)}<small>{escape(text)}</small>'
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
-    """Write the page of ``runs`` to ``path``; it refers to no other file and to no other place.
+    """Write the page of ``runs`` to ``path``; it refers to no other file and to no other address.
 
     Raises:
         SaveError: the file cannot be written.
@@ -113,13 +113,13 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     named = list(zip(distinct_names([run.path for run in runs]), runs, strict=True))
     title = ", ".join(name for name, _ in named) if len(named) < 4 else f"{len(named)} runs"
     sections: dict[str, list[str]] = {"Metrics": [NOTE], "Samples": [], "Curves": [], "Options": []}
-    for kind, of in {"Generators": GanRun, "Classifiers": ClassifierRun}.items():
-        if some := [each for each in named if isinstance(each[1], of)]:
+    for heading, kind in {"Generators": GanRun, "Classifiers": ClassifierRun}.items():
+        if some := [each for each in named if isinstance(each[1], kind)]:
             groups = group_by_seed(some)
-            sections["Metrics"] += [f"<h3>{kind}</h3>", *_metrics(groups)]
+            sections["Metrics"] += [f"<h3>{heading}</h3>", *metric_tables(groups)]
             sections["Samples"] += _samples(groups)
-            sections["Curves"] += [f"<h3>{kind}</h3>", *_curves(groups)]
-            sections["Options"] += [f"<h3>{kind}</h3>", *_options(some)]
+            sections["Curves"] += [f"<h3>{heading}</h3>", *curves(groups)]
+            sections["Options"] += [f"<h3>{heading}</h3>", *_options(some)]
     body = [f"<h1>{escape(title)}</h1><nav>", *(f'<a href="#{name}">{name}</a>' for name in sections), "</nav>"]
     for name, content in sections.items():
         body += [f'<h2 id="{name}">{name}</h2>', *(content or ["<p>None.</p>"])]
@@ -133,35 +133,35 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last part of each path, with as many of those before it as it takes to tell the paths apart."""
+    """Return the last part of each path, with as many parts before it as are needed to tell the paths apart."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-length:]) for each in parts]
         if len(set(names)) == len(set(parts)):
             break
     names = [name.encode(errors="backslashreplace").decode() for name in names]
-    return [name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
-            for place, name in enumerate(names)]  # fmt: skip
+    numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [name if names.count(name) == 1 else f"{name} ({n})" for name, n in zip(names, numbers, strict=True)]
 
 
 def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
     """Return groups of the seeds of runs, all of one kind, whose options are the same but for the seed.
 
-    A seed that comes again, as in a copy of a run, is in another group: it adds nothing to an interval.
+    A seed that occurs again, as in a copy of a run, is in another group: it adds nothing to an interval.
     """
     found: dict[tuple[str, int], list[Series]] = {}
     repeats: Counter[tuple[str, int]] = Counter()
     for name, run in named:
         values, log = dataclasses.asdict(run.plan), read_metrics(run)
         options = str({key: value for key, value in values.items() if key not in UNGROUPED})
-        seeds = values["seeds"][:MOST_ROWS] if "seeds" in values else [values["seed"]]
+        seeds = values["seeds"][:MAX_ROWS] if "seeds" in values else [values["seed"]]
         for seed in seeds:
             prefix, title = (f"seed-{seed}/", f"{name} seed {seed}") if len(seeds) > 1 else ("", name)
             own = {tag.removeprefix(prefix): each for tag, each in log.items() if tag.startswith(prefix)}
             repeats[options, seed] += 1
             found.setdefault((options, repeats[options, seed]), []).append(Series(title, run, own))
     plans = [series[0].run.plan for series in found.values()]
-    rows = _rows([_flat(dataclasses.asdict(plan)) for plan in plans])
+    rows = _rows([_flatten(dataclasses.asdict(plan)) for plan in plans])
     groups = []
     for number, (plan, series) in enumerate(zip(plans, found.values(), strict=True)):
         alike = [n for n, each in enumerate(plans) if (each.title, each.dataset) == (plan.title, plan.dataset)]
@@ -172,7 +172,7 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
     return groups
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def _flatten(values: dict[str, Any]) -> dict[str, Any]:
     """Return a plan's options with those of its parts on one level."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -186,11 +186,11 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {key: [str(column.get(key, "")) for column in columns] for key in keys}
 
 
-def _metrics(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield a table for each protocol of evaluations, and for each step of last readings."""
+def metric_tables(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a table for each protocol of evaluations, and for each step of last logged values."""
     evaluated = {each.name: read_evaluations(each.run) for group in groups for each in group.series}
     tables: dict[tuple[tuple[str, str], ...], list[dict[str, dict[str, Any]]]] = {}
-    for read in (lambda series: evaluated[series.name], _last_readings):
+    for read in (lambda series: evaluated[series.name], _last_logged):
         for number, group in enumerate(groups):
             for series in group.series:
                 for each in read(series):
@@ -198,27 +198,28 @@ def _metrics(groups: Sequence[Group]) -> Iterator[str]:
                     own = tables.setdefault(protocol, [{} for _ in groups])[number]
                     before = own.get(series.name, each)
                     if before["protocol"].get("fake_digest") == each["protocol"].get("fake_digest"):
-                        each = {part: before[part] | each[part] for part in ("figures", "intervals", "protocol")}
-                    own[series.name] = each  # the newest counts, with what others found of the same samples
+                        # The newest counts, together with other metrics of the same samples.
+                        each = {part: before[part] | each[part] for part in ("metrics", "intervals", "protocol")}
+                    own[series.name] = each
     if not tables:
-        yield "<p>No readings yet.</p>"
-    for columns in list(tables.values())[:MOST_PLOTS]:
+        yield "<p>No metrics yet.</p>"
+    for columns in list(tables.values())[:MAX_PLOTS]:
         yield from _table([(group, own) for group, own in zip(groups, columns, strict=True) if own])
     missing = [name for name, found in evaluated.items() if not found]
     if missing and isinstance(groups[0].series[0].run, GanRun):
         yield f"<p>Not evaluated yet: {escape(', '.join(missing))}. <code>snngan evaluate RUN</code> does it.</p>"
 
 
-def _last_readings(series: Series) -> Iterator[dict[str, Any]]:
-    """Yield the last readings in the form of evaluations, one for each step."""
+def _last_logged(series: Series) -> Iterator[dict[str, Any]]:
+    """Yield the last logged values in the form of evaluations, one for each step."""
     by_step: dict[int, dict[str, float]] = {}
-    for tag in _tags([series.log]):
+    for tag in _curve_tags([series.log]):
         steps, values = series.log[tag]
         if not tag.startswith("loss/"):
             by_step.setdefault(steps[-1], {})[tag] = values[-1]
     data = {"dataset": series.run.plan.dataset, "data_digest": series.run.plan.data_digest}
     for step in sorted(by_step, reverse=True):
-        yield {"figures": by_step[step], "intervals": {}, "protocol": {"training step": str(step)} | data}
+        yield {"metrics": by_step[step], "intervals": {}, "protocol": {"training step": str(step)} | data}
 
 
 def _table(columns: Sequence[tuple[Group, Mapping[str, dict[str, Any]]]]) -> Iterator[str]:
@@ -226,65 +227,67 @@ def _table(columns: Sequence[tuple[Group, Mapping[str, dict[str, Any]]]]) -> Ite
     entries = {name: each for _, own in columns for name, each in own.items()}
     protocols = _rows([each["protocol"] for each in entries.values()])
     first = defaultdict(lambda: "?", next(iter(entries.values()))["protocol"])
-    heading = READINGS if "training step" in first else PROTOCOL
+    heading = LAST_LOGGED if "training step" in first else PROTOCOL
     text = heading.format_map(first).replace("; all but fid over the first 0 of each", "")
     yield f"<h4>{escape(text)}</h4>"
     headings = "".join(f"<th>{group.heading(list(own))}</th>" for group, own in columns)
     yield _wide("metrics", f"<tr><th></th><th></th>{headings}</tr>", _means([list(own.values()) for _, own in columns]))
-    yield "<details><summary>each seed's own numbers</summary>"
     rows = [
-        _row("td", [key[:60], "", *(cell[:60] for cell in cells)]) for key, cells in list(protocols.items())[:MOST_ROWS]
+        _row("td", [key[:60], "", *(cell[:60] for cell in cells)]) for key, cells in list(protocols.items())[:MAX_ROWS]
     ]
-    yield (
-        _wide("metrics", _row("th", ["", "", *entries]), [*_means([[each] for each in entries.values()]), *rows])
-        + "</details>"
-    )
+    each_seed = [*_means([[each] for each in entries.values()]), *rows]
+    yield "<details><summary>numbers of each seed</summary>"
+    yield _wide("metrics", _row("th", ["", "", *entries]), each_seed) + "</details>"
 
 
 def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
-    """Yield a row a metric: its direction, and the mean over the evaluations of each column; the best one is bold."""
+    """Yield a row for each metric: how to read it, and the mean over the evaluations of each column, the best bold."""
     everything = [each for column in columns for each in column]
     extractor = everything[0]["protocol"].get("extractor", "")[:60]
-    for metric in list(dict.fromkeys(metric for each in everything for metric in each["figures"]))[:MOST_ROWS]:
-        direction = _direction(metric)
-        choose = min if "lower is better" in direction else max if "higher is better" in direction else None
-        cells = [_mean([each for each in column if metric in each["figures"]], metric) for column in columns]
+    for metric in list(dict.fromkeys(metric for each in everything for metric in each["metrics"]))[:MAX_ROWS]:
+        description = describe(metric)
+        choose = min if "lower is better" in description else max if "higher is better" in description else None
+        cells = [_mean([each for each in column if metric in each["metrics"]], metric) for column in columns]
         means = [mean for mean, _ in cells if mean is not None]
         best = choose(means) if choose and len(means) > 1 else None
         space = f" ({extractor})" if extractor and not metric.startswith("entanglement_input") else ""
-        row = f"<tr><th>{escape(metric[:LONGEST_TAG] + space)}</th><td>{escape(direction)}</td>"
-        yield row + "".join(
-            f"<td>{'' if mean is None else f'<b>{mean:.4g}</b>' if mean == best else f'{mean:.4g}'}{note}</td>"
-            for mean, note in cells
-        ) + "</tr>"  # fmt: skip
+        row = f"<tr><th>{escape(metric[:MAX_TAG_LENGTH] + space)}</th><td>{escape(description)}</td>"
+        for mean, note in cells:
+            text = "" if mean is None else f"<b>{mean:.4g}</b>" if mean == best else f"{mean:.4g}"
+            row += f"<td>{text}{note}</td>"
+        yield row + "</tr>"
 
 
 def _mean(evaluations: Sequence[dict[str, Any]], metric: str) -> tuple[float | None, str]:
     """Return the mean of a metric, None without evaluations, and its interval and their number as HTML."""
     if not evaluations:
         return None, ""
-    mean, *bounds = mean_interval([each["figures"][metric] for each in evaluations])
+    mean, *bounds = mean_interval([each["metrics"][metric] for each in evaluations])
     count = f", n = {len(evaluations)}" if len(evaluations) > 1 else ""
     low, high = bounds if count else evaluations[0]["intervals"].get(metric, (None, None))
     return mean, "" if low is None else f"<small>{low:.4g} to {high:.4g}{count}</small>"
 
 
-def _direction(name: str) -> str:
-    """Return direction or chance level of a metric or a tag, empty where none is known."""
-    head, _, tail = name.rpartition("/")
-    return "; ".join(DIRECTION[key] for key in dict.fromkeys((name, tail, head)) if key in DIRECTION)
+def describe(name: str) -> str:
+    """Return what a metric or a tag measures and its direction or chance level, empty where nothing is known."""
+    family, _, last = name.rpartition("/")
+    values = metric_values()
+    parts = [CURVES.get(name, "")]
+    if last in values and family in ("", "metrics", "metrics/pixels"):
+        parts += [values[last].title, values[last].direction]
+    return "; ".join(part for part in (*parts, CURVE_FAMILIES.get(family, "")) if part)
 
 
 def _samples(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield each generator's sample grids through time."""
+    """Yield each generator's sample grids by step."""
     for color, run, name in [(group.color, each.run, escape(each.name)) for group in groups for each in group.series]:
         if not isinstance(run, GanRun):
             return
         paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
         paths = [path for path in paths if path.is_file() and not path.is_symlink()]
-        places = {round(place * (len(paths) - 1) / max(1, GRIDS - 1)) for place in range(GRIDS)} if paths else set()
+        rows = {round(number * (len(paths) - 1) / (MAX_GRIDS - 1)) for number in range(MAX_GRIDS)} if paths else set()
         yield f'<h3><i style="background:{color}"></i>{name}</h3><div class="grids">'
-        for path in (paths[place] for place in sorted(places)):
+        for path in (paths[row] for row in sorted(rows)):
             check_regular(path)
             picture = base64.b64encode(path.read_bytes()).decode()
             step = escape(path.stem.removeprefix("step-").lstrip("0") or "0")
@@ -295,53 +298,50 @@ def _samples(groups: Sequence[Group]) -> Iterator[str]:
         yield "</div>" if paths else "</div><p>No samples yet.</p>"
 
 
-def _curves(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield a plot a tag, with a line a seed in the color of its group."""
+def curves(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a plot for each tag, with a line for each seed in the color of its group."""
     for group in groups:
         yield f"<div>{group.heading([series.name for series in group.series])}</div>"
     yield '<div class="curves">'
     everything = [(group.color, series.log) for group in groups for series in group.series]
-    for tag in _tags([log for _, log in everything]):
+    for tag in _curve_tags([log for _, log in everything]):
         lines = [(color, *log[tag]) for color, log in everything if tag in log]
-        yield f"<figure><figcaption><b>{escape(tag)}</b><br>{escape(_direction(tag))}</figcaption>{_plot(tag, lines)}"
+        yield f"<figure><figcaption><b>{escape(tag)}</b><br>{escape(describe(tag))}</figcaption>{_plot(tag, lines)}"
         yield "</figure>"
     yield "</div>"
 
 
-def _tags(logs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the tags that have a curve, of those in any of the logs."""
+def _curve_tags(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tags in any of the logs that have a curve."""
     found = {tag for log in logs for tag in log}
-    measured = sorted(tag for tag in found if tag.rpartition("/")[0] in MEASURED)
-    return [*(tag for tag in CURVES if tag in found), *measured[:MOST_PLOTS]]
+    in_family = sorted(tag for tag in found if tag.rpartition("/")[0] in CURVE_FAMILIES)
+    return [*(tag for tag in CURVES if tag in found), *in_family[:MAX_PLOTS]]
 
 
-class Readings(dict[str, tuple[list[int], list[float]]]):
-    """Steps and values by tag; to ask for a tag that is not there raises ``ValueError``."""
+class MetricsLog(dict[str, tuple[list[int], list[float]]]):
+    """Steps and values by tag; looking up a missing tag raises ``ValueError``."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
 
     def __missing__(self, tag: str) -> NoReturn:
-        raise ValueError(f"{self.path} holds no reading of {tag}: remove its folder, and it is trained anew")
+        raise ValueError(f"{self.path} holds no values of {tag}: remove its folder to train it again")
 
 
-def read_metrics(run: GanRun | ClassifierRun) -> Readings:
+def read_metrics(run: Run) -> MetricsLog:
     """Return the steps and values of each tag in the run's ``metrics.jsonl``.
 
-    Unfinished lines are passed over, and what no run logs: endless tags and numbers that no plot can hold.
+    Unfinished lines are skipped, and so is what no run logs: very long tags and numbers that no plot can show.
     """
-    found = Readings(run.path / "metrics.jsonl")
-    for values in read_lines(run.path / "metrics.jsonl"):
+    found = MetricsLog(run.path / "metrics.jsonl")
+    for values in read_lines(found.path):
         step = values.pop("step", None)
-        if type(step) is not int or abs(step) > MOST_STEPS:
+        if type(step) is not int or abs(step) > MAX_STEP:
             continue
         for tag, value in values.items():
-            if (
-                isinstance(value, (int, float))
-                and abs(value) <= LARGEST_VALUE
-                and (tag in found or (len(tag) <= LONGEST_TAG and tag.isprintable()))
-            ):
+            is_known = tag in found or (len(tag) <= MAX_TAG_LENGTH and tag.isprintable())
+            if isinstance(value, (int, float)) and abs(value) <= MAX_VALUE and is_known:
                 steps, numbers = found.setdefault(tag, ([], []))
                 steps.append(step)
                 numbers.append(float(value))
@@ -349,7 +349,7 @@ def read_metrics(run: GanRun | ClassifierRun) -> Readings:
 
 
 def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
-    """Return a plot as SVG of lines, of a color, steps and values each; a reading alone is a marker."""
+    """Return an SVG plot of lines, each a color, steps and values; a single value is a marker."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -369,9 +369,9 @@ def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
 
 
 def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
-    """Yield the options of every run; those in which runs differ come first and stand out."""
+    """Yield the options of every run; those in which runs differ are first and highlighted."""
     head = _row("th", ["", *(name for name, _ in named)])
-    rows = _rows([_flat(dataclasses.asdict(run.plan)) | _environment(run) for _, run in named])
+    rows = _rows([_flatten(dataclasses.asdict(run.plan)) | _environment(run) for _, run in named])
     differing, alike = (
         [_row("td", [key, *cells]) for key, cells in rows.items() if (len(set(cells)) > 1) == differ]
         for differ in (True, False)
@@ -382,24 +382,23 @@ def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    content = read_json(run.path / "config.json")
-    environment = content.get("environment", {})
+    environment = read_json(run.path / "config.json").get("environment", {})
     return environment if isinstance(environment, dict) else {}
 
 
 def read_evaluations(run: Run) -> list[dict[str, Any]]:
-    """Return what ``snngan evaluate`` has left in the run's folder, oldest first; damaged lines are passed over.
+    """Return the evaluations in the run's folder by ``snngan evaluate``, oldest first; damaged lines are skipped.
 
-    Protocols come as text, and figures without those of which no mean can be taken.
+    Values of protocols become text; metrics that are not finite numbers are left out.
     """
     found = []
     for content in read_lines(run.path / EVALUATIONS):
         try:
             content["protocol"] = {key: str(value) for key, value in content["protocol"].items()}
-            content["figures"] = {
+            content["metrics"] = {
                 name: float(value)
-                for name, value in content["figures"].items()
-                if not isinstance(value, bool | str | None) and abs(value) <= LARGEST_VALUE
+                for name, value in content["metrics"].items()
+                if not isinstance(value, bool | str | None) and abs(value) <= MAX_VALUE
             }
             content["intervals"] = {
                 name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()

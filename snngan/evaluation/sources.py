@@ -1,4 +1,4 @@
-"""What two sets of images may be: a run, a folder, an npz file or a data set, read a few images at a time."""
+"""Images by name: a run, a folder, an npz file or a data set, read in chunks; or a tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,13 +15,19 @@ from torch import Tensor
 
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
 from snngan.data.datasets import Notify, load_dataset, shrink_images
-from snngan.data.folder import notify_left_out
-from snngan.data.folder_layout import Split, find_splits, label_images
-from snngan.data.image_files import UnusableImageError, describe_resize, read_header, read_image
-from snngan.data.npz import read_images
+from snngan.data.decode import UnusableImageError, read_header
+from snngan.data.folder import notify_left_out, read_picture
+from snngan.data.layout import Half, find_halves, label_images
+from snngan.data.npz import read_images, read_statistics
+from snngan.data.resize import describe_resize
 from snngan.files import check_local
+from snngan.metrics.moments import Moments
+from snngan.training.plan import check_same_data
 from snngan.training.run_folder import GanRun
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
+
+ImagesLike = str | os.PathLike[str] | Tensor
+"""What the Python functions take for a set of images: a name or path as on the command line, or a tensor."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,15 @@ class ImageSource:
 
     Attributes:
         name: what it is, in words.
-        count: how many images there are; None for a generator, which makes as many as are asked for.
+        count: number of images; None for a generator, which makes as many as are asked for.
         shape: (C, H, W).
         digest: equal for equal images.
         labels: (count,) int64, or None.
-        read: returns the images of some places as uint8, or float32 points of the plane, (n, C, H, W).
-        split: the half of a data set, folder or npz file, "train" or "test".
-        seed: of a generator's noise.
+        read: returns the images of a range of indices as uint8, or 2-D points as float32, (n, C, H, W).
+        split: half of a data set, folder or npz file, "train" or "test".
+        seed: seed of a generator's noise.
         resize: what was done to the images while they were read, "none" or a method and a size.
-        step: of the checkpoint that a generator comes from.
+        step: step of the checkpoint that a generator comes from.
     """
 
     name: str
@@ -59,12 +65,24 @@ class ImageSource:
 
     def first(self, count: int) -> Tensor:
         """Return the first ``count`` images (n, C, H, W), or all where there are fewer."""
-        count = count if self.count is None else min(count, self.count)
-        return torch.cat(list(self.chunks(count)))
+        return torch.cat(list(self.chunks(self.limit(count))))
+
+    def limit(self, count: int) -> int:
+        """Return how many of ``count`` images there are."""
+        return count if self.count is None else min(count, self.count)
+
+
+@dataclass(frozen=True)
+class FidStatistics:
+    """Mean and covariance of the features of a reference set, read from a file: they suffice for FID only."""
+
+    name: str
+    digest: str
+    moments: Moments
 
 
 def open_source(
-    text: str,
+    images: ImagesLike,
     *,
     split: str = "test",
     data_dir: str | Path | None = None,
@@ -75,77 +93,111 @@ def open_source(
     skip_broken: bool = False,
     notify: Notify = lambda line: None,
 ) -> ImageSource:
-    """Return the images meant by ``text``: a data set's name, a run folder, a folder of images or an npz file.
+    """Return the images meant by ``images``: a data set's name, a run folder, a folder of images or an npz file.
 
-    ``folder:PATH`` and ``npz:PATH`` are taken at their word. The order of files and data sets is a random one, drawn
-    once and for all, so that the first thousand images are a fair sample of all.
+    ``folder:PATH`` and ``npz:PATH`` say which of these a path is. Files and data sets are read in one random order that
+    is always the same, so that the first thousand images are a fair sample of all.
 
     Args:
-        text: what the user says.
-        split: which half of a data set, or of a folder or npz file that has halves.
-        data_dir: where data sets are kept.
-        image_size: height and width in pixels to crop and shrink to, but for a run's images.
-        seed: of the noise that a run's generator starts from.
-        device: where a run's generator is put.
+        images: name or path; or a tensor (N, C, H, W) of uint8, or float in [-1, 1].
+        split: half of a data set, or of a folder or npz file that has halves, "test" or "train".
+        data_dir: folder of data sets.
+        image_size: height and width in pixels to crop and shrink to; a run's images keep their size.
+        seed: seed of the noise that a run's generator starts from.
+        device: device of a run's generator.
         keep: whether a data set that was built may be written into ``data_dir`` for the next time.
-        skip_broken: whether images of a folder that are unreadable or too small are left out, not an error; each is
-            read once to know.
+        skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
+            each once.
         notify: called with each line worth telling the user.
 
     Raises:
-        ValueError: there is no such thing, or it cannot be read.
+        ValueError: there is nothing of this name, or it cannot be read.
     """
+    if split not in ("test", "train"):
+        raise ValueError(f"split must be 'test' or 'train', got {split!r}")
+    if isinstance(images, Tensor):
+        return _tensor_source(images, image_size)
+    text = os.fspath(images)
     check_local(text)
-    kind, colon, place = text.partition(":")
-    told = bool(colon) and kind in ("folder", "npz")
-    path = Path(os.path.expanduser(place if told else text))
-    known = text in DATASETS.names()
-    if told and not place:
-        raise ValueError(f"{text} needs a path after the colon: {kind}:PATH")
-    if not known and not told and is_run(path):
+    if text in ("folder:", "npz:"):
+        raise ValueError(f"{text} needs a path after the colon: {text}PATH")
+    kind, path = _kind_of(text)
+    if kind == "run":
         return _run_source(path, seed, torch.device(device), notify)
-    if not known and (kind == "folder" if told else path.is_dir()):
+    if kind == "folder":
         return _folder_source(path, split, image_size, skip_broken, notify)
-    if not known and (kind == "npz" if told else path.suffix == ".npz"):
-        images, labels, half = read_images(path, split)
-        resize = "none"
-        if image_size is not None and images.shape[2:] != (image_size, image_size):
-            images, resize = shrink_images(path.name, images, image_size), describe_resize(image_size)
-        return _array_source(path.name, half, images, labels, resize)
+    if kind == "npz":
+        content, labels, half = read_images(path, split)
+        content, resize = _shrink(path.name, content, image_size)
+        return array_source(path.name, content, labels, half, resize)
     try:
         dataset = load_dataset(text, data_dir=data_dir, image_size=image_size, keep=keep, notify=notify)
-        return dataset_source(dataset, split)
     except ValueError as error:
         if "/" in text:
-            raise ValueError(f"{text} is no run folder, folder of images or npz file") from error
+            raise ValueError(f"{text} is not a run folder, folder of images or npz file") from error
         raise
+    return dataset_source(dataset, split)
+
+
+def _kind_of(text: str) -> tuple[str, Path]:
+    """Return whether ``text`` names a data set, run, folder or npz file, and the path that it holds."""
+    kind, colon, place = text.partition(":")
+    if colon and kind in ("folder", "npz"):
+        return kind, Path(os.path.expanduser(place))
+    path = Path(os.path.expanduser(text))
+    if text in DATASETS.names():
+        return "dataset", path
+    if (path / "config.json").exists():
+        return "run", path
+    return "folder" if path.is_dir() else "npz" if path.suffix == ".npz" else "dataset", path
 
 
 def dataset_source(dataset: Dataset, split: str) -> ImageSource:
     """Return the ``train`` or ``test`` half of a data set."""
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
-    return _array_source(f"{dataset.name} {split}", split, images, labels, dataset.resize)
+    return array_source(f"{dataset.name} {split}", images, labels, split, dataset.resize)
 
 
-def _array_source(
-    name: str, split: str | None, images: Tensor, labels: Tensor | None, resize: str = "none"
+def _tensor_source(images: Tensor, image_size: int | None) -> ImageSource:
+    images = images.detach().cpu()
+    if images.dim() != 4:
+        raise ValueError(f"images must have the shape (N, C, H, W), got {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and tuple(images.shape[1:]) != POINT_SHAPE:
+        if not (images.is_floating_point() and len(images) and images.amin() >= -1 and images.amax() <= 1):
+            raise ValueError("images must be uint8, or float in [-1, 1]")
+        images = to_uint8(images)
+    images, resize = _shrink("tensor", images, image_size)
+    return array_source("tensor", images, resize=resize)
+
+
+def _shrink(name: str, images: Tensor, size: int | None) -> tuple[Tensor, str]:
+    """Return images (N, C, H, W) cropped and shrunk to ``size`` x ``size`` if given, and what was done to them."""
+    if size is None or images.shape[2:] == (size, size):
+        return images, "none"
+    return shrink_images(name, images, size), describe_resize(size)
+
+
+def array_source(
+    name: str, images: Tensor, labels: Tensor | None = None, split: str | None = None, resize: str = "none"
 ) -> ImageSource:
-    order = _order(len(images))
+    """Return images (N, C, H, W), as they are kept in a data set, in the random order that is always the same."""
+    order = _random_order(len(images))
     images, labels = images[order], None if labels is None else labels[order]
     channels, height, width = images.shape[1:]
-    shape = channels, height, width
-    return ImageSource(
-        name, len(images), shape, digest_of([images]), labels, lambda places: images[places.start : places.stop], split,
-        resize=resize,
-    )  # fmt: skip
+    shape, digest = (channels, height, width), digest_of([images])
+
+    def read(rows: range) -> Tensor:
+        return images[rows.start : rows.stop]
+
+    return ImageSource(name, len(images), shape, digest, labels, read, split, resize=resize)
 
 
 def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> ImageSource:
     run = GanRun.open(path)
     generator = generator_of(run, device, notify)
 
-    def read(places: range) -> Tensor:
-        images = sample_images(generator, draw(places.stop, run.latent_dim, seed)[places.start :])
+    def read(rows: range) -> Tensor:
+        images = sample_images(generator, draw(rows.stop, run.latent_dim, seed)[rows.start :])
         return images if run.plan.is_points else to_uint8(images)
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")
@@ -154,14 +206,14 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
 
 
 def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
-    halves = find_splits(folder, notify)
-    place = 1 if len(halves) == 2 and split == "test" else 0
+    halves = [half for half in find_halves(folder, notify) if half is not None]
+    index = 1 if len(halves) == 2 and split == "test" else 0
     if skip_broken:
-        halves[place] = _usable(halves[place], image_size, notify)
-    half, labels = halves[place], label_images(halves)[1][place]
-    order = _order(len(half.paths))
-    paths = [half.paths[place] for place in order.tolist()]
-    first = read_image(paths[0], image_size)
+        halves[index] = _without_broken(halves[index], image_size, notify)
+    half, labels = halves[index], label_images(halves)[1][index]
+    order = _random_order(len(half.paths))
+    paths = [half.paths[row] for row in order.tolist()]
+    first = read_picture(paths[0], image_size)
     headers = [read_header(each) for each in paths]
     channels = 1 if all(each is not None and each.is_gray for each in headers) else 3
     resize = "none"
@@ -172,30 +224,27 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
         stat = path.stat()
         state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
 
-    def read(places: range) -> Tensor:
-        pictures = [read_image(paths[place], image_size) for place in places]
-        for place, picture in zip(places, pictures, strict=True):
+    def read(rows: range) -> Tensor:
+        pictures = [read_picture(paths[row], image_size) for row in rows]
+        for row, picture in zip(rows, pictures, strict=True):
             if picture.shape[1:] != first.shape[1:]:
                 raise ValueError(
-                    f"{paths[place]} is {picture.shape[2]}x{picture.shape[1]}, {paths[0].name} "
+                    f"{paths[row]} is {picture.shape[2]}x{picture.shape[1]}, {paths[0].name} "
                     f"{first.shape[2]}x{first.shape[1]}: give --image-size to shrink and crop all to one size"
                 )
         return torch.from_numpy(np.stack([each.repeat(channels // len(each), 0) for each in pictures]))
 
-    _, height, width = first.shape
-    return ImageSource(
-        f"folder {folder.name}", len(paths), (channels, height, width), state.hexdigest(),
-        None if labels is None else labels[order], read, split if len(halves) == 2 else None,
-        resize=resize,
-    )  # fmt: skip
+    name, shape, half_name = f"folder {folder.name}", (channels, *first.shape[1:]), split if len(halves) == 2 else None
+    labels = None if labels is None else labels[order]
+    return ImageSource(name, len(paths), shape, state.hexdigest(), labels, read, half_name, resize=resize)
 
 
-def _usable(half: Split, image_size: int | None, notify: Notify) -> Split:
-    """Return the half without the images that :func:`read_image` refuses."""
+def _without_broken(half: Half, image_size: int | None, notify: Notify) -> Half:
+    """Return the half without the images that :func:`read_picture` refuses."""
     kept, left_out = [], []
     for path in half.paths:
         try:
-            read_image(path, image_size)
+            read_picture(path, image_size)
             kept.append(path)
         except UnusableImageError as error:
             left_out.append(f"{path} ({error.reason})")
@@ -203,36 +252,96 @@ def _usable(half: Split, image_size: int | None, notify: Notify) -> Split:
         notify_left_out(left_out, len(half.paths), notify)
     if not kept:
         raise ValueError(f"{half.root} holds 0 usable images; expected 1 or more")
-    return Split(half.root, kept)
+    return Half(half.root, kept)
 
 
-def is_run(path: str | Path) -> bool:
-    """Return whether ``path`` is a run's folder."""
-    return (Path(path) / "config.json").exists()
+def find_run(images: ImagesLike) -> GanRun | None:
+    """Return the run whose folder ``images`` is, or None if it is not a run's folder."""
+    if isinstance(images, Tensor) or not (path := Path(images) / "config.json").exists():
+        return None
+    return GanRun.open(path.parent)
 
 
-def same_channels(first: ImageSource, second: ImageSource) -> tuple[ImageSource, ImageSource]:
-    """Return two sets of images, the gray one of a gray and a colored one repeated over three channels."""
+def load_training_set(
+    run: GanRun, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify, image_size: int | None = None
+) -> Dataset:
+    """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
+
+    Raises:
+        ValueError: the data set is not here or has changed.
+    """
+    plan = run.plan
+    size, skip_broken = image_size or plan.image_size, skip_broken or plan.skip_broken
+    dataset = load_dataset(
+        plan.dataset,
+        data_dir=data_dir or plan.data_dir,
+        image_size=size,
+        skip_broken=skip_broken,
+        keep=False,
+        notify=notify,
+    )
+    if image_size in (None, plan.image_size):
+        check_same_data(plan, dataset)
+    return dataset
+
+
+def load_labeled_set(
+    images: ImagesLike, source: ImageSource, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify
+) -> Dataset | None:
+    """Return the labeled data set behind a source, for a run the one that it was trained on, or None without one."""
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    try:
+        if (run := find_run(images)) is not None:
+            return load_training_set(run, **data)
+        if source.labels is None or isinstance(images, Tensor):
+            return None
+        kind, path = _kind_of(os.fspath(images))
+        name = os.fspath(images) if kind == "dataset" or ":" in os.fspath(images) else f"{kind}:{path}"
+        _, height, width = source.shape
+        return load_dataset(name, image_size=height if height == width else None, keep=False, **data)
+    except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
+        return None
+
+
+def open_statistics(text: ImagesLike) -> FidStatistics | None:
+    """Return the FID statistics (arrays ``mu`` and ``sigma``) in the npz file named ``text``, or None if it has none.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    if isinstance(text, Tensor):
+        return None
+    check_local(text)
+    kind, path = _kind_of(os.fspath(text))
+    found = read_statistics(path) if kind == "npz" else None
+    if found is None:
+        return None
+    mean, covariance = (torch.from_numpy(array) for array in found)
+    return FidStatistics(path.name, digest_of([mean, covariance]), Moments.from_covariance(mean, covariance))
+
+
+def match_channels(first: ImageSource, second: ImageSource) -> tuple[ImageSource, ImageSource]:
+    """Return two sets of images with equal numbers of channels: gray images beside color ones get three channels."""
     channels = max(first.shape[0], second.shape[0])
 
-    def widened(source: ImageSource) -> ImageSource:
+    def widen(source: ImageSource) -> ImageSource:
         if source.shape[0] != 1 or channels == 1:
             return source
         shape = channels, *source.shape[1:]
-        return replace(source, shape=shape, read=lambda places: source.read(places).expand(-1, channels, -1, -1))
+        return replace(source, shape=shape, read=lambda rows: source.read(rows).expand(-1, channels, -1, -1))
 
-    return widened(first), widened(second)
+    return widen(first), widen(second)
 
 
 def refuse_shapes(first: ImageSource, second: ImageSource, extractor: str) -> NoReturn:
     """Raise the ``ValueError`` for two sets of images that have no feature space in common."""
-    points = [side.shape == POINT_SHAPE for side in (first, second)]
-    if points[0] != points[1]:
-        two_d, pictures = (first, second) if points[0] else (second, first)
+    are_points = [side.shape == POINT_SHAPE for side in (first, second)]
+    if are_points[0] != are_points[1]:
+        two_d, pictures = (first, second) if are_points[0] else (second, first)
         raise ValueError(f"{two_d.name} holds 2-D points and {pictures.name} images, which cannot be compared")
     raise ValueError(
-        f"{first.name} has images {first.shape}, {second.name} {second.shape}, which do not meet in {extractor}: give "
-        "--image-size, or --features inception"
+        f"{first.name} has images {first.shape}, {second.name} {second.shape}, which cannot be compared in "
+        f"{extractor}: give --image-size, or --features inception"
     )
 
 
@@ -245,5 +354,5 @@ def digest_of(tensors: Iterable[Tensor], more: str = "") -> str:
     return state.hexdigest()
 
 
-def _order(count: int) -> Tensor:
+def _random_order(count: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))

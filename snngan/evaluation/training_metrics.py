@@ -1,4 +1,4 @@
-"""The cheap figures while a generator trains: on a fixed noise and fixed held-out images, so that curves are smooth."""
+"""The metrics logged while a generator trains, of fixed noise and fixed held-out images, so that curves are smooth."""
 
 from __future__ import annotations
 
@@ -6,55 +6,46 @@ from pathlib import Path
 
 import torch
 
-from snngan.config import TrainConfig
+from snngan.config import Plan
 from snngan.data import Dataset, to_uint8
-from snngan.evaluation.feature_classifier import kept_features
-from snngan.evaluation.features import Extractor, Pixels, features_of
-from snngan.evaluation.frechet import Moments, frechet_distance
-from snngan.evaluation.kernel import unbiased_squared_mmd
-from snngan.evaluation.measure import NEIGHBOURS
-from snngan.evaluation.nearest_neighbors import neighbor_figures
-from snngan.losses.snnl import entanglement
+from snngan.evaluation.feature_classifier import load_features
+from snngan.evaluation.features import Extractor, Pixels, extract_features
+from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics
 from snngan.seeds import seed_for
-from snngan.training.gan import Sampler
+from snngan.training.players import Players
 
-COUNT = 1000
-"""Held-out images, and samples, in each reading."""
+NUM_IMAGES = 1000
+"""Largest number of held-out images; as many samples are drawn."""
 
 
 class TrainingMetrics:
-    """Figures of the averaged generator, by TensorBoard tag.
+    """Metrics of the averaged generator, by TensorBoard tag.
 
-    They are taken in the features of a small classifier of the data set where one has been trained (by ``snngan
-    evaluate``), under ``features/``; else of the pixels, under ``pixels/``, without those that mean nothing there.
+    They are computed in the features of a small classifier of the data set, under ``metrics/NAME``, if one has been
+    trained (by ``snngan evaluate``); else in pixels, under ``metrics/pixels/NAME``, without those that mean nothing
+    there.
     """
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, folder: Path, device: torch.device) -> None:
-        self.extractor: Extractor = kept_features(dataset, folder, device) or Pixels()
+    def __init__(self, plan: Plan, dataset: Dataset, folder: Path, device: torch.device) -> None:
+        self.extractor: Extractor = load_features(dataset, folder, device) or Pixels()
         self.is_pixels = isinstance(self.extractor, Pixels)
-        generator = torch.Generator().manual_seed(seed_for(config.seed, "watch"))
-        rows = torch.randperm(len(dataset.test_images), generator=generator)[:COUNT]
-        self.real = features_of(self.extractor, dataset.test_images[rows])
-        self.moments = Moments(self.real.shape[1])
-        self.moments.update(self.real)
+        generator = torch.Generator().manual_seed(seed_for(plan.seed, "watch"))
+        rows = torch.randperm(len(dataset.test_images), generator=generator)[:NUM_IMAGES]
+        self.real = FeatureStatistics.from_features(extract_features(self.extractor, dataset.test_images[rows]))
+        self.metrics = [
+            metric
+            for metric in choose_metrics().values()
+            if metric.min_images <= len(rows) and (metric.works_in_pixels or not self.is_pixels)
+        ]
         self.noise = generator.get_state()
         self.device = device
 
-    def __call__(self, sample: Sampler, latent_dim: int) -> dict[str, float]:
-        """Return the figures of as many samples as there are real images, whatever the step."""
+    def __call__(self, step: int, players: Players) -> dict[str, float]:
+        """Return the metrics of as many samples as there are real images, whatever the step."""
         generator = torch.Generator()
         generator.set_state(self.noise)
-        latents = torch.randn(len(self.real), latent_dim, generator=generator)
-        samples = torch.cat([sample(chunk.to(self.device)).cpu() for chunk in torch.split(latents, 100)])
-        fake = features_of(self.extractor, samples if self.is_pixels else to_uint8(samples))
-        figures: dict[str, float] = {}
-        if len(fake) > NEIGHBOURS:
-            found = neighbor_figures(self.real, fake, NEIGHBOURS)
-            names = ("precision", "recall", "density", "coverage")
-            figures |= {name: getattr(found, name) for name in names} | {"1nn_accuracy": found.accuracy}
-        if not self.is_pixels:
-            made = Moments(fake.shape[1])
-            made.update(fake)
-            figures |= {"fid": frechet_distance(self.moments, made), "kid": unbiased_squared_mmd(self.real, fake)}
-            figures["entanglement_score"] = entanglement(self.real, fake).score
-        return {f"{'pixels' if self.is_pixels else 'features'}/{name}": value for name, value in figures.items()}
+        latents = torch.randn(len(self.real.features), players.latent_dim, generator=generator)
+        samples = torch.cat([players.sample(chunk.to(self.device)).cpu() for chunk in torch.split(latents, 100)])
+        features = extract_features(self.extractor, samples if self.is_pixels else to_uint8(samples))
+        values, _ = compute_metrics(self.metrics, self.real, FeatureStatistics.from_features(features))
+        return {f"metrics/{'pixels/' if self.is_pixels else ''}{name}": value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Two sets of images side by side: what is compared, what is written, what is said."""
+"""Two sets of images side by side: comparing them, printing the result, writing it into a folder."""
 
 from __future__ import annotations
 
@@ -9,37 +9,65 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.data import to_unit_range
-from snngan.data.grids import draw_images, save_png
-from snngan.evaluation.features import Extractor, features_of
-from snngan.evaluation.measure import resize_of
+from snngan.data.datasets import Notify, data_folder
+from snngan.data.pictures import picture, save_png
+from snngan.evaluation.features import (
+    DiscriminatorFeatures,
+    Extractor,
+    Pixels,
+    choose_extractor,
+    default_extractor,
+    extract_features,
+)
+from snngan.evaluation.measure import check_count, describe_resizes
 from snngan.evaluation.memory import check_available
-from snngan.evaluation.plots import save_curve
-from snngan.evaluation.sources import ImageSource, refuse_shapes, same_channels
-from snngan.evaluation.two_sample import TwoSample, compare
+from snngan.evaluation.plots import plot_loss_by_temperature
+from snngan.evaluation.sources import (
+    ImagesLike,
+    ImageSource,
+    load_labeled_set,
+    match_channels,
+    open_source,
+    refuse_shapes,
+)
+from snngan.evaluation.two_sample import TwoSampleResult, compare_features
 from snngan.files import check_absent, write_atomically
+from snngan.training.device import choose_device
 from snngan.version import __version__
 
-SHOWN = 64
-"""Images in each grid."""
-OF_TWO_RUNS = 5000
-"""Images of each side where neither has a number of its own."""
+Space = Literal["pixel", "features", "projection"]
+IMAGES_IN_GRID = 64
+COUNT_OF_TWO_RUNS = 5000
+"""Number of images of each side where both are generators."""
+HOT = 0.5
+"""At temperatures above this share of the mean squared distance nearly all pairs have equal weights."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison with the images it was made of; ``content`` is all of it in words and numbers, ready for JSON."""
+    """A comparison with the images that were compared; ``content`` holds all numbers, ready for JSON."""
 
-    result: TwoSample
+    result: TwoSampleResult
     real: Tensor
     fake: Tensor
     content: dict[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Entanglement score: 1 where the sides cannot be told apart, 0 where they are separate."""
+        return self.result.entanglement.score
+
+    @property
+    def p_value(self) -> float:
+        """P-value of the permutation test: low where the sides can be told apart."""
+        return self.result.p_value
 
     def write(self, folder: Path) -> None:
         """Write ``curve.png``, ``least-covered.png``, ``furthest-off.png`` and ``result.json`` into a folder.
@@ -48,15 +76,15 @@ class Comparison:
             OSError: a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        save_curve(self.result, folder / "curve.png")
-        odds = self.result.odds.split([len(self.real), len(self.fake)])  # type: ignore[no-untyped-call]
-        for name, side, of_side in zip(("least-covered", "furthest-off"), (self.real, self.fake), odds, strict=True):
-            places = of_side.argsort()[:SHOWN]
-            save_png(draw_images(to_unit_range(side[places]), background=to_unit_range(side)), folder / f"{name}.png")
+        plot_loss_by_temperature(self.result, folder / "curve.png")
+        odds = torch.split(self.result.odds, [len(self.real), len(self.fake)])
+        for name, side, side_odds in zip(("least-covered", "furthest-off"), (self.real, self.fake), odds, strict=True):
+            rows = side_odds.argsort()[:IMAGES_IN_GRID]
+            save_png(picture(to_unit_range(side[rows]), behind=to_unit_range(side)), folder / f"{name}.png")
         write_atomically(folder / "result.json", (json.dumps(self.content, indent=2) + "\n").encode())
 
     def lines(self) -> Iterator[str]:
-        """Yield what a reader wants to know."""
+        """Yield the lines to print."""
         content = self.content
         low, high = content["score_interval"]
         yield f"{content['num_real']} images of {content['real']}, {content['num_fake']} of {content['fake']}"
@@ -70,8 +98,8 @@ class Comparison:
             f"p-value              {content['p_value']:.3g}   ({'' if content['p_value'] < 0.05 else 'not '}"
             "told apart by neighborhoods at the 5 % level)"
         )
-        yield f"real anchors         {content['real_anchors']:.4f}   (low: B seldom comes near them)"
-        yield f"synthetic anchors    {content['fake_anchors']:.4f}   (low: off A, or close to one another)"
+        yield f"real anchors         {content['real_anchors']:.4f}   (low: images of B are seldom near them)"
+        yield f"synthetic anchors    {content['fake_anchors']:.4f}   (low: far from A, or close to one another)"
         if content["temperature"] is not None:
             share = content["temperature"] / content["mean_distance"]
             yield f"at T = {content['temperature']:.4g}, {share:.2g} of the mean squared distance"
@@ -83,8 +111,71 @@ class Comparison:
             yield f"  real anchors of class {name}: {value:.4f}"
 
 
-HOT = 0.5
-"""Temperatures above this share of the mean squared distance weigh nearly all pairs alike."""
+def compare(
+    first: ImagesLike,
+    second: ImagesLike,
+    *,
+    space: Space | None = None,
+    features: str | None = None,
+    count: int | None = None,
+    split: str = "test",
+    image_size: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    device: str | torch.device = "auto",
+    skip_broken: bool = False,
+    download: bool = False,
+    notify: Notify = lambda line: None,
+) -> Comparison:
+    """Return how entangled two sets of images are, and whether they can be told apart: what ``snngan compare`` prints.
+
+    Args:
+        first: the first set, taken for the real images: a run folder, folder of images, npz file, data set name, or
+            tensor (N, C, H, W) of uint8, or float in [-1, 1].
+        second: the second set, given in the same ways.
+        space: where distances are measured: "pixel", "features", or "projection", the space learned by the
+            discriminator of the run among the two; default: "features" if ``features`` is given, else "pixel".
+        features: feature space, one of :data:`snngan.evaluation.features.FEATURE_SPACES`; default: a small classifier
+            of the first or second set, if one has labels, else pixels.
+        count: number of images of each side, or as many as there are; default: all, and for a generator as many as on
+            the other side.
+        split: "test" or "train", the half of data sets.
+        image_size: height and width in pixels that images of folders and sets are shrunk and cropped to.
+        seed: seed of permutations and resamples and of the second set's noise; the first set's noise has seed + 1.
+        data_dir: folder of data sets; default: the variable SNNGAN_DATA, else ``data``.
+        device: "auto", "cuda" or "cpu".
+        skip_broken: whether unreadable images of a folder are left out.
+        download: whether missing Inception weights are fetched; implies ``features="inception"``.
+        notify: called with each line worth telling the user.
+
+    Raises:
+        ValueError: the sets are unknown or do not fit together, or there is too little memory.
+
+    Example:
+        >>> images = torch.rand(40, 1, 8, 8) * 2 - 1
+        >>> found = compare("digits", images, count=40)
+        >>> found.score < 0.5, found.p_value < 0.05
+        (True, True)
+    """
+    features = features or ("inception" if download else None)
+    space = space or ("features" if features else "pixel")
+    if space != "features" and features:
+        raise ValueError(f"--features and --download need --space features, got --space {space}")
+    place, folder = choose_device(str(device)), data_folder(data_dir) / "features"
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
+    reading: dict[str, Any] = {"split": split, "image_size": image_size, "device": place} | data
+    real = open_source(first, seed=seed + 1, **reading)  # two runs: each has noise of its own
+    fake = open_source(second, seed=seed, **reading)
+    if space == "pixel":
+        extractor: Extractor = Pixels()
+    elif space == "projection":
+        extractor = DiscriminatorFeatures((first, second), place, notify)
+    elif features:
+        extractor = choose_extractor(features, folder, device=place, image_size=image_size, download=download, **data)
+    else:
+        dataset = load_labeled_set(first, real, **data) or load_labeled_set(second, fake, **data)
+        extractor = default_extractor(fake, real, dataset, folder, device=place, notify=notify)
+    return compare_sources(real, fake, extractor, count=count, seed=seed)
 
 
 def compare_sources(
@@ -93,67 +184,61 @@ def compare_sources(
     """Return the comparison of two sets of images in the space of ``extractor``.
 
     Args:
-        real: the first set, A.
-        fake: the second, B.
-        extractor: the space.
-        count: images of each side, or as many as there are; default: all, of a generator as many as of the other side.
-        seed: of permutations and resamples.
+        real: the first set.
+        fake: the second set.
+        extractor: the feature space.
+        count: number of images of each side, as in :func:`compare`.
+        seed: seed of permutations and resamples.
 
     Raises:
         ValueError: images of two sizes in a space that takes them as they are, fewer than 4 images, images that the
-            extractor does not take, or more of them than the available memory takes.
+            extractor does not take, or more of them than fit in the available memory.
     """
-    numbers = _counts(real, fake, count)
-    real, fake = same_channels(real, fake)
+    if count is None:
+        default = next((side.count for side in (real, fake) if side.count is not None), COUNT_OF_TWO_RUNS)
+        counts = [default if side.count is None else side.count for side in (real, fake)]
+    else:
+        counts = [side.limit(count) for side in (real, fake)]
+    for side, number in zip((real, fake), counts, strict=True):
+        check_count(side, number, 4)
+    real, fake = match_channels(real, fake)
     dims, other_dims = (extractor(side.first(2)).shape[1] for side in (real, fake))
     if dims != other_dims:
         refuse_shapes(real, fake, extractor.name)
-    total = sum(numbers)
+    total = sum(counts)
     check_available(
         total * math.prod(real.shape) + 16 * total * dims,
         f"comparing {total} images in {dims} dimensions",
         "a smaller --count or --image-size",
     )
-    images = [side.first(number) for side, number in zip((real, fake), numbers, strict=True)]
-    points = [features_of(extractor, side) for side in images]
-    result = compare(points[0], points[1], seed=seed)
-    reading = dataclasses.asdict(result.entanglement)
+    real_images, fake_images = (side.first(number) for side, number in zip((real, fake), counts, strict=True))
+    real_features = extract_features(extractor, real_images)
+    result = compare_features(real_features, extract_features(extractor, fake_images), seed=seed)
+    entanglement = dataclasses.asdict(result.entanglement)
+    temperature = entanglement["temperature"]
     content = {
-        "real": real.name, "fake": fake.name, "num_real": len(points[0]), "num_fake": len(points[1]),
+        "real": real.name, "fake": fake.name, "num_real": counts[0], "num_fake": counts[1],
         "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
-        "extractor_digest": extractor.digest, "resize": resize_of(extractor, fake, real),
+        "extractor_digest": extractor.digest, "resize": describe_resizes(extractor, fake, real),
         "split": real.split or fake.split, "seed": seed, "real_seed": real.seed, "fake_seed": fake.seed,
         "snngan": __version__,
-        **reading, "temperature": reading["temperature"] if math.isfinite(reading["temperature"]) else None,
+        **entanglement, "temperature": temperature if math.isfinite(temperature) else None,
         "mean_distance": result.mean_distance, "score_interval": [result.low, result.high],
         "corrected": result.corrected, "null_score": result.null_score, "p_value": result.p_value,
         "num_subset": list(result.num_subset), "real_anchors_by_class": {},
     }  # fmt: skip
     if real.labels is not None:
-        losses, labels = F.softplus(result.odds[: len(points[0])]), real.labels[: len(points[0])]
+        losses, labels = F.softplus(result.odds[: counts[0]]), real.labels[: counts[0]]
         content["real_anchors_by_class"] = {
             int(label): float(losses[labels == label].mean()) for label in torch.unique(labels)
         }
-    return Comparison(result, images[0], images[1], content)
+    return Comparison(result, real_images, fake_images, content)
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
-    """Raise ``ValueError`` if a comparison may not be written into ``folder``, or it cannot be made."""
+    """Raise ``ValueError`` if a comparison may not be written into ``folder``, or it cannot be created."""
     if not folder.is_dir() or any(folder.iterdir()):
         check_absent(folder, force=force and folder.is_dir())
     nearest = next(parent for parent in folder.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ValueError(f"{folder} cannot be made: {nearest} is no folder that may be written to")
-
-
-def _counts(real: ImageSource, fake: ImageSource, count: int | None) -> tuple[int, int]:
-    known = [side.count for side in (real, fake) if side.count is not None]
-    if not known:
-        known = [OF_TWO_RUNS]
-    numbers = [known[0] if side.count is None else side.count for side in (real, fake)]
-    if count is not None:
-        numbers = [count if side.count is None else min(count, side.count) for side in (real, fake)]
-    for side, number in zip((real, fake), numbers, strict=True):
-        if number < 4:
-            raise ValueError(f"{side.name} holds {number} image{'s' * (number != 1)}: a comparison takes 4 or more")
-    return numbers[0], numbers[1]
+        raise ValueError(f"{folder} cannot be created: {nearest} is not a folder that may be written to")

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import accuracy, adversarial, logits_under, queries_of
-from snngan.evaluation.plots import bars_of_pairs
+from snngan.evaluation.attack_evaluation import accuracy, make_adversarial, compute_logits, select_queries
+from snngan.evaluation.plots import plot_bars
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import format_cell, markdown_table, record, summarize_nested
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
-from snngan.robustness.activations import activations
-from snngan.robustness.attack_rule import parse_attack
+from snngan.robustness.activations import compute_activations
+from snngan.robustness.attacks import parse_attack
 
 PUBLISHED = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
 """Baseline and PGD on MNIST; the paper's network has one fully connected layer."""
@@ -67,7 +67,7 @@ class AdversarialTraining(BaselineComparison):
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)
         networks, layers = self.train_networks(data, context)
-        images, labels = queries_of(data, max(self.num_images, self.batches * BATCH))
+        images, labels = select_queries(data, max(self.num_images, self.batches * BATCH))
         attacked, classes, measured = (
             images[: self.num_images],
             labels[: self.num_images],
@@ -78,9 +78,9 @@ class AdversarialTraining(BaselineComparison):
         by_seed: dict[str, Any] = {}
         of_learned: dict[str, Any] = {}
         for (variant, _), network in networks.items():
-            examples = adversarial(network, attack, attacked, classes, context.device)
+            examples = make_adversarial(network, attack, attacked, classes, context.device)
             for name, shown in (("accuracy", to_unit_range(attacked)), ("accuracy under attack", examples)):
-                logits = logits_under(network, shown, context.device)
+                logits = compute_logits(network, shown, context.device)
                 record(accuracies, name, variant, value=accuracy(logits, classes))
         learned = {name: seeds_that_learned(each, data.num_classes) for name, each in accuracies["accuracy"].items()}
         for (variant, seed), network in networks.items():
@@ -115,7 +115,7 @@ class AdversarialTraining(BaselineComparison):
             *(["The paper's network has one fully connected layer; here fc1 and fc2 are hidden."] if published else []),
             *markdown_table(("", "baseline", "PGD", "paper: baseline", "PGD"), rows),
         ]
-        plot = bars_of_pairs(means, "soft nearest neighbor loss", context.folder / "layers.png")
+        plot = plot_bars(means, "soft nearest neighbor loss", context.folder / "layers.png")
         return ExperimentResult(numbers, text, [plot])
 
 
@@ -140,7 +140,7 @@ def layer_losses(
     modules, count = hidden_layers(network, layers), num_batches(images)
     means = {(temperature, layer): 0.0 for temperature in TEMPERATURES for layer in (*layers, "logits")}
     for batch, classes in list(zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=False))[:count]:
-        logits, found = activations(network, modules, to_unit_range(batch.to(device)))
+        logits, found = compute_activations(network, modules, to_unit_range(batch.to(device)))
         found["logits"] = logits
         for temperature, layer in means:
             own = classes[: len(batch)].to(device)

@@ -17,7 +17,7 @@ import torch
 from snngan.config import option
 from snngan.data import Dataset, error_line
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.plots import errors_by_alpha
+from snngan.evaluation.plots import plot_errors_by_alpha
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult, runs
 from snngan.experiments.classifiers import default_architecture
 from snngan.seeds import seed_for
@@ -91,7 +91,7 @@ class AlphaSearch(Experiment):
             f"trials and in {shares['entangled_of_best_quarter']:.0%} of the best quarter.",
         ]
         alphas, errors = zip(*((float(row["alpha"]), 1 - float(row["test_accuracy"])) for row in rows), strict=True)
-        plot = errors_by_alpha(alphas, errors, self.largest_alpha, context.folder / "alpha.png")
+        plot = plot_errors_by_alpha(alphas, errors, self.largest_alpha, context.folder / "alpha.png")
         return ExperimentResult({"trials": rows, "best": best, **shares}, text, [plot])
 
     def _start_workers(self, context: ExperimentContext) -> None:

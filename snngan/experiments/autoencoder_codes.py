@@ -86,7 +86,7 @@ class AutoencoderExperiment(Experiment):
         batches = Batches(data.train_images, self.batch_size, seed=seed, device=device, labels=data.train_labels)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)
         for step in range(1, self.steps + 1):
-            images, labels = batches.next_labeled()
+            images, labels = batches.next_images_and_labels()
             optimizer.zero_grad()
             loss = criterion(images, labels)
             loss.backward()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import option
-from snngan.evaluation.attack_evaluation import Judge, adversarial, queries_of
-from snngan.evaluation.plots import credibility_by_accuracy
+from snngan.evaluation.attack_evaluation import DkNNEvaluator, make_adversarial, select_queries
+from snngan.evaluation.plots import plot_credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, format_cell, markdown_table
 from snngan.registry import unknown_name
-from snngan.robustness.attack_rule import Attack
+from snngan.robustness.attacks import Attack
 
 Curves = dict[str, list[float]]
 """Metrics of one network by name, one value per strength of the attack."""
@@ -76,10 +76,10 @@ class DknnCalibration(BaselineComparison):
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)
         networks, layers = self.train_networks(data, context)
-        images, labels = queries_of(data, self.num_images)
+        images, labels = select_queries(data, self.num_images)
 
         def attack(network: nn.Module, name: str) -> list[Tensor]:
-            return [adversarial(network, each, images, labels, context.device) for each in self._attacks(name)]
+            return [make_adversarial(network, each, images, labels, context.device) for each in self._attacks(name)]
 
         context.notify(f"attacks on {len(networks)} networks")
         bim = {key: attack(network, "bim") for key, network in networks.items()}
@@ -92,10 +92,10 @@ class DknnCalibration(BaselineComparison):
             else:
                 attacks[CROSS_ENTROPY] = bim["baseline", other]
             context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
-            dknn = Judge(network, layers, data, context.device, points=self.num_train_images)
-            plain = dknn(images).figures(labels)
+            dknn = DkNNEvaluator(network, layers, data, context.device, num_train_images=self.num_train_images)
+            plain = dknn(images).metrics(labels)
             for title, examples in attacks.items():
-                rows = [plain, *(dknn(each).figures(labels) for each in examples)]
+                rows = [plain, *(dknn(each).metrics(labels) for each in examples)]
                 curves[title][variant].append({name: [row[name] for row in rows] for name in plain})
             del dknn
         # examples from a baseline are examples from cross-entropy
@@ -126,7 +126,7 @@ class DknnCalibration(BaselineComparison):
             "same.",
             *markdown_table((*header, *MEASURES), table),
         ]
-        plot = credibility_by_accuracy(panels, context.folder / "credibility.png")
+        plot = plot_credibility_by_accuracy(panels, context.folder / "credibility.png")
         sizes = {"num_images": len(images), "num_train_images": num_train_images}
         return ExperimentResult({"epsilons": [0.0, *self.epsilons], **sizes, "attacks": attacked}, text, [plot])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_logs, comparison_table, last_value
@@ -50,5 +50,5 @@ class EntangledRegularizer(BaselineComparison):
                 f"The paper reports, for baseline and entangled network: best {best[0]} % and {best[1]} %, "
                 f"average {average[0]} % and {average[1]} %.",
             ]
-        plot = curves_of_groups(logs, ("accuracy/test", "cross_entropy/test"), context.folder / "curves.png")
+        plot = plot_groups(logs, ("accuracy/test", "cross_entropy/test"), context.folder / "curves.png")
         return ExperimentResult(rows, text, [plot])

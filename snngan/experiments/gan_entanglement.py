@@ -12,17 +12,17 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.plots import curves_of_groups, embedded_stages
+from snngan.evaluation.plots import plot_groups, plot_stages
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.generators import METRICS, MNIST, GeneratorExperiment, last_metrics, metrics_table
 from snngan.experiments.runs import DivergedError, Log, load_stage, seed_logs
 from snngan.experiments.tables import last_value
-from snngan.intervals import summary
+from snngan.stats import summarize
 
-FID = "features/fid"
+FID = "metrics/fid"
 CORRELATIONS = {
     "rank correlation in pixels": "entanglement/input_score",
-    "rank correlation in features": "features/entanglement_score",
+    "rank correlation in features": "metrics/entanglement_features",
 }
 """Names of the correlations between FID and a score, and the tags of the scores."""
 FOLLOWS = -0.7
@@ -79,8 +79,8 @@ class GanEntanglement(GeneratorExperiment):
         order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
         real = to_unit_range(data.test_images[order[:500]])
         plots = [
-            curves_of_groups(logs, tags, context.folder / "curves.png"),
-            embedded_stages(real, samples, stages, context.folder / "stages.png"),
+            plot_groups(logs, tags, context.folder / "curves.png"),
+            plot_stages(real, samples, stages, context.folder / "stages.png"),
         ]
         text = [*metrics_table("objective", numbers, [*CORRELATIONS]), "", *describe_correlations(numbers, across_runs)]
         text += [f"- Diverged and left out: {line}" for line in diverged]
@@ -99,7 +99,7 @@ def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
     for title, tag in CORRELATIONS.items():
         values = [_rank_correlation(_scores_with_fid(log, tag)) for log in logs if tag in log]
         known = [value for value in values if value is not None]
-        found[title] = summary(known) if known else None
+        found[title] = summarize(known) if known else None
     return found
 
 

@@ -13,20 +13,20 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
-from snngan.data.pictures import picture, save_png
-from snngan.evaluation.feature_classifier import trained_features
-from snngan.evaluation.training_metrics import COUNT
+from snngan.data.grids import draw_images, save_png
+from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.training_metrics import NUM_IMAGES
 from snngan.experiments import Experiment, ExperimentContext
 from snngan.experiments.runs import GanRun, Log, seed_logs, train_generator
 from snngan.experiments.tables import markdown_table
-from snngan.intervals import summary
+from snngan.stats import summarize
 
 METRICS = {
-    "FID": "features/fid",
-    "score in features": "features/entanglement_score",
+    "FID": "metrics/fid",
+    "score in features": "metrics/entanglement_features",
     "score in pixels": "entanglement/input_score",
-    "precision": "features/precision",
-    "recall": "features/recall",
+    "precision": "metrics/precision",
+    "recall": "metrics/recall",
     "real anchors": "entanglement/real_anchors",
     "synthetic anchors": "entanglement/fake_anchors",
 }
@@ -47,7 +47,7 @@ class GeneratorExperiment(Experiment):
     def load_data(self, context: ExperimentContext) -> Dataset:
         """Return the data set with its feature classifier trained, in whose features metrics are measured then."""
         data = load_dataset(self.dataset, data_dir=context.data_dir, notify=context.notify)
-        trained_features(data, data_folder(context.data_dir) / "features", context.device, context.notify)
+        load_or_train_features(data, data_folder(context.data_dir) / "features", context.device, context.notify)
         return data
 
     def train(self, name: str, data: Dataset, context: ExperimentContext, seed: int, **options: Any) -> GanRun:
@@ -65,14 +65,14 @@ class GeneratorExperiment(Experiment):
 
 def save_grid(images: Tensor, path: Path) -> Path:
     """Write a grid of images (N, C, H, W) in [-1, 1] as a PNG file."""
-    save_png(picture(images), path)
+    save_png(draw_images(images), path)
     return path
 
 
 def last_metrics(logs: Sequence[Log]) -> dict[str, Any]:
     """Return statistics over the logs of each of ``METRICS`` at the last step, if all logs have it."""
     known = {title: tag for title, tag in METRICS.items() if all(tag in log for log in logs)}
-    return {title: summary([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
+    return {title: summarize([log[tag][1][-1] for log in logs]) for title, tag in known.items()}
 
 
 def metrics_table(title: str, numbers: Mapping[str, Mapping[str, Any]], more: Sequence[str] = ()) -> list[str]:
@@ -81,7 +81,7 @@ def metrics_table(title: str, numbers: Mapping[str, Mapping[str, Any]], more: Se
     return [
         "Mean over seeds at the last step (Student's 95 % interval). FID, precision, recall and the first score are "
         "measured in the features of a small classifier, on held-out images and as many samples, at most "
-        f"{COUNT}. Score: entanglement of real and synthetic images, ideally 1. Anchors: their loss in pixel space, "
+        f"{NUM_IMAGES}. Score: entanglement of real and synthetic images, ideally 1. Anchors: their loss in pixel space, "
         "0.693 by chance.",
         *markdown_table((title, *columns), ([name, *map(row.get, columns)] for name, row in numbers.items())),
     ]

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import adversarial, queries_of
-from snngan.evaluation.plots import embedded
+from snngan.evaluation.attack_evaluation import make_adversarial, select_queries
+from snngan.evaluation.plots import plot_tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, comparison_table, record
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement
-from snngan.robustness.activations import activations
-from snngan.robustness.attack_rule import parse_attack
+from snngan.robustness.activations import compute_activations
+from snngan.robustness.attacks import parse_attack
 
 
 @EXPERIMENTS.register("hidden-activations")
@@ -51,14 +51,14 @@ class HiddenActivations(BaselineComparison):
         attack = parse_attack(self.attack)
         data = self.load_data(context)
         networks, layers = self.train_networks(data, context)
-        images, labels = queries_of(data, self.num_images)
+        images, labels = select_queries(data, self.num_images)
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         scores: dict[str, Any] = {}
         third = len(images) // 3
         for (variant, seed), network in networks.items():
-            examples = adversarial(network, attack, images[:third], labels[:third], context.device)
+            examples = make_adversarial(network, attack, images[:third], labels[:third], context.device)
             shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
-            _, found = activations(network, hidden_layers(network, layers), shown)
+            _, found = compute_activations(network, hidden_layers(network, layers), shown)
             for layer, features in found.items():
                 attacked, reference, plain = torch.split(features, third)
                 record(scores, f"{layer}, attacked", variant, value=entanglement(reference, attacked).score)
@@ -74,5 +74,5 @@ class HiddenActivations(BaselineComparison):
             *comparison_table(numbers, 3),
         ]
         title = f"t-SNE of {layers[0]}, seed 0: plain test images blue, attacked red"
-        plot = embedded(panels, 2, title, context.folder / "activations.png", size=4.0)
+        plot = plot_tsne(panels, 2, title, context.folder / "activations.png", size=4.0)
         return ExperimentResult(numbers, text, [plot])

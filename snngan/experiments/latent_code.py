@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.evaluation.clusters import cluster_accuracy, k_means
-from snngan.evaluation.planes import planes
+from snngan.evaluation.plots import plot_scatter_panels
 from snngan.evaluation.plots import tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.autoencoder_codes import MNIST, VARIANTS, AutoencoderExperiment
@@ -68,7 +68,7 @@ class LatentCode(AutoencoderExperiment):
             for embed in (pca, tsne)
             for variant in ("baseline", "SNNL of the code")
         }
-        return ExperimentResult(numbers, text, [planes(panels, 2, context.folder / "codes.png")])
+        return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 2, context.folder / "codes.png")])
 
 
 def pca(features: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snngan.evaluation.plots import curves_of_tags
+from snngan.evaluation.plots import plot_tags
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import Log, seed_logs
 from snngan.experiments.tables import format_cell, markdown_table, summarize_nested
-from snngan.intervals import summary
+from snngan.stats import summarize
 
 
 @EXPERIMENTS.register("layer-entanglement")
@@ -34,7 +34,7 @@ class LayerEntanglement(ClassifierExperiment):
         logs = seed_logs(run)
         tags = {layer: f"entanglement/train/{layer}" for layer in run.plan.layers}
         numbers = {layer: _course(logs, tag) for layer, tag in tags.items()}
-        accuracy = summary([log["accuracy/test"][1][-1] for log in logs])
+        accuracy = summarize([log["accuracy/test"][1][-1] for log in logs])
         columns = ("first", "lowest", "lowest_at", "last", "change", "rise")
         fell = [layer for layer, course in numbers.items() if course["change"]["mean"] < 0]
         rose = [layer for layer, course in numbers.items() if course["rise"]["mean"] > 0.05 * course["first"]["mean"]]
@@ -50,7 +50,7 @@ class LayerEntanglement(ClassifierExperiment):
             f"Lower at the end than at the start: {', '.join(fell) or 'no layer'}.",
             f"Higher at the end than its lowest value, by over 5 % of the start: {', '.join(rose) or 'no layer'}.",
         ]
-        plot = curves_of_tags(logs, tags, "soft nearest neighbor loss", context.folder / "layers.png")
+        plot = plot_tags(logs, tags, "soft nearest neighbor loss", context.folder / "layers.png")
         return ExperimentResult({"layers": numbers, "accuracy": accuracy}, text, [plot])
 
 

@@ -12,15 +12,15 @@ from torch import Tensor
 from snngan.config import option
 from snngan.data import DATASETS, Dataset
 from snngan.data.datasets import data_folder
-from snngan.evaluation.attack_evaluation import Judge, Judged, queries_of
-from snngan.evaluation.plots import embedded
+from snngan.evaluation.attack_evaluation import DkNNEvaluator, Prediction, select_queries
+from snngan.evaluation.plots import plot_tsne
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import compare_paired, comparison_table, format_cell, record, summarize_nested
 
-SCORES: Mapping[str, Callable[[Judged], Tensor]] = {
-    "credibility": lambda prediction: prediction.vouched.credibility,
+SCORES: Mapping[str, Callable[[Prediction], Tensor]] = {
+    "credibility": lambda prediction: prediction.dknn.credibility,
     "highest probability": lambda prediction: prediction.logits.softmax(1).amax(1),
 }
 """Scores that should be high for test images and low for outliers; the second needs no DkNN."""
@@ -49,15 +49,15 @@ class Outliers(BaselineComparison):
         data = self.load_data(context)
         outliers = {name: outlier_images(name, data, self.num_images, context) for name in self.outliers}
         networks, layers = self.train_networks(data, context)
-        images, labels = queries_of(data, self.num_images)
+        images, labels = select_queries(data, self.num_images)
         areas: dict[str, Any] = {}
         accuracies: dict[str, Any] = {}
         panels: dict[str, tuple[Tensor, Tensor]] = {}
         for (variant, seed), network in networks.items():
             context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
-            dknn = Judge(network, layers, data, context.device, points=self.num_train_images)
+            dknn = DkNNEvaluator(network, layers, data, context.device, num_train_images=self.num_train_images)
             known = dknn(images)
-            record(accuracies, variant, value=known.figures(labels)["accuracy"])
+            record(accuracies, variant, value=known.metrics(labels)["accuracy"])
             for name, others in outliers.items():
                 found = dknn(others)
                 for score, score_of in SCORES.items():
@@ -77,7 +77,7 @@ class Outliers(BaselineComparison):
             *comparison_table(rows, 3),
         ]
         title = "t-SNE of logits, seed 0: test images blue, outliers red"
-        plot = embedded(panels, len(outliers), title, context.folder / "logits.png", size=2.8)
+        plot = plot_tsne(panels, len(outliers), title, context.folder / "logits.png", size=2.8)
         return ExperimentResult(numbers, text, [plot])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import Log
@@ -39,7 +39,7 @@ class Overfitting(BaselineComparison):
             *comparison_table(rows),
         ]
         tags = ("cross_entropy/train", "cross_entropy/test", "accuracy/test")
-        return ExperimentResult(rows, text, [curves_of_groups(logs, tags, context.folder / "curves.png")])
+        return ExperimentResult(rows, text, [plot_groups(logs, tags, context.folder / "curves.png")])
 
 
 def step_of_lowest(log: Log) -> float:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
-from snngan.evaluation.classifier import load_members
+from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.report import read_metrics
-from snngan.evaluation.training_metrics import Watch
+from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.experiments import ExperimentContext
 from snngan.experiments.cache import load_arrays, save_arrays
 from snngan.training.checkpoint import checkpoint_paths, load_newest
@@ -58,7 +58,7 @@ def train_generator(
     plan = make_plan(TrainConfig(data_dir=context.data_dir, **{**spacing, **options}), data)
     with _open_or_create_run(GanRun, name, plan, context) as (run, checkpoint):
         if checkpoint is None or checkpoint["step"] < steps:
-            watch = Watch(plan, data, data_folder(plan.data_dir) / "features", context.device)
+            watch = TrainingMetrics(plan, data, data_folder(plan.data_dir) / "features", context.device)
             latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
 
             def measure(step: int, players: Players) -> dict[str, float]:
@@ -165,13 +165,13 @@ def sample_plane(run: GanRun, side: int) -> Tensor:
 
 def load_networks(run: ClassifierRun, device: torch.device) -> list[nn.Module]:
     """Return the trained classifiers of a run, one per seed, in evaluation mode."""
-    return [network.to(device).eval() for network in load_members(run, device)[0].networks()]
+    return [network.to(device).eval() for network in load_ensemble(run, device)[0].networks()]
 
 
 def held_out_accuracy(run: ClassifierRun, data: Dataset, device: torch.device) -> float:
     """Return the accuracy of a run of one seed on the test images of ``data``."""
     assert data.test_labels is not None
-    logits = logits_of(load_members(run, device)[0], data.test_images, device)
+    logits = logits_of(load_ensemble(run, device)[0], data.test_images, device)
     return float(figures_of(logits, data.test_labels)["accuracy"])
 
 

@@ -15,7 +15,7 @@ from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.batches import check_batch_size
 from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
-from snngan.evaluation.planes import scatter
+from snngan.evaluation.plots import draw_scatter
 from snngan.evaluation.plots import new_figure, save_figure
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.autoencoder_codes import MNIST, AutoencoderExperiment
@@ -165,7 +165,7 @@ def plot_clusters(points: Tensor, labels: Tensor, clusters: Tensor, path: Path) 
     predicted = match_clusters(labels, clusters, NUM_BLOBS)
     figure, (left, middle, right) = new_figure(3, size=3.6)
     for axes, colors, title in ((left, labels, "blob"), (middle, predicted, "class found without labels")):
-        scatter(axes, points, colors)
+        draw_scatter(axes, points, colors)
         axes.set_title(title, fontsize=9)
     counts = confusion_matrix(labels, predicted, NUM_BLOBS)
     right.imshow(counts.sqrt().numpy(), cmap="Blues")

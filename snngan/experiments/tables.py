@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from snngan.experiments.runs import Log
-from snngan.intervals import summary
+from snngan.stats import summarize
 
 
 def record(values: dict[str, Any], *keys: str, value: float) -> None:
@@ -17,11 +17,11 @@ def record(values: dict[str, Any], *keys: str, value: float) -> None:
 
 
 def summarize_nested(values: Any) -> Any:
-    """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.intervals.summary``."""
+    """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.stats.summarize``."""
     return (
         {key: summarize_nested(each) for key, each in values.items()}
         if isinstance(values, Mapping)
-        else summary(values)
+        else summarize(values)
     )
 
 
@@ -61,7 +61,7 @@ def compare_paired(values: Mapping[str, Sequence[float]], best: Callable[..., fl
     first, second = values.values()
     differences = [after - before for before, after in zip(first, second, strict=True)]
     p_value = float(ttest_rel(second, first).pvalue) if len({*differences}) > 1 else None
-    statistics = {name: summary(each, best) for name, each in {**values, "difference": differences}.items()}
+    statistics = {name: summarize(each, best) for name, each in {**values, "difference": differences}.items()}
     return {**statistics, "p_value": p_value}
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from snngan.config import option
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import seed_logs
 from snngan.experiments.tables import last_value, markdown_table
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.models import CLASSIFIERS
 
 PUBLISHED = {
@@ -48,7 +48,7 @@ class TemperatureAndFactor(ClassifierExperiment):
             run = self.train(f"row-{number}", data, context, "feedforward", **options)
             logs[name] = seed_logs(run)
         numbers = {
-            name: {half: summary([last_value(f"accuracy/{half}")(log) for log in each]) for half in ("test", "train")}
+            name: {half: summarize([last_value(f"accuracy/{half}")(log) for log in each]) for half in ("test", "train")}
             for name, each in logs.items()
         }
         published = [f"{value} %" for value in PUBLISHED.get(self.dataset, ())] or [""] * len(numbers)
@@ -64,7 +64,7 @@ class TemperatureAndFactor(ClassifierExperiment):
             *markdown_table(header, rows, 4),
         ]
         tags = ("accuracy/test", "accuracy/train")
-        return ExperimentResult(numbers, text, [curves_of_groups(logs, tags, context.folder / "curves.png")])
+        return ExperimentResult(numbers, text, [plot_groups(logs, tags, context.folder / "curves.png")])
 
     def rows(self, epoch: int) -> dict[str, dict[str, Any]]:
         """Return the options of each row's run, by its name, in the order of ``PUBLISHED``."""

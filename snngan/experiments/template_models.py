@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snngan.config import option
-from snngan.evaluation.plots import curves_of_groups
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import seed_logs
@@ -77,7 +77,7 @@ class TemplateModels(ClassifierExperiment):
                 for tag in (tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")):
                     layers[f"{arch}, {reduction}, {tag.split('/')[-1]}"] = compare_logs(pair, last_value(tag), min)
             tags = ("accuracy/test", "cross_entropy/test")
-            plots.append(curves_of_groups(logs, tags, context.folder / f"{arch}.png"))
+            plots.append(plot_groups(logs, tags, context.folder / f"{arch}.png"))
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, factor {self.alpha:g}, T "
             f"{self.temperature}; test accuracy at the last step.",

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from snngan.config import option
-from snngan.evaluation.planes import planes
+from snngan.evaluation.plots import plot_scatter_panels
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
@@ -58,7 +58,7 @@ class ToyGaussian(ToyExperiment):
             "sets (Student's 95 % interval).",
             *markdown_table(header, ([title, *map(row.get, columns)] for title, row in numbers.items())),
         ]
-        return ExperimentResult(numbers, text, [planes(panels, 2, context.folder / "points.png"), *animations])
+        return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 2, context.folder / "points.png"), *animations])
 
     def descend(self, points: Tensor, labels: Tensor) -> list[Tensor]:
         """Return positions of points (N, 2) on their path to lower entanglement, see :meth:`follow_gradient`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snngan.config import option
-from snngan.evaluation.planes import moving
+from snngan.evaluation.plots import save_scatter_gif
 from snngan.experiments import Experiment
 from snngan.losses.pairwise import mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
@@ -79,4 +79,4 @@ def normalized_loss(features: Tensor, labels: Tensor) -> float:
 
 def animate(path: Sequence[Tensor], labels: Tensor, file: Path) -> Path:
     """Write positions (N, 2) around their mean as an animated GIF."""
-    return moving([positions - positions.mean(0) for positions in path], labels, file)
+    return save_scatter_gif([positions - positions.mean(0) for positions in path], labels, file)

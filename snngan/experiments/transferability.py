@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import adversarial, logits_under, queries_of
-from snngan.evaluation.plots import embedded
+from snngan.evaluation.attack_evaluation import make_adversarial, compute_logits, select_queries
+from snngan.evaluation.plots import plot_tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import markdown_table
-from snngan.intervals import summary
-from snngan.robustness.attack_rule import Attack
+from snngan.stats import summarize
+from snngan.robustness.attacks import Attack
 
 CHUNK = 500
 """Images whose gradients are computed at a time."""
@@ -67,10 +67,10 @@ class Transferability(BaselineComparison):
         if self.target >= data.num_classes:
             raise ValueError(f"target must be below {data.num_classes}, the classes of {data.name}, got {self.target}")
         networks, _ = self.train_networks(data, context)
-        images, labels = queries_of(data, self.num_images)
+        images, labels = select_queries(data, self.num_images)
 
         def predictions(shown: Tensor) -> dict[Network, Tensor]:
-            return {key: logits_under(each, shown, context.device).argmax(1) for key, each in networks.items()}
+            return {key: compute_logits(each, shown, context.device).argmax(1) for key, each in networks.items()}
 
         plain = to_unit_range(images)
         correct = {key: classes == labels for key, classes in predictions(plain).items()}
@@ -79,7 +79,7 @@ class Transferability(BaselineComparison):
             context.notify(f"attacks of strength {attack.epsilon:g}")
             rates: dict[tuple[Network, Network], float | None] = {}
             for source, network in networks.items():
-                examples = adversarial(network, attack, images, labels, context.device)
+                examples = make_adversarial(network, attack, images, labels, context.device)
                 fooled = {key: classes != labels for key, classes in predictions(examples).items()}
                 rates[source, source] = conditional_rate(fooled[source], correct[source])
                 for victim in networks:
@@ -113,7 +113,7 @@ class Transferability(BaselineComparison):
             for one, other in (("baseline", "baseline"), ("baseline", "entangled"), ("entangled", "entangled"))
         }
         title = f"t-SNE of gradients towards class {self.target}: one network's blue, another's red"
-        plot = embedded(panels, 3, title, context.folder / "gradients.png", size=3.2)
+        plot = plot_tsne(panels, 3, title, context.folder / "gradients.png", size=3.2)
         return ExperimentResult({"num_images": len(images), "transfer": transfer, "alignment": alignment}, text, [plot])
 
 
@@ -141,9 +141,9 @@ def _jackknife(values: Mapping[tuple[int, int], float]) -> dict[str, Any]:
     seeds = sorted({seed for pair in values for seed in pair})
     without = [[value for pair, value in values.items() if seed not in pair] for seed in seeds]
     if not all(without):
-        return summary([mean])
+        return summarize([mean])
     count = len(seeds)
-    return summary([count * mean - (count - 1) * statistics.mean(rest) for rest in without])
+    return summarize([count * mean - (count - 1) * statistics.mean(rest) for rest in without])
 
 
 def unit_gradients(network: nn.Module, images: Tensor, target: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.config import option
-from snngan.evaluation.planes import planes
+from snngan.evaluation.plots import plot_scatter_panels
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
@@ -74,7 +74,7 @@ class TripletComparison(ToyExperiment):
                 ([name, *map(row.get, measures), row["still"]["mean"]] for name, row in numbers.items()),
             ),
         ]
-        return ExperimentResult(numbers, text, [planes(panels, 3, context.folder / "points.png"), *animations])
+        return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 3, context.folder / "points.png"), *animations])
 
     def losses(self, points: Tensor, labels: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         """Return each loss () of positions (N, 2), scaled by the first distances so that no unit matters."""

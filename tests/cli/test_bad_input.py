@@ -52,7 +52,7 @@ Cli = Callable[..., Any]
         ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
         ("report r --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
         ("report r --out nowhere/r.html", "--out nowhere/r.html: there is no folder /.*nowhere"),
-        ("entangle digits gaussians", "gaussians test holds 2-D points and digits test images, which"),
+        ("compare digits gaussians", "gaussians test holds 2-D points and digits test images, which"),
         ("entangle gaussians digits --features pixels", "gaussians test holds 2-D points and digits test images"),
     ],
 )
@@ -441,7 +441,7 @@ def test_other_name_is_answered_where_a_command_has_the_option(name: str, other:
         "evaluate digits --reference {}",
         "evaluate digits --reference digits --features inception:{}",
         "evaluate digits --reference digits --features classifier:folder:{}",
-        "entangle digits {}",
+        "compare digits {}",
         "data prepare {}",
     ],
 )

@@ -310,7 +310,7 @@ def test_next_comparison_reads_the_data_as_the_run_did(cli: Cli, tiny: str, opti
     for number, image in enumerate(load_dataset("digits").train_images[:60, 0].numpy()):
         Image.fromarray(np.kron(image, np.ones((2, 2), np.uint8))).save(f"pictures/{number}.png")
     compare = commands_in(cli(f"train {tiny} {options} --steps 2 --run-dir r").out)[2]
-    assert (compare[0], compare[2]) == ("entangle", "r")
+    assert (compare[0], compare[2]) == ("compare", "r")
     assert compare[3:] == expected.format(Path.cwd()).split()
     assert "entanglement score" in cli(compare).out
 

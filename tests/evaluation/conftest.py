@@ -1,4 +1,4 @@
-"""Small sets of images for the figures."""
+"""Small sets of images, a run and Inception weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
@@ -32,21 +33,33 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of random weights of pytorch-fid's network."""
+def pytorch_fid_network() -> nn.Module:
+    """Return pytorch-fid's InceptionV3, with random weights and statistics in place of the published ones."""
     from unittest import mock
 
     from pytorch_fid import inception
 
     torch.manual_seed(0)
-    state: dict[str, torch.Tensor] = {}
     with (
-        mock.patch.object(inception, "load_state_dict_from_url", return_value=state),
-        mock.patch.object(torch.nn.Module, "load_state_dict", lambda self, given: given.update(self.state_dict())),
+        mock.patch.object(inception, "load_state_dict_from_url", return_value={}),
+        mock.patch.object(nn.Module, "load_state_dict"),
     ):
-        inception.fid_inception_v3()
+        inner = inception.fid_inception_v3()
+        for module in inner.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+        with mock.patch.object(inception, "fid_inception_v3", return_value=inner):
+            network: nn.Module = inception.InceptionV3()
+    network.inner_state = inner.state_dict()
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def inception_weights(pytorch_fid_network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of the weights of :func:`pytorch_fid_network`."""
     path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(state, path)
+    torch.save(pytorch_fid_network.inner_state, path)
     return path
 
 

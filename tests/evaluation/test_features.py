@@ -12,21 +12,19 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from snngan.data import Dataset, to_unit_range
-from snngan.evaluation.feature_classifier import trained_features
-from snngan.evaluation.features import Inception, Pixels, Program, fetch
+from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.features import ExportedNetwork, Inception, Pixels, fetch
 
 
 @pytest.mark.slow
-def test_inception_is_that_of_pytorch_fid(inception_weights: Path) -> None:
-    from pytorch_fid.inception import InceptionV3
-
+def test_inception_equals_pytorch_fid(inception_weights: Path, pytorch_fid_network: nn.Module) -> None:
     extractor = Inception(inception_weights)
     images = torch.randint(256, (3, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = extractor(images)
-    assert isinstance(extractor.network, InceptionV3)
     with torch.no_grad():
-        assert_close(found, extractor.network(images / 255)[0].flatten(1))
+        assert_close(found, pytorch_fid_network(images / 255)[0].flatten(1), rtol=0, atol=0)
     assert found.shape == (3, 2048)
+    assert float(found.std()) > 0
     gray = images[:, :1]
     assert_close(extractor(gray), extractor(gray.repeat(1, 3, 1, 1)))
     assert len(extractor.digest) == 64
@@ -40,7 +38,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
         Inception(tmp_path / "none.pth")
 
 
-def test_weights_are_fetched_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_weights_are_downloaded_completely_or_not_at_all(tmp_path: Path) -> None:
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()[:8]
     for name, kept in ((digest, True), ("0" * 8, False)):
@@ -63,30 +61,28 @@ class Payload:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".pt2"])
-def test_what_is_no_network_is_refused_and_nothing_runs(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_files_are_refused_and_no_code_runs(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"bad{suffix}"
     for content in (b"", b"no network", pickle.dumps(Payload())):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"holds no weights|is no network"):
-            Inception(path) if suffix == ".pth" else Program(path)
+        with pytest.raises(ValueError, match=r"does not hold|is not a network"):
+            Inception(path) if suffix == ".pth" else ExportedNetwork(path)
     torch.save(Payload(), path)
-    with pytest.raises(ValueError, match=r"holds no weights|is no network"):
-        Inception(path) if suffix == ".pth" else Program(path)
+    with pytest.raises(ValueError, match=r"does not hold|is not a network"):
+        Inception(path) if suffix == ".pth" else ExportedNetwork(path)
     assert not Path("ran").exists()
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
-    with pytest.raises(ValueError, match="no weights of pytorch-fid's InceptionV3"):
+    with pytest.raises(ValueError, match="does not hold the weights of pytorch-fid's InceptionV3"):
         Inception(tmp_path / "linear.pth")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("form", ["script", "export"])
-def test_a_network_of_the_users_own(form: str, tmp_path: Path) -> None:
+def test_a_network_of_the_user(form: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
     images = torch.randint(256, (5, 1, 6, 6), dtype=torch.uint8)
@@ -96,18 +92,18 @@ def test_a_network_of_the_users_own(form: str, tmp_path: Path) -> None:
     else:
         batch = torch.export.Dim("batch")
         torch.export.save(torch.export.export(network, (torch.zeros(2, 1, 6, 6),), dynamic_shapes=({0: batch},)), path)
-    extractor = Program(path)
+    extractor = ExportedNetwork(path)
     assert_close(extractor(images), network(to_unit_range(images)).flatten(1).detach())
     with pytest.raises(ValueError, match=r"net.* does not take images \(5, 3, 6, 6\)"):
         extractor(images.repeat(1, 3, 1, 1))
 
 
-def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Path) -> None:
+def test_classifier_features_are_trained_once_and_saved(digits: Dataset, tmp_path: Path) -> None:
     lines: list[str] = []
     state = torch.get_rng_state()
-    first = trained_features(digits, tmp_path, notify=lines.append)
+    first = load_or_train_features(digits, tmp_path, notify=lines.append)
     assert torch.equal(torch.get_rng_state(), state)
-    again = trained_features(digits, tmp_path, notify=lines.append)
+    again = load_or_train_features(digits, tmp_path, notify=lines.append)
     assert lines[0].startswith("training a small classifier of digits for its features, about a minute; kept in ")
     assert lines[1:] == [lines[1]] * 2
     assert float(lines[1].split()[-1].rstrip("%")) > 80
@@ -118,32 +114,30 @@ def test_small_features_are_trained_once_and_kept(digits: Dataset, tmp_path: Pat
     with pytest.raises(ValueError, match=r"takes images \(1, 8, 8\), got \(3, 8, 8\): use --features inception"):
         first(digits.test_images[:2].repeat(1, 3, 1, 1))
     next(tmp_path.glob("*.pt")).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="holds no such classifier"):
-        trained_features(digits, tmp_path)
+    with pytest.raises(ValueError, match="does not hold such a classifier"):
+        load_or_train_features(digits, tmp_path)
 
 
 def test_points_have_no_picture_features() -> None:
     points = torch.zeros(4, 1, 1, 2)
     assert Pixels()(points).shape == (4, 2)
     with pytest.raises(ValueError, match="features are trained on pictures"):
-        trained_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))
+        load_or_train_features(Dataset("points", points, torch.zeros(4).long(), points, None), Path("nowhere"))
 
 
 def test_one_class_trains_no_features(digits: Dataset, tmp_path: Path) -> None:
     assert digits.train_labels is not None
     alone = replace(digits, train_labels=torch.zeros_like(digits.train_labels), test_labels=None)
     with pytest.raises(ValueError, match="of 2 classes or more; use --features inception or pixels"):
-        trained_features(alone, tmp_path)
+        load_or_train_features(alone, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_classifier_too_large_for_the_memory_is_refused_before_it_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_large_classifiers_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("snngan.evaluation.memory.available_bytes", lambda: 2.0**30)
     images = torch.zeros(4, 1, 1024, 1024, dtype=torch.uint8)
     large = Dataset("large", images, torch.arange(4) % 2, images, None)
     with pytest.raises(
-        ValueError, match=r"takes about 5.* GiB of memory, and 1.0 GiB are available: use a smaller --im"
+        ValueError, match=r"needs about 5.* GiB of memory, and 1.0 GiB are available: use a smaller --im"
     ):
-        trained_features(large, tmp_path)
+        load_or_train_features(large, tmp_path)

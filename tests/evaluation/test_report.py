@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from snngan.cli import main
-from snngan.evaluation.measure import DIRECTIONS, EVALUATIONS, Evaluation
-from snngan.evaluation.report import COLORS, distinct_names, group_by_seed, read_evaluations, read_metrics, write_report
+from snngan.evaluation.measure import EVALUATIONS, Evaluation
+from snngan.evaluation.report import (
+    COLORS,
+    describe,
+    distinct_names,
+    group_by_seed,
+    read_evaluations,
+    read_metrics,
+    write_report,
+)
+from snngan.metrics import metric_values
 from snngan.training.run_folder import GanRun, open_run
 
 Change = Callable[..., Path]
@@ -106,9 +115,10 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def keep(run: Path, extractor: str = "pixels", **figures: float) -> None:
+def keep(run: Path, extractor: str = "pixels", **metrics: float) -> None:
     """Leave an evaluation in a run's folder; its samples are always the same ones."""
-    Evaluation(figures, {}, {"extractor": extractor, "fake": str(run), "fake_digest": "f", "num_fake": 10}).keep(run)
+    protocol = {"extractor": extractor, "fake": str(run), "fake_digest": "f", "num_fake": 10}
+    Evaluation(metrics, {}, protocol).append_to(run)
 
 
 @pytest.fixture
@@ -117,9 +127,9 @@ def runs(short_run: Path, tmp_path: Path) -> list[GanRun]:
     return [GanRun.open(Path(shutil.copytree(short_run, tmp_path / name))) for name in ("plain", "<script>x & $y$")]
 
 
-def test_the_page_stands_alone_and_shows_all(runs: list[GanRun], tmp_path: Path) -> None:
-    Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).keep(runs[0].path)
-    Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).keep(runs[1].path)
+def test_the_page_is_self_contained(runs: list[GanRun], tmp_path: Path) -> None:
+    Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).append_to(runs[0].path)
+    Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).append_to(runs[1].path)
     page = page_of(tmp_path, *(run.path for run in runs))
     assert "script" not in page.tags
     assert all(place.startswith(("data:image/png;base64,", "#")) for place in page.places)
@@ -137,31 +147,31 @@ def test_the_page_stands_alone_and_shows_all(runs: list[GanRun], tmp_path: Path)
         assert words in page.text
 
 
-def test_unfinished_lines_are_passed_over(runs: list[GanRun]) -> None:
+def test_damaged_lines_are_skipped(runs: list[GanRun]) -> None:
     run = runs[0]
     before = read_metrics(run)
     assert len(before["loss/generator"][0]) >= 2
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 99, "loss/generator": null}\n[1]\n{"step": 100, "loss/gen')
     assert read_metrics(run) == before
-    sound = {"figures": {"fid": 1.0}, "intervals": {}, "protocol": {}}
+    sound = {"metrics": {"fid": 1.0}, "intervals": {}, "protocol": {}}
     damaged = [
-        '{"figures": {}}', "[]", '{"fig', '{"figures": [1], "intervals": {}, "protocol": {}}', "\xff",
-        '{"figures": {}, "intervals": {"kid": [1]}, "protocol": {}}',
-        '{"figures": {}, "intervals": {}, "protocol": []}',
+        '{"metrics": {}}', "[]", '{"fig', '{"metrics": [1], "intervals": {}, "protocol": {}}', "\xff",
+        '{"metrics": {}, "intervals": {"kid": [1]}, "protocol": {}}',
+        '{"metrics": {}, "intervals": {}, "protocol": []}',
     ]  # fmt: skip
     (run.path / EVALUATIONS).write_bytes(
-        "\n".join([*damaged, json.dumps(sound), '{"figures": {"fid"']).encode("latin-1")
+        "\n".join([*damaged, json.dumps(sound), '{"metrics": {"fid"']).encode("latin-1")
     )
     assert read_evaluations(run) == [sound]
-    Evaluation({"fid": 2.0}).keep(run.path)
-    assert [each["figures"]["fid"] for each in read_evaluations(run)] == [1, 2]
+    Evaluation({"fid": 2.0}).append_to(run.path)
+    assert [each["metrics"]["fid"] for each in read_evaluations(run)] == [1, 2]
     with open(run.path / "metrics.jsonl", "ab") as file:
         file.write(b'\n{"step": 1e999, "loss/generator": 1}\n\xff\n')
     assert read_metrics(run) == before
 
 
-def test_runs_of_one_name_are_told_apart(runs: list[GanRun], tmp_path: Path) -> None:
+def test_runs_of_one_name(runs: list[GanRun], tmp_path: Path) -> None:
     paths = [Path("/a/x/run"), Path("/a/y/run"), Path("/a/y/other")]
     assert distinct_names(paths) == ["x/run", "y/run", "y/other"]
     assert distinct_names([paths[0], paths[0]]) == ["run (1)", "run (2)"]
@@ -182,11 +192,11 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
         "learning_rate 0.0008 | 2 seeds: first, second",
         "learning_rate 0.01 | other",
     ]
-    assert table["fid (pixels)"] == ["lower is better", "*12 | -13.41 to 37.41, n = 2", "20"]
-    assert table["density (pixels)"] == ["1 is ideal", "1.2 | -1.341 to 3.741, n = 2", "2"]
+    assert table["fid (pixels)"] == [describe("fid"), "*12 | -13.41 to 37.41, n = 2", "20"]
+    assert table["density (pixels)"] == [describe("density"), "1.2 | -1.341 to 3.741, n = 2", "2"]
     own = page.metrics("details")[0]
     assert own[""][1:] == ["first", "second", "other"]
-    assert own["fid (pixels)"] == ["lower is better", "*10", "14", "20"]
+    assert own["fid (pixels)"] == [describe("fid"), "*10", "14", "20"]
     assert own["num_fake"] == ["", "10", "10", "10"]
 
 
@@ -207,7 +217,7 @@ def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
         ({"data_digest": "another"}, 2),
     ],
 )
-def test_runs_that_differ_otherwise_are_not(changed: Change, options: dict[str, Any], count: int) -> None:
+def test_runs_with_other_options_are_other_groups(changed: Change, options: dict[str, Any], count: int) -> None:
     runs = [open_run(path) for path in (changed("first"), changed("second", seed=1, **options))]
     assert len(group_by_seed([(run.path.name, run) for run in runs])) == count
 
@@ -220,12 +230,12 @@ def test_no_table_over_two_protocols_data_sets_or_steps(changed: Change, tmp_pat
     (second / "metrics.jsonl").write_text("".join(line for line in kept if json.loads(line)["step"] < 4))
     page = page_of(tmp_path, first, second, other)
     by_classifier, by_inception, last, before, of_other = page.metrics()
-    assert by_classifier["fid (classifier:digits)"] == ["lower is better", "3"]
-    assert by_inception["fid (inception)"] == ["lower is better", "5"]
+    assert by_classifier["fid (classifier:digits)"] == [describe("fid"), "3"]
+    assert by_inception["fid (inception)"] == [describe("fid"), "5"]
     names = [[head.partition(" | ")[2] for head in table[""][1:]] for table in (last, before, of_other)]
     assert names == [["first"], ["second"], ["other"]]
     for step in (2, 4):
-        assert f"Last readings while training on digits, at step {step}" in page.text
+        assert f"Last metrics logged while training on digits, at step {step}" in page.text
 
 
 def test_the_newest_evaluation_counts(changed: Change, tmp_path: Path) -> None:
@@ -241,16 +251,16 @@ def test_the_newest_evaluation_counts(changed: Change, tmp_path: Path) -> None:
     assert "kid (pixels)" not in page_of(tmp_path, run).metrics()[0]
 
 
-def test_directions_and_what_is_bold(changed: Change, tmp_path: Path) -> None:
+def test_descriptions_and_bold_values(changed: Change, tmp_path: Path) -> None:
     first, second = changed("first"), changed("second", learning_rate=0.01)
-    keep(first, "classifier:digits", **dict.fromkeys(DIRECTIONS, 0.25))
-    keep(second, "classifier:digits", **dict.fromkeys(DIRECTIONS, 0.75))
+    keep(first, "classifier:digits", **dict.fromkeys(metric_values(), 0.25))
+    keep(second, "classifier:digits", **dict.fromkeys(metric_values(), 0.75))
     table = page_of(tmp_path, first, second).metrics()[0]
-    for name, direction in DIRECTIONS.items():
+    for name, value in metric_values().items():
         row = table[name if name.startswith("entanglement_input") else f"{name} (classifier:digits)"]
-        assert row[0] == direction
-        best = {"lower is better": 0, "higher is better": 1}.get(direction)
-        assert [cell.startswith("*") for cell in row[1:]] == [place == best for place in (0, 1)]
+        assert row[0] == f"{value.title}; {value.direction}"
+        best = {"lower is better": 0, "higher is better": 1}.get(value.direction)
+        assert [cell.startswith("*") for cell in row[1:]] == [column == best for column in (0, 1)]
 
 
 def test_generators_and_classifiers_together(
@@ -283,21 +293,21 @@ def test_generators_and_classifiers_together(
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_single_reading_is_a_point(changed: Change, tmp_path: Path, steps: int) -> None:
+def test_a_single_value_is_a_marker(changed: Change, tmp_path: Path, steps: int) -> None:
     run = changed("run")
     lines = [{"step": step, "loss/generator": 0.5} for step in (2, 4)[:steps]]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert page_of(tmp_path, run).plots == {"loss/generator": int(steps == 1)}
 
 
-def test_runs_with_nothing_in_them_yet(changed: Change, classifier: Path, tmp_path: Path) -> None:
+def test_empty_runs(changed: Change, classifier: Path, tmp_path: Path) -> None:
     paths = [changed("new"), changed("also-new", run=classifier)]
     for path in paths:
         (path / "metrics.jsonl").unlink()
         shutil.rmtree(path / "samples", ignore_errors=True)
         shutil.rmtree(path / "checkpoints")
     page = page_of(tmp_path, *paths)
-    assert page.text.count("No readings yet.") == 2
+    assert page.text.count("No metrics yet.") == 2
     assert "No samples yet." in page.text
     assert "Not evaluated yet: new." in page.text
     assert page.metrics() == []
@@ -312,7 +322,7 @@ def report(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int,
     return left.value.code, *capsys.readouterr()
 
 
-def test_what_is_not_a_run_is_left_out(
+def test_other_paths_are_left_out(
     changed: Change, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, damaged, empty, file, page = (
@@ -335,7 +345,7 @@ def test_what_is_not_a_run_is_left_out(
     assert Page(page).sections
 
 
-def test_refusals_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = changed("runs/run"), tmp_path / "page.html"
     for words, message in (
         ([run.parent], f"{run.parent} is no run folder: it has no config.json; give one of the runs in it, such as "),

@@ -11,7 +11,7 @@ from snngan.data import Dataset
 from snngan.evaluation.sources import open_source
 
 
-def test_a_data_set_is_read_in_one_random_order_for_all_time(digits: Dataset) -> None:
+def test_data_sets_are_read_in_one_random_order(digits: Dataset) -> None:
     source = open_source("digits")
     again = open_source("digits", split="test")
     assert (source.name, source.count, source.shape) == ("digits test", len(digits.test_images), (1, 8, 8))
@@ -22,12 +22,12 @@ def test_a_data_set_is_read_in_one_random_order_for_all_time(digits: Dataset) ->
     assert not torch.equal(images, digits.test_images[:130])
     assert source.labels is not None
     assert digits.test_labels is not None
-    place = int((digits.test_images == images[0]).flatten(1).all(1).nonzero()[0])
-    assert source.labels[0] == digits.test_labels[place]
+    row = int((digits.test_images == images[0]).flatten(1).all(1).nonzero()[0])
+    assert source.labels[0] == digits.test_labels[row]
     assert len(source.first(10**6)) == source.count
 
 
-def test_an_npz_of_samples_is_taken_whole(tmp_path: Path) -> None:
+def test_npz_files_with_and_without_halves(tmp_path: Path) -> None:
     images = np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2)
     np.savez(tmp_path / "some.npz", images=images)
     for text in (f"npz:{tmp_path / 'some.npz'}", str(tmp_path / "some.npz")):
@@ -39,7 +39,7 @@ def test_an_npz_of_samples_is_taken_whole(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "halves.npz"), split="train").count == 6
 
 
-def test_a_folder_is_read_in_color_and_only_when_asked(pictures: Path) -> None:
+def test_folders_of_gray_and_color_images(pictures: Path) -> None:
     source = open_source(str(pictures))
     assert (source.count, source.shape) == (12, (3, 10, 12))
     images = source.first(12)
@@ -50,7 +50,7 @@ def test_a_folder_is_read_in_color_and_only_when_asked(pictures: Path) -> None:
     assert open_source(f"folder:{pictures}", image_size=8).shape == (3, 8, 8)
 
 
-def test_pictures_of_two_sizes_want_one_size(pictures: Path) -> None:
+def test_images_of_two_sizes_need_image_size(pictures: Path) -> None:
     Image.new("RGB", (30, 30)).save(pictures / "True" / "large.png")
     with pytest.raises(
         ValueError, match=r"is 30x30, .* 12x10: give --image-size|is 12x10, .* 30x30: give --image-size"
@@ -74,7 +74,7 @@ def test_halves_of_a_folder(pictures: Path, tmp_path: Path) -> None:
     assert train.digest != test.digest
 
 
-def test_broken_and_tiny_pictures_are_left_out_as_if_they_were_not_there(pictures: Path) -> None:
+def test_skip_broken(pictures: Path) -> None:
     expected = open_source(str(pictures), image_size=8)
     Image.new("P", (1, 1)).save(pictures / "True" / "icon.gif")
     (pictures / "False" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
@@ -102,12 +102,12 @@ def test_a_folder_of_broken_pictures_only_is_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("digist", "unknown dataset 'digist'; did you mean 'digits'"),
-        ("some/where", "some/where is no run folder, folder of images or npz file"),
+        ("some/where", "some/where is not a run folder, folder of images or npz file"),
         ("none.npz", "there is no file none.npz"),
         ("folder:nowhere", "nowhere is not there; expected a folder of images"),
     ],
 )
-def test_what_is_nothing_is_refused(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_sources(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         open_source(text)

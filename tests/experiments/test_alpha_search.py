@@ -18,7 +18,7 @@ import torch
 import snngan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.classifier import load_members
+from snngan.evaluation.classifier import load_ensemble
 from snngan.experiments import ExperimentContext
 from snngan.experiments.alpha_search import AlphaSearch, entangled_shares, split_validation
 from snngan.experiments.result_folder import make_experiment, run_experiment
@@ -112,7 +112,7 @@ def test_a_trial_reports_validation_and_test_accuracy(tmp_path: Path) -> None:
         assert run.plan.alpha == row["alpha"] == pytest.approx(0.3 * row["u"] ** 3)
         assert run.plan.learning_rate == row["learning_rate"]
         assert run.plan.data_digest == search.labeled_digest()
-        (network,) = load_members(run, torch.device("cpu"))[0].networks()
+        (network,) = load_ensemble(run, torch.device("cpu"))[0].networks()
         for dataset, name in ((search, "validation_accuracy"), (whole, "test_accuracy")):
             assert dataset.test_labels is not None
             with torch.no_grad():

@@ -109,7 +109,7 @@ def test_options_of_version_0_1_are_known_by_their_former_names() -> None:
             "layer_reduction must be one or more of sum, mean, min, got max",
         ),
         ("experiment run template-models --set archs=cnn,resnet17", 2, "unknown classifier 'resnet17'; did you mean"),
-        ("experiment run template-models --set temperature=hot", 2, "temperature takes a multiple of the mean"),
+        ("experiment run template-models --set temperature=hot", 2, "temperature must be a multiple of the mean"),
         ("experiment run temperature-and-factor --set arch=mlp", 2, "unknown classifier 'mlp'"),
         ("experiment run latent-code --set widths=5-0", 2, "widths must be positive integers such as 500-500-2000"),
         ("experiment run self-supervised-blobs --set spreads=1,0", 2, "spreads must be above 0"),
@@ -130,7 +130,7 @@ def log(scores: list[float], fids: list[float]) -> dict[str, tuple[list[int], li
     """Return a log with both scores at twice as many steps as FID."""
     twice = [value for score in scores for value in (0.5, score)]
     steps = list(range(1, len(twice) + 1))
-    return dict.fromkeys(CORRELATIONS.values(), (steps, twice)) | {"features/fid": (steps[1::2], fids)}
+    return dict.fromkeys(CORRELATIONS.values(), (steps, twice)) | {"metrics/fid": (steps[1::2], fids)}
 
 
 def test_rank_correlations_use_the_steps_that_have_both_score_and_fid() -> None:

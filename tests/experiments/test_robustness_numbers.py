@@ -15,7 +15,7 @@ from snngan.experiments.adversarial_training import layer_losses, num_batches, s
 from snngan.experiments.dknn_calibration import compare_with_baseline, correlation, gap
 from snngan.experiments.outliers import area_under_roc, outlier_images
 from snngan.experiments.transferability import conditional_rate, summarize_pairs, unit_gradients
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
 CPU = torch.device("cpu")
@@ -71,8 +71,8 @@ def test_intervals_of_pairs_are_jackknifed_over_seeds() -> None:
     found = summarize_pairs(values | {(("a", 0), ("b", 1)): 0.3, (("b", 1), ("a", 0)): None})
     assert found["a to a"] is not None and found["a to itself"] is not None and found["a to b"] is not None
     assert found["a to a"]["values"] == pytest.approx([2 * value for value in each])
-    assert found["a to a"]["interval"] == pytest.approx(summary([2 * value for value in each])["interval"])
-    assert found["a to itself"]["interval"] == pytest.approx(summary(each)["interval"])
+    assert found["a to a"]["interval"] == pytest.approx(summarize([2 * value for value in each])["interval"])
+    assert found["a to itself"]["interval"] == pytest.approx(summarize(each)["interval"])
     assert (found["a to b"]["mean"], found["a to b"]["interval"]) == (0.3, None)
     assert found["b to a"] is None
 

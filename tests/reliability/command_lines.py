@@ -36,7 +36,7 @@ LINES = (
     "resume run --steps 4 --device cpu --dry-run",
     "sample run --out new.png --count 4",
     "sample run --out new.npz --count 4",
-    "evaluate run --features pixels --count 4 --points 4 --device cpu",
+    "evaluate run --features pixels --count 4 --pairwise-count 4 --device cpu",
     "entangle run npz:few.npz --space pixel --count 8 --device cpu",
     "interpolate run --out new.png --side 2",
     "classify evaluate classifier --device cpu",

@@ -21,8 +21,8 @@ from reliability.guard import ForbiddenError, guarded
 from torch import nn
 
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.feature_classifier import _path, trained_features
-from snngan.evaluation.features import Inception, Program
+from snngan.evaluation.feature_classifier import features_path, load_or_train_features
+from snngan.evaluation.features import ExportedNetwork, Inception
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import PickledCodeError, read_tensors
 from snngan.training.checkpoint import load_newest, load_tensors, save_tensors
@@ -102,16 +102,16 @@ def test_payload_in_cached_tensors(tmp_path: Path) -> None:
 
 def test_payload_in_trained_features(tmp_path: Path) -> None:
     digits = load_dataset("digits", keep=False)
-    _path(digits, tmp_path).write_bytes(saved({"logits.weight": Payload()}))
-    refused(lambda: trained_features(digits, tmp_path), "holds no such classifier")
+    features_path(digits, tmp_path).write_bytes(saved({"logits.weight": Payload()}))
+    refused(lambda: load_or_train_features(digits, tmp_path), "does not hold such a classifier")
 
 
 def test_payload_in_inceptions_weights(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(saved({"Conv2d_1a_3x3.conv.weight": Payload()}))
-    refused(lambda: Inception(path), "holds no weights that can be read safely")
+    refused(lambda: Inception(path), "does not hold weights that can be read safely")
     torch.save({"a": Payload()}, path, _use_new_zipfile_serialization=False)
-    refused(lambda: Inception(path), "holds no weights that can be read safely")
+    refused(lambda: Inception(path), "does not hold weights that can be read safely")
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +170,14 @@ def test_payload_in_an_exported_extractor(exported: dict[str, bytes], tmp_path: 
     if torch.__version__.startswith("2.8.") and change == "weights marked as pickles":
         pytest.skip("torch 2.8 keeps all weights in one pickle")
     assert parts != exported
-    for content, message in ((parts, "net.pt2 is no network"), (exported, "")):
+    for content, message in ((parts, "net.pt2 is not a network"), (exported, "")):
         with zipfile.ZipFile(path, "w") as archive:
             for name, part in content.items():
                 archive.writestr(name, part)
         if message:
-            refused(lambda: Program(path), message)
+            refused(lambda: ExportedNetwork(path), message)
         else:
-            Program(path)
+            ExportedNetwork(path)
 
 
 def test_two_readers_of_one_archive(exported: dict[str, bytes], tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_two_readers_of_one_archive(exported: dict[str, bytes], tmp_path: Path) 
         for name, part in exported.items():
             archive.writestr(name, both if name == inputs else part)
     with guarded(tmp_path):
-        Program(tmp_path / "net.pt2")
+        ExportedNetwork(tmp_path / "net.pt2")
 
 
 SCRIPTS = (
@@ -239,7 +239,7 @@ def test_payload_in_a_scripted_extractor(tmp_path: Path, line: str, top: str) ->
         for name, part in parts.items():
             new = part.replace(b"    return", f"    {line}\n    return".encode(), 1) if name.endswith(".py") else part
             archive.writestr(name.replace("/code/", f"/{top}/"), new)
-    refused(lambda: Program(path), r"its code/\S+ calls ")
+    refused(lambda: ExportedNetwork(path), r"its code/\S+ calls ")
 
 
 @pytest.mark.parametrize("key", ["train_images", "train_labels"])

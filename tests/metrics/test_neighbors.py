@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from snngan.evaluation import nearest_neighbors as neighbors
-from snngan.evaluation.nearest_neighbors import neighbor_figures
+from snngan.metrics import distances
+from snngan.metrics.nearest_neighbor import nearest_neighbor_accuracy
+from snngan.metrics.prdc import precision_recall_density_coverage
 
 
-def figures_loop(real: Tensor, fake: Tensor, k: int) -> list[float]:
+def values_by_loops(real: Tensor, fake: Tensor, k: int) -> list[float]:
     def distance(x: Tensor, y: Tensor) -> float:
         return (x.double() - y.double()).square().sum().item()
 
@@ -35,27 +36,27 @@ def figures_loop(real: Tensor, fake: Tensor, k: int) -> list[float]:
 
 @pytest.mark.parametrize("counts", [(40, 40), (25, 40), (40, 23)])
 @pytest.mark.parametrize("shift", [0.0, 1.0, 100.0])
-def test_they_are_those_of_the_loops(counts: tuple[int, int], shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "ROWS", 16)
+def test_equal_loops(counts: tuple[int, int], shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "ROWS", 16)
     rng = torch.Generator().manual_seed(0)
     real, fake = (torch.randn(count, 3, generator=rng) for count in counts)
-    found = neighbor_figures(real, fake + shift, k=3)
-    names = ("precision", "recall", "density", "coverage", "accuracy", "real_accuracy", "fake_accuracy")
-    assert [getattr(found, name) for name in names] == pytest.approx(figures_loop(real, fake + shift, 3))
+    prdc = precision_recall_density_coverage(real, fake + shift, k=3)
+    assert list(prdc) == ["precision", "recall", "density", "coverage"]
+    found = [*prdc.values(), *nearest_neighbor_accuracy(real, fake + shift)]
+    assert found == pytest.approx(values_by_loops(real, fake + shift, 3))
 
 
-def test_the_same_points_twice_are_perfect_and_indistinguishable() -> None:
-    points = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
-    found = neighbor_figures(points, points)
-    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
-    assert found.accuracy == 0  # each point's nearest is its twin on the other side
+def test_equal_sets() -> None:
+    features = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    found = precision_recall_density_coverage(features, features)
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+    assert nearest_neighbor_accuracy(features, features)[0] == 0  # the nearest neighbor is the copy on the other side
 
 
 def test_constant_images_are_as_near_to_one_side_as_to_the_other() -> None:
-    found = neighbor_figures(torch.ones(10, 2), torch.ones(12, 2))
-    assert found.accuracy == 0.5
+    assert nearest_neighbor_accuracy(torch.ones(10, 2), torch.ones(12, 2)) == (0.5, 0.5, 0.5)
 
 
-def test_too_few_points_are_refused() -> None:
-    with pytest.raises(ValueError, match="6 points a side, not 5 and 9"):
-        neighbor_figures(torch.zeros(5, 2), torch.zeros(9, 2))
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 nearest neighbors need 6 images per side, got 5 and 9"):
+        precision_recall_density_coverage(torch.zeros(5, 2), torch.zeros(9, 2))

@@ -10,32 +10,33 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torch import Tensor
 from torch.testing import assert_close
 
-from snngan.evaluation.frechet import Moments, frechet_distance
+from snngan.metrics.fid import frechet_distance
+from snngan.metrics.moments import Moments
 
 
-def moments(points: Tensor, chunk: int = 7) -> Moments:
-    result = Moments(points.shape[1])
-    for part in points.split(chunk):  # type: ignore[no-untyped-call]
+def moments(features: Tensor, chunk: int = 7) -> Moments:
+    result = Moments(features.shape[1])
+    for part in features.split(chunk):  # type: ignore[no-untyped-call]
         result.update(part)
     return result
 
 
-def cloud(count: int, dims: int, seed: int) -> Tensor:
+def vectors(count: int, dims: int, seed: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(count, dims, generator=rng) @ torch.randn(dims, dims, generator=rng) + seed
 
 
-def test_moments_that_come_in_parts_are_those_of_the_whole() -> None:
-    points = cloud(100, 5, 1) + 1000
+def test_moments_of_chunks_equal_moments_of_all() -> None:
+    features = vectors(100, 5, 1) + 1000
     for chunk in (1, 7, 100):
-        found = moments(points, chunk)
+        found = moments(features, chunk)
         assert found.count == 100
-        assert_close(found.mean, points.double().mean(0))
-        assert_close(found.root().T @ found.root(), points.double().T.cov())
+        assert_close(found.mean, features.double().mean(0))
+        assert_close(found.covariance_root().T @ found.covariance_root(), features.double().T.cov())
 
 
-def test_diagonal_gaussians_have_the_closed_form() -> None:
-    """Of commuting covariances: |mean - mean'|^2 + sum of (std - std')^2."""
+def test_closed_form_of_diagonal_gaussians() -> None:
+    """For commuting covariances: |mean - mean'|^2 + sum of (std - std')^2."""
     first, second = Moments(3), Moments(3)
     deviations = torch.tensor([1.0, 2.0, 0.0]).double(), torch.tensor([3.0, 0.5, 1.0]).double()
     for side, deviation, mean in zip((first, second), deviations, (0.0, 2.0), strict=True):
@@ -48,8 +49,8 @@ def test_diagonal_gaussians_have_the_closed_form() -> None:
     tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18), reason="pytorch-fid's distance breaks on this SciPy"
 )
 @pytest.mark.parametrize("dims", [2, 20, 64])
-def test_it_is_that_of_pytorch_fid(dims: int) -> None:
-    sides = cloud(300, dims, 1), cloud(200, dims, 2)
+def test_equals_pytorch_fid(dims: int) -> None:
+    sides = vectors(300, dims, 1), vectors(200, dims, 2)
     statistics: list[np.ndarray] = []
     for side in sides:
         statistics += [side.double().mean(0).numpy(), np.cov(side.double().numpy(), rowvar=False)]
@@ -59,40 +60,40 @@ def test_it_is_that_of_pytorch_fid(dims: int) -> None:
     assert frechet_distance(*map(moments, sides)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_fewer_points_than_dimensions_give_a_real_distance_and_none_from_themselves() -> None:
-    points = cloud(10, 40, 3)
-    assert frechet_distance(moments(points), moments(points)) < 1e-9 * points.square().sum().item()
-    # Both clouds lie in one plane, where the distance must be the same.
+def test_low_rank_covariances() -> None:
+    features = vectors(10, 40, 3)
+    assert frechet_distance(moments(features), moments(features)) < 1e-9 * features.square().sum().item()
+    # Both sets lie in one plane, where the distance must be the same.
     flat = torch.zeros(2, 30, 40)
     flat[:, :, :2] = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(0))
     turn, _ = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(1)).double())
-    thin = frechet_distance(*(moments(side[:, :2]) for side in flat))
-    wide = frechet_distance(*(moments(side.double() @ turn) for side in flat))
-    assert wide == pytest.approx(thin, rel=1e-6)
+    in_plane = frechet_distance(*(moments(side[:, :2]) for side in flat))
+    rotated = frechet_distance(*(moments(side.double() @ turn) for side in flat))
+    assert rotated == pytest.approx(in_plane, rel=1e-6)
 
 
-def of_covariance(points: Tensor) -> Moments:
-    return Moments.from_covariance(points.double().mean(0), points.double().T.cov())
+def of_covariance(features: Tensor) -> Moments:
+    return Moments.from_covariance(features.double().mean(0), features.double().T.cov())
 
 
 @pytest.mark.parametrize(
     ("count", "other", "dims"), [(20, 20, 60), (7, 40, 60), (60, 60, 60), (59, 61, 60), (20, 150, 60), (150, 20, 60)]
 )
-def test_few_points_have_the_distance_of_their_full_covariances(count: int, other: int, dims: int) -> None:
-    sides = cloud(count, dims, 1), cloud(other, dims, 2)
+def test_few_vectors_have_the_distance_of_their_full_covariances(count: int, other: int, dims: int) -> None:
+    sides = vectors(count, dims, 1), vectors(other, dims, 2)
     full = frechet_distance(*map(of_covariance, sides))
     assert frechet_distance(*map(moments, sides)) == pytest.approx(full, rel=1e-9)
     assert frechet_distance(moments(sides[0]), of_covariance(sides[1])) == pytest.approx(full, rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 30, 60, 200])
-def test_the_same_points_in_another_order_have_no_distance(count: int) -> None:
-    points = cloud(count, 60, 3)
-    trace = float(points.double().var(0).sum())
-    assert frechet_distance(moments(points), moments(points.flip(0))) < 1e-12 * trace
+def test_order_does_not_matter(count: int) -> None:
+    features = vectors(count, 60, 3)
+    trace = float(features.double().var(0).sum())
+    assert frechet_distance(moments(features), moments(features.flip(0))) < 1e-12 * trace
 
 
-def test_memory_grows_with_the_number_of_points_while_they_are_few() -> None:
+def test_few_vectors_in_many_dimensions_build_no_covariance() -> None:
     """A covariance in a million dimensions would take 8 TB."""
     first, second = torch.zeros(3, 10**6), torch.zeros(2, 10**6)
     first[0, 0] = second[0, 0] = 3.0
@@ -101,11 +102,11 @@ def test_memory_grows_with_the_number_of_points_while_they_are_few() -> None:
     assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_one_point_a_side_has_the_distance_of_the_points() -> None:
+def test_single_vectors_have_their_squared_distance() -> None:
     first, second = torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0]])
     assert frechet_distance(moments(first), moments(second)) == 25
 
 
-def test_features_of_two_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 and 3 dimensions"):
+def test_different_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="the same dimensions, got 2 and 3"):
         frechet_distance(Moments(2), Moments(3))

@@ -1,4 +1,4 @@
-"""``snngan evaluate`` and ``snngan entangle``."""
+"""``snngan evaluate`` and ``snngan compare``."""
 
 from __future__ import annotations
 
@@ -30,37 +30,34 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
-def test_a_run_is_evaluated_in_trained_features(cli: Cli, run: Path) -> None:
-    said = cli(f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu")
+def test_a_run_in_classifier_features(cli: Cli, run: Path) -> None:
+    said = cli(f"evaluate {run} --features classifier:digits --count 40 --pairwise-count 30 --device cpu")
     assert "40 images of run run (step 6) against 24 of npz:" in said.out
     for name in ("fid", "kid", "precision", "coverage", "1nn_accuracy"):
         assert f"  {name} (classifier:digits) " in said.out
     for name in ("entanglement_input", "entanglement_features"):
         assert f"  {name} " in said.out
     assert "fid: 24 images do not span 128 features" in said.err
-    again = cli(
-        f"evaluate {run} --features classifier:digits --count 40 --points 30 --device cpu --json --metrics fid,prdc"
-    )
+    counts = "--count 40 --pairwise-count 30"
+    again = cli(f"evaluate {run} --features classifier:digits {counts} --device cpu --json --metrics fid,prdc")
     content = json.loads(again.out)
-    assert set(content["figures"]) == {"fid", "precision", "recall", "density", "coverage"}
-    assert f"{content['figures']['fid']:.4g}" in said.out
+    assert set(content["metrics"]) == {"fid", "precision", "recall", "density", "coverage"}
+    assert f"{content['metrics']['fid']:.4g}" in said.out
     protocol = content["protocol"]
-    assert (protocol["num_fake"], protocol["num_real"], protocol["num_points"]) == (40, 24, 24)
+    assert (protocol["num_fake"], protocol["num_real"], protocol["pairwise_count"]) == (40, 24, 24)
     assert Path(run, "evaluations.jsonl").read_text().count("\n") == 2
     assert (protocol["split"], protocol["seed"]) == ("test", 0)
     assert protocol["extractor"] == "classifier:digits"
     assert len(protocol["extractor_digest"]) == 32
 
 
-def test_nothing_is_kept_where_a_run_says_that_data_is(cli: Cli, run: Path, tmp_path: Path) -> None:
-    """A run's own words may be anyone's."""
+def test_nothing_is_written_to_the_data_folder_named_by_a_run(cli: Cli, run: Path, tmp_path: Path) -> None:
+    """A run folder can come from anyone."""
     config = Path(run, "config.json")
     content = json.loads(config.read_text())
     content["plan"]["data_dir"] = str(tmp_path / "theirs")
     config.write_text(json.dumps(content))
-    command = (
-        f"evaluate {run} --reference mnist-5k --features pixels --image-size 8 --count 40 --points 30 --device cpu"
-    )
+    command = f"evaluate {run} --reference mnist-5k --features pixels --image-size 8 --count 40 --device cpu"
     assert "kept mnist-5k" not in cli(command).err
     assert not Path(tmp_path, "theirs").exists()
     assert "kept mnist-5k" in cli(f"{command} --data-dir {tmp_path / 'mine'}").err
@@ -72,11 +69,11 @@ def test_features_are_trained_without_a_run(cli: Cli) -> None:
     assert "accuracy of this classifier on held-out images: " in said.err
 
 
-def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
+def test_a_set_against_itself(cli: Cli) -> None:
     said = cli("evaluate digits --reference digits --features pixels --count 150 --json")
-    figures = json.loads(said.out)["figures"]
-    assert figures["fid"] < 1e-6
-    assert (figures["precision"], figures["recall"], figures["coverage"]) == (1, 1, 1)
+    metrics = json.loads(said.out)["metrics"]
+    assert metrics["fid"] < 1e-6
+    assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -98,24 +95,26 @@ def test_a_set_against_itself_is_ideal(cli: Cli) -> None:
         ("evaluate run --features inceptoin", "--features must be classifier:NAME, .*; there is no file inceptoin"),
         ("evaluate run --features none.pt2", "there is no file none.pt2"),
         ("evaluate run --features pixels --metrics fid,kdi", "unknown metric 'kdi'; did you mean 'kid'"),
-        ("evaluate nowhere/run --features pixels --reference digits", "nowhere/run is no run folder"),
+        ("evaluate nowhere/run --features pixels --reference digits", "nowhere/run is not a run folder"),
         (
             "evaluate digits --features pixels",
             "digits is not a run folder, .*: name the real images by --reference SET",
         ),
+        ("compare run", "Missing argument 'B'"),
         ("entangle run", "Missing argument 'B'"),
-        ("entangle run digist", "unknown dataset 'digist'; did you mean 'digits'"),
-        ("entangle run digits --features pixels --space pixel", "need --space features, got --space pixel"),
-        ("entangle digits digits --space projection", "--space projection wants a run among the two"),
-        ("entangle digits digits --out run", "run exists already: give another --out, or --force to replace it"),
+        ("evaluate run --points 30", "no option --points: use --pairwise-count"),
+        ("compare run digist", "unknown dataset 'digist'; did you mean 'digits'"),
+        ("compare run digits --features pixels --space pixel", "need --space features, got --space pixel"),
+        ("compare digits digits --space projection", "--space projection needs a run among A and B"),
+        ("compare digits digits --out run", "run exists already: give another --out, or --force to replace it"),
     ],
 )
 def test_mistakes(refused: Cli, run: Path, command: str, message: str) -> None:
     refused(command, message)
 
 
-def test_two_sets_are_entangled(cli: Cli, run: Path, tmp_path: Path) -> None:
-    said = cli(f"entangle digits {run} --count 60 --out compared --device cpu")
+def test_compare_two_sets(cli: Cli, run: Path, tmp_path: Path) -> None:
+    said = cli(f"compare digits {run} --count 60 --out compared --device cpu")
     for words in ("entanglement score", "p-value", "corrected", "real anchors of class 7", "compared"):
         assert words in said.out
     assert {path.name for path in Path("compared").iterdir()} == {
@@ -125,7 +124,7 @@ def test_two_sets_are_entangled(cli: Cli, run: Path, tmp_path: Path) -> None:
         with Image.open(Path("compared") / f"{name}.png") as image:
             assert min(image.size) >= 300
     content = json.loads(Path("compared/result.json").read_text())
-    said = cli(f"entangle digits {run} --count 60 --json --device cpu")
+    said = cli(f"compare digits {run} --count 60 --json --device cpu")
     assert json.loads(said.out) == content
     assert content["num_real"] == content["num_fake"] == 60
     assert 0 <= content["score_interval"][0] <= content["score"] <= content["score_interval"][1] <= 1
@@ -137,44 +136,46 @@ def test_every_space_and_kind_of_source(cli: Cli, run: Path) -> None:
     Path("folder").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image[0].numpy()).save(f"folder/{number}.png")
-    same = json.loads(cli("entangle some.npz folder --json").out)
+    same = json.loads(cli("compare some.npz folder --json").out)
     assert same["score"] > 0.99
     assert same["p_value"] > 0.05
-    projected = json.loads(cli(f"entangle some.npz {run} --space projection --json --device cpu").out)
+    projected = json.loads(cli(f"compare some.npz {run} --space projection --json --device cpu").out)
     assert projected["extractor"] == "learned space of run run"
-    features = json.loads(cli(f"entangle some.npz {run} --space features --features classifier:digits --json").out)
+    features = json.loads(cli(f"compare some.npz {run} --space features --features classifier:digits --json").out)
     assert features["extractor"] == "classifier:digits"
 
 
-def test_sets_that_cannot_be_told_apart_are_said_to_be_so(cli: Cli) -> None:
+def test_sets_of_one_distribution(cli: Cli) -> None:
     digits = load_dataset("digits")
     order = torch.randperm(len(digits.train_images), generator=torch.Generator().manual_seed(0))[:200]
     np.savez("first.npz", images=digits.train_images[order[:100]].numpy())
     np.savez("second.npz", images=digits.train_images[order[100:]].numpy())
-    assert "not told apart by neighborhoods" in cli("entangle first.npz second.npz").out
+    assert "not told apart by neighborhoods" in cli("compare first.npz second.npz").out
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_too_few_images_are_refused(refused: Cli, count: int) -> None:
     np.savez("few.npz", images=np.zeros((count, 1, 8, 8), np.uint8))
-    refused("entangle few.npz digits", f"few.npz holds {count} image.*: a comparison takes 4 or more")
+    refused("compare few.npz digits", f"few.npz must hold 4 or more images, got {count}")
 
 
-def test_images_of_two_sizes_meet_in_features_only(refused: Cli) -> None:
+def test_images_of_two_sizes(refused: Cli) -> None:
     np.savez("other.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
     refused(
-        "entangle digits other.npz",
-        r"images \(1, 8, 8\), .* \(1, 9, 9\), which do not meet in pixels: give --image-size, or --features inception",
+        "compare digits other.npz",
+        r"images \(1, 8, 8\), .* \(1, 9, 9\), which cannot be compared in pixels: give --image-size, or --feat",
     )
-    refused("evaluate other.npz --reference digits --features pixels", "which do not meet in pixels: give --image-size")
+    refused(
+        "evaluate other.npz --reference digits --features pixels", "cannot be compared in pixels: give --image-size"
+    )
 
 
-def test_constant_images_have_figures(cli: Cli) -> None:
+def test_constant_images(cli: Cli) -> None:
     np.savez("gray.npz", images=np.full((20, 1, 8, 8), 128, np.uint8))
-    figures = json.loads(cli("evaluate gray.npz --reference digits --features pixels --count 20 --json").out)["figures"]
-    assert figures["precision"] == 0
-    assert figures["entanglement_input_fake_anchors"] < 0.1
-    assert "nan" not in cli("entangle digits gray.npz --count 20").out
+    metrics = json.loads(cli("evaluate gray.npz --reference digits --features pixels --count 20 --json").out)["metrics"]
+    assert metrics["precision"] == 0
+    assert metrics["entanglement_input_fake_anchors"] < 0.1
+    assert "nan" not in cli("compare digits gray.npz --count 20").out
 
 
 def train(cli: Cli, dataset: str, name: str, *more: str) -> str:
@@ -183,8 +184,8 @@ def train(cli: Cli, dataset: str, name: str, *more: str) -> str:
     return name
 
 
-def test_a_run_is_held_against_what_it_was_not_trained_on(cli: Cli, refused: Cli) -> None:
-    """Of a file or folder without halves a tenth was held out, and that is what counts; it must be the same still."""
+def test_a_run_is_compared_with_held_out_images(cli: Cli, refused: Cli) -> None:
+    """A tenth of a file or folder without halves is held out; it must not have changed since the training."""
     images = load_dataset("digits").train_images[:100].numpy()
     np.savez("all.npz", images=images)
     run = train(cli, "npz:all.npz", "small", "--image-size", "6")
@@ -199,17 +200,17 @@ def test_a_run_is_held_against_what_it_was_not_trained_on(cli: Cli, refused: Cli
     refused("evaluate small --features pixels", "are not the ones the run was started with")
 
 
-def test_two_runs_have_a_noise_each(cli: Cli, tmp_path: Path) -> None:
+def test_two_runs_have_different_noise(cli: Cli, tmp_path: Path) -> None:
     run = train(cli, "digits", "one")
     content = json.loads(cli(f"evaluate {run} --reference {run} --features pixels --count 60 --json").out)
     assert (content["protocol"]["seed"], content["protocol"]["real_seed"]) == (0, 1)
-    assert content["figures"]["1nn_accuracy"] > 0.2  # each image would have its twin
-    compared = json.loads(cli(f"entangle {run} {run} --count 60 --json").out)
+    assert content["metrics"]["1nn_accuracy"] > 0.2  # each image would have its twin
+    compared = json.loads(cli(f"compare {run} {run} --count 60 --json").out)
     assert (compared["real_seed"], compared["fake_seed"]) == (1, 0)
     assert compared["p_value"] < 1
 
 
-def test_features_are_looked_for_where_the_run_s_data_were(cli: Cli) -> None:
+def test_features_are_found_in_the_data_folder_of_the_run(cli: Cli) -> None:
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
     words = f"evaluate {run} --features classifier:digits --metrics fid"
     kept = cli(f"{words} --data-dir elsewhere").err
@@ -220,13 +221,13 @@ def test_features_are_looked_for_where_the_run_s_data_were(cli: Cli) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("elsewhere").rglob("*")} == before
 
 
-def test_a_data_set_is_meant_by_its_name_though_a_folder_has_it(cli: Cli, refused: Cli) -> None:
+def test_a_data_set_name_comes_before_a_folder(cli: Cli, refused: Cli) -> None:
     Path("digits").mkdir()
-    assert "of digits test" in cli("entangle digits digits --count 20").out
-    refused("entangle digits folder:", "folder: needs a path after the colon")
+    assert "of digits test" in cli("compare digits digits --count 20").out
+    refused("compare digits folder:", "folder: needs a path after the colon")
 
 
-def test_what_cannot_be_kept_is_shown_all_the_same(cli: Cli, refused: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_shown_if_nothing_can_be_saved(cli: Cli, refused: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise SaveError(f"{path} could not be written: No space left on device")
 
@@ -235,7 +236,7 @@ def test_what_cannot_be_kept_is_shown_all_the_same(cli: Cli, refused: Cli, monke
     assert "  fid (classifier:digits) " in said.out
     assert said.err.count("No space left on device; going on without") == 2
     Path("file").write_text("")
-    refused("entangle digits digits --out file/out", "file/out cannot be made: ")
+    refused("compare digits digits --out file/out", "file/out cannot be created: ")
 
 
 class Odd(torch.nn.Module):
@@ -250,28 +251,34 @@ class Odd(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("flat", r"must return features \(2, D\), not \(128,\)"), ("nan", "that are not finite")]
+    ("kind", "message"),
+    [
+        ("flat", r"must return features \(2, D\), got \(128,\)"),
+        ("nan", "must return finite features, got NaN or infinity"),
+    ],
 )
-def test_networks_of_the_user_s_that_are_no_extractors(refused: Cli, kind: str, message: str) -> None:
+def test_networks_that_return_no_features(refused: Cli, kind: str, message: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(Odd(kind), torch.rand(2, 1, 8, 8)).save("odd.pt")  # type: ignore[no-untyped-call]
     refused("evaluate digits --reference digits --features odd.pt", message)
 
 
-def test_projection_wants_images_of_the_run_s_shape(cli: Cli, refused: Cli, run: Path) -> None:
+def test_projection_needs_images_of_the_shape_of_the_run(cli: Cli, refused: Cli, run: Path) -> None:
     np.savez("large.npz", images=np.zeros((9, 1, 9, 9), np.uint8))
-    refused(f"entangle large.npz {run} --space projection", r"the learned space of run run takes images \(1, 8, 8\)")
+    refused(
+        f"compare large.npz {run} --space projection", r"space of run run takes images \(1, 8, 8\), got \(1, 9, 9\)"
+    )
     np.savez("none.npz", images=np.zeros((0, 1, 8, 8), np.uint8))
-    refused("entangle digits none.npz", "none.npz")
+    refused("compare digits none.npz", "none.npz")
 
 
-def test_a_page_replaces_no_folder_or_device(refused: Cli, run: Path) -> None:
+def test_a_page_does_not_replace_a_folder(refused: Cli, run: Path) -> None:
     Path("place").mkdir()
     refused(f"report {run} --out place --force", "--out place is a folder; give a file name$")
 
 
-def test_what_was_found_is_not_written_through_a_link(cli: Cli) -> None:
+def test_evaluations_are_not_written_through_a_link(cli: Cli) -> None:
     run = train(cli, "digits", "one")
     Path("mine").write_text("mine")
     (Path(run) / "evaluations.jsonl").symlink_to(Path("mine").absolute())
@@ -282,7 +289,7 @@ def test_what_was_found_is_not_written_through_a_link(cli: Cli) -> None:
 
 
 def test_a_run_on_labeled_pictures_needs_no_options(cli: Cli) -> None:
-    """Its data are where the run says, and the features are kept where the user's are."""
+    """Its data are read where the run says, and the features are written to the user's data folder."""
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
     said = cli(f"evaluate {run}")
     assert "training a small classifier of digits for its features, about a minute; kept in " in said.err
@@ -294,7 +301,7 @@ def test_a_run_on_labeled_pictures_needs_no_options(cli: Cli) -> None:
     assert max(map(len, lines[: lines.index("next:")])) <= 80
     assert lines[lines.index("next:") + 1 :] == [
         "  snngan sample one --count 100 --out one/grid.png",
-        f"  snngan entangle digits one --data-dir {Path('elsewhere').absolute()}",
+        f"  snngan compare digits one --data-dir {Path('elsewhere').absolute()}",
         "  snngan report one --out one/report.html",
     ]
     again = cli(f"evaluate {run} --json")
@@ -325,7 +332,7 @@ def test_features_follow_from_the_reference(cli: Cli, reference: Callable[[], st
     assert ("training a small classifier" in said.err) == (features != "pixels")
 
 
-def test_tiny_pictures_points_and_folders_have_features_too(cli: Cli) -> None:
+def test_default_features_of_tiny_images_points_and_folders(cli: Cli) -> None:
     tiny = labeled("tiny.npz", np.arange(60) % 3, side=3)
     run = train(cli, "rings", "points")
     for words in (f"evaluate {tiny} --reference {tiny}", f"evaluate {run} --count 50"):
@@ -341,11 +348,11 @@ def test_tiny_pictures_points_and_folders_have_features_too(cli: Cli) -> None:
 
 def test_two_sizes_train_no_features(refused: Cli) -> None:
     np.savez("other.npz", images=np.zeros((20, 1, 9, 9), np.uint8))
-    refused("evaluate other.npz --reference digits", "which do not meet in pixels: give --image-size")
+    refused("evaluate other.npz --reference digits", "which cannot be compared in pixels: give --image-size")
 
 
-def test_features_alone_are_the_space_of_distances(cli: Cli) -> None:
-    digits = "entangle digits digits --count 20 --json --device cpu"
+def test_features_imply_the_space(cli: Cli) -> None:
+    digits = "compare digits digits --count 20 --json --device cpu"
     for words, name in (
         ("--features classifier:digits", "classifier:digits"), ("--space features", "classifier:digits"),
         ("--features pixels", "pixels"), ("", "pixels"),
@@ -353,10 +360,8 @@ def test_features_alone_are_the_space_of_distances(cli: Cli) -> None:
         assert json.loads(cli(f"{digits} {words}").out)["extractor"] == name
 
 
-@pytest.mark.parametrize(
-    "command", ["evaluate {0} --reference {0} --features pixels --json", "entangle {0} {0} --json"]
-)
-def test_broken_pictures_are_left_out_where_that_is_said(cli: Cli, refused: Cli, command: str) -> None:
+@pytest.mark.parametrize("command", ["evaluate {0} --reference {0} --features pixels --json", "compare {0} {0} --json"])
+def test_skip_broken(cli: Cli, refused: Cli, command: str) -> None:
     Path("broken").mkdir()
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
@@ -368,7 +373,7 @@ def test_broken_pictures_are_left_out_where_that_is_said(cli: Cli, refused: Cli,
     assert content.get("protocol", content)["num_real"] == 12
 
 
-def test_weights_are_fetched_where_that_is_said(cli: Cli, refused: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_of_weights(cli: Cli, refused: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytorch_fid import inception
 
     content = b"these are no weights"
@@ -376,7 +381,7 @@ def test_weights_are_fetched_where_that_is_said(cli: Cli, refused: Cli, monkeypa
     kept = Path("torch/hub/checkpoints", INCEPTION_FILE)
     for path in (wrong, right):
         path.write_bytes(content)
-    for command in ("evaluate digits --reference digits --download", "entangle digits digits --download"):
+    for command in ("evaluate digits --reference digits --download", "compare digits digits --download"):
         monkeypatch.setattr(inception, "FID_WEIGHTS_URL", wrong.absolute().as_uri())
         said = cli(command, 2)
         assert "could not be fetched as " in said.err
@@ -385,7 +390,7 @@ def test_weights_are_fetched_where_that_is_said(cli: Cli, refused: Cli, monkeypa
         monkeypatch.setattr(inception, "FID_WEIGHTS_URL", right.absolute().as_uri())
         said = cli(f"{command} --features inception", 2)
         assert f"fetching {right.absolute().as_uri()} as " in said.err
-        assert "holds no weights that can be read safely" in said.err
+        assert "does not hold weights that can be read safely" in said.err
         assert kept.read_bytes() == content
         assert "fetching" not in cli(command, 2).err
         kept.unlink()
@@ -398,12 +403,13 @@ def test_out_of_memory_names_options_of_the_command(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("snngan.evaluation.measure.see", fail)
+    monkeypatch.setattr("snngan.evaluation.measure.collect_statistics", fail)
     refused(
-        "evaluate digits --reference digits --features pixels", "out of memory: use a smaller --count, --points or --im"
+        "evaluate digits --reference digits --features pixels",
+        "out of memory: use a smaller --count, --pairwise-count or --image-size, or fewer --metrics",
     )
-    monkeypatch.setattr("snngan.evaluation.two_sample_report.compare", fail)
-    refused("entangle digits digits", "out of memory: use a smaller --count or --image-size$")
+    monkeypatch.setattr("snngan.evaluation.two_sample_report.compare_features", fail)
+    refused("compare digits digits", "out of memory: use a smaller --count or --image-size$")
 
 
 def test_fid_statistics_of_another_tool(cli: Cli, refused: Cli) -> None:
@@ -411,7 +417,7 @@ def test_fid_statistics_of_another_tool(cli: Cli, refused: Cli) -> None:
     np.savez("statistics.npz", mu=points.mean(0), sigma=np.cov(points, rowvar=False))
     for name in ("statistics.npz", "npz:statistics.npz"):
         said = cli(f"evaluate digits --reference {name} --features pixels --json")
-        assert json.loads(said.out)["figures"]["fid"] < 1e-6
+        assert json.loads(said.out)["metrics"]["fid"] < 1e-6
         assert "left out, statistics.npz holds FID statistics, which give fid only" in said.err
     refused("evaluate digits --reference statistics.npz", "no Inception weights at ")  # what such files are made with
     refused(

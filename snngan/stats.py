@@ -1,14 +1,14 @@
-"""Means with intervals, over seeds."""
+"""Means and intervals over seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean and the ends of Student's 95 % interval; a single value has NaN for ends.
+    """Return the mean and the ends of Student's 95 % interval, which are NaN for a single value.
 
     Example:
         >>> mean, low, high = mean_interval([1.0, 2.0, 3.0])
@@ -26,8 +26,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def summary(values: Sequence[float], best: Any = max) -> dict[str, Any]:
-    """Return mean, best and Student's 95 % interval of ``values``, one a seed; no interval (None) for a single one."""
+def summarize(values: Sequence[float], best: Callable[[Sequence[float]], float] = max) -> dict[str, Any]:
+    """Return mean, best value and Student's 95 % interval of ``values``; the interval of a single one is None."""
     mean, low, high = mean_interval(values)
     interval = None if math.isnan(low) else [low, high]
     return {"mean": mean, "best": best(values), "interval": interval, "values": list(values)}

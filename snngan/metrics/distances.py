@@ -1,0 +1,43 @@
+"""Squared distances of feature vectors in float64, a block of rows at a time: memory is O(N D)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from snngan.metrics import Sizes
+
+ROWS = 1024
+"""Rows of a block."""
+NEIGHBORS = 5
+"""The reach of an image is the distance of its 5th nearest neighbor."""
+
+
+def center(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features (N, D) and (M, D) in float64 less their common mean, which keeps distances exact."""
+    mean = torch.cat([real, fake]).double().mean(0)
+    return real.double() - mean, fake.double() - mean
+
+
+def squared_distance_rows(left: Tensor, right: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of rows with the squared distances (n, M) of these rows of ``left`` (N, D) to ``right`` (M, D)."""
+    lengths = right.square().sum(1)
+    for start in range(0, len(left), ROWS):
+        rows = slice(start, min(start + ROWS, len(left)))
+        block = left[rows]
+        distances = (block @ right.T).mul_(-2).add_(block.square().sum(1, keepdim=True)).add_(lengths)
+        yield rows, distances.clamp_min_(0)
+
+
+def own_distance_rows(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of rows with the squared distances (n, N) within ``features`` (N, D), infinite to itself."""
+    for rows, distances in squared_distance_rows(features, features):
+        distances[:, rows].fill_diagonal_(torch.inf)
+        yield rows, distances
+
+
+def neighbor_peak_bytes(sizes: Sizes) -> float:
+    """Return how many bytes the metrics of nearest neighbors take: float64 features and a block of distances."""
+    return 24 * sizes.dims * sizes.pairwise_count + 8 * ROWS * sizes.pairwise_count

@@ -1,0 +1,69 @@
+"""Mean and covariance of features that come in chunks, in memory O(min(n, D) D)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class Moments:
+    """Count, mean and covariance of feature vectors that come in chunks.
+
+    Up to D vectors are kept as they are, in memory O(n D); beyond that only their (D, D) scatter matrix is kept.
+
+    Attributes:
+        count: number of vectors so far.
+        mean: (D,) float64.
+        rows: the vectors, while there are at most D.
+        scatter: (D, D) float64, the sum of (x - mean)(x - mean)^T; None while the vectors are kept.
+    """
+
+    def __init__(self, dims: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(dims, dtype=torch.float64, device=device)
+        self.rows: list[Tensor] = []
+        self.scatter: Tensor | None = None
+
+    @classmethod
+    def from_covariance(cls, mean: Tensor, covariance: Tensor) -> Moments:
+        """Return the moments with this mean (D,) and covariance (D, D), whose count is unknown."""
+        moments = cls(len(mean))
+        moments.count, moments.mean, moments.scatter = 2, mean.double(), covariance.double()
+        return moments
+
+    def update(self, features: Tensor) -> None:
+        """Add feature vectors (n, D)."""
+        if len(features) == 0:
+            return
+        total = self.count + len(features)
+        mean = features.double().mean(0)
+        shift = mean - self.mean
+        if total <= len(self.mean):
+            self.rows.append(features)
+        else:
+            if self.scatter is None:
+                centered = self._centered_rows()
+                self.scatter, self.rows = centered.T @ centered, []
+            centered = features.double() - mean
+            self.scatter.addmm_(centered.T, centered)
+            self.scatter.addr_(shift, shift, alpha=self.count * len(features) / total)
+        self.mean += shift * (len(features) / total)
+        self.count = total
+
+    def covariance_root(self) -> Tensor:
+        """Return R (r, D) float64 with R^T R = the unbiased covariance; r is at most min(count, D).
+
+        Eigenvalues of the scatter matrix that are rounding errors are left out.
+        """
+        degrees = max(1, self.count - 1)
+        if self.scatter is None:
+            return self._centered_rows().div_(math.sqrt(degrees))
+        values, vectors = torch.linalg.eigh(self.scatter)
+        kept = values > values.amax().clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
+        root: Tensor = vectors[:, kept].mul_((values[kept] / degrees).sqrt()).T
+        return root
+
+    def _centered_rows(self) -> Tensor:
+        return torch.cat([self.mean.new_empty(0, len(self.mean)), *self.rows]).sub_(self.mean)

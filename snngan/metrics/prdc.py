@@ -1,0 +1,67 @@
+"""Precision, recall, density and coverage: who lies within reach of whom in a feature space."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
+from snngan.metrics.distances import NEIGHBORS, center, neighbor_peak_bytes, own_distance_rows, squared_distance_rows
+
+
+def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGHBORS) -> dict[str, float]:
+    """Return the four metrics of features ``real`` (N, D) and ``fake`` (M, D).
+
+    The reach of an image is the distance of its k-th nearest neighbor on its own side.
+
+    - precision: share of synthetic images within reach of a real one (Kynkaanniemi et al. 2019, eq. 1 and 2)
+    - recall: share of real images within reach of a synthetic one
+    - density: mean number of real images with a given synthetic one within reach, over k (Naeem et al. 2020, eq. 4)
+    - coverage: share of real images with a synthetic one within their reach (Naeem et al. 2020, eq. 5)
+
+    Raises:
+        ValueError: fewer than k + 1 images on a side.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"{k} nearest neighbors need {k + 1} images per side, got {len(real)} and {len(fake)}")
+    real, fake = center(real, fake)
+    real_reach, fake_reach = (_squared_reach(side, k) for side in (real, fake))
+    num_reaching = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
+    num_recalled, num_covered = 0, 0
+    for rows, distances in squared_distance_rows(real, fake):
+        inside = distances <= real_reach[rows, None]
+        num_reaching += inside.sum(0)
+        num_covered += int(inside.any(1).sum())
+        num_recalled += int((distances <= fake_reach).any(1).sum())
+    return {
+        "precision": float((num_reaching > 0).double().mean()),
+        "recall": num_recalled / len(real),
+        "density": float(num_reaching.sum()) / (k * len(fake)),
+        "coverage": num_covered / len(real),
+    }
+
+
+def _squared_reach(features: Tensor, k: int) -> Tensor:
+    """Return the squared distance (N,) of each image's k-th nearest neighbor, itself not counted."""
+    return torch.cat([distances.kthvalue(k, dim=1).values for _, distances in own_distance_rows(features)])
+
+
+@METRICS.register("prdc")
+@partial(
+    Metric,
+    values={
+        "precision": MetricValue("share of samples within reach of a real image", "higher is better", high=1),
+        "recall": MetricValue("share of real images within reach of a sample", "higher is better", high=1),
+        "density": MetricValue("real images that reach a sample, over 5", "1 is ideal"),
+        "coverage": MetricValue("share of real images that reach a sample", "higher is better", high=1),
+    },
+    needs=("features",),
+    peak_bytes=neighbor_peak_bytes,
+    min_images=NEIGHBORS + 1,
+    position=2,
+)
+def prdc(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
+    """Return precision, recall, density and coverage of the features that are compared pairwise."""
+    return precision_recall_density_coverage(real.features, fake.features)
