@@ -13,6 +13,9 @@ from snngan.version import __version__
 if TYPE_CHECKING:
     from snngan.api import Run, load_run, train, train_classifier
     from snngan.data.datasets import load_dataset
+    from snngan.evaluation.classifier import load_classifier
+    from snngan.evaluation.measure import evaluate
+    from snngan.evaluation.two_sample_report import compare
     from snngan.losses.entangled import EntangledLoss
     from snngan.losses.snnl import Entanglement, SoftNearestNeighborLoss, entanglement, soft_nearest_neighbor_loss
     from snngan.losses.temperature import (
@@ -35,7 +38,10 @@ __all__ = [
     "Run",
     "SoftNearestNeighborLoss",
     "__version__",
+    "compare",
     "entanglement",
+    "evaluate",
+    "load_classifier",
     "load_dataset",
     "load_generator",
     "load_run",
@@ -55,6 +61,7 @@ __getattr__, __dir__ = public_names(
         **{name: name for name in _PACKAGES},
         "__version__": "",
         **dict.fromkeys(("Run", "load_run", "train", "train_classifier"), "api"),
+        **dict.fromkeys(("compare", "evaluate", "load_classifier"), "evaluation"),
         "load_dataset": "data.datasets",
         "load_generator": "training",
     },

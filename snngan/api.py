@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from snngan.config import ClassifyConfig, Config, TrainConfig, make_config
 from snngan.data import Dataset, to_uint8
 from snngan.data.datasets import data_folder, is_here, load_dataset
+from snngan.evaluation.measure import Evaluation, evaluate
 from snngan.training.checkpoint import checkpoint_paths, load_newest
 from snngan.training.classifier import ClassifierTrainer
 from snngan.training.distributed import (
@@ -113,6 +114,13 @@ class Run:
             found |= line
         short = {tag.partition("/")[2]: value for tag, value in found.items() if tag.startswith("metrics/")}
         return {**found, **short}
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def evaluate(self, reference: str | None = None, **options: Any) -> Evaluation:
+        """Return the metrics of the run's samples: :func:`snngan.evaluate` with this run as ``images``."""
+        return evaluate(self, reference, **options)
 
     def generator(self, device: str = "cpu") -> nn.Module:
         """Return the averaged generator: latents (N, ``generator.latent_dim``) to images (N, C, H, W) in [-1, 1]."""

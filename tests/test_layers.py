@@ -34,6 +34,7 @@ LAYERS = [
     {"objectives", "selfsupervised"},
     {"training"},
     {"evaluation"},
+    {"api"},
     {"experiments"},
     {"cli"},
 ]

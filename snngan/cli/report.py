@@ -28,13 +28,15 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}")
     check_absent(out, force=force)
+    from snngan.config import Config
     from snngan.evaluation.report import write_report
-    from snngan.training.run_folder import open_run
+    from snngan.training.run_folder import RunFolder, open_run
 
-    found, errors = [], []
+    found: list[RunFolder[Config]] = []
+    errors: list[str] = []
     for path in {each.resolve(): each for each in runs}.values():
         try:
-            found.append(open_run(path))
+            found.append(open_run(path, Config))
         except ValueError as error:
             if not path.exists():
                 raise

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from snngan.data import Dataset, to_unit_range
-from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
 from snngan.robustness.activations import compute_activations
 from snngan.robustness.attacks import Attack
 from snngan.robustness.dknn import DkNN, DkNNOutput
+from snngan.stats import summarize
 from snngan.training.classifier import CHUNK, shuffled_rows
 
 CALIBRATION = 750
@@ -229,7 +229,7 @@ def evaluate_attacks(
     return [
         {
             "epsilon": attack.epsilon if attack else 0.0,
-            "metrics": {name: summary(numbers) for name, numbers in found.items()},
+            "metrics": {name: summarize(numbers) for name, numbers in found.items()},
         }
         for attack, found in zip(attacks, values, strict=True)
     ]

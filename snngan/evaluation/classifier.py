@@ -14,7 +14,7 @@ from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import Notify, load_dataset
 from snngan.evaluation.attack_evaluation import AttackProtocol, evaluate_attacks, select_queries
-from snngan.intervals import summary
+from snngan.stats import summarize
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import (
     NUM_ENTANGLED,
@@ -148,7 +148,8 @@ def evaluate_classifier(
         "torch": torch.__version__,
     }
     metrics = {
-        name: summary(each.double().tolist(), best=max if name == "accuracy" else min) for name, each in values.items()
+        name: summarize(each.double().tolist(), best=max if name == "accuracy" else min)
+        for name, each in values.items()
     }
     content: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
     if attack_protocol is not None:

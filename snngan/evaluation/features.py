@@ -19,9 +19,8 @@ from snngan.evaluation.feature_classifier import can_train_features, load_or_tra
 from snngan.evaluation.programs import checked_program
 from snngan.evaluation.sources import ImagesLike, ImageSource, digest_of, find_run, match_channels
 from snngan.files import check_local
-from snngan.training.checkpoint import load_newest
-from snngan.training.plan import build_objective
-from snngan.training.players import build_players, load_part
+from snngan.training.resolve import build_objective
+from snngan.training.sampling import load_discriminator
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 FEATURE_SPACES = (
@@ -145,22 +144,19 @@ class DiscriminatorFeatures:
         run = next((run for run in map(find_run, images) if run is not None), None)
         if run is None:
             raise ValueError("--space projection needs a run among A and B, whose discriminator learns a feature space")
-        if (build_objective(run.plan).discriminator_dim or 0) < 2:
+        if (build_objective(run.config).discriminator_dim or 0) < 2:
             raise ValueError(
-                f"{run.path}: the discriminator of {run.plan.objective} learns no feature space; use --space features"
+                f"{run.path}: the discriminator of {run.config.objective} learns no feature space; use --space features"
             )
-        state = load_newest(run.checkpoints, notify)["players"]
-        self.players, self.image_shape = build_players(run.plan, device, state), run.plan.image_shape
-        assert self.players.discriminator is not None
-        load_part("discriminator", self.players.discriminator, state)
-        self.name = f"learned space of run {run.path.name}"
-        self.digest = digest_of(self.players.discriminator.state_dict().values())
+        self.discriminator, self.image_shape = load_discriminator(run, device, notify), run.config.image_shape
+        self.device, self.name = device, f"learned space of run {run.path.name}"
+        self.digest = digest_of(self.discriminator.state_dict().values())
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image_shape:
             raise ValueError(f"the {self.name} takes images {self.image_shape}, got {tuple(images.shape[1:])}")
-        features = self.players.project(to_unit_range(images).to(next(self.players.generator.parameters()).device))
-        assert features is not None
+        with torch.no_grad():
+            features: Tensor = self.discriminator(to_unit_range(images).to(self.device))
         return features.cpu()
 
 

@@ -153,7 +153,7 @@ def evaluate(
     folder = data_folder(data_dir) / "features"  # where the user keeps data: a run folder can come from anyone
     keep, feature_size = data_dir is not None or run is None, image_size
     if run is not None:
-        data_dir, feature_size = data_dir or run.plan.data_dir, image_size or run.plan.image_size
+        data_dir, feature_size = data_dir or run.config.data_dir, image_size or run.config.image_size
     data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
     reading: dict[str, Any] = {"split": split, "image_size": image_size, "device": place, "keep": keep} | data
     where: dict[str, Any] = {"folder": folder, "also": data_folder(data_dir) / "features", "device": place}

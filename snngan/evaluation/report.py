@@ -11,15 +11,16 @@ from html import escape
 from pathlib import Path
 from typing import Any, NoReturn
 
+from snngan.config import ClassifyConfig, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS
 from snngan.files import write_atomically
 from snngan.metrics import metric_values
 from snngan.stats import mean_interval
-from snngan.training.run_folder import ClassifierRun, GanRun
+from snngan.training.run_folder import RunFolder
 from snngan.untrusted import check_regular, read_json, read_lines
 from snngan.version import __version__
 
-Run = GanRun | ClassifierRun
+Run = RunFolder[Any]
 MAX_STEP = 1 << 53
 """Larger steps cannot be told apart in float64."""
 MAX_VALUE, MAX_TAG_LENGTH = 1e100, 100
@@ -113,8 +114,8 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     named = list(zip(distinct_names([run.path for run in runs]), runs, strict=True))
     title = ", ".join(name for name, _ in named) if len(named) < 4 else f"{len(named)} runs"
     sections: dict[str, list[str]] = {"Metrics": [NOTE], "Samples": [], "Curves": [], "Options": []}
-    for heading, kind in {"Generators": GanRun, "Classifiers": ClassifierRun}.items():
-        if some := [each for each in named if isinstance(each[1], kind)]:
+    for heading, kind in {"Generators": TrainConfig, "Classifiers": ClassifyConfig}.items():
+        if some := [each for each in named if isinstance(each[1].config, kind)]:
             groups = group_by_seed(some)
             sections["Metrics"] += [f"<h3>{heading}</h3>", *metric_tables(groups)]
             sections["Samples"] += _samples(groups)
@@ -152,7 +153,7 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
     found: dict[tuple[str, int], list[Series]] = {}
     repeats: Counter[tuple[str, int]] = Counter()
     for name, run in named:
-        values, log = dataclasses.asdict(run.plan), read_metrics(run)
+        values, log = run.config.to_json(), read_metrics(run)
         options = str({key: value for key, value in values.items() if key not in UNGROUPED})
         seeds = values["seeds"][:MAX_ROWS] if "seeds" in values else [values["seed"]]
         for seed in seeds:
@@ -160,14 +161,14 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
             own = {tag.removeprefix(prefix): each for tag, each in log.items() if tag.startswith(prefix)}
             repeats[options, seed] += 1
             found.setdefault((options, repeats[options, seed]), []).append(Series(title, run, own))
-    plans = [series[0].run.plan for series in found.values()]
-    rows = _rows([_flatten(dataclasses.asdict(plan)) for plan in plans])
+    configs = [series[0].run.config for series in found.values()]
+    rows = _rows([_flatten(config.to_json()) for config in configs])
     groups = []
-    for number, (plan, series) in enumerate(zip(plans, found.values(), strict=True)):
-        alike = [n for n, each in enumerate(plans) if (each.title, each.dataset) == (plan.title, plan.dataset)]
+    for number, (config, series) in enumerate(zip(configs, found.values(), strict=True)):
+        alike = [n for n, each in enumerate(configs) if (each.title, each.dataset) == (config.title, config.dataset)]
         differing = [key for key, cells in rows.items() if len({cells[n] for n in alike}) > 1 and key not in UNGROUPED]
         words = [f"{key} {rows[key][number][:20]}" for key in differing[:4] if rows[key][number]]
-        label = ", ".join([plan.title, plan.dataset.rpartition("/")[2][-40:], *words])
+        label = ", ".join([config.title, config.dataset.rpartition("/")[2][-40:], *words])
         groups.append(Group(label, COLORS[number % len(COLORS)], series))
     return groups
 
@@ -206,7 +207,7 @@ def metric_tables(groups: Sequence[Group]) -> Iterator[str]:
     for columns in list(tables.values())[:MAX_PLOTS]:
         yield from _table([(group, own) for group, own in zip(groups, columns, strict=True) if own])
     missing = [name for name, found in evaluated.items() if not found]
-    if missing and isinstance(groups[0].series[0].run, GanRun):
+    if missing and isinstance(groups[0].series[0].run.config, TrainConfig):
         yield f"<p>Not evaluated yet: {escape(', '.join(missing))}. <code>snngan evaluate RUN</code> does it.</p>"
 
 
@@ -217,7 +218,7 @@ def _last_logged(series: Series) -> Iterator[dict[str, Any]]:
         steps, values = series.log[tag]
         if not tag.startswith("loss/"):
             by_step.setdefault(steps[-1], {})[tag] = values[-1]
-    data = {"dataset": series.run.plan.dataset, "data_digest": series.run.plan.data_digest}
+    data = {"dataset": series.run.config.dataset, "data_digest": series.run.config.data_digest}
     for step in sorted(by_step, reverse=True):
         yield {"metrics": by_step[step], "intervals": {}, "protocol": {"training step": str(step)} | data}
 
@@ -281,7 +282,7 @@ def describe(name: str) -> str:
 def _samples(groups: Sequence[Group]) -> Iterator[str]:
     """Yield each generator's sample grids by step."""
     for color, run, name in [(group.color, each.run, escape(each.name)) for group in groups for each in group.series]:
-        if not isinstance(run, GanRun):
+        if not isinstance(run.config, TrainConfig):
             return
         paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
         paths = [path for path in paths if path.is_file() and not path.is_symlink()]
@@ -371,7 +372,7 @@ def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
 def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
     """Yield the options of every run; those in which runs differ are first and highlighted."""
     head = _row("th", ["", *(name for name, _ in named)])
-    rows = _rows([_flatten(dataclasses.asdict(run.plan)) | _environment(run) for _, run in named])
+    rows = _rows([_flatten(run.config.to_json()) | _environment(run) for _, run in named])
     differing, alike = (
         [_row("td", [key, *cells]) for key, cells in rows.items() if (len(set(cells)) > 1) == differ]
         for differ in (True, False)

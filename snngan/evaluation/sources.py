@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snngan.config import TrainConfig
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
 from snngan.data.datasets import Notify, load_dataset, shrink_images
-from snngan.data.decode import UnusableImageError, read_header
-from snngan.data.folder import notify_left_out, read_picture
-from snngan.data.layout import Half, find_halves, label_images
+from snngan.data.folder import notify_left_out
+from snngan.data.folder_layout import Split, find_splits, label_images
+from snngan.data.image_files import UnusableImageError, describe_resize, read_header, read_image
 from snngan.data.npz import read_images, read_statistics
-from snngan.data.resize import describe_resize
 from snngan.files import check_local
 from snngan.metrics.moments import Moments
-from snngan.training.plan import check_same_data
-from snngan.training.run_folder import GanRun
-from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
+from snngan.training.resolve import build_architecture, check_same_data
+from snngan.training.run_folder import RunFolder, open_run
+from snngan.training.sampling import CHUNK, build_ema_generator, draw_latents, sample_images
 
 ImagesLike = str | os.PathLike[str] | Tensor
 """What the Python functions take for a set of images: a name or path as on the command line, or a tensor."""
@@ -193,27 +193,27 @@ def array_source(
 
 
 def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> ImageSource:
-    run = GanRun.open(path)
-    generator = generator_of(run, device, notify)
+    run = open_run(path, TrainConfig)
+    generator, latent_dim = build_ema_generator(run, device, notify), build_architecture(run.config).latent_dim
 
     def read(rows: range) -> Tensor:
-        images = sample_images(generator, draw(rows.stop, run.latent_dim, seed)[rows.start :])
-        return images if run.plan.is_points else to_uint8(images)
+        images = sample_images(generator, draw_latents(rows.stop, latent_dim, seed)[rows.start :])
+        return images if run.config.is_points else to_uint8(images)
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")
     step: int = generator.step  # type: ignore[assignment]
-    return ImageSource(f"run {path.name}", None, run.plan.image_shape, digest, None, read, seed=seed, step=step)
+    return ImageSource(f"run {path.name}", None, run.config.image_shape, digest, None, read, seed=seed, step=step)
 
 
 def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
-    halves = [half for half in find_halves(folder, notify) if half is not None]
+    halves = find_splits(folder, notify)
     index = 1 if len(halves) == 2 and split == "test" else 0
     if skip_broken:
         halves[index] = _without_broken(halves[index], image_size, notify)
     half, labels = halves[index], label_images(halves)[1][index]
     order = _random_order(len(half.paths))
     paths = [half.paths[row] for row in order.tolist()]
-    first = read_picture(paths[0], image_size)
+    first = read_image(paths[0], image_size)
     headers = [read_header(each) for each in paths]
     channels = 1 if all(each is not None and each.is_gray for each in headers) else 3
     resize = "none"
@@ -225,7 +225,7 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
         state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
 
     def read(rows: range) -> Tensor:
-        pictures = [read_picture(paths[row], image_size) for row in rows]
+        pictures = [read_image(paths[row], image_size) for row in rows]
         for row, picture in zip(rows, pictures, strict=True):
             if picture.shape[1:] != first.shape[1:]:
                 raise ValueError(
@@ -239,12 +239,12 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
     return ImageSource(name, len(paths), shape, state.hexdigest(), labels, read, half_name, resize=resize)
 
 
-def _without_broken(half: Half, image_size: int | None, notify: Notify) -> Half:
-    """Return the half without the images that :func:`read_picture` refuses."""
+def _without_broken(half: Split, image_size: int | None, notify: Notify) -> Split:
+    """Return the half without the images that :func:`read_image` refuses."""
     kept, left_out = [], []
     for path in half.paths:
         try:
-            read_picture(path, image_size)
+            read_image(path, image_size)
             kept.append(path)
         except UnusableImageError as error:
             left_out.append(f"{path} ({error.reason})")
@@ -252,36 +252,41 @@ def _without_broken(half: Half, image_size: int | None, notify: Notify) -> Half:
         notify_left_out(left_out, len(half.paths), notify)
     if not kept:
         raise ValueError(f"{half.root} holds 0 usable images; expected 1 or more")
-    return Half(half.root, kept)
+    return Split(half.root, kept)
 
 
-def find_run(images: ImagesLike) -> GanRun | None:
+def find_run(images: ImagesLike) -> RunFolder[TrainConfig] | None:
     """Return the run whose folder ``images`` is, or None if it is not a run's folder."""
     if isinstance(images, Tensor) or not (path := Path(images) / "config.json").exists():
         return None
-    return GanRun.open(path.parent)
+    return open_run(path.parent, TrainConfig)
 
 
 def load_training_set(
-    run: GanRun, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify, image_size: int | None = None
+    run: RunFolder[TrainConfig],
+    *,
+    data_dir: str | Path | None,
+    skip_broken: bool,
+    notify: Notify,
+    image_size: int | None = None,
 ) -> Dataset:
     """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
 
     Raises:
         ValueError: the data set is not here or has changed.
     """
-    plan = run.plan
-    size, skip_broken = image_size or plan.image_size, skip_broken or plan.skip_broken
+    config = run.config
+    size, skip_broken = image_size or config.image_size, skip_broken or config.skip_broken
     dataset = load_dataset(
-        plan.dataset,
-        data_dir=data_dir or plan.data_dir,
+        config.dataset,
+        data_dir=data_dir or config.data_dir,
         image_size=size,
         skip_broken=skip_broken,
         keep=False,
         notify=notify,
     )
-    if image_size in (None, plan.image_size):
-        check_same_data(plan, dataset)
+    if image_size in (None, config.image_size):
+        check_same_data(config, dataset)
     return dataset
 
 

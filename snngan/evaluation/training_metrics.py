@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from snngan.config import Plan
+from snngan.config import TrainConfig
 from snngan.data import Dataset, to_uint8
 from snngan.evaluation.feature_classifier import load_features
 from snngan.evaluation.features import Extractor, Pixels, extract_features
 from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics
 from snngan.seeds import seed_for
-from snngan.training.players import Players
+from snngan.training.gan import GanTrainer
 
 NUM_IMAGES = 1000
 """Largest number of held-out images; as many samples are drawn."""
@@ -26,10 +26,10 @@ class TrainingMetrics:
     there.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, folder: Path, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, folder: Path, device: torch.device) -> None:
         self.extractor: Extractor = load_features(dataset, folder, device) or Pixels()
         self.is_pixels = isinstance(self.extractor, Pixels)
-        generator = torch.Generator().manual_seed(seed_for(plan.seed, "watch"))
+        generator = torch.Generator().manual_seed(seed_for(config.seed, "watch"))
         rows = torch.randperm(len(dataset.test_images), generator=generator)[:NUM_IMAGES]
         self.real = FeatureStatistics.from_features(extract_features(self.extractor, dataset.test_images[rows]))
         self.metrics = [
@@ -38,14 +38,13 @@ class TrainingMetrics:
             if metric.min_images <= len(rows) and (metric.works_in_pixels or not self.is_pixels)
         ]
         self.noise = generator.get_state()
-        self.device = device
 
-    def __call__(self, step: int, players: Players) -> dict[str, float]:
+    def __call__(self, trainer: GanTrainer, number: int) -> dict[str, float]:
         """Return the metrics of as many samples as there are real images, whatever the step."""
         generator = torch.Generator()
         generator.set_state(self.noise)
-        latents = torch.randn(len(self.real.features), players.latent_dim, generator=generator)
-        samples = torch.cat([players.sample(chunk.to(self.device)).cpu() for chunk in torch.split(latents, 100)])
+        latents = torch.randn(len(self.real.features), trainer.latent_dim, generator=generator)
+        samples = torch.cat([trainer.sample(chunk.to(trainer.device)).cpu() for chunk in torch.split(latents, 100)])
         features = extract_features(self.extractor, samples if self.is_pixels else to_uint8(samples))
         values, _ = compute_metrics(self.metrics, self.real, FeatureStatistics.from_features(features))
         return {f"metrics/{'pixels/' if self.is_pixels else ''}{name}": value for name, value in values.items()}

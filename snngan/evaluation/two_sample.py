@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snngan.losses.snnl import Entanglement, entanglement_of
+from snngan.losses.snnl import Entanglement, measure_entanglement
 from snngan.metrics.distances import squared_distance_rows
 from snngan.seeds import seed_for
 
@@ -81,7 +81,7 @@ def compare_features(real: Tensor, fake: Tensor, *, seed: int = 0, subset: int =
     """
     if min(len(real), len(fake)) < 4:
         raise ValueError(f"a comparison needs 4 or more vectors per side, got {len(real)} and {len(fake)}")
-    score, odds = entanglement_of(real, fake)
+    score, odds = measure_entanglement(real, fake)
     first, second = real[:subset].flatten(1), fake[:subset].flatten(1)
     test = PermutationTest(first, second, seed)
     share = max(len(first) / len(real), len(second) / len(fake))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from snngan.data import to_unit_range
 from snngan.data.datasets import Notify, data_folder
-from snngan.data.pictures import picture, save_png
+from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.features import (
     DiscriminatorFeatures,
     Extractor,
@@ -80,7 +80,7 @@ class Comparison:
         odds = torch.split(self.result.odds, [len(self.real), len(self.fake)])
         for name, side, side_odds in zip(("least-covered", "furthest-off"), (self.real, self.fake), odds, strict=True):
             rows = side_odds.argsort()[:IMAGES_IN_GRID]
-            save_png(picture(to_unit_range(side[rows]), behind=to_unit_range(side)), folder / f"{name}.png")
+            save_png(draw_images(to_unit_range(side[rows]), background=to_unit_range(side)), folder / f"{name}.png")
         write_atomically(folder / "result.json", (json.dumps(self.content, indent=2) + "\n").encode())
 
     def lines(self) -> Iterator[str]:

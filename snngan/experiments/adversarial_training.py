@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import accuracy, make_adversarial, compute_logits, select_queries
+from snngan.evaluation.attack_evaluation import accuracy, compute_logits, make_adversarial, select_queries
 from snngan.evaluation.plots import plot_bars
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from snngan.config import option
+from snngan.config import option, option_names
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.experiments import Experiment, ExperimentContext
-from snngan.experiments.runs import ClassifierRun, Log, load_networks, option_names, seed_logs, train_classifiers
+from snngan.experiments.runs import ClassifierRun, Log, load_networks, seed_logs, train_classifiers
 from snngan.models import CLASSIFIERS
 
 CPU = MappingProxyType({
@@ -85,7 +85,7 @@ class BaselineComparison(ClassifierExperiment):
     def train_logs(self, context: ExperimentContext) -> tuple[str, dict[str, list[Log]]]:
         """Return the network's name, and the logs of each variant, one per seed."""
         runs = self.train_variants(self.load_data(context), context)
-        return runs["baseline"].plan.arch, {name: seed_logs(run) for name, run in runs.items()}
+        return runs["baseline"].config.arch, {name: seed_logs(run) for name, run in runs.items()}
 
     def train_networks(
         self, data: Dataset, context: ExperimentContext
@@ -94,4 +94,4 @@ class BaselineComparison(ClassifierExperiment):
         runs = self.train_variants(data, context)
         networks = {(name, seed): network for name, run in runs.items()
                     for seed, network in enumerate(load_networks(run, context.device))}  # fmt: skip
-        return networks, runs["baseline"].plan.layers
+        return networks, runs["baseline"].config.layer_names

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.evaluation.clusters import cluster_accuracy, k_means
-from snngan.evaluation.plots import plot_scatter_panels
-from snngan.evaluation.plots import tsne
+from snngan.evaluation.plots import plot_scatter_panels, tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.autoencoder_codes import MNIST, VARIANTS, AutoencoderExperiment
 from snngan.experiments.runs import held_out_subset, load_labeled

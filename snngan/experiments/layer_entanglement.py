@@ -32,14 +32,14 @@ class LayerEntanglement(ClassifierExperiment):
         arch, distance = ("cnn-small", "sqeuclidean") if is_gray else ("resnet15", "cosine")
         run = self.train(self.arch or arch, data, context, arch, alpha=0.0, distance=distance)
         logs = seed_logs(run)
-        tags = {layer: f"entanglement/train/{layer}" for layer in run.plan.layers}
+        tags = {layer: f"entanglement/train/{layer}" for layer in run.config.layer_names}
         numbers = {layer: _course(logs, tag) for layer, tag in tags.items()}
         accuracy = summarize([log["accuracy/test"][1][-1] for log in logs])
         columns = ("first", "lowest", "lowest_at", "last", "change", "rise")
         fell = [layer for layer, course in numbers.items() if course["change"]["mean"] < 0]
         rose = [layer for layer, course in numbers.items() if course["rise"]["mean"] > 0.05 * course["first"]["mean"]]
         text = [
-            f"{run.plan.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
+            f"{run.config.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
             f"{format_cell(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; "
             "mean over seeds (Student's 95 % interval).",
             *markdown_table(

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snngan.config import parse_settings
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
-from snngan.experiments.runs import environment, read_settings, run_environments
+from snngan.experiments.runs import environment, run_environments
 from snngan.files import check_absent, write_atomically
 from snngan.untrusted import read_json
 
@@ -36,7 +37,7 @@ def make_experiment(name: str, preset: str, settings: Sequence[str] = ()) -> Exp
     options = [field.name for field in dataclasses.fields(kind)]
     current = {old: new for old, names in FORMER_NAMES.items() if old not in options for new in names if new in options}
     words = [setting.partition("=") for setting in settings]
-    changed = read_settings(
+    changed = parse_settings(
         [f"{current.get(option, option)}{equals}{value}" for option, equals, value in words],
         dict.fromkeys(options, kind), f"setting of {name}", f"{name} has {', '.join(options)}",
     )  # fmt: skip

@@ -5,7 +5,6 @@ No other file of the experiments imports from ``snngan.training``.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.evaluation.classifier import load_ensemble
@@ -23,21 +22,19 @@ from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.experiments import ExperimentContext
 from snngan.experiments.cache import load_arrays, save_arrays
 from snngan.training.checkpoint import checkpoint_paths, load_newest
-from snngan.training.classifier import figures_of, logits_of, reading_order, train_classifier
-from snngan.training.classifier_plan import check_labels, make_classify_plan
+from snngan.training.classifier import ClassifierTrainer, classification_metrics, compute_logits, shuffled_rows
 from snngan.training.divergence import DivergedError as DivergedError
 from snngan.training.environment import environment as environment
-from snngan.training.gan import train_gan
-from snngan.training.plan import make_plan
-from snngan.training.plan import option_names as option_names
-from snngan.training.plan import read_settings as read_settings
-from snngan.training.players import Players
-from snngan.training.run_folder import ClassifierRun as ClassifierRun
-from snngan.training.run_folder import GanRun as GanRun
-from snngan.training.sampling import draw, load_generator, plane, sample_images
+from snngan.training.gan import GanTrainer
+from snngan.training.resolve import build_architecture, check_labels, resolve
+from snngan.training.run_folder import RunFolder, open_run
+from snngan.training.sampling import draw_latents, latent_plane, load_generator, sample_images
+from snngan.training.trainer import train
 from snngan.untrusted import read_json
 
-R = TypeVar("R", GanRun, ClassifierRun)
+C = TypeVar("C", bound=Config)
+GanRun = RunFolder[TrainConfig]
+ClassifierRun = RunFolder[ClassifyConfig]
 Log = Mapping[str, tuple[list[int], list[float]]]
 """Steps and values by tag, of one seed."""
 
@@ -55,42 +52,43 @@ def train_generator(
     """
     steps = options["steps"]
     spacing = {"sample_every": steps, "checkpoint_every": max(1, steps // 10)}
-    plan = make_plan(TrainConfig(data_dir=context.data_dir, **{**spacing, **options}), data)
-    with _open_or_create_run(GanRun, name, plan, context) as (run, checkpoint):
+    config = resolve(TrainConfig(data_dir=context.data_dir, **{**spacing, **options}), data)
+    with _open_or_create_run(name, config, context) as (run, checkpoint):
         if checkpoint is None or checkpoint["step"] < steps:
-            watch = TrainingMetrics(plan, data, data_folder(plan.data_dir) / "features", context.device)
+            metrics = TrainingMetrics(config, data, data_folder(config.data_dir) / "features", context.device)
             latents = torch.randn(500, 1024, generator=torch.Generator().manual_seed(1))
 
-            def measure(step: int, players: Players) -> dict[str, float]:
-                if step in stages:
-                    samples = players.sample(latents[:, : players.latent_dim].to(context.device)).cpu()
-                    save_arrays(_stage_path(run, step), {"samples": samples})
-                return watch(step, players)
+            def measure(trainer: GanTrainer, number: int) -> dict[str, float]:
+                if number in stages:
+                    samples = trainer.sample(latents[:, : trainer.latent_dim].to(context.device)).cpu()
+                    save_arrays(_stage_path(run, number), {"samples": samples})
+                return metrics(trainer, number)
 
-            train_gan(run, data, context.device, start=checkpoint, measure=measure)
+            train(GanTrainer(run.config, data, context.device, checkpoint, measure), run)
         return run
 
 
 def train_classifiers(name: str, data: Dataset, context: ExperimentContext, **options: Any) -> ClassifierRun:
     """Return the finished run of classifiers, one per seed, as :func:`train_generator` for ``ClassifyConfig``."""
     spacing = {"checkpoint_every": max(1, options["steps"] // 10)}
-    plan = make_classify_plan(ClassifyConfig(data_dir=context.data_dir, **{**spacing, **options}), data)
-    with _open_or_create_run(ClassifierRun, name, plan, context) as (run, checkpoint):
-        if checkpoint is None or checkpoint["step"] < plan.steps:
-            train_classifier(run, data, context.device, start=checkpoint)
+    config = resolve(ClassifyConfig(data_dir=context.data_dir, **{**spacing, **options}), data)
+    config = ClassifierTrainer(config, data, context.device).config  # which names the layers
+    with _open_or_create_run(name, config, context) as (run, checkpoint):
+        if checkpoint is None or checkpoint["step"] < config.steps:
+            train(ClassifierTrainer(run.config, data, context.device, checkpoint), run)
         return run
 
 
 def check_classifier_options(data: Dataset, **options: Any) -> None:
     """Raise ``ValueError`` for what :func:`train_classifiers` would refuse."""
-    make_classify_plan(ClassifyConfig(**options), data)
+    ClassifierTrainer(resolve(ClassifyConfig(**options), data), data, torch.device("cpu"))
 
 
 @contextmanager
 def _open_or_create_run(
-    kind: type[R], name: str, plan: Any, context: ExperimentContext
-) -> Iterator[tuple[R, dict[str, Any] | None]]:
-    """Yield the run of ``plan`` and its newest checkpoint, while no other process can train in its folder.
+    name: str, config: C, context: ExperimentContext
+) -> Iterator[tuple[RunFolder[C], dict[str, Any] | None]]:
+    """Yield the run of a resolved ``config`` and its newest checkpoint, while no other process can train in its folder.
 
     Raises:
         ValueError: the folder holds a different run, no run, or one that is being trained.
@@ -98,23 +96,23 @@ def _open_or_create_run(
     path = context.folder / "runs" / name
     is_new = not path.exists()
     if is_new:
-        run = kind.create(path, plan, context.device)
+        run = RunFolder.create(path, config, context.device)
     else:
-        run = kind.open(path)
+        run = open_run(path, type(config))
         run.check_links()
-        found = dataclasses.replace(run.plan, data_dir=plan.data_dir, checkpoint_every=plan.checkpoint_every)
-        if found != plan:
+        same = {"data_dir": config.data_dir, "checkpoint_every": config.checkpoint_every}
+        if {**run.config.to_json(), **same} != config.to_json():
             raise ValueError(f"{path} holds a different run than this experiment's: give another --out, or remove it")
     with run.locked():
         checkpoint = None
         if checkpoint_paths(run.checkpoints):
-            checkpoint = load_newest(run.checkpoints, context.notify, "players" if kind is GanRun else "members")
+            checkpoint = load_newest(run.checkpoints, context.notify)
         elif not is_new:  # interrupted before its first checkpoint
-            run.begin_again(context.device)
-        if checkpoint is None or checkpoint["step"] < plan.steps:
+            run.restart(context.device)
+        if checkpoint is None or checkpoint["step"] < config.steps:
             since = f" from step {checkpoint['step']}" if checkpoint else ""
-            context.notify(f"{name}: {plan.steps} steps{since}")
-            for line in run.changed_since_begun():
+            context.notify(f"{name}: {config.steps} steps{since}")
+            for line in run.describe_changes():
                 context.notify(f"{name}: {line}")
         yield run, checkpoint
 
@@ -132,7 +130,7 @@ def run_environments(folder: Path) -> list[dict[str, Any]]:
 def seed_logs(run: GanRun | ClassifierRun) -> list[Log]:
     """Return the metrics of each seed of a run."""
     log = read_metrics(run)
-    seeds = run.plan.seeds if isinstance(run, ClassifierRun) else ()
+    seeds = run.config.seed_list
     if len(seeds) < 2:
         return [log]
     prefixes = [f"seed-{seed}/" for seed in seeds]
@@ -155,12 +153,12 @@ def _stage_path(run: GanRun, step: int) -> Path:
 
 def sample_random(run: GanRun, count: int) -> Tensor:
     """Return ``count`` samples (N, C, H, W) of a run's averaged generator for random latents of seed 0."""
-    return sample_images(load_generator(run.path), draw(count, run.latent_dim, 0))
+    return sample_images(load_generator(run.path), draw_latents(count, build_architecture(run.config).latent_dim, 0))
 
 
 def sample_plane(run: GanRun, side: int) -> Tensor:
     """Return ``side`` times ``side`` samples (N, C, H, W) on a plane through the latent space, of seed 0."""
-    return sample_images(load_generator(run.path), plane(run.latent_dim, side, 0))
+    return sample_images(load_generator(run.path), latent_plane(build_architecture(run.config).latent_dim, side, 0))
 
 
 def load_networks(run: ClassifierRun, device: torch.device) -> list[nn.Module]:
@@ -171,8 +169,8 @@ def load_networks(run: ClassifierRun, device: torch.device) -> list[nn.Module]:
 def held_out_accuracy(run: ClassifierRun, data: Dataset, device: torch.device) -> float:
     """Return the accuracy of a run of one seed on the test images of ``data``."""
     assert data.test_labels is not None
-    logits = logits_of(load_ensemble(run, device)[0], data.test_images, device)
-    return float(figures_of(logits, data.test_labels)["accuracy"])
+    logits = compute_logits(load_ensemble(run, device)[0], data.test_images, device)
+    return float(classification_metrics(logits, data.test_labels)["accuracy"])
 
 
 def load_labeled(name: str, context: ExperimentContext) -> Dataset:
@@ -185,5 +183,5 @@ def load_labeled(name: str, context: ExperimentContext) -> Dataset:
 def held_out_subset(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Return the indices (N,) of at most ``count`` test images in a fixed random order, and their labels (N,)."""
     assert data.test_labels is not None
-    subset = reading_order(data.test_images)[:count]
+    subset = shuffled_rows(data.test_images)[:count]
     return subset, data.test_labels[subset]

@@ -15,8 +15,7 @@ from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.batches import check_batch_size
 from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
-from snngan.evaluation.plots import draw_scatter
-from snngan.evaluation.plots import new_figure, save_figure
+from snngan.evaluation.plots import draw_scatter, new_figure, save_figure
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.autoencoder_codes import MNIST, AutoencoderExperiment
 from snngan.experiments.cache import compute_once

@@ -11,8 +11,8 @@ from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
 from snngan.experiments.runs import seed_logs
 from snngan.experiments.tables import last_value, markdown_table
-from snngan.stats import summarize
 from snngan.models import CLASSIFIERS
+from snngan.stats import summarize
 
 PUBLISHED = {
     "mnist": (99.68, 99.5, 99.49, 98.72, 95.06),
@@ -58,7 +58,7 @@ class TemperatureAndFactor(ClassifierExperiment):
         ]
         header = ("", "test accuracy: mean", "best", "training accuracy: mean", "pt-snnl")
         text = [
-            f"{run.plan.arch}, {self.seeds} seeds, {self.steps} steps of {self.batch_size} images each; an epoch has "
+            f"{run.config.arch}, {self.seeds} seeds, {self.steps} steps of {self.batch_size} images each; an epoch has "
             f"{epoch} steps. Mean over seeds at the last step (Student's 95 % interval). The column of pt-snnl is most "
             "likely training accuracy; its annealed rows are called T = 0 there.",
             *markdown_table(header, rows, 4),

@@ -58,7 +58,9 @@ class ToyGaussian(ToyExperiment):
             "sets (Student's 95 % interval).",
             *markdown_table(header, ([title, *map(row.get, columns)] for title, row in numbers.items())),
         ]
-        return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 2, context.folder / "points.png"), *animations])
+        return ExperimentResult(
+            numbers, text, [plot_scatter_panels(panels, 2, context.folder / "points.png"), *animations]
+        )
 
     def descend(self, points: Tensor, labels: Tensor) -> list[Tensor]:
         """Return positions of points (N, 2) on their path to lower entanglement, see :meth:`follow_gradient`."""

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.data import to_unit_range
-from snngan.evaluation.attack_evaluation import make_adversarial, compute_logits, select_queries
+from snngan.evaluation.attack_evaluation import compute_logits, make_adversarial, select_queries
 from snngan.evaluation.plots import plot_tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.tables import markdown_table
-from snngan.stats import summarize
 from snngan.robustness.attacks import Attack
+from snngan.stats import summarize
 
 CHUNK = 500
 """Images whose gradients are computed at a time."""

@@ -74,7 +74,9 @@ class TripletComparison(ToyExperiment):
                 ([name, *map(row.get, measures), row["still"]["mean"]] for name, row in numbers.items()),
             ),
         ]
-        return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 3, context.folder / "points.png"), *animations])
+        return ExperimentResult(
+            numbers, text, [plot_scatter_panels(panels, 3, context.folder / "points.png"), *animations]
+        )
 
     def losses(self, points: Tensor, labels: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         """Return each loss () of positions (N, 2), scaled by the first distances so that no unit matters."""

@@ -14,8 +14,8 @@ from snngan.config import ClassifyConfig
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.distributed import rank_and_world_size
-from snngan.intervals import mean_interval
 from snngan.seeds import seed_for
+from snngan.stats import mean_interval
 from snngan.training.checkpoint import explain_mismatch
 from snngan.training.distributed import average_gradients
 from snngan.training.ensemble import build_ensemble

@@ -28,10 +28,8 @@ from snngan.training.resolve import build_architecture, build_objective, is_disc
 from snngan.training.run_folder import RunFolder
 from snngan.training.trainer import Trainer, random_state, restore_random_state
 
-Sampler = Callable[[Tensor], Tensor]
-"""A function of latents (N, latent_dim) that returns images (N, C, H, W) in [-1, 1]."""
-Metrics = Callable[[Sampler, int], dict[str, float]]
-"""A function of a sampler and its latent_dim that returns metrics by TensorBoard tag."""
+Metrics = Callable[["GanTrainer", int], dict[str, float]]
+"""A function of a trainer and the step that returns metrics by TensorBoard tag."""
 
 TRACKED, TRACKED_SMALL = 256, 128
 """Held-out images, and synthetic ones, whose entanglement is logged; the second number for images of fewer than 100
@@ -50,7 +48,7 @@ class GanTrainer(Trainer):
         dataset: what the config was resolved for.
         device: where networks and data are.
         state: of a checkpoint, to continue from.
-        metrics: what is computed every ``metrics_every`` steps, of the averaged generator. It must not draw from
+        metrics: computes what is logged every ``metrics_every`` steps beside entanglement. It must not draw from
             torch's global generator.
 
     Raises:
@@ -252,7 +250,7 @@ class GanTrainer(Trainer):
     def evaluate(self, number: int) -> dict[str, float]:
         values: dict[str, float] = {}
         if number > 0 and self.metrics is not None and self.is_due(number, self.metrics_every):
-            values |= self.metrics(self.sample, self.latent_dim)
+            values |= self.metrics(self, number)
         if self.is_due(number, self.log_every):
             values |= self._measure_entanglement(number)
         return values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snngan.config import TrainConfig
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, explain_mismatch, load_newest
-from snngan.training.resolve import build_architecture
+from snngan.training.resolve import build_architecture, build_objective
 from snngan.training.run_folder import RunFolder, open_run
 from snngan.untrusted import check_memory
 
@@ -58,6 +58,19 @@ def build_ema_generator(
         generator.load_state_dict(state["networks"]["average"])
     generator.latent_dim, generator.step = architecture.latent_dim, state["step"]  # type: ignore[assignment]
     return generator.eval().requires_grad_(False).to(device)
+
+
+def load_discriminator(
+    run: RunFolder[TrainConfig], device: torch.device, notify: Callable[[str], None] = lambda line: None
+) -> nn.Module:
+    """Return the discriminator of an opened run in evaluation mode: images (N, C, H, W) to (N, discriminator_dim)."""
+    state, dim = load_newest(run.checkpoints, notify), build_objective(run.config).discriminator_dim
+    assert dim is not None
+    with AsLargeAs(state), torch.random.fork_rng(devices=[]):
+        discriminator = build_architecture(run.config).discriminator(run.config.image_shape, dim)
+    with explain_mismatch("discriminator"):
+        discriminator.load_state_dict(state["networks"]["discriminator"])
+    return discriminator.eval().requires_grad_(False).to(device)
 
 
 @torch.no_grad()

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from snngan.training.players import build_players
 
 from snngan.data import Dataset
 from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.metrics import choose_metrics
-from snngan.training.players import build_players
 from snngan.training.run_folder import GanRun
 
 

@@ -15,8 +15,8 @@ from snngan.experiments.adversarial_training import layer_losses, num_batches, s
 from snngan.experiments.dknn_calibration import compare_with_baseline, correlation, gap
 from snngan.experiments.outliers import area_under_roc, outlier_images
 from snngan.experiments.transferability import conditional_rate, summarize_pairs, unit_gradients
-from snngan.stats import summarize
 from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.stats import summarize
 
 CPU = torch.device("cpu")
 

@@ -21,6 +21,9 @@ import matplotlib.font_manager  # noqa: F401 (they create folders when they are 
 import numpy as np
 import torch
 from PIL import Image
+from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.plan import make_plan
+from snngan.training.players import Players, build_players
 
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.data import DATASETS, Dataset, to_unit_range
@@ -39,11 +42,8 @@ from snngan.tensors import pack_tensors
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import restore as restore_classifier
 from snngan.training.classifier import snapshot as classifier_snapshot
-from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.ensemble import Ensemble, build_ensemble
 from snngan.training.gan import restore, snapshot
-from snngan.training.plan import make_plan
-from snngan.training.players import Players, build_players
 from snngan.training.run_folder import ClassifierRun, Folder, GanRun, open_run
 
 CPU = torch.device("cpu")

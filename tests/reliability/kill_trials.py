@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import snngan.cli.running
 import torch
 from reference.files import Watched
 from reference.states import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import snngan.cli.running
 import snngan.evaluation.training_metrics  # noqa: F401
 from snngan.cli import main
 from snngan.data.datasets import load_dataset

@@ -14,6 +14,10 @@ import pytest
 import torch
 from reference.rows import bright_rows
 from reference.states import differences
+from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.game import Game
+from snngan.training.plan import make_plan
+from snngan.training.players import Players
 from torch import Tensor
 
 from snngan.cli import main
@@ -24,13 +28,9 @@ from snngan.data.npz import save_dataset
 from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import train_classifier
-from snngan.training.classifier_plan import make_classify_plan
 from snngan.training.divergence import DivergedError
 from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
-from snngan.training.game import Game
 from snngan.training.gan import train_gan
-from snngan.training.plan import make_plan
-from snngan.training.players import Players
 from snngan.training.run_folder import ClassifierRun, GanRun
 
 CPU = torch.device("cpu")

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import pytest
 from reference.states import differences
+from snngan.training.game import Game
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snngan
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
 from snngan.training.checkpoint import checkpoint_paths, load_newest
-from snngan.training.game import Game
 
 STEPS = 12
 TINY = (
