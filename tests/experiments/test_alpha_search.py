@@ -16,13 +16,14 @@ import pytest
 import torch
 
 import snngan
+from snngan.config import ClassifyConfig
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_ensemble
 from snngan.experiments import ExperimentContext
 from snngan.experiments.alpha_search import AlphaSearch, entangled_shares, split_validation
 from snngan.experiments.result_folder import make_experiment, run_experiment
-from snngan.training.run_folder import ClassifierRun
+from snngan.training.run_folder import open_run
 
 pytest.importorskip("optuna")
 
@@ -108,10 +109,10 @@ def test_a_trial_reports_validation_and_test_accuracy(tmp_path: Path) -> None:
     best = max(numbers["trials"], key=lambda row: row["validation_accuracy"])
     assert numbers["best"] == best
     for row in numbers["trials"]:
-        run = ClassifierRun.open(tmp_path / "out" / "runs" / f"trial-{row['number']:04d}")
-        assert run.plan.alpha == row["alpha"] == pytest.approx(0.3 * row["u"] ** 3)
-        assert run.plan.learning_rate == row["learning_rate"]
-        assert run.plan.data_digest == search.labeled_digest()
+        run = open_run(tmp_path / "out" / "runs" / f"trial-{row['number']:04d}", ClassifyConfig)
+        assert run.config.alpha == row["alpha"] == pytest.approx(0.3 * row["u"] ** 3)
+        assert run.config.learning_rate == row["learning_rate"]
+        assert run.config.data_digest == search.labeled_digest()
         (network,) = load_ensemble(run, torch.device("cpu"))[0].networks()
         for dataset, name in ((search, "validation_accuracy"), (whole, "test_accuracy")):
             assert dataset.test_labels is not None

@@ -37,7 +37,7 @@ LINES = (
     "sample run --out new.png --count 4",
     "sample run --out new.npz --count 4",
     "evaluate run --features pixels --count 4 --pairwise-count 4 --device cpu",
-    "entangle run npz:few.npz --space pixel --count 8 --device cpu",
+    "compare run npz:few.npz --space pixel --count 8 --device cpu",
     "interpolate run --out new.png --side 2",
     "classify evaluate classifier --device cpu",
     "classify evaluate classifier --attack fgsm --epsilon 0.1 --dknn --dknn-count 100 --count 4 --device cpu",

@@ -21,30 +21,25 @@ import matplotlib.font_manager  # noqa: F401 (they create folders when they are 
 import numpy as np
 import torch
 from PIL import Image
-from snngan.training.classifier_plan import make_classify_plan
-from snngan.training.plan import make_plan
-from snngan.training.players import Players, build_players
 
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.api import make_trainer
+from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import DATASETS, Dataset, to_unit_range
-from snngan.data.batches import Batches
 from snngan.data.folder import read_folder
 from snngan.data.folder_layout import list_images
 from snngan.data.image_files import read_header
 from snngan.data.npz import read_images, read_npz
-from snngan.evaluation.feature_classifier import trained_features
+from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.features import Pixels
-from snngan.evaluation.measure import evaluate
-from snngan.evaluation.report import _curves, _metrics, group_by_seed, read_evaluations, read_metrics
-from snngan.evaluation.sources import _array_source, dataset_source
+from snngan.evaluation.measure import evaluate_sources
+from snngan.evaluation.report import curves, group_by_seed, metric_tables, read_evaluations, read_metrics
+from snngan.evaluation.sources import array_source, dataset_source
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import pack_tensors
 from snngan.training.checkpoint import load_newest
-from snngan.training.classifier import restore as restore_classifier
-from snngan.training.classifier import snapshot as classifier_snapshot
-from snngan.training.ensemble import Ensemble, build_ensemble
-from snngan.training.gan import restore, snapshot
-from snngan.training.run_folder import ClassifierRun, Folder, GanRun, open_run
+from snngan.training.divergence import DivergedError
+from snngan.training.resolve import resolve
+from snngan.training.run_folder import RunFolder, open_run
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8), dtype=np.uint8)
@@ -98,22 +93,26 @@ class Target(ABC):
         return True
 
 
-def run_in(folder: Path) -> GanRun:
+def new_gan_run(folder: Path) -> RunFolder[TrainConfig]:
     """Return a new generator's run."""
     config = TrainConfig(
-        objective="gan", arch="mlp", set=("width=4", "latent_dim=2", "hidden_layers=1"), batch_size=8, steps=6
-    )
-    return GanRun.create(folder / "run", make_plan(config, few()), CPU)
+        objective="gan", arch="mlp", set=("width=4", "latent_dim=2", "hidden_layers=1"), batch_size=8, steps=6,
+        metrics_every=0,
+    )  # fmt: skip
+    return RunFolder.create(folder / "run", resolve(config, few()), CPU)
 
 
 class Saved(Target):
     """The newest checkpoint of a run with a correct checksum; with the first bit of the form set, only its pickle."""
 
-    def __init__(self, run: Folder[Any], state: dict[str, Any]) -> None:
+    def __init__(self, run: RunFolder[Any]) -> None:
         super().__init__(run.path.parent)
-        self.checkpoints = run.checkpoints
-        self.checkpoints.mkdir()
-        self.whole = bytes(pack_tensors(state))
+        self.run = run
+        trainer = make_trainer(run.config, few(), CPU)
+        trainer.step(1)
+        trainer.steps_done = 2
+        run.checkpoints.mkdir()
+        self.whole = bytes(pack_tensors(trainer.state_dict()))
         with zipfile.ZipFile(io.BytesIO(self.whole)) as archive:
             self.parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
         (self.head,) = (name for name in self.parts if name.endswith("data.pkl"))
@@ -122,20 +121,21 @@ class Saved(Target):
         return [b"\0" + self.whole, b"\1" + self.parts[self.head]]
 
     def read(self, form: int, content: bytes) -> None:
+        """Load the checkpoint as a resumed run does, take a step and evaluate."""
         if form % 2:
             buffer = io.BytesIO()
             with zipfile.ZipFile(buffer, "w") as archive:
                 for name, part in self.parts.items():
                     archive.writestr(name, content if name == self.head else part)
             content = buffer.getvalue()
-        path = self.checkpoints / "step-00000002.pt"
+        path = self.run.checkpoints / "step-00000002.pt"
         path.write_bytes(content)
         path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  x\n")
-        self.take_over()
-
-    @abstractmethod
-    def take_over(self) -> None:
-        """Load the checkpoint as a resumed run does, and take a step."""
+        state = load_newest(self.run.checkpoints)
+        with suppress(DivergedError):
+            trainer = make_trainer(self.run.config, few(), CPU, state)
+            trainer.step(3)
+            trainer.evaluate(3)
 
 
 class Checkpoint(Saved):
@@ -144,26 +144,7 @@ class Checkpoint(Saved):
     name = "checkpoint"
 
     def __init__(self, folder: Path) -> None:
-        self.run = run_in(folder)
-        players, batches, noise = self._fresh()
-        images = players.generator(torch.randn(4, players.latent_dim))
-        images.square().mean().backward()
-        players.generator_optimizer.step()
-        super().__init__(self.run, snapshot(2, players, batches, noise, CPU))
-
-    def _fresh(self, state: Any = None) -> tuple[Players, Batches, torch.Generator]:
-        players = build_players(self.run.plan, CPU, state)
-        return players, Batches(few().train_images, 8, seed=0, device=CPU), torch.Generator()
-
-    def take_over(self) -> None:
-        state = load_newest(self.checkpoints)
-        players, batches, noise = self._fresh(state["players"])
-        restore(state, players, batches, noise, CPU)
-        players.sample(torch.zeros(2, players.latent_dim))
-        batches.next_images()
-        for weight in players.generator.parameters():
-            weight.grad = torch.ones_like(weight)
-        players.generator_optimizer.step()
+        super().__init__(new_gan_run(folder))
 
 
 class ClassifierCheckpoint(Saved):
@@ -172,7 +153,7 @@ class ClassifierCheckpoint(Saved):
     name = "classifier"
 
     def __init__(self, folder: Path) -> None:
-        words = ClassifyConfig(
+        config = ClassifyConfig(
             arch="feedforward",
             set=("widths=4-4",),
             batch_size=8,
@@ -180,32 +161,7 @@ class ClassifierCheckpoint(Saved):
             ensemble="sequential",
             temperature="learned:1",
         )
-        self.plan = make_classify_plan(words, few())
-        members, batches = self._fresh()
-        self._step(members, batches)
-        state = classifier_snapshot(2, members, batches, CPU)
-        super().__init__(ClassifierRun.create(folder / "run", self.plan, CPU), state)
-
-    def _fresh(self, state: Any = None) -> tuple[Ensemble, list[Batches]]:
-        dataset = few()
-        members = build_ensemble(self.plan, CPU, state)
-        return members, [
-            Batches(dataset.train_images, 8, seed=seed, device=CPU, labels=dataset.train_labels) for seed in (0, 1)
-        ]
-
-    def _step(self, members: Ensemble, batches: list[Batches]) -> None:
-        images, labels = (
-            torch.stack(halves) for halves in zip(*(each.next_images_and_labels() for each in batches), strict=True)
-        )
-        members.optimizer.zero_grad()
-        members.backward(images, labels, -0.1)
-        members.optimizer.step()
-
-    def take_over(self) -> None:
-        state = load_newest(self.checkpoints, holds="members")
-        members, batches = self._fresh(state["members"])
-        restore_classifier(state, members, batches, CPU)
-        self._step(members, batches)
+        super().__init__(RunFolder.create(folder / "run", resolve(config, few()), CPU))
 
 
 class Kept(Target):
@@ -216,11 +172,11 @@ class Kept(Target):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.few, images = few(), to_unit_range(few().test_images)
-        self.made = _array_source("made", None, images, None)
-        trained_features(self.few, folder)
+        self.made = array_source("made", images, None, "all")
+        load_or_train_features(self.few, folder)
         (self.network,) = folder.glob("*.pt")
         self._evaluate()
-        (self.features,) = folder.glob("seen-*.pt")
+        (self.features,) = folder.glob("statistics-*.pt")
         self.written = [path.read_bytes() for path in (self.network, self.features)]
 
     def seeds(self) -> list[bytes]:
@@ -233,24 +189,26 @@ class Kept(Target):
             if form % 2:
                 self._evaluate()
             else:
-                trained_features(self.few, self.folder)
+                load_or_train_features(self.few, self.folder)
         finally:
             path.write_bytes(self.written[form % 2])
 
     def _evaluate(self) -> None:
         real = dataset_source(self.few, "train")
-        evaluate(self.made, real, Pixels(), metrics=("fid", "kid"), count=20, points=20, cache=self.folder)
+        evaluate_sources(
+            self.made, real, Pixels(), metrics=("fid", "kid"), count=20, pairwise_count=20, cache=self.folder
+        )
 
 
-class Config(Target):
+class ConfigFile(Target):
     """A run folder's ``config.json``."""
 
     name = "config"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        plan = make_classify_plan(ClassifyConfig(arch="cnn-small", batch_size=8, seeds="0:2"), few())
-        runs: list[Folder[Any]] = [run_in(folder), ClassifierRun.create(folder / "classifier", plan, CPU)]
+        config = resolve(ClassifyConfig(arch="cnn-small", batch_size=8, seeds="0:2"), few())
+        runs: list[RunFolder[Any]] = [new_gan_run(folder), RunFolder.create(folder / "classifier", config, CPU)]
         self.written = [(run.path / "config.json").read_bytes() for run in runs]
         self.run = folder / "run"
 
@@ -259,11 +217,11 @@ class Config(Target):
 
     def read(self, form: int, content: bytes) -> None:
         (self.run / "config.json").write_bytes(content)
-        run = open_run(self.run)
-        run.changed_since_begun()
+        run = open_run(self.run, Config)
+        run.describe_changes()
         run.check_links()
         run.rewind(0)
-        assert open_run(self.run).plan == run.plan
+        assert open_run(self.run, Config).config == run.config
 
 
 class Metrics(Target):
@@ -273,7 +231,7 @@ class Metrics(Target):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.run = run_in(folder)
+        self.run = new_gan_run(folder)
 
     def seeds(self) -> list[bytes]:
         lines = [{"step": step, "loss/generator": 0.5, "entanglement/temperature": None} for step in range(3)]
@@ -287,8 +245,8 @@ class Metrics(Target):
         read_metrics(self.run)
         groups = group_by_seed([("run", self.run)])
         if not form % 32:  # plots take long
-            list(_curves(groups))
-        list(_metrics(groups))
+            list(curves(groups))
+        list(metric_tables(groups))
         read_evaluations(self.run)
         self.run.rewind(1)
         lines = (self.run.path / "metrics.jsonl").read_bytes().split(b"\n")
@@ -433,4 +391,4 @@ class Pictures(Target):
             path.unlink()
 
 
-TARGETS = {kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, Config, Kept, Metrics, Npz, Idx, Pictures)}
+TARGETS = {kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, ConfigFile, Kept, Metrics, Npz, Idx, Pictures)}

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import snngan.cli.running
 import torch
 from reference.files import Watched
 from reference.states import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import snngan.cli.training
 import snngan.evaluation.training_metrics  # noqa: F401
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
@@ -138,7 +138,6 @@ class Unbroken:
     def __init__(self, kind: str, folder: Path, data: Path) -> None:
         self.command = f"{KINDS[kind]} --dataset npz:{data} --data-dir {folder}/data"
         self.run = folder / f"unbroken-{kind}"
-        self.holds = "members" if kind.startswith("classifier") else "players"
         said = folder / f"unbroken-{kind}.txt"
         child = start(f"{self.command} --run-dir {self.run}", said)
         while not (self.run / "config.json").exists():
@@ -151,7 +150,7 @@ class Unbroken:
     def differences_from(self, run: Path) -> list[str]:
         """Return the differences of another finished run."""
         told: list[str] = []
-        states = [load_newest(each / "checkpoints", told.append, holds=self.holds) for each in (self.run, run)]
+        states = [load_newest(each / "checkpoints", told.append) for each in (self.run, run)]
         found = told + differences(*states)
         names = [sorted(str(path.relative_to(each)) for path in each.rglob("*") if path.is_file()
                         and "tfevents" not in path.name) for each in (self.run, run)]  # fmt: skip
@@ -173,11 +172,11 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def sound_step(run: Path, holds: str) -> int:
+def sound_step(run: Path) -> int:
     """Return the step of the newest sound checkpoint, 0 if there is none."""
     if not checkpoint_paths(run / "checkpoints"):
         return 0
-    step: int = load_newest(run / "checkpoints", holds=holds)["step"]
+    step: int = load_newest(run / "checkpoints")["step"]
     return step
 
 
@@ -210,7 +209,7 @@ def trial(unbroken: Unbroken, run: Path, chance: random.Random, tally: Counter[s
         tally["kills at a write" if at_write else "kills at a time"] += 1
         parts = [path.name for path in run.rglob(".*.part")]
         tally["of them while a checkpoint was written"] += any("step-" in name and ".pt" in name for name in parts)
-        sound, logged = sound_step(run, unbroken.holds), last_step(run)
+        sound, logged = sound_step(run), last_step(run)
         due = (logged - 1) // INTERVAL * INTERVAL  # what was logged after it was saved
         if sound < max(due, reached):
             wrong.append(f"the newest checkpoint is of step {sound}, with {logged} logged and {reached} there before")

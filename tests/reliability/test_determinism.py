@@ -45,8 +45,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
     assert first.keys() - events == second.keys() - events
     different = {path.name for path in first.keys() - events if first[path] != second[path]}
     assert different == {"config.json"}  # which holds the option
-    holds = "members" if kind == "classifier" else "players"
-    states = [load_newest(tmp_path / f"run-{number}" / "checkpoints", holds=holds) for number in range(2)]
+    states = [load_newest(tmp_path / f"run-{number}" / "checkpoints") for number in range(2)]
     assert differences(*states) == []
 
 
@@ -57,14 +56,14 @@ def test_an_operation_without_a_deterministic_algorithm_is_named(
         raise RuntimeError("upsample_backward_cuda does not have a deterministic implementation, but you set more.")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("snngan.training.game.Game.step", step)
+    monkeypatch.setattr("snngan.training.gan.GanTrainer.update", step)
     with pytest.raises(SystemExit) as left:
         main([*RUNS["generator"].split(), "--deterministic", "--data-dir", "data"])
     assert left.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
-        "Error: --deterministic: upsample_backward_cuda does not have a deterministic implementation; leave it out, or "
-        "use the CPU"
+        "Error: --deterministic: upsample_backward_cuda does not have a deterministic implementation; leave the option "
+        "out, or use --device cpu"
     )
 
 
@@ -74,13 +73,12 @@ def test_an_operation_without_a_deterministic_algorithm_is_named(
 @pytest.mark.parametrize("kind", RUNS)
 def test_two_runs_on_a_gpu_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
-    holds = "members" if kind == "classifier" else "players"
     states = []
     for number in range(2):
         words = RUNS[kind].replace("--device cpu", "--device cuda").split()
         with pytest.raises(SystemExit) as left:
             main([*words, "--deterministic", "--run-dir", f"run-{number}", "--data-dir", "data"])
         assert left.value.code == 0
-        states.append(load_newest(tmp_path / f"run-{number}" / "checkpoints", holds=holds))
+        states.append(load_newest(tmp_path / f"run-{number}" / "checkpoints"))
     set_up(tf32=False)
     assert differences(*states) == []

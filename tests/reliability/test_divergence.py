@@ -13,27 +13,22 @@ from typing import Any
 import pytest
 import torch
 from reference.rows import bright_rows
+from reference.runs import CPU, classifier_config, gan_config, new_run, state_of, train_run
 from reference.states import differences
-from snngan.training.classifier_plan import make_classify_plan
-from snngan.training.game import Game
-from snngan.training.plan import make_plan
-from snngan.training.players import Players
 from torch import Tensor
 
 from snngan.cli import main
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.config import Config
 from snngan.data import Dataset
 from snngan.data.batches import Batches
 from snngan.data.npz import save_dataset
 from snngan.objectives import OBJECTIVES
 from snngan.training.checkpoint import load_newest
-from snngan.training.classifier import train_classifier
 from snngan.training.divergence import DivergedError
 from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
-from snngan.training.gan import train_gan
-from snngan.training.run_folder import ClassifierRun, GanRun
+from snngan.training.gan import GanTrainer
+from snngan.training.run_folder import RunFolder, open_run
 
-CPU = torch.device("cpu")
 AT, STEPS, SAVED = 5, 7, 4
 """Step of the fault, last step, and steps between checkpoints."""
 HUGE = 3e38
@@ -44,14 +39,14 @@ PLAIN = ("generator_norm=none", "discriminator_norm=none")
 ONLY = range(AT, AT + 1)
 LOWER, BOUND = "Try a lower --learning-rate", "an objective that bounds its discriminator"
 LOWER_BOTH = f"{LOWER}, or an --alpha nearer to 0"
-MEND = "Mend the data, and begin a new run"
+CORRECT = "Correct the data, and start a new run"
 VALUES = pytest.mark.parametrize("value", [math.nan, math.inf])
 KINDS = pytest.mark.parametrize("kind", [SequentialEnsemble, VectorizedEnsemble])
 Fault = Callable[[Any], AbstractContextManager[None]]
 """Wraps one training step of a GAN, or one backward pass of an ensemble."""
-RunOf, ClassifiersOf = Callable[..., GanRun], Callable[..., ClassifierRun]
+MakeRun = Callable[..., RunFolder[Any]]
 unbroken: dict[str, dict[str, Any]] = {}
-"""Last states of runs without a fault, by plan."""
+"""Last states of runs without a fault, by config."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,44 +69,42 @@ def labeled() -> Dataset:
 
 
 @pytest.fixture
-def run_of(points: Dataset, tmp_path: Path) -> RunOf:
+def run_of(points: Dataset, tmp_path: Path) -> MakeRun:
     """Return a function that makes a new run folder ``name`` of a tiny GAN, with sample grids only at its end."""
 
-    def make(name: str, *settings: str, data: Dataset = points, **options: Any) -> GanRun:
+    def make(name: str, *settings: str, data: Dataset = points, **options: Any) -> RunFolder[Any]:
         tiny: dict[str, Any] = {
-            "arch": "mlp", "objective": "snnl-projected", "steps": STEPS, "batch_size": 16, "learning_rate": 1e-3,
-            "log_every": 3, "checkpoint_every": SAVED, "sample_every": 100, "dataset": data.name,
-            "set": ("width=16", "latent_dim=8", "hidden_layers=2", *settings),
+            "objective": "snnl-projected", "steps": STEPS, "log_every": 3, "checkpoint_every": SAVED,
+            "sample_every": 100,
         }  # fmt: skip
-        return GanRun.create(tmp_path / name, make_plan(TrainConfig(**tiny | options), data), CPU)
+        return new_run(tmp_path / name, gan_config(data, *settings, **tiny | options))
 
     return make
 
 
 @pytest.fixture
-def classifiers_of(labeled: Dataset, tmp_path: Path) -> ClassifiersOf:
+def classifiers_of(labeled: Dataset, tmp_path: Path) -> MakeRun:
     """Return a function that makes a new run folder ``name`` of classifiers of two seeds."""
 
-    def make(name: str, kind: type, *, data: Dataset = labeled, **options: Any) -> ClassifierRun:
+    def make(name: str, kind: type, *, data: Dataset = labeled, **options: Any) -> RunFolder[Any]:
         tiny: dict[str, Any] = {
-            "dataset": data.name, "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.1, "steps": STEPS,
-            "batch_size": 24, "checkpoint_every": SAVED, "log_every": 3, "layers": "fc2", "temperature": "1",
+            "steps": STEPS, "checkpoint_every": SAVED, "log_every": 3, "layers": "fc2", "temperature": "1",
             "seeds": "0:2", "ensemble": "sequential" if kind is SequentialEnsemble else "vectorized",
         }  # fmt: skip
-        return ClassifierRun.create(tmp_path / name, make_classify_plan(ClassifyConfig(**tiny | options), data), CPU)
+        return new_run(tmp_path / name, classifier_config(data, **tiny | options))
 
     return make
 
 
 def inject(patch: pytest.MonkeyPatch, kind: type, fault: Fault, steps: Iterable[int]) -> None:
-    """Wrap those steps of every GAN, or of every ensemble of that kind, counted from 1, in ``fault``."""
-    name = "step" if kind is Game else "backward"
+    """Wrap those updates of every GAN, or of every ensemble of that kind, counted from 1, in ``fault``."""
+    name = "update" if kind is GanTrainer else "backward"
     normal, count = getattr(kind, name), 0
 
     def faulty(self: Any, *arguments: Any) -> Any:
         nonlocal count
         count += 1
-        with fault(self.players if kind is Game else self) if count in steps else nullcontext():
+        with fault(self) if count in steps else nullcontext():
             return normal(self, *arguments)
 
     patch.setattr(kind, name, faulty)
@@ -123,10 +116,8 @@ def tensor_of(owner: Any, network: str, name: str) -> Tensor:
         return (owner.weights | owner.buffers)[name][int(network)]
     if isinstance(owner, SequentialEnsemble):
         module = owner.networks()[int(network)]
-    elif network == "objective":
-        module = owner.objective.state()
     else:
-        module = getattr(owner, "averaged" if network == "average" else network)
+        module = owner.networks()[network]
     found: Tensor = module.state_dict(keep_vars=True)[name]
     return found
 
@@ -179,10 +170,9 @@ def growth(factor: float) -> Fault:
     """Multiply all weights of the discriminator after the step."""
 
     @contextmanager
-    def fault(players: Players) -> Iterator[None]:
+    def fault(trainer: GanTrainer) -> Iterator[None]:
         yield
-        assert players.discriminator is not None
-        for weight in players.discriminator.parameters():
+        for weight in trainer.discriminator.parameters():
             weight.detach().mul_(factor)
 
     return fault
@@ -190,13 +180,13 @@ def growth(factor: float) -> Fault:
 
 def message_of(
     monkeypatch: pytest.MonkeyPatch, run: Any, data: Dataset, fault: Fault, steps: Iterable[int] = ONLY,
-    kind: type = Game,
+    kind: type = GanTrainer,
 ) -> str:  # fmt: skip
     """Return the message of a run that the fault must end."""
     with monkeypatch.context() as patch:
         inject(patch, kind, fault, steps)
         with pytest.raises(DivergedError) as caught:
-            trainer_of(run)(run, data, CPU)
+            train_run(run, data)
     return str(caught.value)
 
 
@@ -222,27 +212,19 @@ def not_finite(value: Any, path: str = "") -> list[str]:
     return [path] if isinstance(value, float) and not math.isfinite(value) else []
 
 
-def trainer_of(run: Any) -> Callable[..., Any]:
-    return train_gan if isinstance(run, GanRun) else train_classifier
-
-
-def state_of(run: Any) -> dict[str, Any]:
-    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, GanRun) else "members")
-
-
 def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
     """Check that the newest checkpoint is finite, and that resumed without the fault it ends as an unbroken run."""
     kept = kept or state_of(run)
     assert kept["step"] == SAVED
     assert not_finite(kept) == []
-    plan, train = repr(run.plan), trainer_of(run)
-    if plan not in unbroken:
-        other = type(run).create(run.path.with_name("unbroken"), run.plan, CPU)
-        train(other, data, CPU)
-        unbroken[plan] = state_of(other)
-    assert train(type(run).open(run.path), data, CPU, start=kept).finished
-    assert differences(state_of(run), unbroken[plan]) == []
-    assert not_finite(unbroken[plan]) == []
+    config = repr(run.config)
+    if config not in unbroken:
+        other = new_run(run.path.with_name("unbroken"), run.config)
+        train_run(other, data)
+        unbroken[config] = state_of(other)
+    assert train_run(open_run(run.path, Config), data, kept).finished
+    assert differences(state_of(run), unbroken[config]) == []
+    assert not_finite(unbroken[config]) == []
 
 
 def test_the_helper_finds_values_that_are_not_finite() -> None:
@@ -253,7 +235,7 @@ def test_the_helper_finds_values_that_are_not_finite() -> None:
 @pytest.mark.parametrize(
     ("objective", "value"), [*((name, math.inf) for name in OBJECTIVES.names()), ("gan", math.nan), ("wgan", -math.inf)]
 )
-def test_values_in_the_data_are_named(run_of: RunOf, points: Dataset, objective: str, value: float) -> None:
+def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objective: str, value: float) -> None:
     """The checkpoint continues in a run with sound data, since other data make another run."""
     numbers = Batches(torch.arange(96.0).view(96, 1, 1, 1), 16, seed=0, device=CPU)
     drawn = [numbers.next_stored_images() for _ in range(AT)]
@@ -262,22 +244,22 @@ def test_values_in_the_data_are_named(run_of: RunOf, points: Dataset, objective:
     broken = replace(points, train_images=images)
     own = {} if objective == "snnl-pixel" else {"discriminator_steps": 1}
     run = run_of("run", data=broken, objective=objective, **own)
-    says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {MEND}"
+    says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {CORRECT}"
     with pytest.raises(DivergedError, match=f"^{says}$"):
-        train_gan(run, broken, CPU)
-    check_kept(run_of("mended", objective=objective, **own), points, state_of(run))
+        train_run(run, broken)
+    check_kept(run_of("corrected", objective=objective, **own), points, state_of(run))
 
 
 @VALUES
 def test_values_in_held_out_data_are_refused_before_the_first_step(
-    run_of: RunOf, points: Dataset, value: float
+    run_of: MakeRun, points: Dataset, value: float
 ) -> None:
     images = points.test_images.clone()
     images[3, 0, 0, 0] = value
     broken = replace(points, test_images=images)
     run = run_of("run", data=broken)
     with pytest.raises(ValueError, match="finite"):
-        train_gan(run, broken, CPU)
+        train_run(run, broken)
     assert not list(run.path.rglob("step-*"))
 
 
@@ -285,7 +267,7 @@ WEIGHTS = {
     "generator": ("0.weight", "6.bias", "4.running_var"),
     "discriminator": ("1.weight", "5.running_mean"),
     "average": ("3.weight", "4.running_mean"),
-    "objective": ("_extra_state",),
+    "objective": ("temperature._extra_state",),
 }
 GRADIENTS = (("generator", "3.weight"), ("generator", "6.bias"), ("discriminator", "7.weight"))
 OPTIMIZERS = (
@@ -317,7 +299,7 @@ The square of a huge gradient overflows: no loss shows it, and the weight would 
 
 @pytest.mark.parametrize(("fault", "place", "options"), FAULTS)
 def test_a_broken_weight_gradient_or_optimizer_is_named(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, fault: Fault, place: str, options: dict[str, Any]
+    run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch, fault: Fault, place: str, options: dict[str, Any]
 ) -> None:
     optimizer = [f"{name}={value}" for name, value in options.items() if name == "optimizer"]
     run = run_of("run", *LEARNED, *optimizer, **{name: options[name] for name in options if name != "optimizer"})
@@ -331,7 +313,7 @@ def test_a_broken_weight_gradient_or_optimizer_is_named(
 @pytest.mark.parametrize(("network", "name"), [("generator", "3.weight"), ("discriminator", "4.weight")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_that_overflow_are_named(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, network: str, name: str
+    run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, network: str, name: str
 ) -> None:
     """All weights are finite, the activations are not."""
     options = {"objective": "gan", "precision": precision}
@@ -339,7 +321,7 @@ def test_activations_that_overflow_are_named(
     message = message_of(monkeypatch, run, points, fill(network, name, HUGE))
     assert message.startswith(f"step {AT}: the discriminator's loss is "), message
     advice = [LOWER] + ["--precision fp32"] * (precision == "bf16") + [BOUND] * (network == "discriminator")
-    place = f"all weights are finite, the largest {HUGE:.3g} in the {network}'s {name}. {', or '.join(advice)}"
+    place = f"all weights are finite, the largest is {HUGE:.3g} in the {network}'s {name}. {', or '.join(advice)}"
     assert re.search(f"{re.escape(place)}(, such as [-a-z ]+)?$", message), message
     check_kept(run, points)
 
@@ -347,12 +329,12 @@ def test_activations_that_overflow_are_named(
 @pytest.mark.parametrize("log_every", [1, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_discriminator_that_explodes_is_named(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, log_every: int
+    run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, log_every: int
 ) -> None:
     run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
     message = message_of(monkeypatch, run, points, growth(1e7), range(AT, STEPS))
     says = (
-        rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest .* in the discriminator's "
+        rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* in the discriminator's "
     )
     advice = "Try a lower --learning-rate, or " + "--precision fp32, or " * (precision == "bf16") + BOUND
     assert re.match(rf"{says}\d\.weight\. {advice}", message), message
@@ -362,7 +344,7 @@ def test_a_discriminator_that_explodes_is_named(
 @pytest.mark.parametrize("settings", [(), PLAIN], ids=["norms", "plain"])
 @pytest.mark.parametrize("factor", [10.0, 1e3])
 def test_a_discriminator_that_grows_is_named(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], factor: float
+    run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], factor: float
 ) -> None:
     """Batch statistics or squared gradients overflow while the losses are finite."""
     run = run_of("run", *settings, objective="gan", steps=20, log_every=1)
@@ -373,14 +355,14 @@ def test_a_discriminator_that_grows_is_named(
 
 
 def test_images_of_the_average_that_overflow_are_named(
-    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch
+    run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights of the average are finite, and it has no loss."""
 
     @contextmanager
-    def fault(players: Players) -> Iterator[None]:
+    def fault(trainer: GanTrainer) -> Iterator[None]:
         yield
-        weight = tensor_of(players, "average", "3.weight").detach()
+        weight = tensor_of(trainer, "average", "3.weight").detach()
         weight.fill_(HUGE)[:, ::2] *= -1
 
     run = run_of("run", *PLAIN, objective="gan", log_every=1)
@@ -401,7 +383,7 @@ def test_images_of_the_average_that_overflow_are_named(
     ],
 )
 def test_the_network_of_a_seed_is_named(
-    classifiers_of: ClassifiersOf, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
+    classifiers_of: MakeRun, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
     kind: type, fault: Fault, place: str, options: dict[str, Any],
 ) -> None:  # fmt: skip
     run = classifiers_of("run", kind, **options)
@@ -415,14 +397,14 @@ def test_the_network_of_a_seed_is_named(
 @KINDS
 @VALUES
 def test_values_in_the_data_of_a_classifier_are_named(
-    classifiers_of: ClassifiersOf, points: Dataset, kind: type, value: float
+    classifiers_of: MakeRun, points: Dataset, kind: type, value: float
 ) -> None:
     images = points.train_images.clone()
     images[3, 0, 0, 1] = value
     labels = [torch.arange(len(each)) % 3 for each in (images, points.test_images)]
     broken = Dataset("broken", images, labels[0], points.test_images, labels[1])
-    with pytest.raises(DivergedError, match=f"hold NaN or infinity. {MEND}$"):
-        train_classifier(classifiers_of("run", kind, data=broken), broken, CPU)
+    with pytest.raises(DivergedError, match=f"hold NaN or infinity. {CORRECT}$"):
+        train_run(classifiers_of("run", kind, data=broken), broken)
 
 
 COMMON = "--dataset npz:data.npz --batch-size 24 --device cpu --steps 7 --log-every 3 --checkpoint-every 4"
@@ -432,9 +414,9 @@ COMMANDS = {
     "sequential": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble sequential",
     "vectorized": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble vectorized",
 }
-KIND_OF = {"gan": Game, "sequential": SequentialEnsemble, "vectorized": VectorizedEnsemble}
+KIND_OF = {"gan": GanTrainer, "sequential": SequentialEnsemble, "vectorized": VectorizedEnsemble}
 PLACES = {
-    Game: ("generator", "3.weight"),
+    GanTrainer: ("generator", "3.weight"),
     SequentialEnsemble: ("1", "fc2.0.weight"),
     VectorizedEnsemble: ("1", "fc2.0.weight"),
 }
@@ -461,7 +443,7 @@ def cli(capsys: pytest.CaptureFixture[str], labeled: Dataset, tmp_path: Path) ->
     ("fault", "at", "step", "kept"),
     [
         (gradient, AT, 6, r"Kept: the checkpoint of step 4 and those before it, in run"),
-        (set_one, 2, 3, r"Nothing was saved before that; run holds its readings"),
+        (set_one, 2, 3, r"Nothing was saved before that; run holds its metrics"),
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS)
@@ -470,7 +452,7 @@ def test_a_command_ends_with_one_line_and_can_be_resumed(
     command: str, fault: Callable[..., Fault], at: int, step: int, kept: str,
 ) -> None:  # fmt: skip
     kind = KIND_OF[command]
-    advice, holds = (LOWER, "players") if kind is Game else (LOWER_BOTH, "members")
+    advice = LOWER if kind is GanTrainer else LOWER_BOTH
     with monkeypatch.context() as patch:
         inject(patch, kind, fault(*PLACES[kind], math.nan), range(at, at + 1))
         (line,) = cli(f"{COMMANDS[command]} --run-dir run", 1)
@@ -478,7 +460,7 @@ def test_a_command_ends_with_one_line_and_can_be_resumed(
     assert bool(list(Path("run").rglob("*.pt"))) == kept.startswith("Kept")
     assert cli("resume run", 0) == []
     assert cli(f"{COMMANDS[command]} --run-dir unbroken", 0) == []
-    resumed, expected = (load_newest(Path(name, "checkpoints"), pytest.fail, holds) for name in ("run", "unbroken"))
+    resumed, expected = (load_newest(Path(name, "checkpoints"), pytest.fail) for name in ("run", "unbroken"))
     assert resumed["step"] == STEPS
     assert not_finite(resumed) == []
     assert differences(resumed, expected) == []

@@ -21,11 +21,11 @@ print(json.dumps(trials(int(sys.argv[1]), 1, pathlib.Path(sys.argv[2]))))
 """
 BREAKS = {
     "optimizers are not saved": (
-        "from snngan.training.players import Players\n"
-        "parts = Players._parts\n"
-        "Players._parts = lambda self: {k: v for k, v in parts(self).items() if k != 'generator_optimizer'}"
+        "from snngan.training.gan import GanTrainer\n"
+        "optimizers = GanTrainer._optimizers\n"
+        "GanTrainer._optimizers = lambda self: ((n, o) for n, o in optimizers(self) if n != 'generator')"
     ),
-    "metrics are not truncated": "import snngan.training.run_folder as runlog\nrunlog._step_of = lambda values: 0",
+    "metrics are not truncated": "import snngan.training.run_folder as run_folder\nrun_folder._step_of_line = lambda values: 0",
 }
 
 

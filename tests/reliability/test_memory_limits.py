@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from snngan.config import TrainConfig
 from snngan.data import DATASETS
 from snngan.data.image_files import read_image
 from snngan.data.npz import read_npz
@@ -25,7 +26,7 @@ from snngan.data.public import _read_idx
 from snngan.evaluation.programs import checked_program
 from snngan.robustness.dknn import DkNN
 from snngan.tensors import read_tensors
-from snngan.training.run_folder import GanRun
+from snngan.training.run_folder import open_run
 
 MIB = 1 << 20
 
@@ -201,10 +202,10 @@ def test_tensor_archives_that_would_grow_are_refused(bomb: str) -> None:
 
 
 def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
-    for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"plan": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
+    for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"config": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
         (tmp_path / "config.json").write_text(text)
         with refused("cannot be read as JSON", 16):
-            GanRun.open(tmp_path)
+            open_run(tmp_path, TrainConfig)
 
 
 def test_networks_that_unpack_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

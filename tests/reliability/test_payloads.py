@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> Path:
     assert status == 0, said
     path = tmp_path / "run" / "checkpoints" / "step-00000002.pt"
     state = load_newest(path.parent)
-    state["players"]["averaged"] = Payload()
+    state["networks"]["average"] = Payload()
     path.write_bytes(saved(state))
     path.with_name(f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
     return tmp_path / "run"
@@ -82,7 +82,7 @@ def run(tmp_path: Path) -> Path:
         "sample run --out new.png",
         "interpolate run --out new.png",
         "evaluate run --features pixels",
-        "entangle run npz:few.npz",
+        "compare run npz:few.npz",
     ],
 )
 def test_payload_in_a_checkpoint(run: Path, tmp_path: Path, command: str) -> None:

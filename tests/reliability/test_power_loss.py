@@ -22,7 +22,7 @@ from snngan.training.checkpoint import KEEP, load_newest, save_checkpoint
 
 
 def state_of(step: int) -> dict[str, Any]:
-    return {"step": step, "players": {"weights": torch.arange(50.0) + step}}
+    return {"step": step, "networks": {"weights": torch.arange(50.0) + step}}
 
 
 class Disk:
@@ -114,7 +114,7 @@ def test_the_newest_checkpoint_or_the_one_before_survives_at_any_moment(
                 for name, content in undo(files, operations).items():
                     (again / name).write_bytes(content)
                 state = load_newest(again)
-                assert torch.equal(state["players"]["weights"], torch.arange(50.0) + state["step"])
+                assert torch.equal(state["networks"]["weights"], torch.arange(50.0) + state["step"])
                 assert state["step"] >= KEEP
                 steps.add(state["step"])
                 tried += 1

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import pytest
 from reference.states import differences
-from snngan.training.game import Game
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snngan
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
 from snngan.training.checkpoint import checkpoint_paths, load_newest
+from snngan.training.gan import GanTrainer
 
 STEPS = 12
 TINY = (
@@ -161,13 +161,13 @@ def assert_unbroken(run: Path, unbroken: Path, **since: int) -> None:
 
 def in_steps(patch: pytest.MonkeyPatch, **happens: Callable[[], object]) -> None:
     """Let each function be called once, in the step of its keyword, such as ``at8``."""
-    normal = Game.step
+    normal = GanTrainer.step
 
-    def step(self: Game, number: int) -> Any:
+    def step(self: GanTrainer, number: int) -> Any:
         happens.pop(f"at{number}", lambda: None)()
         return normal(self, number)
 
-    patch.setattr(Game, "step", step)
+    patch.setattr(GanTrainer, "step", step)
 
 
 def cut_off() -> NoReturn:
@@ -232,7 +232,7 @@ def test_a_run_on_a_full_disk_resumes_once_there_is_room(
     said = cli(f"train {tiny} --run-dir run", 2)
     full = r"Error: run/\S+ could not be written: No space left on device"
     saved = checkpoint_paths(RUN / "checkpoints")
-    hint = "; make room, then go on with: snngan resume run"
+    hint = "; make room, then continue by: snngan resume run"
     assert len(said.errors) == 1 and re.fullmatch(full + hint, said.errors[0]), said
     step = load_newest(RUN / "checkpoints", pytest.fail)["step"] if saved else 0
     again = cli("resume run", 2)  # there still is no room
@@ -299,7 +299,7 @@ def test_a_folder_that_loses_write_permission_while_training_keeps_its_checkpoin
     with pytest.MonkeyPatch.context() as patch:
         in_steps(patch, at8=partial(write_protect, RUN))
         said = cli(f"train {tiny} --run-dir run", 2)
-    hint = "Permission denied; mend that, then go on with: snngan resume run"
+    hint = "Permission denied; correct that, then continue by: snngan resume run"
     assert len(said.errors) == 1 and re.fullmatch(rf"Error: run/\S+ could not be written: {hint}", said.errors[0])
     let_write(RUN)
     cli("resume run")
@@ -343,7 +343,7 @@ DAMAGED = {"newest checkpoint truncated": "its checksum does not match",
            "newest checksum removed": f"there is no {NEWEST.name}.sha256 beside it"}  # fmt: skip
 """What ``resume`` says of a damaged checkpoint."""
 FATAL: dict[str, tuple[Callable[[], object], str, int]] = {
-    "configuration removed": (remove_config, "run is no run folder: it has no config.json", 0),
+    "configuration removed": (remove_config, "run is not a run folder: it has no config.json", 0),
     "checkpoints removed": (remove_checkpoints, "no checkpoint in run/checkpoints: .*", 0),
     "checkpoints damaged": (
         damage_all,
@@ -362,7 +362,7 @@ def test_training_continues_without_a_file_that_was_removed_and_can_be_stopped(
     happens, since = FAULTS[fault]
     in_steps(monkeypatch, at8=happens, at10=partial(signal.raise_signal, signal.SIGTERM))
     said = cli(f"train {tiny} --run-dir run", 143)
-    assert said.out.splitlines()[-1] == "SIGTERM: saved at step 10; go on with: snngan resume run"
+    assert said.out.splitlines()[-1] == "SIGTERM: saved at step 10; continue by: snngan resume run"
     if fault == "configuration removed":
         refused(cli, "resume run", FATAL[fault][1])
         Path("config.json").rename(RUN / "config.json")
@@ -442,9 +442,9 @@ def test_a_clock_that_is_set_back_or_forward_duplicates_no_scalar(
 SCRIPT = """
 import os, sys, time
 from snngan.cli import main
-from snngan.training.game import Game
+from snngan.training.gan import GanTrainer
 
-normal, waiting = Game.step, int(os.environ.get("WAIT_AT", 0))
+normal, waiting = GanTrainer.step, int(os.environ.get("WAIT_AT", 0))
 
 def step(self, number):
     if number == waiting:
@@ -453,7 +453,7 @@ def step(self, number):
             time.sleep(0.01)
     return normal(self, number)
 
-Game.step = step
+GanTrainer.step = step
 for command in sys.argv[1:]:
     try:
         main(command.split())
@@ -561,7 +561,7 @@ def test_a_closed_terminal_ends_the_run_after_saving(
     before = signal.getsignal(signal.SIGHUP)
     in_steps(monkeypatch, at8=partial(signal.raise_signal, signal.SIGHUP))
     said = cli(f"train {tiny} --run-dir run", 129)
-    assert said.out.splitlines()[-1] == "SIGHUP: saved at step 8; go on with: snngan resume run"
+    assert said.out.splitlines()[-1] == "SIGHUP: saved at step 8; continue by: snngan resume run"
     assert signal.getsignal(signal.SIGHUP) == before
     cli("resume run")
     assert_unbroken(RUN, unbroken)

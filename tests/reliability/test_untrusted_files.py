@@ -19,11 +19,12 @@ from torch import nn
 
 import snngan
 from snngan.cli import main
+from snngan.config import TrainConfig
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import ExperimentContext
 from snngan.experiments.result_folder import run_experiment
 from snngan.training.checkpoint import load_tensors, save_tensors
-from snngan.training.run_folder import GanRun
+from snngan.training.run_folder import open_run
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,9 @@ def output_of(command: str | list[str], folder: Path, status: int = 0) -> str:
     return text
 
 
-def change(file: Path, **plan: Any) -> None:
+def change(file: Path, **config: Any) -> None:
     content = json.loads(file.read_text())
-    content["plan"] |= plan
+    content["config"] |= config
     file.write_text(json.dumps(content))
 
 
@@ -77,7 +78,7 @@ def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: p
         ("sample run --out grid.png --count 4 --device cpu", 2, "grid.png"),
         ("sample run --out grid.npz --count 4 --device cpu", 2, "grid.npz"),
         ("report run --out page.html", 2, "page.html"),
-        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/seen-*.pt"),
+        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/statistics-*.pt"),
         ("evaluate --features classifier:npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
     ],
 )
@@ -104,7 +105,7 @@ def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     assert (
-        output_of("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is no ordinary file; remove it\n"
+        output_of("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is not an ordinary file; remove it\n"
     )
 
 
@@ -129,7 +130,7 @@ def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: in
 
 
 @pytest.mark.parametrize(
-    ("run", "command", "plan"),
+    ("run", "command", "config"),
     [
         ("classifier", "classify evaluate classifier", {"num_classes": 10**12}),
         ("classifier", "classify evaluate classifier", {"num_classes": 2.5}),
@@ -141,10 +142,10 @@ def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: in
         ("run", "evaluate run --features pixels", {"image_shape": [3, 4096, 4096]}),
     ],
 )
-def test_networks_of_a_changed_plan_are_not_allocated(
-    here: Path, monkeypatch: pytest.MonkeyPatch, run: str, command: str, plan: dict[str, Any]
+def test_networks_of_a_changed_config_are_not_allocated(
+    here: Path, monkeypatch: pytest.MonkeyPatch, run: str, command: str, config: dict[str, Any]
 ) -> None:
-    change(here / run / "config.json", **plan)
+    change(here / run / "config.json", **config)
     normal = nn.Linear.reset_parameters
 
     def small(self: nn.Linear) -> None:
@@ -153,7 +154,7 @@ def test_networks_of_a_changed_plan_are_not_allocated(
 
     monkeypatch.setattr(nn.Linear, "reset_parameters", small)
     text = output_of([*command.split(), "--device", "cpu"], here, 2)
-    assert any(words in text for words in ("fit", "memory", "num_classes is no whole number")), text
+    assert any(words in text for words in ("fit", "memory", "num_classes must be a whole number")), text
     assert "out of memory" not in text
 
 
@@ -168,7 +169,7 @@ def test_networks_of_a_changed_plan_are_not_allocated(
 def test_damaged_cached_features_are_refused(here: Path, broken: dict[str, Any]) -> None:
     command = "evaluate run --features pixels --metrics fid,kid --count 20 --device cpu"
     output_of(command, here)
-    (path,) = Path("data/features").glob("seen-*.pt")
+    (path,) = Path("data/features").glob("statistics-*.pt")
     save_tensors(path, load_tensors(path) | broken)
     assert f"{path} is damaged" in output_of(command, here, 2)
 
@@ -215,10 +216,10 @@ def test_a_report_of_hostile_metrics(here: Path) -> None:
     assert text.startswith("1 run -> page.html\n")
     page = Path("page.html").read_text()
     assert "data:image/png" not in page
-    assert 2 in read_metrics(GanRun.open(here / "run"))["loss/generator"][0]
+    assert 2 in read_metrics(open_run(here / "run", TrainConfig))["loss/generator"][0]
     assert "features/fid" not in page
     with pytest.raises(ValueError, match="holds no reading of nothing: remove its folder"):
-        read_metrics(GanRun.open(here / "run"))["nothing"]
+        read_metrics(open_run(here / "run", TrainConfig))["nothing"]
 
 
 def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
