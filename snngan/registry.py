@@ -93,6 +93,8 @@ def load_plugins() -> None:
     Raises:
         ImportError: one of them cannot be imported; the message names its package.
     """
+    import importlib.metadata  # slow, and help does not need it
+
     for entry in importlib.metadata.entry_points(group=PLUGINS):
         try:
             entry.load()

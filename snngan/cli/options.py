@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from snngan.config import field_type, parse_value
 from snngan.files import check_local
 
 
@@ -145,6 +144,8 @@ def add_config_options(owner: type) -> Callable[[Callable[..., Any]], Callable[.
 
 def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
     """Return the arguments of ``click.option`` for a field."""
+    from snngan.config import field_type, parse_value  # the help of the group does not need it
+
     kind, meta = field_type(owner, field.name), field.metadata
     default = owner.recommended.get(field.name, meta["default"])
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default

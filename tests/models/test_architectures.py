@@ -237,7 +237,7 @@ def test_unsupported_shape_is_refused_in_one_line(name: str, shape: ImageShape) 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("width", 0, "width must lie in [1, 16384]"),
+        ("width", 0, "width must be in [1, 16384]"),
         ("latent_dim", 0, "latent_dim must"),
         ("generator_norm", "bach", "batch"),
     ],

@@ -16,7 +16,7 @@ from snngan.models.batch_norm import SyncBatchNorm, convert_batch_norm
 @pytest.fixture
 def _two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convert as with several ranks; the means are still those of this process."""
-    monkeypatch.setattr(batch_norm, "across_ranks", lambda: True)
+    monkeypatch.setattr(batch_norm, "is_distributed", lambda: True)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)])
