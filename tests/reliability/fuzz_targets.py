@@ -235,8 +235,8 @@ class Metrics(Target):
 
     def seeds(self) -> list[bytes]:
         lines = [{"step": step, "loss/generator": 0.5, "entanglement/temperature": None} for step in range(3)]
-        figures = {"figures": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
-        return [b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [figures])]
+        evaluation = {"metrics": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
+        return [b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [evaluation])]
 
     def read(self, form: int, content: bytes) -> None:
         for name in ("metrics.jsonl", "evaluations.jsonl"):

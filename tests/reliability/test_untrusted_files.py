@@ -115,7 +115,7 @@ def test_control_characters_do_not_reach_the_terminal(here: Path) -> None:
     content["environment"]["torch"] = "1\x1b]0;owned\x07\x1b[2J\rError: no"
     config.write_text(json.dumps(content))
     text = output_of("resume run --steps 9 --device cpu", here)
-    assert r"begun with 1\x1b]0;owned\x07\x1b[2J\rError: no of torch" in text
+    assert r"started with torch 1\x1b]0;owned\x07\x1b[2J\rError: no, continued with" in text
     assert all(each.isprintable() or each == "\n" for each in text)
 
 
@@ -204,8 +204,8 @@ def test_the_home_of_an_unknown_user_is_refused(here: Path, command: str) -> Non
 
 def test_a_report_of_hostile_metrics(here: Path) -> None:
     lines = [
-        {"step": 1, "features/\ud800": 1, "features/\x1b[2J": 2, "features/" + "x" * 10**6: 3, "features/fid": 1e308},
-        {"step": 2, "features/fid": -1e308, "loss/generator": 2},
+        {"step": 1, "metrics/\ud800": 1, "metrics/\x1b[2J": 2, "metrics/" + "x" * 10**6: 3, "metrics/fid": 1e308},
+        {"step": 2, "metrics/fid": -1e308, "loss/generator": 2},
     ]
     with (here / "run" / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -217,8 +217,8 @@ def test_a_report_of_hostile_metrics(here: Path) -> None:
     page = Path("page.html").read_text()
     assert "data:image/png" not in page
     assert 2 in read_metrics(open_run(here / "run", TrainConfig))["loss/generator"][0]
-    assert "features/fid" not in page
-    with pytest.raises(ValueError, match="holds no reading of nothing: remove its folder"):
+    assert "metrics/fid" not in page
+    with pytest.raises(ValueError, match="holds no values of nothing: remove its folder"):
         read_metrics(open_run(here / "run", TrainConfig))["nothing"]
 
 
