@@ -107,6 +107,7 @@ def test_ranges_as_text() -> None:
 
 def test_another_default_keeps_the_rest() -> None:
     assert (Sample().count, Other().count) == (3, 4)
+    assert [dataclasses.fields(kind)[0].metadata["default"] for kind in (Sample, Other)] == [3, 4]
     with pytest.raises(ValueError, match=r"count must be in \[1, 9\], got 0"):
         Other(count=0)
     assert option_names(Other) == option_names(Sample)
