@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever lies there before and whatever happens meanwhile."""
+"""Files that are written atomically: after a crash or on a full disk, either the old or the new content is there."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+class SaveError(RuntimeError):
+    """A file could not be written; its previous content is unchanged."""
+
+
 def check_local(text: str | os.PathLike[str]) -> None:
-    """Raise ``ValueError`` where ``text`` is a URL, which would be taken for a folder of a strange name."""
+    """Raise ``ValueError`` if ``text`` is a URL, which would be taken for the name of a folder."""
     if re.search(r"(^|:)(?!folder:|npz:)[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(text)):
         raise ValueError(
             f"paths must be on this machine, got the URL {text}: download it first, or mount it as a folder"
@@ -24,17 +28,13 @@ def check_local(text: str | os.PathLike[str]) -> None:
 
 
 def check_absent(path: Path, *, force: bool) -> None:
-    """Raise ``ValueError`` if there is something at ``path``, which a command may replace with ``force`` only."""
+    """Raise ``ValueError`` if ``path`` exists and a command may not replace it, for want of ``force``."""
     if os.path.lexists(path) and not force:
         raise ValueError(f"{path} exists already: give another --out, or --force to replace it")
 
 
-class SaveError(RuntimeError):
-    """A file that could not be written; what was there before is unharmed."""
-
-
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write ``content`` to ``path``, its folder made if need be: after a crash the old or the new content is there.
+    """Write ``content`` to ``path``, durably; folders are created as needed.
 
     Raises:
         SaveError: it could not be written; the old content stays.
@@ -49,35 +49,35 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Yield a new file to write to, which takes the place of ``path`` in the end; raises ``OSError``.
+    """Yield a new file to write to, and move it to ``path`` at the end; raises ``OSError``.
 
-    If ``durable``, it is on the disk before. Of several processes that write the same file, the last one's stays. Who
-    may read and write ``path`` may still.
+    If ``durable``, the content is on the disk before it is moved. If several processes write the same file, the last
+    one wins. The permissions of an existing file are kept.
     """
-    beside = temporary_path(path)
-    with open(beside, "xb") as file:  # what lies there is neither written through, be it a link, nor removed
+    temporary = temporary_path(path)
+    with open(temporary, "xb") as file:  # "x": neither follows an existing link nor removes an existing file
         try:
-            with suppress(OSError):  # nothing there, or a file system without permissions
+            with suppress(OSError):  # no file yet, or a file system without permissions
                 if stat.S_ISREG(mode := path.lstat().st_mode):
                     os.fchmod(file.fileno(), stat.S_IMODE(mode))
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(temporary, path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     if durable:
         sync(path.parent)
 
 
 def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool = False) -> None:
-    """Write ``arrays`` by name to ``path`` as ``numpy.savez`` does, whole or not at all; raises ``OSError``.
+    """Write ``arrays`` by name to ``path`` as ``numpy.savez`` does, but atomically; raises ``OSError``.
 
-    NumPy's own leaves its archive open where the disk is full, in versions before 2.
+    ``numpy.savez`` itself leaves its archive open on a full disk, in versions before 2.
     """
-    import numpy as np  # help needs none
+    import numpy as np  # here, because the command line's help needs this module but not numpy
 
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with replacing(path) as file, zipfile.ZipFile(file, "w", kind) as archive:
@@ -87,18 +87,18 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool =
 
 
 def temporary_path(path: Path) -> Path:
-    """Return where nothing is yet, for what is to be moved to ``path``: a name that nobody else takes or foresees."""
-    return path.with_name(f".{os.urandom(4).hex()}.{path.name[:60]}.part")  # names end at 255 bytes
+    """Return an unused, unpredictable path beside ``path``, for a file that is to be moved there."""
+    return path.with_name(f".{os.urandom(4).hex()}.{path.name[:60]}.part")  # file names have at most 255 bytes
 
 
-def clear_parts(folder: Path) -> None:
-    """Remove what killed processes left half written in ``folder`` and the folders in it; raises ``OSError``."""
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in ``folder`` and its subfolders; raises ``OSError``."""
     for path in folder.rglob(f".{'[0-9a-f]' * 8}.*.part"):
         path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Wait until ``path``, a file or a folder, is on the disk as it stands; raises ``OSError``."""
+    """Wait until a file or folder is on the disk; raises ``OSError``."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What counts as class labels: integers of any type, computed with as int64."""
+"""Class labels: integers of any type, converted to int64."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def integer_labels(labels: Any, count: int, device: torch.device | str | None = None) -> Tensor:
-    """Return ``labels`` as int64 (count,) on ``device``, by default their own.
+    """Return ``labels`` as int64 (count,) on ``device``, by default on their own device.
 
-    Unsigned and narrow integer types lack comparisons, sorting or indexing in torch, so none is computed with.
+    torch lacks comparisons, sorting or indexing for unsigned and narrow integers, so nothing is computed with those.
 
     Args:
         labels: integers of any type (count,), or booleans: a tensor, an array or a sequence.
-        count: number of points that they label.
-        device: where the result is wanted.
+        count: number of samples.
+        device: device of the result.
 
     Raises:
         ValueError: they have another shape, or are not integers.
@@ -27,5 +27,5 @@ def integer_labels(labels: Any, count: int, device: torch.device | str | None = 
         raise ValueError(f"labels must be integers ({count},), got {type(labels).__name__}: {error}") from error
     if found.shape != (count,) or found.is_floating_point() or found.is_complex():
         kind = str(found.dtype).removeprefix("torch.")
-        raise ValueError(f"labels must be integers ({count},), one for each point, got {kind} {tuple(found.shape)}")
+        raise ValueError(f"labels must be integers ({count},), one per sample, got {kind} {tuple(found.shape)}")
     return found.long()

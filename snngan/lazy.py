@@ -12,8 +12,8 @@ def public_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
 
     Args:
         package: its name.
-        homes: the module that defines each public name, relative to the package; the name itself for a module, and
-            nothing for what the package's own file defines.
+        homes: maps each public name to the module that defines it, relative to the package: a submodule to itself, and
+            a name that the package's ``__init__.py`` defines to the empty string.
     """
 
     def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Archives of ``torch.save``: written, and read without running anything in them, as plain values and CPU tensors."""
+"""Archives of ``torch.save``: written, and read as plain values and CPU tensors without running code in them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
-"""The instructions of a pickle that import something."""
+"""Pickle instructions that import something."""
 _READ = (
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST "
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET "
     "BINPERSID GLOBAL"
 )
-"""The instructions that ``torch.save`` writes."""
+"""Pickle instructions that ``torch.save`` writes."""
 _DTYPES = {
     f"{name}Storage": dtype
     for name, dtype in (
@@ -33,15 +33,15 @@ _DTYPES = {
 _REBUILD = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _NAMES = frozenset({"collections OrderedDict", _REBUILD, _PARAMETER, *(f"torch {name}" for name in _DTYPES)})
-"""What a file of tensors imports, as a pickle spells it."""
+"""Names that a file of tensors imports, as written in a pickle."""
 
 
 class PickledCodeError(ValueError):
-    """A file that would import something else than tensors need: ``args[0]`` is its name."""
+    """A file would import something that tensors do not need: ``args[0]`` is its name."""
 
 
 def pack_tensors(value: Any) -> memoryview:
-    """Return what ``torch.save`` writes of tensors, in dicts and lists with plain values."""
+    """Return the archive that ``torch.save`` writes of tensors and plain values in dicts and lists."""
     import torch
 
     buffer = io.BytesIO()
@@ -50,14 +50,14 @@ def pack_tensors(value: Any) -> memoryview:
 
 
 def read_tensors(content: bytes) -> Any:
-    """Return what ``torch.save`` wrote, read by instructions that build plain values and tensors on the CPU only.
+    """Return the plain values and CPU tensors that ``torch.save`` wrote, without running code in the archive.
 
-    Unlike ``torch.load(weights_only=True)`` it takes no storage for larger than it is, nothing compressed, and no
-    shape of more elements than are stored, so that memory stays bounded by the file.
+    Unlike ``torch.load(weights_only=True)`` it refuses compressed entries, and storages and shapes with more elements
+    than are stored, so that memory is bounded by the size of the file.
 
     Raises:
-        PickledCodeError: it would import anything else than tensors need.
-        ValueError: it is damaged, or of another kind.
+        PickledCodeError: it would import something that tensors do not need.
+        ValueError: it is damaged, or another kind of file.
     """
     try:
         return _read_tensors(content)
@@ -65,7 +65,7 @@ def read_tensors(content: bytes) -> Any:
         raise
     except Exception as error:  # hostile content fails in many ways, MemoryError and RecursionError among them
         raise ValueError(
-            f"it is no file of tensors ({type(error).__name__}: {' '.join(str(error).split())})"
+            f"it is not a file of tensors ({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
 
 
@@ -74,11 +74,11 @@ def _read_tensors(content: bytes) -> Any:
         stream = io.BytesIO(content)
         while stream.tell() < len(content):  # torch's old format is several pickles in a row
             _refuse_code(stream)
-        raise ValueError("no archive of torch.save")
+        raise ValueError("not an archive of torch.save")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {PurePosixPath(entry.filename): entry for entry in archive.infolist()}
         if len(entries) < len(archive.infolist()) or any(each.compress_type for each in archive.infolist()):
-            raise ValueError("entries that are compressed or bear one name")
+            raise ValueError("compressed entries, or two of one name")
         if sum(each.file_size for each in archive.infolist()) > len(content):
             raise ValueError("entries that overlap")
         (head,) = (name for name in entries if name.name == "data.pkl")
@@ -93,28 +93,28 @@ def _read_tensors(content: bytes) -> Any:
 
 
 def _check_unfolded(value: Any, most: int) -> None:
-    """Raise ``ValueError`` if parts that stand in several places make more than ``most`` values for who walks them."""
+    """Raise ``ValueError`` if walking ``value`` visits more than ``most`` values, because parts are used repeatedly."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
         parts = each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple) else ()
         most -= 1 + len(parts)
         if most < 0:
-            raise ValueError("values that stand in too many places")
+            raise ValueError("values that are repeated too often")
         waiting += parts
 
 
 def _refuse_code(stream: io.BytesIO) -> None:
-    """Pass over one pickle; raises ``PickledCodeError`` for what it would import, ``ValueError`` if it is none."""
+    """Read over one pickle; raises ``PickledCodeError`` for what it would import, ``ValueError`` if it is damaged."""
     for code, argument, _ in pickletools.genops(stream):
         if code.name in _IMPORTING and not (code.name == "GLOBAL" and argument in _NAMES):
             raise PickledCodeError(str(argument or code.name))
 
 
 class _Reader(pickle._Unpickler):
-    """The standard library's unpickler in Python, with the instructions of ``_READ`` alone.
+    """The standard library's unpickler in Python, restricted to the instructions of ``_READ``.
 
-    Its sibling in C takes memory for as many values as an instruction says that there are.
+    The one in C would allocate as many values as an instruction declares.
     """
 
     stack: list[Any]
@@ -136,7 +136,7 @@ class _Reader(pickle._Unpickler):
             return OrderedDict
         import torch
 
-        return getattr(torch, _DTYPES[name])  # _refuse_code saw that it is one of them
+        return getattr(torch, _DTYPES[name])  # _refuse_code has checked the name
 
     def persistent_load(self, pid: Any) -> Tensor:
         """Return a storage's elements (n,)."""
@@ -144,7 +144,7 @@ class _Reader(pickle._Unpickler):
 
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or type(key) is not str or not key.isdigit():
-            raise ValueError("a storage of another kind")
+            raise ValueError("an unknown kind of storage")
         if key not in self._storages:
             record = self._record(key)
             self._storages[key] = torch.frombuffer(bytearray(record), dtype=dtype) if record else torch.empty(0)
@@ -179,7 +179,7 @@ class _Reader(pickle._Unpickler):
 
     def _set(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict) or any(type(key) not in (str, int) for key in items[::2]):
-            raise ValueError("keys that are no texts or numbers")
+            raise ValueError("keys that are not strings or integers")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     dispatch[pickle.SETITEM[0]] = _load_setitem
@@ -189,16 +189,16 @@ class _Reader(pickle._Unpickler):
 
 
 def _rebuild(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """Return elements of a storage as a tensor that shares its memory."""
+    """Return a view of a storage's elements as a tensor."""
     if len(size) > 64 or any(type(each) is not int for each in (*size, *stride, offset)):
-        raise ValueError("a shape of something else")
+        raise ValueError("a shape that is not of integers")
     if math.prod(size) > storage.numel() or min(*size, *stride, offset, 0) < 0:
         raise ValueError(f"shape {size} of {storage.numel()} elements")
     return storage.as_strided(size, stride, offset)
 
 
 def _parameter(values: Tensor, *rest: Any) -> Tensor:
-    """Return a saved parameter, which nothing trains: torch 2.8 takes no plain tensors for those of an export."""
+    """Return a saved parameter without gradient: torch 2.8 does not accept plain tensors as those of an export."""
     from torch import nn
 
     return nn.Parameter(values, requires_grad=False)

@@ -1,8 +1,7 @@
-"""Files that anyone may have made: read without running anything of theirs, in memory that they declare and we have.
+"""Readers of files that others may have made: no code in them is run, and memory is checked before it is taken.
 
-JSON and NumPy's npz archives come through here, archives of ``torch.save`` through ``snngan.tensors``. A file is
-refused by a ``ValueError`` of one line, whatever is wrong with it; nothing of it has been run, and no more memory taken
-than it has declared.
+JSON and NumPy's npz archives are read here, archives of ``torch.save`` by ``snngan.tensors``. Every reader raises
+``ValueError`` with a message of one line.
 """
 
 from __future__ import annotations
@@ -21,35 +20,34 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CHUNK, LONGEST_LINE = 1 << 20, 1 << 24
-"""Bytes read at a time, and characters of a line."""
+LONGEST_LINE = 1 << 24
+"""Characters of a line of JSON."""
 
 
 def check_regular(path: Path, *, bounded: bool = True) -> None:
-    """Raise ``ValueError`` unless ``path`` is a file that fits in memory: a pipe or a device could be read for ever."""
+    """Raise ``ValueError`` unless ``path`` is a regular file and, if ``bounded``, fits in memory."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise ValueError(f"there is no file {path} ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(
-            f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no ordinary file'}; expected a file"
-        )
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+        raise ValueError(f"{path} is {kind}; expected a file")
     if bounded:
         check_memory(found.st_size, str(path))
 
 
 def read_json(path: Path) -> Any:
-    """Return what the JSON file ``path`` holds; raises ``ValueError`` that names it."""
+    """Return the content of the JSON file ``path``; raises ``ValueError`` with its name."""
     check_regular(path)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no JSON that can be read: {error}") from error
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text holds; raises ``ValueError``, also where it is nested too deeply to be read."""
+    """Return the content of a JSON text; raises ``ValueError``, also if it is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -57,7 +55,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file with one JSON object a line; what is damaged or unfinished is passed over."""
+    """Yield the objects of a file with one JSON object per line; damaged and unfinished lines are skipped."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -71,7 +69,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def memory_bytes() -> float:
-    """Return the bytes of memory that the machine has, as far as it says so."""
+    """Return the size of the machine's memory in bytes; infinity if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -79,7 +77,7 @@ def memory_bytes() -> float:
 
 
 def check_memory(size: int, what: str) -> None:
-    """Raise ``ValueError`` if ``what``, by its own account of ``size`` bytes, does not fit in memory."""
+    """Raise ``ValueError`` if ``what``, of ``size`` bytes, is larger than the machine's memory."""
     if size > memory_bytes():
         raise ValueError(f"{what} would take {size / 2**30:.1f} GiB, more than this machine's memory")
 
@@ -90,46 +88,41 @@ def npz_keys(archive: zipfile.ZipFile) -> list[str]:
 
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order (true: Fortran's) and dtype at the head of an npy file, which is left at its data.
+    """Return shape, whether the order is Fortran's, and dtype of an npy file, and leave it at its data.
 
     Raises:
-        ValueError: it is no npy file, or one of Python objects.
+        ValueError: it is not an npy file, or holds Python objects.
     """
     import numpy as np
 
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of heads that Python 2 wrote
-        shape, in_columns, dtype = read(file)
+        warnings.simplefilter("ignore")  # about headers written by Python 2
+        shape, is_fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are pickled code")
-    return shape, in_columns, dtype
+    return shape, is_fortran, dtype
 
 
 def read_npz_array(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
-    """Return one array of an npz archive; it takes the memory that the archive declares, checked before it is read.
+    """Return one array of an npz archive, after checking that it has the declared size and fits in memory.
 
     Raises:
-        ValueError: it is of Python objects, too large for memory, or not of the size it declares.
+        ValueError: it holds Python objects, is too large for memory, or does not have the declared size.
         OSError, zipfile.BadZipFile, zlib.error: the archive is damaged.
     """
     import numpy as np
 
     entry = archive.getinfo(f"{key}.npy")
     with archive.open(entry) as file:
-        shape, in_columns, dtype = read_npy_header(file)
+        shape, _, dtype = read_npy_header(file)
         size = math.prod(shape) * dtype.itemsize
-        if not dtype.itemsize:
-            raise ValueError(f"it is of {dtype}, elements without size")
-        if min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
-            raise ValueError(f"it declares {size} bytes of shape {shape}, and the archive {entry.file_size} in all")
+        if not dtype.itemsize or min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
+            raise ValueError(f"it declares {size} bytes of shape {shape}, got {entry.file_size} with its header")
         check_memory(size, "it")
-        content, filled = np.empty(size, np.uint8), 0  # memory that is taken as it is filled
-        view = content.data
-        while filled < size and (count := file.readinto(view[filled : filled + CHUNK])):  # type: ignore[attr-defined]
-            filled += count
-        if filled < size:
-            raise ValueError(f"it ends after {filled} of {size} bytes")
-    array = content.view(dtype) if size else np.zeros(shape, dtype)
-    return array.reshape(shape, order="F" if in_columns else "C")
+        file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+            return array

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ import numpy as np
 import pytest
 from reference.files import Watched
 
-from snngan.files import SaveError, clear_parts, replacing, temporary_path, write_atomically, write_npz
+from snngan.files import SaveError, remove_temporary_files, replacing, temporary_path, write_atomically, write_npz
 
 
-def test_at_every_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_every_moment_the_file_has_the_old_or_the_new_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    seen: list[tuple[str, bytes]] = []
-    fsync, replace = os.fsync, os.replace
+    seen = []
 
-    def watched(name: str, call: Callable[..., None]) -> Callable[..., None]:
+    def watched(call: Callable[..., None]) -> Callable[..., None]:
         def inner(*args: Any) -> None:
-            seen.append((name, path.read_bytes()))
+            seen.append(path.read_bytes())
             call(*args)
+            seen.append(path.read_bytes())
 
         return inner
 
-    monkeypatch.setattr(os, "fsync", watched("fsync", fsync))
-    monkeypatch.setattr(os, "replace", watched("replace", replace))
+    monkeypatch.setattr(os, "fsync", watched(os.fsync))
+    monkeypatch.setattr(os, "replace", watched(os.replace))
     write_atomically(path, b"new")
-    assert seen == [("fsync", b"old"), ("replace", b"old"), ("fsync", b"new")]
+    assert set(seen) == {b"old", b"new"}
     assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_who_writes_the_same_file_meanwhile_writes_another(tmp_path: Path, durable: bool) -> None:
+def test_concurrent_writers_of_a_file_do_not_mix(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "file"
     with replacing(path, durable=durable) as first:
         first.write(b"the first one's ")
@@ -51,7 +53,7 @@ def test_who_writes_the_same_file_meanwhile_writes_another(tmp_path: Path, durab
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_what_fails_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
     with pytest.raises(error), replacing(path) as file:
@@ -60,7 +62,7 @@ def test_what_fails_leaves_the_old_file(tmp_path: Path, error: type[BaseExceptio
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_lies_beside_is_another_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_link_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, victim = tmp_path / "file", tmp_path / "victim"
     victim.write_bytes(b"mine")
     monkeypatch.setattr(os, "urandom", bytes)
@@ -72,7 +74,7 @@ def test_what_lies_beside_is_another_s(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_arrays_are_read_by_numpy(tmp_path: Path, compressed: bool) -> None:
+def test_arrays_are_readable_by_numpy(tmp_path: Path, compressed: bool) -> None:
     arrays = {"images": np.arange(6, dtype=np.uint8).reshape(1, 2, 3), "points/first": np.eye(2), "settings": "text"}
     write_npz(tmp_path / "file.npz", arrays, compressed=compressed)
     with np.load(tmp_path / "file.npz", allow_pickle=False) as found:
@@ -98,11 +100,11 @@ def test_arrays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("builtins.open", lambda *rest, **options: Watched(normal(*rest, **options), write))
     with pytest.raises(OSError, match="No space left on device"):
         write_npz(tmp_path / "file.npz", {"one": np.zeros(300, np.uint8), "two": np.zeros(300, np.uint8)})
-    gc.collect()  # an archive left open would write on now
+    gc.collect()  # an archive that was left open would be written now
     assert not os.listdir(tmp_path)
 
 
-def test_who_may_read_a_file_may_still(tmp_path: Path) -> None:
+def test_permissions_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
     usual = path.stat().st_mode
@@ -116,17 +118,17 @@ def test_who_may_read_a_file_may_still(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 251 + ".png", "\N{GRINNING FACE}" * 63])
-def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
+def test_long_names_can_be_written(tmp_path: Path, name: str) -> None:
     write_atomically(tmp_path / name, b"content")
     assert os.listdir(tmp_path) == [name]
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     left = temporary_path(tmp_path / "samples" / "step-00000001.png")
     kept = [tmp_path / name for name in (".config.part", "my.part", "step-00000001.png", ".0123abcd.part")]
     left.parent.mkdir()
     for path in (left, *kept):
         path.write_bytes(b"half")
-    clear_parts(tmp_path)
+    remove_temporary_files(tmp_path)
     assert not left.exists()
     assert all(path.exists() for path in kept)

@@ -1,4 +1,4 @@
-"""The house's one rule of layout: imports point down only, and the outermost layer costs no torch."""
+"""The layout of the package: imports point down and form no cycle, and the outermost layer does not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ LAYERS = [
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 OUTSIDE = {"__init__", "__main__"}
-"""The public face, which names what lies below it, and the way in."""
+"""The public names, which are imported from all layers, and the entry point."""
 
 
 def layer_of(path: Path) -> str:
@@ -50,7 +50,7 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if layer_of(path) not in OU
 
 
 def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything a module of ``package`` imports, inside functions too."""
+    """Yield line and dotted name of everything that a module of ``package`` imports, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -61,12 +61,12 @@ def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
 
 
 def upward(source: str, package: str, rank: int) -> list[str]:
-    """Return what a module of that package and rank imports from above itself, as ``line: name``."""
+    """Return what a module of that package and rank imports from a layer above, as ``line: name``."""
     found = []
     for line, name in imported(ast.parse(source), package):
         top, _, rest = name.partition(".")
         layer = rest.partition(".")[0]
-        if top == "snngan" and RANKS.get(layer, len(LAYERS)) > rank:  # what has no rank is the public face
+        if top == "snngan" and RANKS.get(layer, len(LAYERS)) > rank:  # names without a rank are public ones
             found.append(f"{line}: {name}")
     return found
 
@@ -74,7 +74,7 @@ def upward(source: str, package: str, rank: int) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     layer = layer_of(path)
-    assert layer in RANKS, f"snngan.{layer} is new: give it its place in LAYERS"
+    assert layer in RANKS, f"snngan.{layer} is new: add it to LAYERS"
     package = ".".join(["snngan", *path.relative_to(ROOT).parent.parts])
     found = upward(path.read_text(encoding="utf-8"), package, RANKS[layer])
     assert not found, f"{path.relative_to(ROOT)} imports from a layer above its own: {found}"
@@ -103,8 +103,8 @@ def test_an_upward_import_is_seen(line: str) -> None:
     [
         "import torch",
         "from snngan.losses.snnl import entanglement",
-        "from snngan.models.layers import feature_norm",
-        "from .layers import feature_norm",
+        "from snngan.models.layers import norm_1d",
+        "from .layers import norm_1d",
         "from . import layers",
         "from ..registry import Registry",
         "from snngan import registry",
@@ -116,7 +116,69 @@ def test_a_downward_import_passes(line: str) -> None:
     assert not upward(line, "snngan.models", RANKS["models"])
 
 
-def test_there_are_files_to_look_at() -> None:
+def module_of(path: Path) -> str:
+    parts = ["snngan", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(sources: Mapping[str, str], packages: Collection[str]) -> dict[str, set[str]]:
+    """Return which of the modules in ``sources`` (text by dotted name) each of them imports, in whatever place."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        package = module if module in packages else module.rpartition(".")[0]
+        graph[module] = set()
+        for _, name in imported(ast.parse(source), package):
+            target = name
+            while target and target not in sources:  # the names in a module, up to the module itself
+                target = target.rpartition(".")[0]
+            graph[module] |= {target} - {""}
+    return graph
+
+
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another, directly or through others."""
+    reachable: dict[str, set[str]] = {}
+    for module in graph:
+        pending, found = [module], set[str]()
+        while pending:
+            new = graph[pending.pop()] - found
+            found |= new
+            pending += new
+        reachable[module] = found
+    groups = {
+        frozenset(other for other in reachable[module] if module in reachable[other])
+        for module in graph
+        if module in reachable[module]
+    }
+    return sorted(map(sorted, groups))
+
+
+def test_imports_form_no_cycle() -> None:
+    """Imports inside functions and under ``TYPE_CHECKING`` count too."""
+    paths = sorted(ROOT.rglob("*.py"))
+    sources = {module_of(path): path.read_text(encoding="utf-8") for path in paths}
+    packages = {module_of(path) for path in paths if path.name == "__init__.py"}
+    assert not cycles(import_graph(sources, packages))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("import snngan.b", "from snngan.a import name"),
+        ("from snngan import b", "import snngan.a"),
+        ("from . import b", "from .a import name"),
+        ("from snngan.b import name", "def late() -> None:\n    from snngan import a"),
+        ("from snngan.b import name", "if TYPE_CHECKING:\n    from snngan.a import name"),
+        ("from snngan.c import name", "from snngan.a import name"),
+    ],
+)
+def test_an_import_cycle_is_found(first: str, second: str) -> None:
+    sources = {"snngan": "", "snngan.a": first, "snngan.b": second, "snngan.c": "import snngan.b", "snngan.d": first}
+    (group,) = cycles(import_graph(sources, {"snngan"}))
+    assert group == (["snngan.a", "snngan.b", "snngan.c"] if "snngan.c" in first else ["snngan.a", "snngan.b"])
+
+
+def test_files_of_all_layers_are_checked() -> None:
     assert {layer_of(path) for path in FILES} >= {"losses", "data", "models", "objectives", "training", "cli"}
 
 

@@ -1,4 +1,4 @@
-"""The min-max objective against three loops, and classes found without labels."""
+"""The min-max objective against a triple loop, and classes found without labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snngan.evaluation.clusters import cluster_accuracy
-from snngan.selfsupervised import Neighborhood, cluster, min_max_loss, neighborhood
+from snngan.selfsupervised import cluster, find_neighborhood, min_max_loss
 
 
 def blobs(count: int = 4, each: int = 40, far: float = 20.0) -> tuple[Tensor, Tensor]:
@@ -40,11 +40,11 @@ def by_loops(
 
 
 @pytest.mark.parametrize(("near", "far"), [(1, 0.5), (5, 0.6), (4, 0.85), (10, 0.1)])
-def test_the_loss_is_the_one_of_the_loops(near: int, far: float) -> None:
+def test_the_loss_equals_that_of_loops(near: int, far: float) -> None:
     generator = torch.Generator().manual_seed(near)
     points = torch.randn(40, 3, generator=generator, dtype=torch.float64)
     probabilities = (2 * torch.randn(40, 4, generator=generator, dtype=torch.float64)).softmax(1)
-    found = neighborhood(points, near, far)
+    found = find_neighborhood(points, near, far)
     assert found.num_far == round(far * 40)
     for anchors in (list(range(40)), [3, 3, 17]):
         value = min_max_loss(probabilities, found, torch.tensor(anchors), 0.7)
@@ -54,56 +54,56 @@ def test_the_loss_is_the_one_of_the_loops(near: int, far: float) -> None:
     )
 
 
-def test_the_loss_is_lowest_where_neighbors_agree_far_points_do_not_and_all_classes_are_used() -> None:
+def test_the_lowest_and_the_highest_loss() -> None:
     points, labels = blobs()
-    near = neighborhood(points, 10, 0.5)
+    near = find_neighborhood(points, 10, 0.5)
     sure = torch.eye(4)[labels]
     assert float(min_max_loss(sure, near, entropy_weight=0.3)) == pytest.approx(-0.3 * math.log(4), abs=1e-6)
     one_class = torch.eye(4)[labels * 0].requires_grad_()
     worst = min_max_loss(one_class, near, entropy_weight=0.3)
     assert float(worst.detach()) == pytest.approx(1, abs=1e-6)
-    worst.backward()  # a class that nobody has is no NaN
+    worst.backward()  # an empty class has no NaN gradient
     assert one_class.grad is not None
     assert bool(one_class.grad.isfinite().all())
 
 
-def test_a_point_is_not_its_own_neighbor_even_among_its_twins() -> None:
+def test_a_sample_is_not_its_own_neighbor_even_among_duplicates() -> None:
     points = torch.zeros(30, 2)
     points[20:] = 5.0
-    found = neighborhood(points, 3, 0.3)
+    found = find_neighborhood(points, 3, 0.3)
     own = torch.arange(30)
     assert not bool((found.near == own[:, None]).any())
     assert torch.equal(found.between[:, 0], own)
     assert bool(((found.near < 20) == (own[:, None] < 20)).all())
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     points, _ = blobs()
-    whole, found = neighborhood(points), cluster(points, 4, steps=20, restarts=1)
+    whole, found = find_neighborhood(points), cluster(points, 4, steps=20, restarts=1)
     monkeypatch.setattr("snngan.selfsupervised.CHUNK", 7)
-    parts, again = neighborhood(points), cluster(points, 4, steps=20, restarts=1)
+    parts, again = find_neighborhood(points), cluster(points, 4, steps=20, restarts=1)
     assert torch.equal(whole.near, parts.near)
     assert torch.equal(whole.between.sort(1).values, parts.between.sort(1).values)
     assert again.losses == pytest.approx(found.losses, abs=1e-5)
 
 
-def test_far_blobs_are_found_without_labels() -> None:
+def test_separate_blobs_are_found_without_labels() -> None:
     points, labels = blobs()
     found = cluster(points, 4, far=0.6, steps=150, restarts=3)
     assert cluster_accuracy(labels, found.labels, 4) == 1
     assert found.starts.shape == (3, len(points))
     assert len(found.losses) == 3
     assert torch.equal(found.labels, found.starts[found.losses.index(min(found.losses))])
-    assert torch.equal(found.network(points).argmax(1), found.labels)  # it takes points as they came
+    assert torch.equal(found.network(points).argmax(1), found.labels)  # without standardization
     moved = cluster(points * 100 - 1e4, 4, far=0.6, steps=150, restarts=3)
     assert cluster_accuracy(labels, moved.labels, 4) == 1
 
 
-def test_the_kept_start_is_the_one_of_the_lowest_loss_and_is_that_again() -> None:
+def test_the_start_with_the_lowest_loss_is_kept_and_results_repeat() -> None:
     points, _ = blobs(8, 30, 6.0)
     found = cluster(points, 8, steps=25, restarts=4, seed=1)
     assert len({round(loss, 6) for loss in found.losses}) == 4
-    near = neighborhood(points)
+    near = find_neighborhood(points)
     values = [float(min_max_loss(torch.eye(8)[start], near)) for start in found.starts]
     assert max(values) > min(values)
     again = cluster(points, 8, steps=25, restarts=4, seed=1)
@@ -115,53 +115,30 @@ def test_the_kept_start_is_the_one_of_the_lowest_loss_and_is_that_again() -> Non
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 1e4), (1.0, -1e5), (1e30, 0.0), (1e-30, 0.0)])
-def test_neither_place_nor_unit_of_the_points_matters(scale: float, offset: float) -> None:
+def test_offset_and_scale_do_not_matter(scale: float, offset: float) -> None:
     points, labels = blobs()
-    points = points * scale + offset  # float32: what is left of their digits is what counts
+    points = points * scale + offset
     exact = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    apart = exact.gather(1, neighborhood(points).near)
+    apart = exact.gather(1, find_neighborhood(points).near)
     torch.testing.assert_close(apart, exact.sort(1).values[:, 1:11], rtol=1e-6, atol=0)
     found = cluster(points, 4, far=0.6, steps=150, restarts=1)
     assert cluster_accuracy(labels, found.labels, 4) == 1
 
 
-def test_the_weight_of_the_entropy_is_the_caller_s() -> None:
+def test_entropy_weight_is_used_and_defaults_agree() -> None:
     points, _ = blobs()
     light, heavy = (cluster(points, 4, steps=10, restarts=1, entropy_weight=weight) for weight in (0.1, 5.0))
     for found, weight in ((light, 0.1), (heavy, 5.0)):
-        value = min_max_loss(found.network(points).softmax(1), neighborhood(points), entropy_weight=weight)
+        value = min_max_loss(found.network(points).softmax(1), find_neighborhood(points), entropy_weight=weight)
         assert found.losses[0] == pytest.approx(float(value), abs=1e-4)
     assert not torch.allclose(light.network(points), heavy.network(points), atol=1e-3)
     options = inspect.signature(cluster).parameters
     assert options["entropy_weight"].default == inspect.signature(min_max_loss).parameters["entropy_weight"].default
     for name in ("near", "far"):
-        assert options[name].default == inspect.signature(neighborhood).parameters[name].default
+        assert options[name].default == inspect.signature(find_neighborhood).parameters[name].default
 
 
-def test_anchors_are_of_all_points_and_the_rate_falls_to_0_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    anchors: list[Tensor] = []
-    rates = []
-    step = torch.optim.Adam.step
-
-    def noted(probabilities: Tensor, points: Neighborhood, some: Tensor, weight: float) -> Tensor:
-        anchors.append(some)
-        return min_max_loss(probabilities, points, some, weight)
-
-    def stepped(self: torch.optim.Adam) -> None:
-        rates.append(self.param_groups[0]["lr"])
-        step(self)
-
-    monkeypatch.setattr("snngan.selfsupervised.min_max_loss", noted)
-    monkeypatch.setattr(torch.optim.Adam, "step", stepped)
-    points, _ = blobs()
-    cluster(points, 4, steps=10, batch_size=64, restarts=1)
-    assert rates == pytest.approx([0.01 * (1 - number / 10) for number in range(10)])
-    drawn = torch.stack(anchors[:10])
-    assert drawn.shape == (10, 64)
-    assert len(drawn.unique()) > 150  # of 160
-
-
-def test_points_with_a_graph_and_no_grad_are_no_obstacle() -> None:
+def test_features_with_a_graph_and_no_grad_mode() -> None:
     points, _ = blobs()
     wanted = cluster(points, 4, steps=5, restarts=2)
     assert cluster(points.clone().requires_grad_() * 1, 4, steps=5, restarts=2).losses == wanted.losses
@@ -170,13 +147,13 @@ def test_points_with_a_graph_and_no_grad_are_no_obstacle() -> None:
     assert not any(weight.requires_grad for weight in wanted.network.parameters())
 
 
-def test_probabilities_are_of_the_same_points() -> None:
+def test_probabilities_of_another_number_of_samples_are_refused() -> None:
     points, _ = blobs()
-    with pytest.raises(ValueError, match="probabilities of 161 points, and neighbors of 160"):
-        min_max_loss(torch.ones(161, 4), neighborhood(points))
+    with pytest.raises(ValueError, match="probabilities must be of 160 samples, got 161"):
+        min_max_loss(torch.ones(161, 4), find_neighborhood(points))
 
 
-def test_the_caller_s_random_state_is_left_alone() -> None:
+def test_the_global_random_state_does_not_change() -> None:
     points, _ = blobs()
     torch.manual_seed(3)
     wanted = torch.rand(1)
@@ -188,32 +165,27 @@ def test_the_caller_s_random_state_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("points", "options", "words"),
     [
-        (torch.zeros(20, 2), {"near": 0}, "near must be a whole number above 0"),
+        (torch.zeros(20, 2), {"near": 0}, "near must be a positive integer"),
         (torch.zeros(20, 2), {"far": 1.0}, "far between 0 and 1"),
-        (torch.zeros(20, 2), {"near": 3}, "20 points cannot each have 3 near and 18 far"),
-        (torch.zeros(20), {}, "must be \\(N, ...\\) and finite"),
-        (torch.zeros(20, 2, dtype=torch.int64), {}, "must be \\(N, ...\\) and finite"),
-        (torch.full((20, 2), math.nan), {}, "must be \\(N, ...\\) and finite"),
-        (torch.zeros(20, 2), {"num_clusters": 1}, "num_clusters must be 2 or above"),
-        (torch.zeros(20, 2), {"restarts": 0}, "restarts 1 or above"),
-        (torch.zeros(20, 2), {"num_clusters": 2.5}, "and whole"),
-        (torch.zeros(20, 2), {"near": 2.5}, "near must be a whole number"),
-        (torch.zeros(20, 2), {"entropy_weight": -1.0}, "entropy_weight -1.0 or learning_rate 0.01 is out of range"),
-        (torch.zeros(20, 2), {"entropy_weight": math.nan}, "is out of range"),
-        (torch.zeros(20, 2), {"learning_rate": 0.0}, "is out of range"),
+        (torch.zeros(20, 2), {"near": 3}, "20 samples cannot each have 3 near and 18 far others"),
+        (torch.zeros(20), {}, "must be \\(N, ...\\), floating point and finite"),
+        (torch.zeros(20, 2, dtype=torch.int64), {}, "must be \\(N, ...\\), floating point and finite"),
+        (torch.full((20, 2), math.nan), {}, "must be \\(N, ...\\), floating point and finite"),
+        (torch.zeros(20, 2), {"num_clusters": 1}, "num_clusters must be an integer of 2 or above"),
+        (torch.zeros(20, 2), {"restarts": 0}, "restarts of 1 or above"),
+        (torch.zeros(20, 2), {"num_clusters": 2.5}, "must be an integer"),
+        (torch.zeros(20, 2), {"near": 2.5}, "near must be a positive integer"),
+        (torch.zeros(20, 2), {"entropy_weight": -1.0}, "entropy_weight must be 0 or above .* got -1.0 and 0.01"),
+        (torch.zeros(20, 2), {"entropy_weight": math.nan}, "both finite"),
+        (torch.zeros(20, 2), {"learning_rate": 0.0}, "both finite"),
         (torch.rand(40, 2), {"learning_rate": 1e30, "near": 2, "steps": 3}, "the loss is nan after 3 steps"),
     ],
 )
-def test_what_makes_no_sense_is_refused(points: Tensor, options: dict[str, float], words: str) -> None:
+def test_arguments_out_of_range_are_refused(points: Tensor, options: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         cluster(points, **({"num_clusters": 4} | options))  # type: ignore[arg-type]
 
 
-def test_points_that_all_coincide_are_no_error() -> None:
+def test_equal_features_are_not_an_error() -> None:
     found = cluster(torch.ones(40, 3), 3, near=2, steps=3, restarts=1)
     assert math.isfinite(found.losses[0])
-
-
-def test_a_neighborhood_without_far_points_is_none() -> None:
-    with pytest.raises(AssertionError, match="no point is far"):
-        Neighborhood(torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64))

@@ -10,23 +10,23 @@ import click
 
 from snngan.cli import explain_memory
 from snngan.cli.options import (
-    MOST,
+    MAX_COUNT,
     GroupedCommand,
     LocalPath,
-    NamedGroup,
+    SuggestingGroup,
+    add_config_options,
     data_dir_option,
     device_option,
     like_option,
     list_settings_option,
-    numbers,
-    options_of,
+    parse_numbers,
     run_argument,
 )
 from snngan.cli.output import print_note, print_result
 from snngan.config import ClassifyConfig
 
 
-@click.group(cls=NamedGroup, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4")
+@click.group(cls=SuggestingGroup, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4")
 def classify() -> None:
     """Train and evaluate classifiers: cross-entropy + alpha * entanglement of hidden layers."""
 
@@ -34,7 +34,7 @@ def classify() -> None:
 @classify.command(
     cls=GroupedCommand, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
 )
-@options_of(ClassifyConfig)
+@add_config_options(ClassifyConfig)
 @like_option
 @list_settings_option
 @explain_memory("a smaller --batch-size, fewer --seeds, fewer pixels or narrower networks")
@@ -51,69 +51,78 @@ def train(like: Path | None, list_settings: bool, **values: Any) -> None:
 
 @classify.command(epilog="Example:  snngan classify evaluate runs/0001-mnist-cnn --json")
 @run_argument
-@click.option("--against", metavar="SET", help="the labeled data set, folder:PATH or npz:PATH [the run's own]")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of it")
-@click.option("--attack", metavar="NAME", help="fgsm, bim or pgd")
-@click.option("--epsilon", type=numbers, default="", metavar="LIST", help="its strengths, such as 0.1,0.2, of [0, 1]")
-@click.option("--attack-steps", type=click.IntRange(1, 10**6), help="of bim [10] or pgd [40]")
-@click.option("--source", type=LocalPath(), metavar="RUN", help="attacks made on that one [RUN itself]")
-@click.option("--dknn", is_flag=True, help="judge by the nearest training images in each layer, too")
-@click.option("--points", type=click.IntRange(1, MOST), help="how many training images --dknn looks among [all]")
-@click.option("--count", type=click.IntRange(1, MOST), help="images attacked or judged [1000]")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@click.option("--reference", metavar="SET", help="labeled data set, folder:PATH or npz:PATH [data set of RUN]")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="split to use")
+@click.option("--attack", metavar="NAME", help="attack on the classifiers: fgsm, bim or pgd")
+@click.option(
+    "--epsilon", "epsilons", type=parse_numbers, default="", metavar="LIST", help="strengths of the attack: 0.1,0.2"
+)
+@click.option("--attack-steps", "steps", type=click.IntRange(1, 10000), help="number of steps of bim [10] or pgd [40]")
+@click.option("--source", type=LocalPath(), metavar="RUN", help="run whose networks the attack is made on [RUN itself]")
+@click.option("--dknn", is_flag=True, help="evaluation of each prediction by deep k-nearest neighbors")
+@click.option("--dknn-count", type=click.IntRange(1, MAX_COUNT), help="number of training images --dknn searches [all]")
+@click.option(
+    "--count", type=click.IntRange(1, MAX_COUNT), help="number of images to attack or evaluate by --dknn [1000]"
+)
+@click.option("--json", "as_json", is_flag=True, help="output as one JSON object")
 @data_dir_option
 @device_option
-@explain_memory("a smaller --count or --points")
+@explain_memory("a smaller --count or --dknn-count")
 def evaluate(
-    run: Path, against: str | None, split: str, attack: str | None, epsilon: tuple[float, ...],
-    attack_steps: int | None, source: Path | None, dknn: bool, points: int | None, count: int | None, as_json: bool,
-    data_dir: str | None, device: str,
-) -> None:  # fmt: skip
-    """Say how good RUN's classifiers are: accuracy, cross-entropy, calibration error, entanglement of each layer.
+    run: Path,
+    reference: str | None,
+    split: str,
+    source: Path | None,
+    as_json: bool,
+    data_dir: str | None,
+    device: str,
+    **protocol: Any,
+) -> None:
+    """Evaluate RUN's classifiers: accuracy, cross-entropy, calibration error, entanglement of each layer.
 
     With --attack, also their accuracy on adversarial images; with --dknn, also the credibility of their predictions.
     """
-    from snngan.evaluation.attack_evaluation import Trial
+    from snngan.evaluation.attack_evaluation import AttackProtocol
     from snngan.evaluation.classifier import evaluate_classifier
     from snngan.training.device import choose_device
-    from snngan.training.run_folder import ClassifierRun
+    from snngan.training.run_folder import open_run
 
-    trial = Trial(attack=attack, epsilons=epsilon, steps=attack_steps, dknn=dknn, points=points, count=count or 1000)
-    if source is not None and attack is None:
-        raise ValueError("--source is where an attack is made: --attack bim --epsilon 0.1")
-    if count is not None and not (attack or dknn):
-        raise ValueError("--count is of images attacked or judged: --attack or --dknn")
+    given = {name: value for name, value in protocol.items() if value}
     content = evaluate_classifier(
-        ClassifierRun.open(run), against=against, split=split, data_dir=data_dir, device=choose_device(device),
-        trial=trial if attack or dknn else None, source=ClassifierRun.open(source) if source else None,
+        open_run(run, ClassifyConfig),
+        reference=reference,
+        split=split,
+        data_dir=data_dir,
+        device=choose_device(device),
+        attack_protocol=AttackProtocol(**given) if given else None,
+        source=open_run(source, ClassifyConfig) if source else None,
         notify=print_note,
-    )  # fmt: skip
-    if as_json:
-        print_result(json.dumps(content, indent=2))
-        return
-    protocol = content["protocol"]
-    print_result(f"{protocol['num_images']} images of {protocol['dataset']} {split}, step {protocol['step']}")
-    width = max(map(len, content["figures"]))
-    for name, statistic in content["figures"].items():
-        low, high = statistic["interval"] or (None, None)
-        bounds = f"   95 %: {low:.4f} to {high:.4f}" if low is not None else ""
-        best = f"   best {statistic['best']:.4f}" if name == "accuracy" and low is not None else ""
-        print_result(f"  {name:{width}} {statistic['mean']:8.4f}{bounds}{best}")
-    if "trial" in content:
-        print_result("\n".join(table_of_trial(content["trial"], content["protocol"])))
+    )
+    print_result(json.dumps(content, indent=2) if as_json else "\n".join(format_evaluation(content)))
 
 
-def table_of_trial(rows: list[dict[str, Any]], protocol: dict[str, Any]) -> list[str]:
-    """Return the lines that say what came of attacks: means over the seeds."""
-    trial = protocol["trial"]
-    what = f"attacked by {trial['attack']}" if trial["attack"] else "judged"
-    made = f", made on {trial['source']}" if trial["source"] else ""
-    names = list(rows[0]["figures"])
-    lines = [
-        f"{trial['num_images']} images {what}{made}",
-        f"  {'epsilon':10}" + "".join(f"{name:>15}" for name in names),
-    ]
-    for row in rows:
-        means = "".join(f"{row['figures'][name]['mean']:15.4f}" for name in names)
-        lines.append(f"  {row['epsilon']:<10g}{means}")
+def format_evaluation(content: dict[str, Any]) -> list[str]:
+    """Return the lines that show what :func:`evaluate_classifier` returned."""
+    protocol, metrics = content["protocol"], content["metrics"]
+    lines = [f"{protocol['num_images']} images of {protocol['dataset']} {protocol['split']}, step {protocol['step']}"]
+    width = max(map(len, metrics))
+    for name, statistic in metrics.items():
+        line = f"  {name:{width}} {statistic['mean']:8.4f}"
+        if statistic["interval"]:
+            low, high = statistic["interval"]
+            line += f"   95 %: {low:.4f} to {high:.4f}"
+            line += f"   best {statistic['best']:.4f}" if name == "accuracy" else ""
+        lines.append(line)
+    if "attack_evaluation" in content:
+        rows, attacks = content["attack_evaluation"], protocol["attack_evaluation"]
+        how = f"attacked by {attacks['attack']}" if attacks["attack"] else "evaluated by DkNN"
+        source = f", made on {attacks['source']}" if attacks["source"] else ""
+        names = list(rows[0]["metrics"])
+        lines += [
+            f"{attacks['num_images']} images {how}{source}",
+            f"  {'epsilon':10}" + "".join(f"{n:>15}" for n in names),
+        ]
+        for row in rows:
+            means = "".join(f"{row['metrics'][name]['mean']:15.4f}" for name in names)
+            lines.append(f"  {row['epsilon']:<10g}{means}")
     return lines

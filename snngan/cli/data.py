@@ -1,4 +1,4 @@
-"""``snngan data``."""
+"""The command ``snngan data``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shlex
 
 import click
 
-from snngan.cli.options import NamedGroup, data_dir_option
+from snngan.cli.options import SuggestingGroup, data_dir_option
 from snngan.cli.output import print_note, print_result, print_row
 from snngan.files import check_local
 
 
-@click.group(cls=NamedGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
+@click.group(cls=SuggestingGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
 def data() -> None:
     """List and prepare data sets."""
 
@@ -19,7 +19,7 @@ def data() -> None:
 @data.command("list", epilog="Example:  snngan data list --data-dir data")
 @data_dir_option
 def list_(data_dir: str | None) -> None:
-    """List the known data sets and where each would come from."""
+    """List the known data sets and where each would be loaded from."""
     from snngan.data import POINT_SHAPE
     from snngan.data.datasets import list_datasets
 
@@ -32,22 +32,22 @@ def list_(data_dir: str | None) -> None:
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
 @click.argument("name")
 @data_dir_option
-@click.option("--download", is_flag=True, help="fetch it if it is not here")
-@click.option("--dry-run", is_flag=True, help="say where it would come from, and stop")
+@click.option("--download", is_flag=True, help="download the data set if it is missing")
+@click.option("--dry-run", is_flag=True, help="only print where the data set would be loaded from")
 def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> None:
-    """Read the data set NAME once, keep it as NAME.npz, and say what is in it."""
+    """Load the data set NAME, keep it as NAME.npz for the next time, and print its size."""
     from snngan.data import DATASETS
     from snngan.data.datasets import list_datasets, load_dataset
 
     check_local(name)
     if ":" in name:
         raise ValueError(
-            f"a named data set is prepared, got {name}: train and evaluate read folders and files directly"
+            f"NAME must be the name of a data set, got {name}: train and evaluate read folders and files directly"
         )
     if dry_run:
-        DATASETS[name]  # an unknown name is refused
+        DATASETS[name]  # raises for an unknown name
         (where,) = (row.where for row in list_datasets(data_dir) if row.name == name)
-        print_result(f"{name}: {where}\ndry run: nothing was read, fetched or written")
+        print_result(f"{name}: {where}\ndry run: nothing was read, downloaded or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=print_note)
     print_result(f"{name}: {dataset.summary()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.options import MOST, SEED, LocalPath, data_dir_option, device_option, force_option, image_options
-from snngan.cli.output import draw_plainly, print_note, print_result, terminal_width, wrap
+from snngan.cli.options import (
+    MAX_COUNT,
+    SEED,
+    LocalPath,
+    add_image_options,
+    data_dir_option,
+    device_option,
+    force_option,
+)
+from snngan.cli.output import print_note, print_result, reset_matplotlib_settings
 
 if TYPE_CHECKING:
     from snngan.evaluation.features import Extractor
@@ -30,9 +37,9 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
 @click.option(
-    "--count", type=click.IntRange(4, MOST), help="images of each side [all; of a run as many as of the other]"
+    "--count", type=click.IntRange(4, MAX_COUNT), help="images of each side [all; of a run as many as of the other]"
 )
-@image_options("with --space features: classifier of A or B, where one has labels, else pixels")
+@add_image_options("with --space features: classifier of A or B, where one has labels, else pixels")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise and of the permutations")
 @click.option("--out", type=LocalPath(), help="a new folder for the curve and two grids of images")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
@@ -65,7 +72,7 @@ def entangle(
     if space != "features" and features:
         raise ValueError(f"--features and --download need --space features, got --space {space}")
     where = choose_device(device)
-    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "print_note": print_note}
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": print_note}
     training: dict[str, Any] = {"folder": data_folder(data_dir) / "features", "device": where}
     open_images: Callable[..., ImageSource] = partial(
         open_source, split=split, image_size=image_size, device=where, **data
@@ -85,9 +92,9 @@ def entangle(
         print_result(json.dumps(comparison.content, indent=2))
     else:
         for line in comparison.lines():
-            print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+            print_result(line, indent=4)
     if out is not None:
-        draw_plainly()
+        reset_matplotlib_settings()
         comparison.write(out)
         print_result(f"curve, grids and numbers -> {out}", err=as_json)
     elif not as_json:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.next_commands import compare_command, out_option, print_next_commands
-from snngan.cli.options import MOST, SEED, data_dir_option, device_option, image_options
+from snngan.cli.next_commands import make_compare_command, make_out_option, print_next_commands
+from snngan.cli.options import MAX_COUNT, SEED, add_image_options, data_dir_option, device_option
 from snngan.cli.output import print_note, print_result
 
 if TYPE_CHECKING:
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 @click.argument("run", required=False)
 @click.option("--reference", metavar="SET", help="the real images, given as RUN is [the run's data set]")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of a set")
-@click.option("--count", default=10000, show_default=True, type=click.IntRange(2, MOST), help="images of each side")
 @click.option(
-    "--points", default=5000, show_default=True, type=click.IntRange(2, MOST), help="of them in figures over pairs"
+    "--count", default=10000, show_default=True, type=click.IntRange(2, MAX_COUNT), help="images of each side"
+)
+@click.option(
+    "--points", default=5000, show_default=True, type=click.IntRange(2, MAX_COUNT), help="of them in figures over pairs"
 )
 @click.option("--metrics", metavar="NAMES", help="fid, kid, prdc, 1nn, entanglement, with commas between [all]")
-@image_options("classifier of the reference where it has labels, else pixels")
+@add_image_options("classifier of the reference where it has labels, else pixels")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="of a run's noise")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @data_dir_option
@@ -63,7 +65,7 @@ def evaluate(
     if opened_run is not None:
         data_dir, size = data_dir or opened_run.plan.data_dir, image_size or opened_run.plan.image_size
     features = features or ("inception" if download else None)
-    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "print_note": print_note}
+    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": print_note}
     training: dict[str, Any] = {"folder": folder, "also": data_folder(data_dir) / "features", "device": where}
     open_images: Callable[..., ImageSource] = partial(
         open_source, split=split, image_size=image_size, device=where, keep=keep, **data
@@ -112,7 +114,7 @@ def evaluate(
             )
         if not as_json:
             print_next_commands(
-                [f"snngan sample {opened_run.quoted} --count 100", *out_option(opened_run, "grid.png")],
-                compare_command(opened_run, given_data_dir),
-                [f"snngan report {opened_run.quoted}", *out_option(opened_run, "report.html")],
+                [f"snngan sample {opened_run.quoted} --count 100", *make_out_option(opened_run, "grid.png")],
+                make_compare_command(opened_run, given_data_dir),
+                [f"snngan report {opened_run.quoted}", *make_out_option(opened_run, "report.html")],
             )

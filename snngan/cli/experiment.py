@@ -14,62 +14,69 @@ from snngan.experiments import PRESETS
 
 @click.group(cls=NamedGroup, epilog="Example:  snngan experiment run pixel-generator")
 def experiment() -> None:
-    """List and run the figures and tables of the sources."""
+    """List and run the figures and tables of the papers."""
 
 
 @experiment.command("list", epilog="Example:  snngan experiment list figure")
 @click.argument("word", default="")
 def list_experiments(word: str) -> None:
-    """List the experiments and what each shows, or only those whose line has WORD in it."""
+    """List the experiments with their summaries, or only those that contain WORD."""
     from snngan.experiments import EXPERIMENTS
 
-    found = False
-    for name in EXPERIMENTS.names():
-        kind = EXPERIMENTS[name]
-        text = f"{kind.summary} ({kind.source})"
-        if word in f"{name} {text}":
-            print_row(name, text, indent=24)
-            found = True
+    texts = {name: f"{EXPERIMENTS[name].summary} ({EXPERIMENTS[name].source})" for name in EXPERIMENTS.names()}
+    found = {name: text for name, text in texts.items() if word in f"{name} {text}"}
     if not found:
         raise ValueError(f"no experiment has {word!r} in its name or text; snngan experiment list shows all")
+    for name, text in found.items():
+        print_row(name, text, indent=24)
 
 
 @experiment.command("run", epilog="Example:  snngan experiment run gan-entanglement --preset cpu")
 @click.argument("name")
-@click.option("--preset", default="smoke", show_default=True, type=click.Choice(PRESETS), help="size")
-@click.option("--dataset", metavar="NAME", help="the data set, if not the preset's")
-@click.option("--regularizer", metavar="NAMES", help="of dknn-calibration: snnl, triplet or both, with a comma")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="a setting that --dry-run shows, changed")
-@click.option("--out", type=LocalPath(), help="its folder [experiments/NAME-PRESET]")
+@click.option("--preset", default="smoke", show_default=True, type=click.Choice(PRESETS), help="set of options")
+@click.option("--dataset", metavar="NAME", help="data set [the preset's]")
+@click.option("--regularizer", metavar="NAMES", help="of dknn-calibration only: snnl, triplet or snnl,triplet")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="another option; --dry-run lists them")
+@click.option("--out", type=LocalPath(), help="folder of the results [experiments/NAME-PRESET]")
 @force_option
 @data_dir_option
 @device_option
-@click.option("--dry-run", is_flag=True, help="say what would be run, and stop")
+@click.option("--dry-run", is_flag=True, help="list the experiment's options, and stop")
 def run(
-    name: str, preset: str, dataset: str | None, regularizer: str | None, settings: tuple[str, ...],
-    out: Path | None, force: bool, data_dir: str | None, device: str, dry_run: bool,
-) -> None:  # fmt: skip
-    """Run experiment NAME: figures, numbers.json and result.md in its folder.
+    name: str,
+    preset: str,
+    dataset: str | None,
+    regularizer: str | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    force: bool,
+    data_dir: str | None,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Run experiment NAME: write plots, numbers.json and result.md to its folder.
 
-    Started again, it goes on with the runs that lie there. smoke takes seconds, cpu minutes to hours on two cores,
-    paper wants a GPU.
+    Runs that are in the folder already are continued or reused. The preset smoke takes seconds, cpu minutes to hours on
+    two cores; paper needs a GPU.
     """
     from snngan.data.datasets import data_folder
-    from snngan.experiments import Setting
-    from snngan.experiments.running import run_experiment, sized
+    from snngan.experiments import ExperimentContext
+    from snngan.experiments.result_folder import describe_options, make_experiment, run_experiment
     from snngan.training.device import choose_device
 
     named = {"dataset": dataset, "regularizer": regularizer}
     settings = (*(f"{key}={value}" for key, value in named.items() if value is not None), *settings)
     folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
-    words = ["snngan", "experiment", "run", name, "--preset", preset]
-    words += [word for each in settings for word in ("--set", each)]
     if dry_run:
-        print_result(f"{sized(name, preset, settings)}\nfolder     {folder}\ndry run: nothing was written")
+        for line in describe_options(make_experiment(name, preset, settings)):
+            print_result(line)
+        print_result(f"folder     {folder}\ndry run: nothing was written")
         return
     draw_plainly()
-    setting = Setting(folder, str(data_folder(data_dir)), choose_device(device), print_note)
-    finding = run_experiment(name, preset, setting, shlex.join(words), settings, force=force)
-    for line in finding.text:
+    words = ["snngan", "experiment", "run", name, "--preset", preset]
+    words += [word for each in settings for word in ("--set", each)]
+    context = ExperimentContext(folder, str(data_folder(data_dir)), choose_device(device), print_note)
+    result = run_experiment(name, preset, context, shlex.join(words), settings, force=force)
+    for line in result.text:
         print_result(line)
-    print_result(f"figures, numbers.json, result.md -> {folder}")
+    print_result(f"plots, numbers.json, result.md -> {folder}")

@@ -1,4 +1,4 @@
-"""The commands that a command proposes at its end; what they write lies in the folder of the run."""
+"""The commands that a command proposes at its end. The files that they write go into the run's folder."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from snngan.cli.output import print_status, terminal_width, wrap
+from snngan.cli.output import get_terminal_width, print_status, wrap
 
 if TYPE_CHECKING:
     from snngan.training.run_folder import RunFolder
 
 
 def print_next_commands(*commands: Sequence[str]) -> None:
-    """Print what to type next; on a terminal a long command is broken as a shell takes it."""
+    """Print commands to type next, each given as words; long ones are wrapped where the output is a terminal."""
     print_status("next:")
     for first, *words in commands:
-        print_status(wrap([f"  {first}", *words], 6, terminal_width(sys.stdout), " \\"))
+        print_status(wrap([f"  {first}", *words], 6, get_terminal_width(sys.stdout), " \\"))
 
 
-def out_option(run: RunFolder[Any], name: str) -> list[str]:
-    """Return the words that let a command write the file ``name`` of the run's folder, over an older one too."""
+def make_out_option(run: RunFolder[Any], name: str) -> list[str]:
+    """Return ``--out`` with the file ``name`` in the run's folder, and ``--force`` if it exists already."""
     path = run.path / name
     return [f"--out {shlex.quote(str(path))}", *(["--force"] if path.exists() else [])]
 
 
-def compare_command(run: RunFolder[Any], data_dir: str | None = None) -> list[str]:
-    """Return the words that compare a run with its data set, read as the run read it, from ``data_dir`` if given."""
+def make_compare_command(run: RunFolder[Any], data_dir: str | None = None) -> list[str]:
+    """Return the words of the command that compares a run with its data set, read as the run read it.
+
+    Args:
+        run: the run.
+        data_dir: folder of the data sets, where it is not the run's own.
+    """
     from snngan.data.datasets import data_folder  # help needs no torch
 
     config, words = run.config, ["snngan entangle", shlex.quote(run.config.dataset), run.quoted]

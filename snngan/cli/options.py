@@ -1,4 +1,4 @@
-"""Click options made from the dataclasses of ``snngan.config``, shown by group in a command's help."""
+"""Options that several commands share, options made from config dataclasses, and answers to mistyped options."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from snngan.config import field_type
+from snngan.config import field_type, parse_value
 from snngan.files import check_local
 
 
 class LocalPath(click.Path):
-    """A path on this machine, as ``pathlib.Path`` or another ``path_type``; URLs are refused."""
+    """A path on this machine, returned as ``path_type``; URLs are refused."""
 
     def __init__(self, path_type: type = Path) -> None:
         super().__init__(path_type=path_type)
@@ -28,60 +28,73 @@ class LocalPath(click.Path):
 
 
 OTHER_NAMES = {
-    "--lr": "--learning-rate", "--rate": "--learning-rate",
-    "--epochs": "--steps", "--epoch": "--steps", "--iterations": "--steps", "--iters": "--steps",
-    "--num-steps": "--steps", "--max-steps": "--steps", "--total-steps": "--steps",
-    "--gpu": "--device cuda", "--gpus": "--device cuda", "--cuda": "--device cuda", "--cpu": "--device cpu",
-    "--no-cuda": "--device cpu",
-    "--batch": "--batch-size", "--bs": "--batch-size", "-b": "--batch-size", "--batchsize": "--batch-size",
-    "--out": "--run-dir, --json", "-o": "--run-dir, --out", "--output": "--run-dir, --out",
-    "--outdir": "--run-dir, --out",
-    "--output-dir": "--run-dir, --out", "--out-dir": "--run-dir, --out", "--save-dir": "--run-dir, --out",
-    "--logdir": "--run-dir", "--log-dir": "--run-dir", "--name": "--run-dir", "--run-dir": "--out",
-    "--data": "--dataset, --data-dir", "--data-root": "--data-dir", "--root": "--data-dir",
-    "--data-path": "--data-dir",
-    "--model": "--arch", "--network": "--arch", "--architecture": "--arch", "--loss": "--objective",
-    "--size": "--image-size", "--resolution": "--image-size", "--img-size": "--image-size",
-    "-n": "--count", "--num": "--count", "--num-images": "--count", "--num-samples": "--count", "--samples": "--count",
-    "--ema": "--ema-decay", "--fp16": "--precision bf16", "--amp": "--precision bf16", "--bf16": "--precision bf16",
-    "--n-critic": "--discriminator-steps", "--optim": "--optimizer", "--seed": "--seeds",
-    "-f": "--force", "--overwrite": "--force", "-y": "--force", "--yes": "--force",
-    "--train-features": "--features classifier:NAME", "--inception-weights": "--features inception:FILE",
-    "--against": "--reference",
-}  # fmt: skip
-"""What other programs and earlier versions call options, and what they are called here, where a command has them."""
+    "--learning-rate": "--lr --rate",
+    "--steps": "--epochs --epoch --iterations --iters --num-steps --max-steps --total-steps",
+    "--device cuda": "--gpu --gpus --cuda",
+    "--device cpu": "--cpu --no-cuda",
+    "--batch-size": "--batch --bs -b --batchsize",
+    "--run-dir": "--out -o --output --outdir --output-dir --out-dir --save-dir --logdir --log-dir --name",
+    "--out": "-o --output --outdir --output-dir --out-dir --save-dir --run-dir",
+    "--json": "--out",
+    "--dataset": "--data",
+    "--data-dir": "--data --data-root --root --data-path",
+    "--arch": "--model --network --architecture",
+    "--objective": "--loss",
+    "--image-size": "--size --resolution --img-size",
+    "--count": "-n --num --num-images --num-samples --samples",
+    "--ema-decay": "--ema",
+    "--precision bf16": "--fp16 --amp --bf16",
+    "--discriminator-steps": "--n-critic",
+    "--optimizer": "--optim",
+    "--seeds": "--seed",
+    "--force": "-f --overwrite -y --yes",
+    # options of version 0.1
+    "--pairwise-count": "--points",
+    "--dknn-count": "--points",
+    "--reference": "--against",
+    "--layer-reduction": "--over-layers",
+    "--adversarial-training": "--adversary",
+    "--log-every": "--track-every",
+    "--metrics-every": "--evaluate-every",
+    "--features classifier:NAME": "--train-features",
+    "--features inception:FILE": "--inception-weights",
+    "--set regularizer=NAMES": "--regularizer",
+    "--list-settings": "--settings --list-options",
+}
+"""Options, and what other programs and earlier versions call them; proposed where a command has the option."""
 
 
 def explain_unknown_option(error: click.NoSuchOption) -> str:
-    """Return a line on an option that the command does not have, with the one that was probably meant."""
+    """Return a line on an option that the command does not have, with the option that was probably meant."""
     known = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
-    asked = error.option_name.replace("_", "-")
-    meant = [name for name in OTHER_NAMES.get(asked, "").split(", ") if name.partition(" ")[0] in known]
-    meant = [asked] if asked in known else meant or [*(error.possibilities or ())][:1]
+    typed = error.option_name.replace("_", "-")
+    meant = [name for name, others in OTHER_NAMES.items() if typed in others.split() and name.split()[0] in known]
+    meant = [typed] if typed in known else meant or [*(error.possibilities or ())][:1]
     hint = f"use {' or '.join(meant)}" if meant else "--help lists the options"
-    epochs = " (an epoch is NUM_IMAGES / BATCH_SIZE steps)" if asked.startswith("--epoch") else ""
+    epochs = " (an epoch is NUM_IMAGES / BATCH_SIZE steps)" if typed.startswith("--epoch") else ""
     return f"no option {error.option_name}: {hint}{epochs}"
 
 
 def explain_usage(error: click.ClickException) -> str:
-    """Return click's line on a mistake; of arguments too many or missing, with the form that the command has."""
+    """Return click's line on a mistake; for missing or extra arguments, with the usage of the command."""
     message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
-    if context is None or not ("extra argument" in message or message.startswith("Missing")):
+    is_extra = "extra argument" in message
+    if context is None or not (is_extra or message.startswith("Missing")):
         return error.format_message()
-    if any(parameter.name == "dataset" for parameter in context.command.params) and "extra argument" in message:
+    if is_extra and any(parameter.name == "dataset" for parameter in context.command.params):
         return f"{message}: to name a data set, use --dataset NAME"
     return f"{message}: {' '.join(context.get_usage().split()).replace('Usage: ', 'use ')}"
 
 
-class NamedGroup(click.Group):
-    """A group that answers an unknown command with the nearest known one."""
+class SuggestingGroup(click.Group):
+    """A group that answers an unknown command with the most similar known one."""
 
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, known = arguments[0], self.list_commands(context)
         if name in ("help", "version"):
-            raise ValueError(f"use --{name}, after a command or alone")
+            raise ValueError(f"unknown command {name!r}: use --{name}, alone or after a command")
         if name not in known and not name.startswith("-"):
             from snngan.registry import unknown_name
 
@@ -90,18 +103,18 @@ class NamedGroup(click.Group):
 
 
 SECTIONS = ("Data", "Networks", "Loss", "Optimization", "Options", "Run")
-"""The headings of options in the help of a command, in order."""
+"""Headings of the options in a command's help, in order."""
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under the group of each."""
+    """A command whose help lists its options under the headings that :class:`GroupedOption` names."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         group = "Options"
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
-            group = getattr(parameter, "group", group)  # --help, the last, stands with those before it
+            group = getattr(parameter, "group", group)  # --help has no group: it joins the one before it
             if record is not None:
                 sections.setdefault(group, []).append(record)
         for title in sorted(sections, key=SECTIONS.index):
@@ -110,15 +123,15 @@ class GroupedCommand(click.Command):
 
 
 class GroupedOption(click.Option):
-    """An option that knows the heading it stands under in the help."""
+    """An option with the heading ``group`` that it is listed under in the help."""
 
     def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
 
 
-def options_of(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds an option for each field of the config class ``owner`` that has a flag."""
+def add_config_options(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds an option to a command for each field of the config class ``owner`` with a flag."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(dataclasses.fields(owner)):
@@ -150,7 +163,7 @@ def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]
     if meta["metavar"] == "DIR":
         return arguments | {"type": LocalPath(str)}
     if kind is tuple:
-        return arguments | {"type": two_numbers}
+        return arguments | {"callback": lambda _, __, text: text and parse_value(owner, field.name, text)}
     return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
 
 
@@ -162,12 +175,17 @@ def add_import_option(command: click.Command) -> None:
     elif command.name not in ("board", "doctor", "report") and not any(
         each.name == "imports" for each in command.params
     ):
-        command.params.append(
-            GroupedOption(
-                ["--import", "imports"], group="Run", multiple=True, metavar="MODULE", expose_value=False, is_eager=True,
-                callback=_import_modules, help="module of yours that adds objectives, metrics, ...",
-            )
-        )  # fmt: skip
+        option = GroupedOption(
+            ["--import", "imports"],
+            group="Run",
+            multiple=True,
+            metavar="MODULE",
+            expose_value=False,
+            is_eager=True,
+            callback=_import_modules,
+            help="your own module that registers objectives, metrics, ...",
+        )
+        command.params.append(option)
 
 
 def _import_modules(context: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
@@ -177,56 +195,53 @@ def _import_modules(context: click.Context, parameter: click.Parameter, names: S
         import_module(name)
 
 
-def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
-    """Return ``0.1,0.2`` as numbers; of no text none."""
-    if isinstance(text, tuple):
-        return text
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers in a text such as ``0.1,0.2``, none if it is empty."""
     try:
-        return tuple(float(part) for part in text.split(",") if text)
+        return tuple(float(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not numbers with commas between, such as 0.1,0.2") from error
-
-
-def two_numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
-    """Return ``0.5,0.999`` as two numbers."""
-    found = numbers(text)
-    if len(found) != 2:
-        raise click.BadParameter(f"{text!r} is not two numbers with a comma between, such as 0.5,0.999")
-    return found
+        raise click.BadParameter(f"must be numbers separated by commas such as 0.1,0.2, got {text!r}") from error
 
 
 SEED = click.IntRange(min=0)
-MOST = 10**7
-"""Images in one figure: beyond it lies a slip of the hand."""
+MAX_COUNT = 10**7
+"""The most images that a command draws or compares; a larger number is a typing mistake."""
 run_argument = click.argument("run", type=LocalPath())
 like_option = click.option(
-    "--like", cls=GroupedOption, group="Run", metavar="RUN", type=LocalPath(),
+    "--like",
+    cls=GroupedOption,
+    group="Run",
+    metavar="RUN",
+    type=LocalPath(),
     help="run whose options are used where none is given",
-)  # fmt: skip
+)
 list_settings_option = click.option(
     "--list-settings", cls=GroupedOption, group="Networks", is_flag=True, help="list the options of --set, and stop"
 )
 force_option = click.option("--force", is_flag=True, help="replace an existing --out")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda, cuda:N or cpu")
 data_dir_option = click.option(
-    "--data-dir", metavar="DIR", type=LocalPath(str), help="where data sets are kept [$SNNGAN_DATA or data]"
+    "--data-dir", metavar="DIR", type=LocalPath(str), help="folder of the data sets [$SNNGAN_DATA or data]"
 )
 
 
-def image_options(default_features: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options by which two sets of images are read and compared in a feature space."""
+def add_image_options(default_features: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options for reading two sets of images and choosing their feature space."""
     options = [
         click.option(
-            "--features", metavar="SPACE",
-            help="feature space: classifier:NAME (a small classifier of this data set, trained once and kept), "
-            f"inception, inception:FILE, pixels, or a file of torch.export or TorchScript [{default_features}]",
+            "--features",
+            metavar="SPACE",
+            help="feature space: classifier:NAME (small classifier of that data set, trained once and kept), "
+            f"inception, inception:FILE, pixels, or a torch.export or TorchScript file [{default_features}]",
         ),
         click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),
         click.option("--skip-broken", is_flag=True, help="leave out unreadable images of a folder"),
         click.option(
-            "--image-size", type=click.IntRange(1, 4096), help="shrink and crop images of folders and sets to this size"
+            "--image-size",
+            type=click.IntRange(1, 4096),
+            help="size in pixels to shrink and crop images of folders and data sets to",
         ),
-    ]  # fmt: skip
+    ]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):

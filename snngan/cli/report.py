@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from snngan.cli.options import LocalPath, force_option
-from snngan.cli.output import draw_plainly, print_note, print_result
+from snngan.cli.output import print_note, print_result, reset_matplotlib_settings
 from snngan.files import check_absent
 
 
@@ -43,7 +43,7 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
         raise ValueError(errors[0] if len(errors) == 1 else f"none of {len(errors)} paths is a run: {errors[0]}")
     for line in errors:
         print_note(f"left out: {line}")
-    draw_plainly()
+    reset_matplotlib_settings()
     write_report(found, out)
     print_result(f"{len(found)} run{'s' * (len(found) > 1)} -> {out}")
     print_result(f"open it in a browser: {out.resolve().as_uri()}")

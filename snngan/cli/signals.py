@@ -1,65 +1,63 @@
-"""How a command ends at a signal: a training saves, and leaves; another one leaves nothing half written."""
+"""What a command does on a signal: training saves and exits; other commands leave no half-written file."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 
-class Ended(BaseException):
-    """A signal ended the command; what it was writing is not left half written."""
+class Termination(BaseException):
+    """A signal ended the command. A ``BaseException``, so that cleanup runs and nothing else catches it."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Raise ``Ended`` at SIGTERM and, if it is not ignored, at a closed terminal's SIGHUP; a second one kills."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def raise_on_signals() -> Iterator[None]:
+    """Raise ``Termination`` on SIGTERM and SIGHUP, unless ignored or handled already; a second signal kills."""
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def handle(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
-        raise Ended(number)
+        raise Termination(number)
 
+    is_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
     numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, end)
-    try:
+    with _handle(numbers if is_main_thread else (), handle):
         yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and a closed terminal's SIGHUP in a list instead of dying of them.
+def collect_signals() -> Iterator[list[int]]:
+    """Append SIGINT, SIGTERM and SIGHUP to a list, for training to save and exit after the current step.
 
-    A second SIGINT interrupts at once; a SIGHUP that is ignored already, as by nohup, stays so.
+    A second SIGINT interrupts at once. A SIGHUP that is ignored already, as by nohup, stays ignored.
     """
-    caught: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        caught.append(number)
+        received.append(number)
         if number == signal.SIGINT and os.isatty(2):
             os.write(2, b"\nsaving; press Ctrl-C again to stop at once, without saving\n")
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with _handle([signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * (not is_ignored), handle):
+        yield received
+
+
+@contextmanager
+def _handle(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install ``handler`` for the signals ``numbers``, and restore the previous handlers at the end."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield caught
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from snngan.cli import explain_memory
-from snngan.cli.options import GroupedCommand, like_option, list_settings_option, options_of
+from snngan.cli.options import GroupedCommand, add_config_options, like_option, list_settings_option
 from snngan.config import TrainConfig
 
 
@@ -16,7 +16,7 @@ from snngan.config import TrainConfig
     cls=GroupedCommand,
     epilog="Example:  snngan train --dataset mnist --objective snnl-projected --steps 20000",
 )
-@options_of(TrainConfig)
+@add_config_options(TrainConfig)
 @like_option
 @list_settings_option
 @explain_memory("a smaller --batch-size, fewer pixels or narrower networks")

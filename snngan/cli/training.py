@@ -14,17 +14,9 @@ from typing import Any, TypeVar
 import click
 
 from snngan.api import config_like, create_run, load_state, lock_run, prepare, prepare_resumed
-from snngan.cli.next_commands import compare_command, out_option, print_next_commands
-from snngan.cli.output import (
-    Progress,
-    duration,
-    print_note,
-    print_result,
-    print_wrapped,
-    terminal_width,
-    wrap,
-)
-from snngan.cli.signals import caught_signals
+from snngan.cli.next_commands import make_compare_command, make_out_option, print_next_commands
+from snngan.cli.output import Progress, format_duration, print_note, print_result, print_wrapped
+from snngan.cli.signals import collect_signals
 from snngan.config import Config, TrainConfig
 from snngan.files import SaveError
 from snngan.training.checkpoint import checkpoint_paths, step_of
@@ -60,7 +52,7 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 def print_settings(config: Config) -> None:
     """Print what ``--set`` knows, in lines that fit the terminal."""
     for line in list_settings(config):
-        print_result(wrap(line.split(" "), 4, terminal_width(sys.stdout)))
+        print_result(line, indent=4)
 
 
 def start_runs(configs: Sequence[Config]) -> None:
@@ -98,7 +90,7 @@ def resume_run(
 ) -> None:
     """Continue the run in the folder ``path`` to step ``steps``, or to its planned end; every rank reads the folder."""
     with process_group(device) as chosen:
-        run = run_on_all_ranks(lambda: open_run(path, Config))  # type: ignore[type-abstract]
+        run = run_on_all_ranks(lambda: open_run(path, Config))
         with (
             nullcontext() if dry_run else lock_run(run)
         ):  # before anything is read: nothing newer is saved from then on
@@ -126,7 +118,7 @@ def train_to_end(trainer: Trainer, run: RunFolder[Any]) -> None:
     config = trainer.config
     is_gan = isinstance(config, TrainConfig)
     batch_size = config.batch_size * (1 if is_gan else len(config.seed_list))
-    with caught_signals() as caught:
+    with collect_signals() as caught:
         progress = Progress(config.steps, batch_size, "points" if config.is_points else "images")
         on_step: Callable[..., None] = progress if is_main_process() else _print_nothing
         try:
@@ -156,7 +148,8 @@ def train_to_end(trainer: Trainer, run: RunFolder[Any]) -> None:
 def _print_outcome(trainer: Trainer, run: RunFolder[Any], outcome: Outcome) -> None:
     share = outcome.evaluation_seconds / (outcome.seconds or 1.0)
     print_wrapped(
-        f"trained {outcome.step} steps; {duration(outcome.seconds)} since this start, {share:.1%} of it on metrics"
+        f"trained {outcome.step} steps; {format_duration(outcome.seconds)} since this start, "
+        f"{share:.1%} of it on metrics"
     )
     for line in trainer.summarize(outcome.metrics):
         print_wrapped(line)
@@ -165,10 +158,10 @@ def _print_outcome(trainer: Trainer, run: RunFolder[Any], outcome: Outcome) -> N
         print_wrapped("samples     ", str(run.samples / f"step-{outcome.step:08d}.png"), indent=0)
     print_wrapped("metrics     ", str(run.path / "metrics.jsonl"), indent=0)
     print_wrapped("checkpoints ", str(run.checkpoints), indent=0)
-    report = [f"snngan report {run.quoted}", *out_option(run, "report.html")]
+    report = [f"snngan report {run.quoted}", *make_out_option(run, "report.html")]
     if is_gan:
-        sample = [f"snngan sample {run.quoted} --count 100", *out_option(run, "grid.png")]
-        print_next_commands(sample, [f"snngan evaluate {run.quoted}"], compare_command(run), report)
+        sample = [f"snngan sample {run.quoted} --count 100", *make_out_option(run, "grid.png")]
+        print_next_commands(sample, [f"snngan evaluate {run.quoted}"], make_compare_command(run), report)
     else:
         print_next_commands([f"snngan classify evaluate {run.quoted}"], report, [f"snngan board {run.quoted}"])
 

@@ -1,4 +1,4 @@
-"""Images in: what a data set is, where the known ones are registered, and how pixels map to [-1, 1] and back."""
+"""Data sets of images: the class that holds one, the registry of named ones, and the mapping of pixels to [-1, 1]."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ POINT_SHAPE = (1, 1, 2)
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Images and, where there are any, their labels: a training half and a held-out half.
+    """Images with or without labels, split into a training and a held-out part.
 
     Args:
-        name: as it was asked for, such as ``mnist`` or ``folder:pictures``.
+        name: the name given by the user, such as ``mnist`` or ``folder:pictures``.
         train_images: (N, C, H, W) uint8; for 2-D points (N, 1, 1, 2) float32 in [-1, 1].
-        train_labels: (N,) int64, or None.
-        test_images: the held-out half, in the same form.
-        test_labels: its labels, or None.
-        class_names: what the labels from 0 on are called, where that is known.
-        resize: what was done to the images while they were read, "none" or a method and a size.
-        why_no_labels: the reason, where a folder has class folders but no labels.
+        train_labels: (N,) int64 class numbers from 0, or None.
+        test_images: the held-out images, in the same form.
+        test_labels: their labels, or None.
+        class_names: names of the classes in order of their numbers; empty where unknown.
+        resize: how the images were resized while they were read: "none", or a method and a size.
+        why_no_labels: why a folder that has class folders has no labels; empty otherwise.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Dataset:
         return f"<Dataset {self.name}: {self.summary()}>"
 
     def summary(self) -> str:
-        """Return how many images or points there are, of which shape and how many classes, in words."""
+        """Return the number of images or points, their shape and the number of classes, in words."""
         shape = "2-D points" if self.is_points else f"images of {'x'.join(map(str, self.image_shape))}"
         classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
         return f"{len(self.train_images)} training and {len(self.test_images)} held-out {shape}, {classes}"
 
     @property
     def missing_labels(self) -> str:
-        """What to say where labels are needed and there are none: which set it is and, where it is known, why."""
+        """The beginning of an error message for a command that needs labels: the name and, where known, the reason."""
         return f"{self.name} has no labels" + (f" ({self.why_no_labels})" if self.why_no_labels else "")
 
     @property
@@ -66,21 +66,21 @@ class Dataset:
 
     @property
     def is_points(self) -> bool:
-        """Whether these are points of the plane, not pictures."""
+        """Whether the data are 2-D points instead of images."""
         return self.train_images.is_floating_point()
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels count, from 0 on; 0 where there are none."""
+        """The largest label plus 1, or 0 without labels."""
         known = [labels for labels in (self.train_labels, self.test_labels) if labels is not None and len(labels)]
         return max((int(labels.max()) + 1 for labels in known), default=0)
 
     def digest(self) -> str:
-        """Return a fingerprint of the images of both halves: equal for equal images in equal order."""
+        """Return a hash of all images, equal for equal images in equal order."""
         return self._digest
 
     def labeled_digest(self) -> str:
-        """Return a fingerprint of the images and labels of both halves."""
+        """Return a hash of all images and labels."""
         state = hashlib.blake2b(self._digest.encode(), digest_size=16)
         for labels in (self.train_labels, self.test_labels):
             state.update(b"none" if labels is None else labels.contiguous().numpy().data)
@@ -91,13 +91,13 @@ class Dataset:
         state = hashlib.blake2b(digest_size=16)
         for images in (self.train_images, self.test_images):
             state.update(f"{images.dtype} {tuple(images.shape)}".encode())
-            for start in range(0, len(images), 4096):  # images left in their file may lie there in another order
+            for start in range(0, len(images), 4096):  # in chunks, since memory-mapped images may have to be copied
                 state.update(images[start : start + 4096].contiguous().numpy().data)
         return state.hexdigest()
 
 
 class DatasetSource(Protocol):
-    """Where one named data set comes from, when no NAME.npz in the data folder holds it yet."""
+    """The source of one named data set, used where the data folder has no NAME.npz."""
 
     @property
     def image_shape(self) -> ImageShape:
@@ -105,24 +105,24 @@ class DatasetSource(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many labels there are."""
+        """The number of classes."""
 
     @property
     def keep(self) -> bool:
-        """Whether NAME.npz is looked for first, and written once the set was loaded from elsewhere."""
+        """Whether the set is written to NAME.npz after it was loaded, and read from there the next time."""
 
     @property
     def remedy(self) -> str:
-        """What fetches the set where it is not here, in a few words."""
+        """How to get a set that is missing: an option or a shell command."""
 
     def find(self, data_dir: Path) -> str | None:
-        """Return in words where :meth:`load` would read, without loading anything; None: the set is not here."""
+        """Describe where :meth:`load` would read from, without loading anything; None if the set is missing."""
 
     def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
-        """Return the set, fetched first where it is not here and ``download`` is true.
+        """Load the set, and download it first if it is missing and ``download`` is true.
 
         Raises:
-            ValueError: it is not here, could not be fetched or cannot be read.
+            ValueError: the set is missing, could not be downloaded or cannot be read.
         """
 
 
@@ -130,25 +130,25 @@ DATASETS: Registry[DatasetSource] = Registry("dataset", "snngan.data")
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Return uint8 images (any shape) as float32 in [-1, 1]; floating-point images pass through unchanged."""
+    """Map uint8 images (any shape) to float32 in [-1, 1]; floating-point images are returned unchanged."""
     if images.is_floating_point():
         return images
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Return float images (any shape) in [-1, 1] as uint8, rounded to the nearest level, clamped to 0..255.
+    """Map float images (any shape) in [-1, 1] to uint8, rounded to the nearest level and clamped to 0..255.
 
     Raises:
-        ValueError: a pixel is NaN, which no color stands for.
+        ValueError: a pixel is NaN.
     """
     if images.isnan().any():
-        raise ValueError("these images hold NaN, which has no color: the network that made them has diverged")
+        raise ValueError("images must be numbers, got NaN: the network that generated them has diverged")
     return images.to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
 
 def error_line(error: Exception) -> str:
-    """Return what another library's error says, on one line."""
+    """Return the message of another library's error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Names to data sets: in which order the places are looked through, and what is kept for the next time."""
+"""Data sets by name: the order in which places are searched, and which sets are kept as files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, ImageShape
 from snngan.data.folder import read_folder
-from snngan.data.npz import keep_npz, read_npz
-from snngan.data.resize import describe_resize, resize_images
+from snngan.data.image_files import describe_resize, resize_images
+from snngan.data.npz import read_npz, save_dataset
 from snngan.files import check_local
 from snngan.registry import UnknownNameError
 
@@ -21,7 +21,7 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """One line of the list of known sets: ``where`` tells in words where it would come from right now."""
+    """One line of the list of known sets; ``where`` says where the set would be loaded from, or how to get it."""
 
     name: str
     image_shape: ImageShape
@@ -43,38 +43,40 @@ def load_dataset(
     """Return the data set ``name``.
 
     Args:
-        name: a registered name, ``folder:PATH`` (any pictures) or ``npz:PATH``.
-        data_dir: where NAME.npz and torchvision's files are; default: the variable SNNGAN_DATA, else ``data``.
-        image_size: height and width in pixels to crop and shrink to; default: as the images are, and for a folder the
-            largest of :data:`snngan.data.folder.SIZES` that all images have, at most 64.
-        download: whether a set that is not here is fetched.
-        skip_broken: whether images of a folder that are unreadable or too small are left out, not an error.
-        keep: whether a set that was built or fetched may be written as NAME.npz for the next time.
+        name: a registered name, ``folder:PATH`` (a folder of images) or ``npz:PATH``.
+        data_dir: the folder of NAME.npz and of torchvision's files; default: the environment variable SNNGAN_DATA, else
+            ``data``.
+        image_size: height and width in pixels to crop and resize to; default: the size of the images, and for a folder
+            the largest of :data:`snngan.data.folder.SIZES` that all images have, at most 64.
+        download: whether to download a set that is missing.
+        skip_broken: whether to leave out images of a folder that are unreadable or too small, instead of stopping.
+        keep: whether a set that was built or downloaded may be written as NAME.npz, to load faster the next time.
         notify: called with each line worth telling the user.
 
     Raises:
-        ValueError: the name is unknown, the set is not here, or what is there cannot be used.
+        ValueError: the name is unknown, the set is missing, or its files cannot be used.
     """
     if image_size is not None and image_size < 1:
-        raise ValueError(f"--image-size must be 1 or more, not {image_size}")
+        raise ValueError(f"--image-size must be 1 or more, got {image_size}")
     check_local(name)
-    kind, colon, place = name.partition(":")
-    if colon and kind in ("folder", "npz"):
-        if not place:
-            raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
-        path = Path(os.path.expanduser(place))
-        if kind == "folder":
-            return read_folder(name, path, image_size, skip_broken=skip_broken, notify=notify)
-        dataset = read_npz(name, path)
-    else:
-        dataset = _load_named(name, data_folder(data_dir), download, keep, notify)
-    return dataset if image_size is None else _shrink(dataset, image_size)
+    kind, path = _split_path(name)
+    if kind == "folder":
+        return read_folder(name, path, image_size, skip_broken=skip_broken, notify=notify)
+    dataset = read_npz(name, path) if kind else _load_named(name, data_folder(data_dir), download, keep, notify)
+    if image_size is None or (dataset.image_shape[1:] == (image_size, image_size) and not dataset.is_points):
+        return dataset
+    return replace(
+        dataset,
+        train_images=shrink_images(name, dataset.train_images, image_size),
+        test_images=shrink_images(name, dataset.test_images, image_size),
+        resize=describe_resize(image_size),
+    )
 
 
 def absolute_name(name: str) -> str:
-    """Return ``folder:PATH`` and ``npz:PATH`` with the path made absolute, any other name as it is."""
-    kind, colon, place = name.partition(":")
-    return f"{kind}:{Path(os.path.expanduser(place)).absolute()}" if colon and kind in ("folder", "npz") else name
+    """Return ``folder:PATH`` and ``npz:PATH`` with an absolute path, and any other name unchanged."""
+    kind, path = _split_path(name)
+    return f"{kind}:{path.absolute()}" if kind else name
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
@@ -95,8 +97,35 @@ def is_here(name: str, data_dir: str | Path | None = None) -> bool:
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return the folder to look in: ``data_dir``, else what SNNGAN_DATA names, else ``data`` in the current folder."""
+    """Return ``data_dir``, else the folder in SNNGAN_DATA, else ``data`` in the current folder."""
     return Path(os.path.expanduser(data_dir or os.environ.get("SNNGAN_DATA") or "data"))
+
+
+def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
+    """Crop and resize uint8 images (N, C, H, W) to (N, C, size, size), as the images of a folder are.
+
+    Raises:
+        ValueError: the images are smaller than that, or are 2-D points; the message names the set ``name``.
+    """
+    height, width = images.shape[2:]
+    if images.is_floating_point():
+        raise ValueError(f"{name} holds 2-D points, not images; leave out --image-size")
+    if min(height, width) < size:
+        raise ValueError(
+            f"{name}: images are {width}x{height}, smaller than --image-size {size}; use {min(height, width)} or less, "
+            "or leave it out"
+        )
+    return resize_images(images, size)
+
+
+def _split_path(name: str) -> tuple[str, Path]:
+    """Return kind and path of ``folder:PATH`` or ``npz:PATH``; an empty kind for other names."""
+    kind, colon, place = name.partition(":")
+    if not colon or kind not in ("folder", "npz"):
+        return "", Path()
+    if not place:
+        raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
+    return kind, Path(os.path.expanduser(place))
 
 
 def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Notify) -> Dataset:
@@ -107,43 +136,15 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
         kind = "folder" if os.path.isdir(path) else "npz" if os.path.isfile(path) and path.endswith(".npz") else None
         if kind is not None:
             raise UnknownNameError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
-        raise UnknownNameError(f"{error}; your own pictures are folder:PATH or npz:PATH") from None
+        raise UnknownNameError(f"{error}; your own images are folder:PATH or npz:PATH") from None
     kept = folder / f"{name}.npz"
     if source.keep and os.path.exists(kept):
         return read_npz(name, kept)
     dataset = source.load(name, folder, download)
     if source.keep and keep:
         try:
-            keep_npz(dataset, kept)
+            save_dataset(dataset, kept)
             notify(f"kept {name} as {kept} for the next time")
         except OSError as error:
-            notify(f"could not keep {name} as {kept} ({error.strerror or error}); going on without")
+            notify(f"could not keep {name} as {kept} ({error.strerror or error}); continuing without")
     return dataset
-
-
-def _shrink(dataset: Dataset, size: int) -> Dataset:
-    if dataset.image_shape[1:] == (size, size) and not dataset.is_points:
-        return dataset
-    return replace(
-        dataset,
-        train_images=shrink_images(dataset.name, dataset.train_images, size),
-        test_images=shrink_images(dataset.name, dataset.test_images, size),
-        resize=describe_resize(size),
-    )
-
-
-def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
-    """Return (N, C, H, W) uint8 images as (N, C, size, size), cropped and shrunk as the images of a folder are.
-
-    Raises:
-        ValueError: they are smaller than that, or points; the message names the set ``name``.
-    """
-    height, width = images.shape[2:]
-    if images.is_floating_point():
-        raise ValueError(f"{name} holds points, not pictures; leave out --image-size")
-    if min(height, width) < size:
-        raise ValueError(
-            f"{name}: images are {width}x{height}, smaller than --image-size {size}; use {min(height, width)} or less, "
-            "or leave it out"
-        )
-    return resize_images(images, size)

@@ -1,4 +1,4 @@
-"""Which images are held out where a set comes without a test half: every tenth, evenly over the classes."""
+"""Which images are held out of a set without a test split: every tenth, evenly over the classes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ _EVERY, _MOST, _SEED = 10, 2000, 0
 def hold_out(name: str, images: Tensor, labels: Tensor | None) -> Dataset:
     """Return the set ``name`` with about a tenth of ``images`` held out, the same ones every time.
 
-    Both halves come shuffled, so that their first images are of all classes even where the source was sorted.
+    Both parts are shuffled, so that their first images are of all classes even where the source was sorted.
 
     Args:
         name: the name of the set.
         images: (N, C, H, W), N >= 2.
-        labels: (N,) int64 or None; with them each class gives its share, and classes of one image stay in training.
+        labels: (N,) int64 or None; with labels each class is held out in proportion, and classes of one image stay in
+            training (except where every class has one image).
 
     Returns:
-        A data set that holds out at least 1 image and at most 2000. Where each class has one image, a class is lost.
+        A data set with 1 to 2000 held-out images.
     """
     count = len(images)
-    assert count >= 2, "one half would be empty"
+    assert count >= 2, "too few images to hold one out"
     order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
     by_class = order if labels is None else order[labels[order].argsort(stable=True)]
     step = min(count, max(_EVERY, math.ceil(count / _MOST)))
     held_out = torch.zeros(count, dtype=torch.bool)
     held_out[by_class[step - 1 :: step]] = True
-    if labels is not None:  # no two that are held out follow each other, so only a class of one image can be lost
+    if labels is not None:  # every step-th image of the sorted order: a class of two or more never loses all of them
         _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
         divisible = counts[index] > 1
         if divisible.any():
@@ -40,10 +41,5 @@ def hold_out(name: str, images: Tensor, labels: Tensor | None) -> Dataset:
             if not held_out.any():
                 held_out[by_class[divisible[by_class]][-1]] = True
     train, test = order[~held_out[order]], order[held_out[order]]
-    return Dataset(
-        name=name,
-        train_images=images[train],
-        train_labels=None if labels is None else labels[train],
-        test_images=images[test],
-        test_labels=None if labels is None else labels[test],
-    )
+    train_labels, test_labels = (None, None) if labels is None else (labels[train], labels[test])
+    return Dataset(name, images[train], train_labels, images[test], test_labels)

@@ -1,4 +1,4 @@
-"""notMNIST: letters A to J of many typefaces, read out of its author's archive of pictures, which is never unpacked."""
+"""notMNIST: letters A to J in many typefaces, read from its author's archive of images without unpacking it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from snngan.data.holdout import hold_out
 ARCHIVE = "notMNIST_small.tar.gz"
 URL = f"http://yaroslavvb.com/upload/notMNIST/{ARCHIVE}"
 SIZE = 8458043
-"""Bytes of the whole archive; its author gives no checksum."""
+"""Bytes of the complete archive; its author published no checksum."""
 LETTERS = "ABCDEFGHIJ"
-LARGEST, LARGEST_UNPACKED, MOST_FILES = 1 << 20, 1 << 28, 200_000
-"""Bytes of one picture, which has some 500, and of the unpacked archive, which has some 30 million in 18700 files."""
+LARGEST, LARGEST_UNPACKED = 1 << 20, 1 << 28
+"""Bounds in bytes of one image, which has about 500, and of the unpacked archive, which has about 30 million."""
 
 
 @dataclass(frozen=True)
-class NotMNIST:
-    """The smaller, hand-cleaned half of Bulatov 2011, some 18700 letters, a tenth of them held out."""
+class NotMNISTSource:
+    """The smaller, hand-cleaned part of Bulatov 2011: about 18700 letters, a tenth of them held out."""
 
     image_shape: ImageShape = (1, 28, 28)
     num_classes: int = len(LETTERS)
@@ -33,45 +33,45 @@ class NotMNIST:
     remedy: str = "--download"
 
     def find(self, data_dir: Path) -> str | None:
-        """Return the archive's path, if it is there."""
+        """Return the path of the archive, or None if it is missing."""
         path = data_dir / ARCHIVE
         return str(path) if path.exists() else None
 
     def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
-        """Return the set, its archive fetched first where it is not here and ``download`` is true.
+        """Read the archive, and download it first if it is missing and ``download`` is true.
 
         Raises:
-            ValueError: it is not here, could not be fetched whole, or cannot be read.
+            ValueError: the archive is missing, could not be downloaded completely, or cannot be read.
         """
         path = data_dir / ARCHIVE
         if not path.exists():
             if not download:
                 raise ValueError(f"{name} is not here: no {data_dir / name}.npz and no {path}; use {self.remedy}")
-            _fetch(name, path)
+            _download(name, path)
         try:
-            return hold_out(name, *_pictures(path))
+            return hold_out(name, *_read_archive(path))
         except Exception as error:  # a damaged archive fails in many ways
             raise ValueError(f"{path} cannot be read ({error_line(error)}); remove it and use --download") from error
 
 
-def _fetch(name: str, path: Path) -> None:
+def _download(name: str, path: Path) -> None:
     from torchvision.datasets.utils import download_url
 
     try:
         download_url(URL, path.parent, path.name)
-    except Exception as error:  # network, disk: each has its own kind of error
+    except Exception as error:  # network, disk: each raises its own kind of error
         raise ValueError(
             f"{name} could not be downloaded into {path.parent} ({error_line(error)}); check the network, or put "
             f"{ARCHIVE} there"
         ) from error
-    if path.stat().st_size != SIZE:
-        found = path.stat().st_size
+    size = path.stat().st_size
+    if size != SIZE:
         path.unlink()
-        raise ValueError(f"{URL} gave {found} bytes, not the {SIZE} of {ARCHIVE}; nothing was kept")
+        raise ValueError(f"{URL} gave {size} bytes, not the {SIZE} of {ARCHIVE}; nothing was kept")
 
 
-def _pictures(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images (N, 1, 28, 28) uint8 and labels (N,) of the archive; the few files that are empty are left out."""
+def _read_archive(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images (N, 1, 28, 28) uint8 and labels (N,); the few files that are empty or broken are left out."""
     from PIL import Image
 
     images, labels = [], []
@@ -80,25 +80,25 @@ def _pictures(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     if len(content) > LARGEST_UNPACKED:
         raise ValueError(f"it unpacks to more than {LARGEST_UNPACKED >> 20} MiB")
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-        for number, member in enumerate(archive):
-            if member.size < 0 or number == MOST_FILES:  # backwards it would go on for ever
-                raise ValueError("its files are too many, or of less than no bytes")
+        for member in archive:
+            if member.size < 0:  # would be read again and again
+                raise ValueError("it has a file of negative size")
             letter = Path(member.name).parent.name
             if not member.isfile() or not 0 < member.size <= LARGEST or letter not in tuple(LETTERS):
                 continue
-            own = archive.extractfile(member)
-            assert own is not None
+            extracted = archive.extractfile(member)
+            assert extracted is not None
             try:
-                with Image.open(io.BytesIO(own.read()), formats=["PNG"]) as picture:
-                    if picture.size != (28, 28):
+                with Image.open(io.BytesIO(extracted.read()), formats=["PNG"]) as image:
+                    if image.size != (28, 28):
                         continue
-                    images.append(np.asarray(picture.convert("L")))
+                    images.append(np.asarray(image.convert("L")))
             except (OSError, SyntaxError, Image.DecompressionBombError):
                 continue
             labels.append(LETTERS.index(letter))
     if len(images) < 2:
-        raise ValueError(f"{len(images)} letters of 28x28")
+        raise ValueError(f"it holds {len(images)} letters of 28x28 pixels, expected 2 or more")
     return torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels)
 
 
-DATASETS.register("notmnist")(NotMNIST())
+DATASETS.register("notmnist")(NotMNISTSource())

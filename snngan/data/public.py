@@ -1,4 +1,4 @@
-"""The public sets that torchvision knows: found in its layout or where Debian puts them, else downloaded through it."""
+"""Public data sets of torchvision, read from its files or Debian's, or downloaded through torchvision."""
 
 from __future__ import annotations
 
@@ -20,190 +20,165 @@ from snngan.untrusted import check_memory
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 
-Half = tuple[Tensor, Tensor]
+Labeled = tuple[Tensor, Tensor]
 """Images (N, C, H, W) uint8 and labels (N,) int64."""
 
 
 @dataclass(frozen=True)
-class PublicSet:
-    """A set of torchvision's, found again by its files.
+class PublicSource:
+    """A data set of torchvision, found by its files.
 
     Args:
         torchvision_name: its class in ``torchvision.datasets``.
-        halves: the class's options for the training and for the test half.
-        folder: where torchvision puts its files, below the data folder.
+        options: keyword arguments of that class for the training and for the test split.
+        folder: the folder of its files, relative to the data folder.
         files: the names of those files.
-        read: maps this object, the folder of the files and 0 (training) or 1 (test) to that half.
-        debian_package: the package that puts the same files into a folder of /usr/share/datasets.
+        read: maps this object, the folder of the files and 0 (training) or 1 (test) to that split.
+        debian_package: the Debian package that installs the same files to /usr/share/datasets.
     """
 
     image_shape: ImageShape
     num_classes: int
     torchvision_name: str
-    halves: tuple[dict[str, Any], dict[str, Any]]
+    options: tuple[dict[str, Any], dict[str, Any]]
     folder: str
     files: tuple[str, ...]
-    read: Callable[[PublicSet, Path, int], Half]
+    read: Callable[[PublicSource, Path, int], Labeled]
     debian_package: str | None = None
     keep: bool = True
 
     @property
     def remedy(self) -> str:
-        """The flag, or the package to install."""
+        """The option, or the package to install."""
         return "--download" if self.debian_package is None else f"--download, or apt install {self.debian_package}"
 
     def find(self, data_dir: Path) -> str | None:
-        """Return the folder that all files of the set lie in, and whose layout it is."""
-        folder = self._found(data_dir)
+        """Return the folder that has all files of the set, and whether they are torchvision's or Debian's."""
+        folder = self._find_folder(data_dir)
         if folder is None:
             return None
         return f"{folder} ({'torchvision layout' if folder == data_dir / self.folder else 'Debian package'})"
 
     def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
-        """Return both halves of the set, downloaded into ``data_dir`` where they are nowhere and ``download`` is true.
+        """Read both splits, downloaded to ``data_dir`` first if they are missing and ``download`` is true.
 
         Raises:
-            ValueError: the set is nowhere, the download failed, or the files are damaged.
+            ValueError: the set is missing, the download failed, or the files are damaged.
         """
-        folder = self._found(data_dir)
-        if folder is None:
-            if not download:
-                places = " or ".join(str(place) for place in self._folders(data_dir))
-                raise ValueError(
-                    f"{name} is not here: no {data_dir / name}.npz, and not {self.files[0]} and the like in {places};"
-                    f" use {self.remedy}"
-                )
-            folder = self._download(name, data_dir)
-        try:
-            train, test = (self.read(self, folder, half) for half in (0, 1))
-        except Exception as error:  # a damaged file fails in as many ways as there are formats
+        folder = self._find_folder(data_dir)
+        if folder is None and not download:
+            places = " or ".join(str(place) for place in self._folders(data_dir))
             raise ValueError(
-                f"the files of {name} in {folder} cannot be read ({error_line(error)});"
-                " mend that, or remove them and use --download"
-            ) from error
-        return Dataset(name, *train, *test)
-
-    def _download(self, name: str, data_dir: Path) -> Path:
-        for half in (0, 1):
+                f"{name} is not here: no {data_dir / name}.npz, and not {self.files[0]} and the like in {places};"
+                f" use {self.remedy}"
+            )
+        if folder is None:
             try:
-                self.torchvision_half(data_dir, half, download=True)
-            except Exception as error:  # network, disk, checksum, archive: each has its own kind of error
+                for split in (0, 1):
+                    self.open_torchvision(data_dir, split, download=True)
+            except Exception as error:  # network, disk, checksum, archive: each raises its own kind of error
                 raise ValueError(
                     f"{name} could not be downloaded into {data_dir} ({error_line(error)});"
                     f" check the network, or put the set there as {name}.npz"
                 ) from error
-        return data_dir / self.folder
+            folder = data_dir / self.folder
+        try:
+            train, test = (self.read(self, folder, split) for split in (0, 1))
+        except Exception as error:  # a damaged file fails in as many ways as there are formats
+            raise ValueError(
+                f"the files of {name} in {folder} cannot be read ({error_line(error)});"
+                " repair them, or remove them and use --download"
+            ) from error
+        return Dataset(name, *train, *test)
 
-    def torchvision_half(self, data_dir: Path, half: int, *, download: bool) -> Any:
-        """Return torchvision's object for the training half (0) or the test half (1)."""
+    def open_torchvision(self, data_dir: Path, split: int, *, download: bool) -> Any:
+        """Return torchvision's data set of the training split (0) or the test split (1)."""
         from torchvision import datasets
 
-        return getattr(datasets, self.torchvision_name)(data_dir, download=download, **self.halves[half])
+        return getattr(datasets, self.torchvision_name)(data_dir, download=download, **self.options[split])
 
     def _folders(self, data_dir: Path) -> list[Path]:
-        folders = [data_dir / self.folder]
-        if self.debian_package is not None:
-            folders.append(DEBIAN_FOLDER / self.debian_package.removeprefix("dataset-"))
-        return folders
+        debian = self.debian_package and DEBIAN_FOLDER / self.debian_package.removeprefix("dataset-")
+        return [data_dir / self.folder, *([debian] if debian else [])]
 
-    def _found(self, data_dir: Path) -> Path | None:
+    def _find_folder(self, data_dir: Path) -> Path | None:
         for folder in self._folders(data_dir):
-            if all(_plain_or_packed(folder / file) for file in self.files):
+            if all(_find_file(folder / file) for file in self.files):
                 return folder
         return None
 
 
-def _idx_half(source: PublicSet, folder: Path, half: int) -> Half:
-    images, labels = (_read_idx(folder / file) for file in source.files[2 * half : 2 * half + 2])
+def _read_idx_split(source: PublicSource, folder: Path, split: int) -> Labeled:
+    images, labels = (_read_idx(folder / file) for file in source.files[2 * split : 2 * split + 2])
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ValueError(f"images of shape {tuple(images.shape)} with labels of shape {tuple(labels.shape)}")
     return images[:, None], labels.long()
 
 
-def _emnist_half(source: PublicSet, folder: Path, half: int) -> Half:
-    """EMNIST lies on its side, and its letters count from 1."""
-    images, labels = _idx_half(source, folder, half)
-    letters = source.halves[half]["split"] == "letters"
+def _read_emnist(source: PublicSource, folder: Path, split: int) -> Labeled:
+    """Read EMNIST, whose images are stored transposed and whose letters are numbered from 1."""
+    images, labels = _read_idx_split(source, folder, split)
+    letters = source.options[split]["split"] == "letters"
     return images.transpose(2, 3).contiguous(), labels - 1 if letters else labels
 
 
-def _cifar_half(source: PublicSet, folder: Path, half: int) -> Half:
-    """CIFAR's files are pickles: torchvision opens them only if their checksums are the known ones."""
-    found = source.torchvision_half(folder.parent, half, download=False)
+def _read_cifar(source: PublicSource, folder: Path, split: int) -> Labeled:
+    """Read CIFAR, whose files are pickles: torchvision opens them only if their checksums match."""
+    found = source.open_torchvision(folder.parent, split, download=False)
     return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(found.targets)
 
 
-def _svhn_half(source: PublicSet, folder: Path, half: int) -> Half:
-    found = source.torchvision_half(folder, half, download=False)
+def _read_svhn(source: PublicSource, folder: Path, split: int) -> Labeled:
+    found = source.open_torchvision(folder, split, download=False)
     return torch.from_numpy(np.ascontiguousarray(found.data)), torch.from_numpy(found.labels)
 
 
 def _read_idx(path: Path) -> Tensor:
     """Return the uint8 array of an idx file: two zero bytes, type, rank, big-endian sizes, then the bytes."""
-    found = _plain_or_packed(path)
-    assert found is not None, "find() saw it"
+    found = _find_file(path)
+    assert found is not None, "the caller has found it before"
     try:
         with gzip.open(found) if found.suffix == ".gz" else found.open("rb") as file:
-            head = file.read(4)
-            rank = head[3] if head[:3] == b"\0\0\x08" and len(head) == 4 else 0
+            header = file.read(4)
+            rank = header[3] if header[:3] == b"\0\0\x08" and len(header) == 4 else 0
             sizes = [int.from_bytes(file.read(4), "big") for _ in range(rank)]
             size = math.prod(sizes)
-            check_memory(size, f"{found.name}, by its head,")
-            content = bytearray(file.read(size + 1))  # no more than it declares, whatever it unpacks to
+            check_memory(size, f"{found.name}, by its header,")
+            content = bytearray(file.read(size + 1))  # one more byte shows whether the file is longer than declared
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{found.name}: {error_line(error)}") from error
     if not rank or len(content) != size:
-        raise ValueError(f"{found.name} is no whole idx file of bytes")
+        raise ValueError(f"{found.name} is not a complete idx file of bytes")
     return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(sizes))
 
 
-def _plain_or_packed(path: Path) -> Path | None:
-    """Return ``path``, or the same with .gz at the end, whichever is there."""
+def _find_file(path: Path) -> Path | None:
+    """Return ``path``, or the same path ending in .gz, whichever exists."""
     return next((each for each in (path, path.with_name(f"{path.name}.gz")) if os.path.isfile(each)), None)
 
 
 _IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _TRAIN_FLAG = ({"train": True}, {"train": False})
 
-
-def _register_idx(name: str, torchvision_name: str, debian_package: str | None = None) -> None:
-    files = tuple(f"{half}-{part}" for half in ("train", "t10k") for part in _IDX)
-    folder = f"{torchvision_name}/raw"
-    source = PublicSet((1, 28, 28), 10, torchvision_name, _TRAIN_FLAG, folder, files, _idx_half, debian_package)
-    DATASETS.register(name)(source)
-
-
-def _register_emnist(split: str, num_classes: int) -> None:
-    files = tuple(f"emnist-{split}-{half}-{part}" for half in ("train", "test") for part in _IDX)
-    halves = ({"split": split, "train": True}, {"split": split, "train": False})
-    source = PublicSet((1, 28, 28), num_classes, "EMNIST", halves, "EMNIST/raw", files, _emnist_half)
-    DATASETS.register(f"emnist-{split}")(source)
-
-
-_register_idx("mnist", "MNIST")
-_register_idx("fashion-mnist", "FashionMNIST", "dataset-fashion-mnist")
-_register_idx("kmnist", "KMNIST")
-_register_emnist("letters", 26)
-_register_emnist("balanced", 47)
+for _name, _torchvision_name, _debian_package in (
+    ("mnist", "MNIST", None),
+    ("fashion-mnist", "FashionMNIST", "dataset-fashion-mnist"),
+    ("kmnist", "KMNIST", None),
+):
+    _folder = f"{_torchvision_name}/raw"
+    _files = tuple(f"{split}-{part}" for split in ("train", "t10k") for part in _IDX)
+    DATASETS.register(_name)(
+        PublicSource((1, 28, 28), 10, _torchvision_name, _TRAIN_FLAG, _folder, _files, _read_idx_split, _debian_package)
+    )
+for _split, _num_classes in (("letters", 26), ("balanced", 47)):
+    _files = tuple(f"emnist-{_split}-{split}-{part}" for split in ("train", "test") for part in _IDX)
+    _options = ({"split": _split, "train": True}, {"split": _split, "train": False})
+    DATASETS.register(f"emnist-{_split}")(
+        PublicSource((1, 28, 28), _num_classes, "EMNIST", _options, "EMNIST/raw", _files, _read_emnist)
+    )
+_CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 DATASETS.register("cifar10")(
-    PublicSet(
-        image_shape=(3, 32, 32),
-        num_classes=10,
-        torchvision_name="CIFAR10",
-        halves=_TRAIN_FLAG,
-        folder="cifar-10-batches-py",
-        files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
-        read=_cifar_half,
-    )
+    PublicSource((3, 32, 32), 10, "CIFAR10", _TRAIN_FLAG, "cifar-10-batches-py", _CIFAR_FILES, _read_cifar)
 )
-DATASETS.register("svhn")(
-    PublicSet(
-        image_shape=(3, 32, 32),
-        num_classes=10,
-        torchvision_name="SVHN",
-        halves=({"split": "train"}, {"split": "test"}),
-        folder="",
-        files=("train_32x32.mat", "test_32x32.mat"),
-        read=_svhn_half,
-    )
-)
+_SVHN_OPTIONS, _SVHN_FILES = ({"split": "train"}, {"split": "test"}), ("train_32x32.mat", "test_32x32.mat")
+DATASETS.register("svhn")(PublicSource((3, 32, 32), 10, "SVHN", _SVHN_OPTIONS, "", _SVHN_FILES, _read_svhn))

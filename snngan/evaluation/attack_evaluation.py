@@ -1,7 +1,8 @@
-"""Classifiers under attack, and what the deep k-nearest neighbors of their layers say of each prediction."""
+"""Accuracy of classifiers under attack, and how well deep k-nearest neighbors (DkNN) support their predictions."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,46 +13,46 @@ from torch import Tensor, nn
 from snngan.data import Dataset, to_unit_range
 from snngan.intervals import summary
 from snngan.losses.entangled import hidden_layers
-from snngan.robustness.activations import activations
-from snngan.robustness.attack_rule import Attack
-from snngan.robustness.dknn import DkNN, Vouched
-from snngan.training.classifier import CHUNK, reading_order
+from snngan.robustness.activations import compute_activations
+from snngan.robustness.attacks import Attack
+from snngan.robustness.dknn import DkNN, DkNNOutput
+from snngan.training.classifier import CHUNK, shuffled_rows
 
 CALIBRATION = 750
-"""Held-out images that calibrate a DkNN, as many as Papernot and McDaniel 2018 take; at most half of all."""
+"""Number of test images that calibrate a DkNN, as in Papernot and McDaniel 2018; at most half of all test images."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a network and its DkNN make of N images."""
+class Prediction:
+    """What a network and its DkNN predict for N images."""
 
     logits: Tensor
     """(N, K)."""
-    vouched: Vouched
+    dknn: DkNNOutput
 
-    def figures(self, labels: Tensor) -> dict[str, float]:
-        """Return, for true classes (N,), the network's accuracy, DkNN's, and mean credibility and confidence."""
+    def metrics(self, labels: Tensor) -> dict[str, float]:
+        """Return, for true classes (N,), the accuracy of the network and of DkNN, mean credibility and confidence."""
         return {
             "accuracy": accuracy(self.logits, labels),
-            "dknn_accuracy": float((self.vouched.predicted == labels).double().mean()),
-            "credibility": float(self.vouched.credibility.mean()),
-            "confidence": float(self.vouched.confidence.mean()),
+            "dknn_accuracy": float((self.dknn.predicted == labels).double().mean()),
+            "credibility": float(self.dknn.credibility.mean()),
+            "confidence": float(self.dknn.confidence.mean()),
         }
 
 
-class Judge:
-    """A trained network and the DkNN of its layers, fitted on training images and calibrated on held-out ones.
+class DkNNEvaluator:
+    """A trained network with the DkNN of its layers, fitted to training images and calibrated by held-out test images.
 
     Args:
-        network: on ``device``.
+        network: a classifier on ``device``.
         layers: names or patterns of its modules, as for ``hidden_layers``.
-        dataset: with labels; test images of :func:`calibrating` calibrate.
-        device: of the network.
-        points: how many training images to look among; default: all.
-        num_neighbors: in each layer.
+        dataset: labeled images; the test images of :func:`calibration_indices` calibrate.
+        device: device of the network.
+        num_train_images: number of training images among which neighbors are searched; default: all.
+        num_neighbors: number of neighbors in each layer.
 
     Raises:
-        ValueError: fewer images than neighbors, or none to calibrate by.
+        ValueError: fewer training images than neighbors, or too few test images to calibrate.
     """
 
     def __init__(
@@ -61,124 +62,132 @@ class Judge:
         dataset: Dataset,
         device: torch.device,
         *,
-        points: int | None = None,
+        num_train_images: int | None = None,
         num_neighbors: int = 75,
     ) -> None:
         assert dataset.train_labels is not None
         assert dataset.test_labels is not None
         self.network, self.device = network.eval(), device
         self.modules = hidden_layers(network, layers)
-        train, held = reading_order(dataset.train_images)[:points], calibrating(dataset)
+        train, held_out = shuffled_rows(dataset.train_images)[:num_train_images], calibration_indices(dataset)
         if len(train) < num_neighbors:
             raise ValueError(
-                f"DkNN takes {num_neighbors} neighbors, and there are {len(train)} training images to look among"
+                f"DkNN needs at least {num_neighbors} training images, one for each neighbor, got {len(train)}"
             )
         self.dknn = DkNN(
-            self._run(dataset.train_images[train])[1], dataset.train_labels[train].to(device),
-            num_classes=dataset.num_classes, num_neighbors=num_neighbors,
-        )  # fmt: skip
-        self.dknn.calibrate(self._run(dataset.test_images[held])[1], dataset.test_labels[held].to(device))
+            self._run(dataset.train_images[train])[1],
+            dataset.train_labels[train].to(device),
+            num_classes=dataset.num_classes,
+            num_neighbors=num_neighbors,
+        )
+        self.dknn.calibrate(self._run(dataset.test_images[held_out])[1], dataset.test_labels[held_out].to(device))
 
-    def __call__(self, images: Tensor) -> Judged:
-        """Return what they make of images (N, C, H, W), uint8 or in [-1, 1]."""
+    def __call__(self, images: Tensor) -> Prediction:
+        """Return the predictions, on the CPU, for images (N, C, H, W), uint8 or in [-1, 1]."""
         logits, layers = self._run(images)
-        return Judged(logits.cpu(), Vouched(self.dknn(layers).p_values.cpu()))
+        return Prediction(logits.cpu(), DkNNOutput(self.dknn(layers).p_values.cpu()))
 
     def _run(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return activations(self.network, self.modules, to_unit_range(images.to(self.device)), CHUNK)
+        return compute_activations(self.network, self.modules, to_unit_range(images.to(self.device)), CHUNK)
 
 
-def calibrating(dataset: Dataset) -> Tensor:
-    """Return the numbers of the test images that calibrate a :class:`Judge`: the first in reading order.
+def calibration_indices(dataset: Dataset) -> Tensor:
+    """Return the indices of the test images that calibrate a :class:`DkNNEvaluator`.
 
     Raises:
-        ValueError: there are not two, one to calibrate by and one to judge.
+        ValueError: there are fewer than two test images, one to calibrate and one to evaluate.
     """
-    order = reading_order(dataset.test_images)
+    order = shuffled_rows(dataset.test_images)
     if len(order) < 2:
-        raise ValueError(f"{dataset.name} has {len(order)} test image; DkNN takes 2, one of them to calibrate by")
+        raise ValueError(
+            f"{dataset.name} must have at least 2 test images for DkNN, one to calibrate and one to evaluate, "
+            f"got {len(order)}"
+        )
     return order[: min(CALIBRATION, len(order) // 2)]
 
 
-def queries_of(dataset: Dataset, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return ``count`` test images and their labels, in reading order, past those that calibrate a :class:`Judge`."""
+def select_queries(dataset: Dataset, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return ``count`` (default: all) test images that do not calibrate a :class:`DkNNEvaluator`, and their labels."""
     assert dataset.test_labels is not None
-    order = reading_order(dataset.test_images)[len(calibrating(dataset)) :][:count]
+    order = shuffled_rows(dataset.test_images)[len(calibration_indices(dataset)) :][:count]
     return dataset.test_images[order], dataset.test_labels[order]
 
 
-def adversarial(
+def make_adversarial(
     network: nn.Module, attack: Attack | None, images: Tensor, labels: Tensor, device: torch.device, seed: int = 0
 ) -> Tensor:
-    """Return, on the CPU, the attack's images (N, C, H, W) in [-1, 1] made on a network in evaluation mode.
+    """Return, on the CPU, the adversarial images (N, C, H, W) in [-1, 1] that an attack makes on a network.
 
     Args:
-        network: on ``device``.
-        attack: None leaves the images as they are.
+        network: a classifier on ``device``; it is put into evaluation mode.
+        attack: None returns the images unchanged.
         images: uint8 or in [-1, 1].
-        labels: (N,) their classes.
-        device: of the network.
-        seed: of random starts.
+        labels: (N,) true classes.
+        device: device of the network.
+        seed: seed of random starts.
     """
     images = to_unit_range(images)
     if attack is None:
         return images
     network.eval()
-    starts = torch.Generator().manual_seed(seed)
-    parts = zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True)
-    return torch.cat([attack(network, *(half.to(device) for half in part), generator=starts).cpu() for part in parts])
+    generator = torch.Generator().manual_seed(seed)
+    chunks = zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True)
+    return torch.cat(
+        [attack(network, chunk.to(device), classes.to(device), generator=generator).cpu() for chunk, classes in chunks]
+    )
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of logits (N, K) whose highest is of the class in ``labels`` (N,)."""
+    """Return the share of logits (N, K) whose highest value is that of the class in ``labels`` (N,)."""
     return float((logits.argmax(1) == labels).double().mean())
 
 
-def logits_under(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+def compute_logits(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """Return, on the CPU, the logits (N, K) of a network in evaluation mode for images in [-1, 1]."""
-    return activations(network.eval(), {}, images.to(device), CHUNK)[0].cpu()
+    return compute_activations(network.eval(), {}, images.to(device), CHUNK)[0].cpu()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What classifiers are put to: an attack of several strengths, DkNN, or both.
+class AttackProtocol:
+    """How classifiers are evaluated: under an attack of several strengths, by DkNN, or both.
 
     Args:
-        attack: its name; None: none.
-        epsilons: its strengths, of pixels in [0, 1].
-        steps: of an iterative attack; default: its own.
-        dknn: whether DkNN judges.
-        points: training images it looks among; default: all.
-        count: images that are judged, at most.
+        attack: name of an attack; None: no attack.
+        epsilons: strengths of the attack, for pixels in [0, 1].
+        steps: number of steps of an iterative attack; default: that of the attack.
+        dknn: whether DkNN evaluates each prediction.
+        dknn_count: number of training images among which DkNN searches; default: all.
+        count: largest number of images to evaluate.
 
     Raises:
-        ValueError: an attack without strengths, strengths without an attack, or out of range.
+        ValueError: neither an attack nor DkNN, options of one without it, or a strength out of its range.
     """
 
     attack: str | None = None
     epsilons: tuple[float, ...] = ()
     steps: int | None = None
     dknn: bool = False
-    points: int | None = None
+    dknn_count: int | None = None
     count: int = 1000
 
     def __post_init__(self) -> None:
-        if self.points is not None and not self.dknn:
-            raise ValueError("--points are what DkNN looks among: --dknn")
         if (self.attack is None) != (not self.epsilons):
-            raise ValueError("an attack and its strengths go together: --attack bim --epsilon 0.1,0.2")
+            raise ValueError("an attack needs strengths and the reverse: give both, as --attack bim --epsilon 0.1,0.2")
         if self.steps is not None and self.attack is None:
-            raise ValueError("--attack-steps are of an attack: --attack bim")
-        _ = self.attacks
+            raise ValueError("steps (--attack-steps) is an option of an attack: give --attack and --epsilon too")
+        if self.dknn_count is not None and not self.dknn:
+            raise ValueError("dknn_count (--dknn-count) is an option of DkNN: give --dknn too")
+        if self.attack is None and not self.dknn:
+            raise ValueError("count (--count) is the number of images to attack or evaluate: give --attack or --dknn")
+        self.attacks()
 
-    @property
     def attacks(self) -> list[Attack | None]:
-        """None, for the images as they are, and the attack at each strength."""
+        """Return None, for the original images, and the attack at each strength."""
         return [None, *(Attack(self.attack, epsilon, self.steps) for epsilon in self.epsilons if self.attack)]
 
 
-def trial_of(
-    trial: Trial,
+def evaluate_attacks(
+    protocol: AttackProtocol,
     networks: Sequence[nn.Module],
     sources: Sequence[nn.Module],
     layers: Sequence[str],
@@ -186,36 +195,41 @@ def trial_of(
     queries: tuple[Tensor, Tensor],
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Return, for the plain images and each strength, ``epsilon`` and ``figures``: statistics over the networks.
+    """Return ``epsilon`` and ``metrics``, statistics over the networks, for the original images and each strength.
 
     Args:
-        trial: what they are put to.
-        networks: on ``device``.
-        sources: that the attacks are made on, one for each network: themselves, or others whose examples transfer.
-        layers: of each network, for DkNN.
-        dataset: what they were trained on, which vouches for predictions.
+        protocol: attack, strengths and DkNN.
+        networks: classifiers on ``device``.
+        sources: for each network, the network that the attack is made on: the same, or another to transfer from.
+        layers: names of the layers that DkNN uses.
+        dataset: data set of the networks' training, among which DkNN searches.
         queries: images (N, C, H, W) and labels (N,).
-        device: of the networks.
+        device: device of the networks.
     """
-    images, labels = (half[: trial.count] for half in queries)
-    found: list[dict[str, list[float]]] = [{} for _ in trial.attacks]
-    made: list[Tensor] = []
-    for number, (network, source) in enumerate(zip(networks, sources, strict=True)):
-        judge = Judge(network, layers, dataset, device, points=trial.points) if trial.dknn else None
-        if number == 0 or source is not sources[number - 1]:
-            made = [adversarial(source, attack, images, labels, device) for attack in trial.attacks]
-        for shown, figures in zip(made, found, strict=True):
-            if judge is None:
-                own = {"accuracy": accuracy(logits_under(network, shown, device), labels)}
+    images, labels = (part[: protocol.count] for part in queries)
+    attacks = protocol.attacks()
+    values: list[defaultdict[str, list[float]]] = [defaultdict(list) for _ in attacks]
+    attacked: nn.Module | None = None
+    versions: list[Tensor] = []
+    for network, source in zip(networks, sources, strict=True):
+        evaluator = None
+        if protocol.dknn:
+            evaluator = DkNNEvaluator(network, layers, dataset, device, num_train_images=protocol.dknn_count)
+        if source is not attacked:
+            versions = [make_adversarial(source, attack, images, labels, device) for attack in attacks]
+            attacked = source
+        for version, found in zip(versions, values, strict=True):
+            if evaluator is None:
+                metrics = {"accuracy": accuracy(compute_logits(network, version, device), labels)}
             else:
-                own = judge(shown).figures(labels)
-            for name, value in own.items():
-                figures.setdefault(name, []).append(value)
-        del judge
+                metrics = evaluator(version).metrics(labels)
+            for name, value in metrics.items():
+                found[name].append(value)
+        del evaluator  # before the next one takes as much memory
     return [
         {
             "epsilon": attack.epsilon if attack else 0.0,
-            "figures": {name: summary(values) for name, values in figures.items()},
+            "metrics": {name: summary(numbers) for name, numbers in found.items()},
         }
-        for attack, figures in zip(trial.attacks, found, strict=True)
+        for attack, found in zip(attacks, values, strict=True)
     ]

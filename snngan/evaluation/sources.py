@@ -15,11 +15,10 @@ from torch import Tensor
 
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
 from snngan.data.datasets import Notify, load_dataset, shrink_images
-from snngan.data.decode import UnusableImageError, read_header
-from snngan.data.folder import notify_left_out, read_picture
-from snngan.data.layout import Half, find_halves, label_images
+from snngan.data.folder import notify_left_out
+from snngan.data.folder_layout import Split, find_splits, label_images
+from snngan.data.image_files import UnusableImageError, describe_resize, read_header, read_image
 from snngan.data.npz import read_images
-from snngan.data.resize import describe_resize
 from snngan.files import check_local
 from snngan.training.run_folder import GanRun
 from snngan.training.sampling import CHUNK, draw, generator_of, sample_images
@@ -155,14 +154,14 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
 
 
 def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
-    halves = [half for half in find_halves(folder, notify) if half is not None]
+    halves = find_splits(folder, notify)
     place = 1 if len(halves) == 2 and split == "test" else 0
     if skip_broken:
         halves[place] = _usable(halves[place], image_size, notify)
     half, labels = halves[place], label_images(halves)[1][place]
     order = _order(len(half.paths))
     paths = [half.paths[place] for place in order.tolist()]
-    first = read_picture(paths[0], image_size)
+    first = read_image(paths[0], image_size)
     headers = [read_header(each) for each in paths]
     channels = 1 if all(each is not None and each.is_gray for each in headers) else 3
     resize = "none"
@@ -174,7 +173,7 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
         state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
 
     def read(places: range) -> Tensor:
-        pictures = [read_picture(paths[place], image_size) for place in places]
+        pictures = [read_image(paths[place], image_size) for place in places]
         for place, picture in zip(places, pictures, strict=True):
             if picture.shape[1:] != first.shape[1:]:
                 raise ValueError(
@@ -191,12 +190,12 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
     )  # fmt: skip
 
 
-def _usable(half: Half, image_size: int | None, notify: Notify) -> Half:
-    """Return the half without the images that :func:`read_picture` refuses."""
+def _usable(half: Split, image_size: int | None, notify: Notify) -> Split:
+    """Return the half without the images that :func:`read_image` refuses."""
     kept, left_out = [], []
     for path in half.paths:
         try:
-            read_picture(path, image_size)
+            read_image(path, image_size)
             kept.append(path)
         except UnusableImageError as error:
             left_out.append(f"{path} ({error.reason})")
@@ -204,7 +203,7 @@ def _usable(half: Half, image_size: int | None, notify: Notify) -> Half:
         notify_left_out(left_out, len(half.paths), notify)
     if not kept:
         raise ValueError(f"{half.root} holds 0 usable images; expected 1 or more")
-    return Half(half.root, kept)
+    return Split(half.root, kept)
 
 
 def is_run(path: str | Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snngan.evaluation.nearest_neighbors import squared_distance_rows
-from snngan.losses.snnl import Entanglement, entanglement_of
+from snngan.losses.snnl import Entanglement, measure_entanglement
 from snngan.seeds import seed_for
 
 PERMUTATIONS, RESAMPLES = 999, 200
@@ -77,7 +77,7 @@ def compare(real: Tensor, fake: Tensor, *, seed: int = 0, subset: int = SUBSET) 
     """
     if min(len(real), len(fake)) < 4:
         raise ValueError(f"a comparison takes two sets of at least 4 points, not of {len(real)} and {len(fake)}")
-    reading, odds = entanglement_of(real, fake)
+    reading, odds = measure_entanglement(real, fake)
     first, second = real[:subset].flatten(1), fake[:subset].flatten(1)
     test = PermutationTest(first, second, seed)
     shrunk = max(len(first) / len(real), len(second) / len(fake))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.data import to_unit_range
-from snngan.data.pictures import picture, save_png
+from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.features import Extractor, features_of
 from snngan.evaluation.measure import resize_of
 from snngan.evaluation.memory import check_available
@@ -52,7 +52,7 @@ class Comparison:
         odds = self.result.odds.split([len(self.real), len(self.fake)])  # type: ignore[no-untyped-call]
         for name, side, of_side in zip(("least-covered", "furthest-off"), (self.real, self.fake), odds, strict=True):
             places = of_side.argsort()[:SHOWN]
-            save_png(picture(to_unit_range(side[places]), behind=to_unit_range(side)), folder / f"{name}.png")
+            save_png(draw_images(to_unit_range(side[places]), background=to_unit_range(side)), folder / f"{name}.png")
         write_atomically(folder / "result.json", (json.dumps(self.content, indent=2) + "\n").encode())
 
     def lines(self) -> Iterator[str]:

@@ -1,13 +1,14 @@
-"""Every figure and table of the sources as one command; one file each, and the core never imports them."""
+"""Every figure and table of the papers as one command, one file each; the rest of the package never imports them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from snngan.config import option
+from snngan.config import check_options
 from snngan.lazy import public_names
 from snngan.registry import Registry
 
@@ -17,52 +18,57 @@ if TYPE_CHECKING:
 PRESETS = ("smoke", "cpu", "paper")
 
 
-def count() -> Any:
-    """Return a field of an experiment that is 1 or more, and that every preset says."""
-    return option(MISSING, "", low=1)
-
-
 @dataclass(frozen=True)
-class Setting:
-    """Where an experiment runs and what it is given."""
+class ExperimentContext:
+    """Where an experiment runs, and how it reports progress."""
 
     folder: Path
-    """Its own: figures, and whatever it wants to go on from when it is started again."""
+    """Receives the results; finished parts of an earlier call are reused, unfinished runs continued."""
     data_dir: str | None
     device: torch.device
     notify: Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What an experiment found."""
+class ExperimentResult:
+    """What an experiment measured, as numbers, text and plots."""
 
     numbers: dict[str, Any]
-    """For ``numbers.json``."""
+    """Written to ``numbers.json``."""
     text: list[str]
-    """Lines of Markdown for ``result.md``."""
-    figures: list[Path] = field(default_factory=list)
+    """Lines of Markdown, written to ``result.md``."""
+    plots: list[Path]
 
 
-class Experiment(Protocol):
-    """A frozen dataclass whose fields say how large it is run."""
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ABC):
+    """An experiment with its options, whose defaults are those of the preset ``smoke``.
+
+    Raises:
+        ValueError: an option has a value of the wrong type or out of its range.
+    """
 
     source: ClassVar[str]
-    """The figure or table."""
+    """The figure or table that is reproduced."""
     summary: ClassVar[str]
     """What it shows, in one line."""
-    presets: ClassVar[Mapping[str, Experiment]]
-    """By name: ``smoke`` (seconds, for tests), ``cpu`` (the committed results), ``paper`` (its own settings)."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Options that differ from the defaults, by preset: ``cpu`` (the committed results), ``paper`` (as published)."""
 
-    def run(self, setting: Setting) -> Finding:
-        """Run it, or go on with what is in the setting's folder."""
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        check_options(self)
+        self.check()
+
+    def check(self) -> None:  # noqa: B027
+        """Raise ``ValueError`` for options whose values the declarations do not check."""
+
+    @abstractmethod
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        """Train and measure whatever is not in the context's folder yet, and return the result."""
 
 
 EXPERIMENTS: Registry[type[Experiment]] = Registry("experiment", "snngan.experiments")
 
 
-__getattr__, __dir__ = public_names(
-    __name__,
-    {"EXPERIMENTS": "", "Experiment": "", "Finding": "", "PRESETS": "", "Setting": "", "run_experiment": "running"},
-)
+_PUBLIC = ("EXPERIMENTS", "PRESETS", "Experiment", "ExperimentContext", "ExperimentResult")
+__getattr__, __dir__ = public_names(__name__, {**dict.fromkeys(_PUBLIC, ""), "run_experiment": "result_folder"})

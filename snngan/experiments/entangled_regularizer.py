@@ -2,70 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import ClassVar
 
 from snngan.evaluation.plots import curves_of_groups
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import Pair, compared, last_of, table_of_pairs
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
+from snngan.experiments.tables import compare_logs, comparison_table, last_value
 
-PAPER = {
+PUBLISHED = {
     "mnist": ((98.83, 99.23), (98.82, 99.16)),
     "fashion-mnist": ((90.42, 91.48), (90.25, 91.06)),
     "cifar10": ((90.78, 91.22), (89.71, 89.90)),
 }
-"""Best and average of baseline and entangled test accuracy, in percent; SVHN's average is a misprint there."""
+"""Best and average test accuracy in percent of baseline and entangled network; SVHN's average is a misprint."""
 
 
 @EXPERIMENTS.register("entangled-regularizer")
 @dataclass(frozen=True, kw_only=True)
-class EntangledRegularizer(Pair, Experiment):
-    """Trains a network with cross-entropy alone and with entanglement, the same seeds and steps for both."""
+class EntangledRegularizer(BaselineComparison):
+    """Train a network with cross-entropy alone and with entanglement, with the same seeds and steps."""
 
-    source: ClassVar[str] = "Frosst et al. 2019, table 1"
-    summary: ClassVar[str] = "Test accuracy with and without the entanglement of hidden layers as a regularizer"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "Frosst et al. 2019, table 1"
+    summary = "Test accuracy with and without the entanglement of hidden layers as a regularizer"
+    presets = {
+        "cpu": {**CPU, "alpha": -0.003, "steps": 1500, "options": ("width=32", "units=128")},
+        "paper": {**PAPER, "alpha": -0.003},
+    }
 
-    def run(self, setting: Setting) -> Finding:
-        arch, logs = self.trained(setting)
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        arch, logs = self.train_logs(context)
         layers = [tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")]
         rows = {
-            "test accuracy": compared(logs, last_of("accuracy/test")),
-            "test cross-entropy": compared(logs, last_of("cross_entropy/test"), min),
-            "calibration error": compared(logs, last_of("calibration_error/test"), min),
-            **{f"entanglement of {tag.split('/')[-1]}": compared(logs, last_of(tag)) for tag in layers},
+            "test accuracy": compare_logs(logs, last_value("accuracy/test")),
+            "test cross-entropy": compare_logs(logs, last_value("cross_entropy/test"), min),
+            "calibration error": compare_logs(logs, last_value("calibration_error/test"), min),
+            **{f"entanglement of {tag.split('/')[-1]}": compare_logs(logs, last_value(tag)) for tag in layers},
         }
         text = [
-            f"{arch}, {self.seeds} seeds, {self.steps} steps each; at the last step, mean over seeds "
-            "(Student's 95 % interval); the difference seed by seed, and the p-value of a paired t-test. Entanglement: "
-            "the loss of held-out images at its optimal temperature, which says how far the regularizer reached.",
-            "", *table_of_pairs(rows),
-        ]  # fmt: skip
-        if self.dataset in PAPER:
-            best, average = PAPER[self.dataset]
+            f"{arch}, {self.seeds} seeds, {self.steps} steps each; values at the last step. Entanglement: the loss of "
+            "held-out images at its optimal temperature, which shows the effect of the regularizer.",
+            *comparison_table(rows),
+        ]
+        if self.dataset in PUBLISHED:
+            best, average = PUBLISHED[self.dataset]
             text += [
                 "",
-                f"The paper has, baseline and entangled: best {best[0]} % and {best[1]} %, "
+                f"The paper reports, for baseline and entangled network: best {best[0]} % and {best[1]} %, "
                 f"average {average[0]} % and {average[1]} %.",
             ]
-        figure = curves_of_groups(logs, ("accuracy/test", "cross_entropy/test"), setting.folder / "curves.png")
-        return Finding(dict(rows), text, [figure])
-
-
-EntangledRegularizer.presets = MappingProxyType(
-    {
-        "smoke": EntangledRegularizer(
-            dataset="digits", alpha=-0.1, seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=3,
-            options=("width=4", "units=16"),
-        ),
-        "cpu": EntangledRegularizer(
-            dataset="mnist", alpha=-0.003, seeds=4, steps=1500, batch_size=256, learning_rate=1e-3, every=250,
-            options=("width=32", "units=128"),
-        ),
-        "paper": EntangledRegularizer(
-            dataset="mnist", alpha=-0.003, seeds=4, steps=14000, batch_size=256, learning_rate=1e-4, every=1000,
-        ),
-    }
-)  # fmt: skip
+        plot = curves_of_groups(logs, ("accuracy/test", "cross_entropy/test"), context.folder / "curves.png")
+        return ExperimentResult(rows, text, [plot])

@@ -1,164 +1,133 @@
-"""Figures 4, 5 and 17: how entangled synthetic and real images are while a GAN trains, whatever it is trained by."""
+"""Figures 4, 5 and 17: how entangled synthetic and real images are while a GAN trains, for many objectives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar
+from statistics import mean
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from snngan.config import TrainConfig
-from snngan.data import Dataset, to_unit_range
+from snngan.config import option
+from snngan.data import to_unit_range
 from snngan.evaluation.plots import curves_of_groups, embedded_stages
-from snngan.evaluation.report import read_metrics
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.running import (
-    FIGURES,
-    Log,
-    last_figures,
-    samples_at,
-    table_of_figures,
-    trained,
-    with_features,
-)
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.generators import METRICS, MNIST, GeneratorExperiment, last_metrics, metrics_table
+from snngan.experiments.runs import DivergedError, Log, load_stage, seed_logs
+from snngan.experiments.tables import last_value
 from snngan.intervals import summary
-from snngan.training.divergence import DivergedError
-from snngan.training.run_folder import GanRun
 
+FID = "features/fid"
 CORRELATIONS = {
     "rank correlation in pixels": "entanglement/input_score",
     "rank correlation in features": "features/entanglement_score",
 }
+"""Names of the correlations between FID and a score, and the tags of the scores."""
 FOLLOWS = -0.7
-"""The rank correlation from which on the score is said to follow FID."""
+"""A score follows FID if their rank correlation is this or lower."""
 ALL = ("gan", "minimax", "wgan", "wgan-gp", "lsgan", "hinge", "mmd", "snnl-pixel", "snnl-projected")
 
 
 @EXPERIMENTS.register("gan-entanglement")
 @dataclass(frozen=True, kw_only=True)
-class GanEntanglement(Experiment):
-    """Trains every objective with several seeds for as many generator steps, at its recommended settings."""
+class GanEntanglement(GeneratorExperiment):
+    """Train every objective for the same number of generator steps, with its recommended settings."""
 
-    dataset: str
-    objectives: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    every: int
-    """Steps between FID readings; entanglement is read twice as often."""
-    options: tuple[str, ...] = ()
-    """Of the networks, as for ``--set``; left out where an objective's network has no such option."""
+    source = "Frosst et al. 2019, figures 4, 5 and 17"
+    summary = "Entanglement of real and synthetic images through the training of GANs, beside FID"
 
-    source: ClassVar[str] = "Frosst et al. 2019, figures 4, 5 and 17"
-    summary: ClassVar[str] = "Entanglement of real and synthetic images through the training of GANs, beside FID"
-    presets: ClassVar[Mapping[str, Experiment]]
+    objectives: tuple[str, ...] = option(("gan", "snnl-pixel"), "objectives to compare")
+    metrics_every: int = option(4, "steps between two FIDs; entanglement is measured twice as often", low=1)
 
-    def run(self, setting: Setting) -> Finding:
-        dataset = with_features(self.dataset, setting)
-        stages = sorted({self.every, self.steps // 4 // self.every * self.every, self.steps} - {0})
+    presets = {
+        "smoke": {"seeds": (0, 1), "steps": 8},
+        "cpu": {**MNIST, "objectives": ALL, "steps": 1000, "metrics_every": 100},
+        "paper": {**MNIST, "objectives": ALL, "steps": 20000, "metrics_every": 1000},
+    }
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        every = self.metrics_every
+        stages = sorted({every, self.steps // 4 // every * every, self.steps} - {0})
         logs: dict[str, list[Log]] = {}
-        last: dict[str, GanRun] = {}
+        samples: dict[str, list[Tensor]] = {}
         diverged: list[str] = []
         for seed in self.seeds:
             for objective in self.objectives:
-                path = setting.folder / "runs" / f"{objective}-seed{seed}"
                 try:
-                    last[objective] = trained(self._config(objective, seed, setting), dataset, path, setting, stages)
-                    logs.setdefault(objective, []).append(read_metrics(last[objective]))
+                    run = self.train(
+                        objective, data, context, seed, objective=objective, stages=stages, metrics_every=every,
+                        log_every=max(1, every // 2), set=() if objective == "snnl-pixel" else self.options,
+                    )  # fmt: skip
                 except DivergedError as error:
-                    diverged.append(f"{path.name}: {error}")
-                    setting.notify(diverged[-1])
-        every = [log for of_seeds in logs.values() for log in of_seeds]
+                    diverged.append(f"{objective}-seed{seed}: {error}")
+                    context.notify(diverged[-1])
+                else:
+                    logs.setdefault(objective, []).extend(seed_logs(run))
+                    samples[objective] = [load_stage(run, step) for step in stages]
+        all_logs = [log for each in logs.values() for log in each]
         numbers = {
-            objective: last_figures(of_seeds) | _by_step(of_seeds) | rank_correlations(of_seeds)
-            for objective, of_seeds in sorted(logs.items(), key=lambda item: _last_fid(item[1]))
+            name: {**last_metrics(each), "by_step": _metrics_by_step(each), **rank_correlations(each)}
+            for name, each in sorted(logs.items(), key=lambda item: mean(map(last_value(FID), item[1])))
         }
-        drawn = [tag for tag in (*CORRELATIONS.values(), "features/fid") if all(tag in log for log in every)]
-        figures = [curves_of_groups(logs, drawn, setting.folder / "curves.png")]
-        figures.append(self._stages(dataset, last, stages, setting.folder / "stages.png"))
-        among = {title: _rank_correlation([_pairs(log, tag)[-1] for log in every])
-                 for title, tag in CORRELATIONS.items() if tag in drawn}  # fmt: skip
-        text = [*table_of_figures("objective", numbers, [*CORRELATIONS]), "", *statement(numbers, among)]
+        tags = [tag for tag in (*CORRELATIONS.values(), FID) if all(tag in log for log in all_logs)]
+        last_scores = {title: [_scores_with_fid(log, tag)[-1] for log in all_logs]
+                       for title, tag in CORRELATIONS.items() if tag in tags}  # fmt: skip
+        across_runs = {title: _rank_correlation(pairs) for title, pairs in last_scores.items()}
+        order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
+        real = to_unit_range(data.test_images[order[:500]])
+        plots = [
+            curves_of_groups(logs, tags, context.folder / "curves.png"),
+            embedded_stages(real, samples, stages, context.folder / "stages.png"),
+        ]
+        text = [*metrics_table("objective", numbers, [*CORRELATIONS]), "", *describe_correlations(numbers, across_runs)]
         text += [f"- Diverged and left out: {line}" for line in diverged]
-        found = {"objectives": numbers, "correlation_of_last_steps": among, "diverged": diverged}
-        return Finding(found, text, figures)
-
-    def _config(self, objective: str, seed: int, setting: Setting) -> TrainConfig:
-        return TrainConfig(
-            dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed,
-            steps=self.steps, set=() if objective == "snnl-pixel" else self.options, metrics_every=self.every,
-            log_every=max(1, self.every // 2), sample_every=self.steps, checkpoint_every=max(1, self.steps // 10),
-        )  # fmt: skip
-
-    def _stages(self, dataset: Dataset, runs: Mapping[str, GanRun], stages: Sequence[int], path: Path) -> Path:
-        real = to_unit_range(dataset.test_images[torch.randperm(len(dataset.test_images), generator=torch.Generator()
-                                                                .manual_seed(0))[:500]])  # fmt: skip
-        made = {name: [samples_at(run, step) for step in stages] for name, run in runs.items()}
-        return embedded_stages(real, made, stages, path)
+        found = {"objectives": numbers, "correlation_of_last_steps": across_runs, "diverged": diverged}
+        return ExperimentResult(found, text, plots)
 
 
-GanEntanglement.presets = MappingProxyType(
-    {
-        "smoke": GanEntanglement(
-            dataset="digits", objectives=("gan", "snnl-pixel"), seeds=(0, 1), steps=8, every=4, options=("width=16",)
-        ),
-        "cpu": GanEntanglement(dataset="mnist", objectives=ALL, seeds=(0, 1, 2), steps=1000, every=100),
-        "paper": GanEntanglement(dataset="mnist", objectives=ALL, seeds=(0, 1, 2), steps=20000, every=1000),
-    }
-)
-
-
-def _by_step(logs: Sequence[Log]) -> dict[str, Any]:
-    """Return each figure of each seed by step: ``{"by_step": {title: [{step: value}]}}``."""
-    return {
-        "by_step": {
-            title: [dict(zip(*log[tag], strict=True)) for log in logs if tag in log] for title, tag in FIGURES.items()
-        }
-    }
+def _metrics_by_step(logs: Sequence[Log]) -> dict[str, list[dict[int, float]]]:
+    """Return each metric by title: of each seed its value by step."""
+    return {title: [dict(zip(*log[tag], strict=True)) for log in logs if tag in log] for title, tag in METRICS.items()}
 
 
 def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
-    """Return mean and interval over the runs of Spearman's correlation of score and FID over the steps of a run."""
+    """Return statistics over the runs of Spearman's correlation between score and FID over the steps of a run."""
     found: dict[str, Any] = {}
     for title, tag in CORRELATIONS.items():
-        values = [_rank_correlation(_pairs(log, tag)) for log in logs if tag in log]
+        values = [_rank_correlation(_scores_with_fid(log, tag)) for log in logs if tag in log]
         known = [value for value in values if value is not None]
         found[title] = summary(known) if known else None
     return found
 
 
-def _pairs(log: Log, tag: str) -> list[tuple[float, float]]:
-    """Return score and FID of every step that has both."""
+def _scores_with_fid(log: Log, tag: str) -> list[tuple[float, float]]:
+    """Return score and FID at every step that has both."""
     score = dict(zip(*log[tag], strict=True))
-    return [(score[step], fid) for step, fid in zip(*log["features/fid"], strict=True) if step in score]
-
-
-def _last_fid(logs: Sequence[Log]) -> float:
-    return sum(log["features/fid"][1][-1] for log in logs) / len(logs)
+    return [(score[step], fid) for step, fid in zip(*log[FID], strict=True) if step in score]
 
 
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Return Spearman's correlation, or None where there is none: few pairs, or a side that stays the same."""
+    """Return Spearman's correlation, or None where it is undefined: fewer than three distinct values."""
     from scipy.stats import spearmanr
 
     first, second = zip(*pairs, strict=True)
     return float(spearmanr(first, second).statistic) if min(len({*first}), len({*second})) > 2 else None
 
 
-def statement(numbers: Mapping[str, Any], among: Mapping[str, float | None]) -> list[str]:
-    """Say whether entanglement follows FID, in words that the figures decide."""
+def describe_correlations(numbers: Mapping[str, Any], across_runs: Mapping[str, float | None]) -> list[str]:
+    """Return lines that say whether entanglement follows FID."""
     lines = ["Does entanglement follow FID? (Spearman's rank correlation; -1: the score rises whenever FID falls.)", ""]
-    for title, between in among.items():
-        within = [found[title] for found in numbers.values() if found[title]]
-        values = [value for statistic in within for value in statistic["values"]]
+    for title, between in across_runs.items():
+        values = [value for each in numbers.values() if each[title] for value in each[title]["values"]]
         if not values or between is None:
             continue
-        followed = sum(value <= FOLLOWS for value in values)
+        num_following = sum(value <= FOLLOWS for value in values)
         verdict = "follows" if between <= FOLLOWS else "does not follow"
         lines.append(
-            f"- {title.capitalize()}: through a run the score follows FID ({FOLLOWS} or lower) in {followed} of "
-            f"{len(values)} runs; from run to run, at the last step, it {verdict} it ({between:.2f})."
+            f"- {title.capitalize()}: within a run the score follows FID ({FOLLOWS} or lower) in {num_following} of "
+            f"{len(values)} runs; across runs, at the last step, it {verdict} it ({between:.2f})."
         )
     return lines

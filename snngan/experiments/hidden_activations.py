@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +12,9 @@ from snngan.config import option
 from snngan.data import to_unit_range
 from snngan.evaluation.attack_evaluation import adversarial, queries_of
 from snngan.evaluation.plots import embedded
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.pairs import Pair, compared_values, table_of_pairs
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
+from snngan.experiments.tables import compare_paired, comparison_table, record
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement
 from snngan.robustness.activations import activations
@@ -24,69 +23,56 @@ from snngan.robustness.attack_rule import parse_attack
 
 @EXPERIMENTS.register("hidden-activations")
 @dataclass(frozen=True, kw_only=True)
-class HiddenActivations(Pair, Experiment):
-    """Measures the entanglement of plain and adversarial test images in each hidden layer."""
+class HiddenActivations(BaselineComparison):
+    """Measure the entanglement of plain and adversarial test images in each hidden layer."""
 
-    source: ClassVar[str] = "Frosst et al. 2019, figure 22"
-    summary: ClassVar[str] = "Whether hidden layers put adversarial images apart, with and without entanglement"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "Frosst et al. 2019, figure 22"
+    summary = "Whether hidden layers put adversarial images apart, with and without entanglement"
 
-    attack: str
-    """As of ``snngan classify train --adversarial-training``."""
-    num_images: int = option(MISSING, "", low=12)
-    """At most; a third of them is attacked, a third is what they are held against, a third what plain ones come to."""
-    num_drawn: int = count()
-    """Of each kind in the figure."""
+    attack: str = option("bim:0.3:2", "attack, such as bim:0.1:20")
+    num_images: int = option(40, "most test images; a third is attacked, two thirds are not", low=12)
+    num_drawn: int = option(20, "number of images of each kind in the plot", low=1)
 
-    def __post_init__(self) -> None:
+    presets = {
+        "cpu": {
+            **CPU, "dataset": "fashion-mnist", "alpha": -0.02, "attack": "bim:0.1:20", "num_images": 3000,
+            "num_drawn": 500,
+        },
+        "paper": {
+            **PAPER, "dataset": "fashion-mnist", "alpha": -0.02, "attack": "bim:0.1:100", "num_images": 9000,
+            "num_drawn": 1000,
+        },
+    }  # fmt: skip
+
+    def check(self) -> None:
         parse_attack(self.attack)
 
-    def run(self, setting: Setting) -> Finding:
+    def run(self, context: ExperimentContext) -> ExperimentResult:
         attack = parse_attack(self.attack)
-        dataset = self.data(setting)
-        networks, layers = self.networks(dataset, setting)
-        images, labels = queries_of(dataset, self.num_images)
+        data = self.load_data(context)
+        networks, layers = self.train_networks(data, context)
+        images, labels = queries_of(data, self.num_images)
         panels: dict[str, tuple[Tensor, Tensor]] = {}
-        scores: dict[str, dict[str, list[float]]] = {}
+        scores: dict[str, Any] = {}
         third = len(images) // 3
-        for side, each in networks.items():
-            for seed, network in enumerate(each):
-                moved = adversarial(network, attack, images[:third], labels[:third], setting.device)
-                shown_images = torch.cat([moved, to_unit_range(images[third : 3 * third])])
-                _, found = activations(network, hidden_layers(network, layers), shown_images.to(setting.device))
-                for layer, points in found.items():
-                    strange, plain, other = torch.split(points, third)
-                    for name, group in ((f"{layer}, attacked", strange), (f"{layer}, as they are", other)):
-                        score = entanglement(plain, group).score
-                        scores.setdefault(name, {}).setdefault(side, []).append(score)
-                if seed == 0:
-                    strange, plain, _ = torch.split(found[layers[0]], third)
-                    panels[side] = plain[: self.num_drawn].cpu(), strange[: self.num_drawn].cpu()
-        numbers: dict[str, Any] = {name: compared_values(sides, min) for name, sides in scores.items()}
+        for (variant, seed), network in networks.items():
+            examples = adversarial(network, attack, images[:third], labels[:third], context.device)
+            shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
+            _, found = activations(network, hidden_layers(network, layers), shown)
+            for layer, features in found.items():
+                attacked, reference, plain = torch.split(features, third)
+                record(scores, f"{layer}, attacked", variant, value=entanglement(reference, attacked).score)
+                record(scores, f"{layer}, unattacked", variant, value=entanglement(reference, plain).score)
+            if seed == 0:
+                attacked, reference, _ = torch.split(found[layers[0]], third)
+                panels[variant] = reference[: self.num_drawn].cpu(), attacked[: self.num_drawn].cpu()
+        numbers = {name: compare_paired(values, min) for name, values in scores.items()}
         text = [
-            f"{self.seeds} seeds; {third} plain test images beside {third} others, attacked by {self.attack} and as "
-            "they are. Score: the entanglement of the two groups, 1: not to be told apart, 0: apart; the paper has "
-            "attacked ones apart in entangled networks only. Mean over seeds (Student's 95 % interval) and lowest; "
-            "the difference seed by seed, and the p-value of a paired t-test.",
-            "", *table_of_pairs(numbers, 3),
-        ]  # fmt: skip
+            f"{self.seeds} seeds; {third} plain test images compared with {third} others, attacked by {self.attack} "
+            "and unattacked. Score: the entanglement of both groups, 1 if they cannot be told apart, 0 if they are "
+            "separate; best is the lowest. In the paper, attacked images are separate in entangled networks only.",
+            *comparison_table(numbers, 3),
+        ]
         title = f"t-SNE of {layers[0]}, seed 0: plain test images blue, attacked red"
-        return Finding(numbers, text, [embedded(panels, 2, title, setting.folder / "activations.png", size=4.0)])
-
-
-HiddenActivations.presets = MappingProxyType(
-    {
-        "smoke": HiddenActivations(
-            dataset="digits", alpha=-0.1, seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=6,
-            options=("width=4", "units=16"), attack="bim:0.3:2", num_images=40, num_drawn=20,
-        ),
-        "cpu": HiddenActivations(
-            dataset="fashion-mnist", alpha=-0.02, seeds=4, steps=1000, batch_size=256, learning_rate=1e-3, every=250,
-            options=("width=16", "units=128"), attack="bim:0.1:20", num_images=3000, num_drawn=500,
-        ),
-        "paper": HiddenActivations(
-            dataset="fashion-mnist", alpha=-0.02, seeds=4, steps=14000, batch_size=256, learning_rate=1e-4, every=1000,
-            attack="bim:0.1:100", num_images=9000, num_drawn=1000,
-        ),
-    }
-)  # fmt: skip
+        plot = embedded(panels, 2, title, context.folder / "activations.png", size=4.0)
+        return ExperimentResult(numbers, text, [plot])

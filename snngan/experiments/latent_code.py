@@ -1,94 +1,79 @@
-"""The embedding picture of pt-snnl: an autoencoder's latent code with the loss and without, and its clusters."""
+"""The embedding plot of pt-snnl: an autoencoder's latent code with the loss and without, and its clusters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from snngan.data.datasets import load_dataset
+from snngan.config import option
 from snngan.evaluation.clusters import cluster_accuracy, k_means
 from snngan.evaluation.planes import planes
 from snngan.evaluation.plots import tsne
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.autoencoders import SIDES, Autoencoders
-from snngan.experiments.points import relative_loss
-from snngan.experiments.running import shown
-from snngan.intervals import summary
-from snngan.training.classifier import reading_order
-from snngan.training.classifier_plan import check_labels
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.autoencoder_codes import MNIST, VARIANTS, AutoencoderExperiment
+from snngan.experiments.runs import held_out_subset, load_labeled
+from snngan.experiments.tables import markdown_table, record, summarize_nested
+from snngan.experiments.toy_points import normalized_loss
 
-READ = 1000
-"""Held-out images whose codes are drawn, and whose entanglement is read."""
+NUM_DRAWN = 1000
+"""Held-out images whose codes are plotted, and whose entanglement is measured."""
 
 
 @EXPERIMENTS.register("latent-code")
 @dataclass(frozen=True, kw_only=True)
-class LatentCode(Autoencoders, Experiment):
-    """Trains the same autoencoder with the loss of the code, of its first units, of all encoder layers, and without."""
+class LatentCode(AutoencoderExperiment):
+    """Train an autoencoder without the loss, and with that of the code, of half the code and of all encoder layers."""
 
-    source: ClassVar[str] = "pt-snnl, figure of its README"
-    summary: ClassVar[str] = "An autoencoder's latent code with the loss and without: pictures, and k-means' accuracy"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "pt-snnl, figure of its README"
+    summary = "An autoencoder's latent code with the loss and without: pictures, and k-means' accuracy"
 
-    seeds: int = count()
+    seeds: int = option(2, "number of seeds", low=1)
 
-    def run(self, setting: Setting) -> Finding:
-        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
-        check_labels(dataset)
-        labels = dataset.test_labels
-        assert labels is not None
-        read = reading_order(dataset.test_images)[:READ]
-        rows: dict[str, dict[str, list[float]]] = {side: {} for side in SIDES}
+    presets = {"cpu": {**MNIST, "steps": 600}, "paper": {**MNIST, "steps": 7000}}
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = load_labeled(self.dataset, context)
+        assert data.test_labels is not None
+        subset, labels = held_out_subset(data, NUM_DRAWN)
+        values: dict[str, Any] = {}
         drawn: dict[str, Tensor] = {}
-        for side, row in rows.items():
+        for variant in VARIANTS:
             for seed in range(self.seeds):
-                codes, error = self.codes(side, seed, dataset, setting)
-                found = k_means(codes, dataset.num_classes)
-                for name, each in (
-                    ("k-means accuracy", cluster_accuracy(labels, found, dataset.num_classes)),
-                    ("squared error", error),
-                    ("entanglement", relative_loss(codes[read], labels[read])),
-                ):
-                    row.setdefault(name, []).append(each)
+                codes, error = self.codes(variant, seed, data, context)
+                clusters = k_means(codes, data.num_classes)
+                accuracy = cluster_accuracy(data.test_labels, clusters, data.num_classes)
+                record(values, variant, "k-means accuracy", value=accuracy)
+                record(values, variant, "squared error", value=error)
+                record(values, variant, "entanglement", value=normalized_loss(codes[subset], labels))
                 if seed == 0:
-                    drawn[side] = codes[read]
-        numbers: dict[str, Any] = {
-            side: {name: summary(values) for name, values in row.items()} for side, row in rows.items()
-        }
+                    drawn[variant] = codes[subset]
+        numbers = summarize_nested(values)
         text = [
-            f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, a code of {self.code} values. "
-            "k-means (10 starts) of the held-out images' codes, accuracy under the best matching of clusters and "
-            "classes. The loss has the training images' labels, k-means has none. Squared error: of the "
-            "reconstructions, a pixel being in [-1, 1]. Entanglement: the loss of the whole code at its "
-            f"optimal T over that at an infinite one, of {len(read)} held-out images. Mean over seeds (Student's 95 % "
-            "interval).",
-            "", "| | k-means accuracy | squared error | entanglement of the code |", "|---|---|---|---|",
-            *(f"| {side} | {' | '.join(map(shown, row.values()))} |" for side, row in numbers.items()),
-        ]  # fmt: skip
+            f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, a code of {self.code_size} "
+            "values. Accuracy of k-means (10 starts) on the held-out images' codes, under the best matching of "
+            "clusters and classes. The loss uses the labels of training images; k-means uses no labels. Squared error "
+            "of the reconstructions, with pixels in [-1, 1]. Entanglement: the loss of the whole code at its optimal "
+            f"T, divided by the loss at an infinite T, for {len(subset)} held-out images. Mean over seeds (Student's "
+            "95 % interval).",
+            *markdown_table(
+                ("", "k-means accuracy", "squared error", "entanglement of the code"),
+                ([variant, *row.values()] for variant, row in numbers.items()),
+            ),
+        ]
         panels = {
-            f"{side}: {how.__name__}": (how(drawn[side]), labels[read])
-            for how in (pca, tsne) for side in ("baseline", "SNNL of the code")
-        }  # fmt: skip
-        return Finding(numbers, text, [planes(panels, 2, setting.folder / "codes.png")])
+            f"{variant}: {embed.__name__}": (embed(drawn[variant]), labels)
+            for embed in (pca, tsne)
+            for variant in ("baseline", "SNNL of the code")
+        }
+        return ExperimentResult(numbers, text, [planes(panels, 2, context.folder / "codes.png")])
 
 
-def pca(points: Tensor) -> Tensor:
-    """Return the places (N, 2) of points (N, D) along their two principal components."""
-    centered = points - points.mean(0)
+def pca(features: Tensor) -> Tensor:
+    """Return the coordinates (N, 2) of features (N, D) along their two principal components."""
+    centered = features - features.mean(0)
     axes = torch.linalg.svd(centered, full_matrices=False).Vh[:2]
-    places: Tensor = centered @ axes.T
-    return places
-
-
-LatentCode.presets = MappingProxyType(
-    {
-        "smoke": LatentCode(dataset="digits", seeds=2, steps=4, batch_size=32, code=4, widths="16-16-32"),
-        "cpu": LatentCode(dataset="mnist", seeds=4, steps=600, batch_size=256),
-        "paper": LatentCode(dataset="mnist", seeds=4, steps=7000, batch_size=256),
-    }
-)
+    coordinates: Tensor = centered @ axes.T
+    return coordinates

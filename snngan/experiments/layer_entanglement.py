@@ -2,82 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from snngan.evaluation.plots import curves_of_tags
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import Classifiers, logs_of_seeds
-from snngan.experiments.running import Log, shown, trained_classifier
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
+from snngan.experiments.runs import Log, seed_logs
+from snngan.experiments.tables import format_cell, markdown_table, summarize_nested
 from snngan.intervals import summary
 
 
 @EXPERIMENTS.register("layer-entanglement")
 @dataclass(frozen=True, kw_only=True)
-class LayerEntanglement(Classifiers, Experiment):
-    """Gray images: cnn-small and squared distances; colored ones: resnet15 and cosine distances, as in the paper."""
+class LayerEntanglement(ClassifierExperiment):
+    """Train cnn-small with squared distances on gray images, resnet15 with cosine distances on color images."""
 
-    source: ClassVar[str] = "Frosst et al. 2019, figures 3, 15 and 16"
-    summary: ClassVar[str] = "Entanglement of every hidden layer through the training of a classifier"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "Frosst et al. 2019, figures 3, 15 and 16"
+    summary = "Entanglement of every hidden layer through the training of a classifier"
+    presets = {
+        "cpu": {**CPU, "seeds": 2, "log_every": 50, "options": ()},
+        "paper": {**PAPER, "steps": 20000, "learning_rate": 1e-3, "log_every": 500},
+    }
 
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
-        gray = dataset.image_shape[0] == 1
-        arch, distance = ("cnn-small", "sqeuclidean") if gray else ("resnet15", "cosine")
-        config = self.config(arch, setting, alpha=0.0, distance=distance)
-        run = trained_classifier(config, dataset, setting.folder / "runs" / config.arch, setting)
-        logs = logs_of_seeds(run)
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        is_gray = data.image_shape[0] == 1
+        arch, distance = ("cnn-small", "sqeuclidean") if is_gray else ("resnet15", "cosine")
+        run = self.train(self.arch or arch, data, context, arch, alpha=0.0, distance=distance)
+        logs = seed_logs(run)
         tags = {layer: f"entanglement/train/{layer}" for layer in run.plan.layers}
-        numbers: dict[str, Any] = {layer: _course(logs, tag) for layer, tag in tags.items()}
+        numbers = {layer: _course(logs, tag) for layer, tag in tags.items()}
         accuracy = summary([log["accuracy/test"][1][-1] for log in logs])
-        text = [
-            f"{config.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
-            f"{shown(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; mean over "
-            "seeds (Student's 95 % interval).",
-            "", "| layer | at the start | lowest | at step | at the end | end less start | end less lowest |",
-            "|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        for layer, course in numbers.items():
-            cells = [shown(course[key]) for key in ("first", "lowest", "lowest_at", "last", "change", "rise")]
-            text.append(f"| {layer} | {' | '.join(cells)} |")
+        columns = ("first", "lowest", "lowest_at", "last", "change", "rise")
         fell = [layer for layer, course in numbers.items() if course["change"]["mean"] < 0]
         rose = [layer for layer, course in numbers.items() if course["rise"]["mean"] > 0.05 * course["first"]["mean"]]
-        text += [
+        text = [
+            f"{run.plan.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
+            f"{format_cell(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; "
+            "mean over seeds (Student's 95 % interval).",
+            *markdown_table(
+                ("layer", "at the start", "lowest", "at step", "at the end", "end minus start", "end minus lowest"),
+                ([layer, *map(course.get, columns)] for layer, course in numbers.items()),
+            ),
             "",
             f"Lower at the end than at the start: {', '.join(fell) or 'no layer'}.",
-            f"Risen again after its lowest by over 5 % of its start: {', '.join(rose) or 'no layer'}.",
+            f"Higher at the end than its lowest value, by over 5 % of the start: {', '.join(rose) or 'no layer'}.",
         ]
-        figure = curves_of_tags(logs, tags, "soft nearest neighbor loss", setting.folder / "layers.png")
-        return Finding({"layers": numbers, "accuracy": accuracy}, text, [figure])
+        plot = curves_of_tags(logs, tags, "soft nearest neighbor loss", context.folder / "layers.png")
+        return ExperimentResult({"layers": numbers, "accuracy": accuracy}, text, [plot])
 
 
 def _course(logs: Sequence[Log], tag: str) -> dict[str, Any]:
-    """Return statistics over seeds of how a value goes: first, lowest and where, last, and differences."""
+    """Return statistics over seeds of a value's first, lowest (and its step) and last value, and of differences."""
     values = [log[tag][1] for log in logs]
     steps = logs[0][tag][0]
-    return {
-        "first": summary([each[0] for each in values]),
-        "lowest": summary([min(each) for each in values]),
-        "lowest_at": summary([float(steps[each.index(min(each))]) for each in values]),
-        "last": summary([each[-1] for each in values]),
-        "change": summary([each[-1] - each[0] for each in values]),
-        "rise": summary([each[-1] - min(each) for each in values]),
-        "by_step": [dict(zip(*log[tag], strict=True)) for log in logs],
+    found = {
+        "first": [each[0] for each in values],
+        "lowest": [min(each) for each in values],
+        "lowest_at": [float(steps[each.index(min(each))]) for each in values],
+        "last": [each[-1] for each in values],
+        "change": [each[-1] - each[0] for each in values],
+        "rise": [each[-1] - min(each) for each in values],
     }
-
-
-LayerEntanglement.presets = MappingProxyType(
-    {
-        "smoke": LayerEntanglement(
-            dataset="digits", seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=2,
-            options=("width=4", "units=16"),
-        ),
-        "cpu": LayerEntanglement(dataset="mnist", seeds=2, steps=1000, batch_size=256, learning_rate=1e-3, every=50),
-        "paper": LayerEntanglement(
-            dataset="mnist", seeds=4, steps=20000, batch_size=256, learning_rate=1e-3, every=500
-        ),
-    }
-)  # fmt: skip
+    return {**summarize_nested(found), "by_step": [dict(zip(*log[tag], strict=True)) for log in logs]}

@@ -3,74 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
 
-from snngan.config import TrainConfig
-from snngan.data.pictures import picture, save_png
-from snngan.evaluation.report import read_metrics
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.running import last_figures, samples_at, table_of_figures, trained, with_features
+from snngan.config import option
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.generators import MNIST, GeneratorExperiment, metrics_table, save_grid
+from snngan.experiments.runs import load_stage
 
 
 @EXPERIMENTS.register("projected-generator")
 @dataclass(frozen=True, kw_only=True)
-class ProjectedGenerator(Experiment):
-    """Trains snnl-projected in each form, and gan at the same rates, with several seeds; grids are the first seed's."""
+class ProjectedGenerator(GeneratorExperiment):
+    """Train snnl-projected in each form, and gan at the same learning rates."""
 
-    dataset: str
-    forms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    stages: tuple[int, ...]
-    options: tuple[str, ...] = ()
+    source = "Frosst et al. 2019, figure 23"
+    summary = "Samples through the training of snnl-projected, beside the classic GAN at the same rates"
 
-    source: ClassVar[str] = "Frosst et al. 2019, figure 23"
-    summary: ClassVar[str] = "Samples through the training of snnl-projected, beside the classic GAN at the same rates"
-    presets: ClassVar[Mapping[str, Experiment]]
+    forms: tuple[str, ...] = option(("log-odds",), "forms of the loss")
+    stages: tuple[int, ...] = option((3, 6), "steps at which samples are shown")
 
-    def __post_init__(self) -> None:
-        if not self.stages or not all(0 < stage <= self.steps for stage in self.stages):
-            raise ValueError(f"stages are steps from 1 to {self.steps}, not {self.stages}")
-
-    def run(self, setting: Setting) -> Finding:
-        dataset = with_features(self.dataset, setting)
-        numbers: dict[str, Any] = {}
-        figures = []
-        shown = 64 if dataset.image_shape[0] == 1 else 36  # pictures of color noise are large
-        games = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
-        for title, (objective, settings) in games.items():
-            logs = []
-            for seed in self.seeds:
-                config = TrainConfig(
-                    dataset=self.dataset, data_dir=setting.data_dir, objective=objective, seed=seed, steps=self.steps,
-                    learning_rate=8e-4, set=("discriminator_learning_rate=0.0002", *settings, *self.options),
-                    metrics_every=math.gcd(*self.stages, self.steps), sample_every=self.steps,
-                    checkpoint_every=max(1, self.steps // 10),
-                )  # fmt: skip
-                path = setting.folder / "runs" / f"{title}-seed{seed}"
-                run = trained(config, dataset, path, setting, self.stages)
-                logs.append(read_metrics(run))
-                for step in self.stages if seed == self.seeds[0] else ():
-                    figures.append(setting.folder / f"{title}-{step:06d}.png")
-                    save_png(picture(samples_at(run, step)[:shown]), figures[-1])
-            numbers[title] = last_figures(logs)
-        return Finding(numbers, table_of_figures("game, all at the same rates", numbers), figures)
-
-
-ProjectedGenerator.presets = MappingProxyType(
-    {
-        "smoke": ProjectedGenerator(
-            dataset="digits", forms=("log-odds",), seeds=(0,), steps=6, stages=(3, 6), options=("width=16",)
-        ),
-        "cpu": ProjectedGenerator(
-            dataset="mnist", forms=("log-odds", "literal"), seeds=(0, 1, 2), steps=1500, stages=(100, 500, 1000, 1500)
-        ),
-        "paper": ProjectedGenerator(
-            dataset="mnist", forms=("log-odds", "literal"), seeds=(0, 1, 2), steps=20000,
-            stages=(1000, 5000, 10000, 20000),
-        ),
+    presets = {
+        "cpu": {**MNIST, "forms": ("log-odds", "literal"), "steps": 1500, "stages": (100, 500, 1000, 1500)},
+        "paper": {**MNIST, "forms": ("log-odds", "literal"), "steps": 20000, "stages": (1000, 5000, 10000, 20000)},
     }
-)  # fmt: skip
+
+    def check(self) -> None:
+        if not self.stages or not all(0 < stage <= self.steps for stage in self.stages):
+            raise ValueError(f"stages must be steps from 1 to {self.steps}, got {self.stages}")
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        numbers, plots = {}, []
+        num_shown = 64 if data.image_shape[0] == 1 else 36  # grids of color noise are large
+        objectives = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
+        for title, (objective, settings) in objectives.items():
+            run, numbers[title] = self.train_seeds(
+                title, data, context, objective=objective, stages=self.stages, learning_rate=8e-4,
+                set=("discriminator_learning_rate=0.0002", *settings, *self.options),
+                metrics_every=math.gcd(*self.stages, self.steps),
+            )  # fmt: skip
+            for step in self.stages:
+                images = load_stage(run, step)[:num_shown]
+                plots.append(save_grid(images, context.folder / f"{title}-{step:06d}.png"))
+        return ExperimentResult(numbers, metrics_table("objective, all at the same rates", numbers), plots)

@@ -3,216 +3,177 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from snngan.config import check_options, option
+from snngan.config import option
 from snngan.data import Dataset
 from snngan.data.batches import check_batch_size
-from snngan.data.datasets import load_dataset
-from snngan.evaluation.clusters import cluster_accuracy, confusion, k_means, matched, spectral
+from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
 from snngan.evaluation.planes import scatter
 from snngan.evaluation.plots import new_figure, save_figure
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.autoencoders import Autoencoders
-from snngan.experiments.running import shown
-from snngan.files import write_atomically
-from snngan.intervals import summary
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.autoencoder_codes import MNIST, AutoencoderExperiment
+from snngan.experiments.cache import compute_once
+from snngan.experiments.runs import held_out_subset, load_labeled
+from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.selfsupervised import cluster
-from snngan.training.classifier import reading_order
-from snngan.training.classifier_plan import check_labels
-from snngan.untrusted import read_json
 
-BLOBS, EACH = 10, 100
-"""How many, and points in each."""
-BLOG = 0.986
-"""Accuracy of the one run there."""
-Rows = dict[str, list[float]]
-"""Accuracies of runs by method."""
-CODES = ("baseline", "SNNL of the code")
-"""Whose codes are clustered; the second has seen the training images' labels."""
+NUM_BLOBS, BLOB_SIZE = 10, 100
+"""Number of blobs, and of points in each."""
+PUBLISHED = 0.986
+"""Accuracy of the blog post's one run."""
+VARIANTS = ("baseline", "SNNL of the code")
+"""Autoencoders whose codes are clustered; the second is trained with labels."""
+CPU = {
+    **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300, "num_codes": 5000,
+}  # fmt: skip
 
 
 @EXPERIMENTS.register("self-supervised-blobs")
 @dataclass(frozen=True, kw_only=True)
-class SelfSupervisedBlobs(Autoencoders, Experiment):
-    """Clusters many sets of blobs, the digits of scikit-learn, and codes of held-out images of ``dataset``."""
+class SelfSupervisedBlobs(AutoencoderExperiment):
+    """Cluster many sets of blobs, the digits of scikit-learn, and codes of held-out images of ``dataset``."""
 
-    source: ClassVar[str] = 'the blog post "Min-Max Loss, Self Supervised Classification"'
-    summary: ClassVar[str] = "Classes without labels: the min-max objective against k-means and spectral clustering"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = 'the blog post "Min-Max Loss, Self Supervised Classification"'
+    summary = "Classes without labels: the min-max objective against k-means and spectral clustering"
 
-    sets: int = count()
-    """Sets of blobs, each drawn anew."""
-    spreads: tuple[float, ...] = (0.3, 1.0)
-    """Standard deviations of a blob, whose centers are uniform in a square of side 20."""
-    restarts: int = option(5, "", low=1)
-    cluster_steps: int = option(300, "", low=1)
-    seeds: int = count()
-    """Runs on the digits and on the codes, and autoencoders."""
-    points: int = option(5000, "", low=200)
-    """Held-out images whose codes are clustered, at most."""
+    sets: int = option(1, "number of random sets of blobs", low=1)
+    spreads: tuple[float, ...] = option((0.3,), "standard deviations of a blob, for centers in a square of side 20")
+    restarts: int = option(2, "number of starts, of which the one with the lowest loss is kept", low=1)
+    cluster_steps: int = option(10, "optimizer steps of each start", low=1)
+    seeds: int = option(1, "number of runs on the digits and on the codes, and of autoencoders", low=1)
+    num_codes: int = option(200, "most held-out images whose codes are clustered", low=200)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_options(self)
+    presets = {"cpu": CPU, "paper": {**CPU, "steps": 7000}}
+
+    def check(self) -> None:
+        super().check()
         if not self.spreads or not all(0 < spread < math.inf for spread in self.spreads):
-            raise ValueError(f"spreads must be above 0, not {self.spreads}")
+            raise ValueError(f"spreads must be above 0, got {self.spreads}")
         if len({f"{spread:g}" for spread in self.spreads}) < len(self.spreads):
-            raise ValueError(f"spreads must differ, not {self.spreads}")
+            raise ValueError(f"spreads must differ, got {self.spreads}")
 
-    def run(self, setting: Setting) -> Finding:
-        dataset = load_dataset(self.dataset, data_dir=setting.data_dir, notify=setting.notify)
-        check_labels(dataset)
-        check_batch_size(self.batch_size, len(dataset.train_images))
-        if len(dataset.test_images) < 100:
-            raise ValueError(f"{dataset.name} holds out {len(dataset.test_images)} images; expected 100 or more")
-        blobs, figures = self.of_blobs(setting)
-        numbers = {
-            name: {method: summary(values) | {"worst": min(values), "share above": share_above(values)}
-                   for method, values in rows.items()}
-            for name, rows in (blobs | self.of_images(dataset, setting)).items()
-        }  # fmt: skip
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = load_labeled(self.dataset, context)
+        check_batch_size(self.batch_size, len(data.train_images))
+        if len(data.test_images) < 100:
+            raise ValueError(f"{data.name} must hold out 100 images or more, got {len(data.test_images)}")
+        accuracies: dict[str, Any] = {}
+        plots = self._cluster_blobs(context, accuracies)
+        self._cluster_digits(context, accuracies)
+        self._cluster_codes(data, context, accuracies)
+        numbers = summarize_nested(accuracies)
+        table = []
+        for name, rows in numbers.items():
+            for method, row in rows.items():
+                row["worst"] = min(row["values"])
+                row["share above"] = sum(value > PUBLISHED for value in row["values"]) / len(row["values"])
+                table.append([name, method, row, row["worst"], row["share above"]])
         text = [
-            f"{BLOBS} blobs of {EACH} points with centers uniform in a square of side 20, {self.sets} sets; of digits "
-            f"and codes {self.seeds} runs. {self.cluster_steps} steps a start; of {self.restarts} starts the one of "
-            "the lowest loss is kept, without labels. k-means: 10 starts; spectral: scikit-learn's, 10 nearest "
-            "neighbors. Nearest true center: the best rule on average, told what no other is. The min-max objective "
-            "is told that 10 points are near each and nine tenths far, k-means neither. Accuracy under the best "
-            "matching of clusters and classes: mean (Student's 95 % interval), worst, and the share of runs above "
-            f"{BLOG:.1%}, which is what the post has of one run. The SNNL codes are of held-out images; their "
-            "autoencoder has seen labels of others.",
-            "", "| | | accuracy | worst | share above |", "|---|---|---|---|---|",
-        ]  # fmt: skip
-        for name, row in numbers.items():
-            for method, each in row.items():
-                cells = [shown(each, 4), f"{each['worst']:.4g}", f"{each['share above']:.2g}"]
-                text.append(f"| {name} | {method} | {' | '.join(cells)} |")
-        return Finding(numbers, text, figures)
+            f"{NUM_BLOBS} blobs of {BLOB_SIZE} points with centers uniform in a square of side 20, {self.sets} sets; "
+            f"{self.seeds} runs on digits and codes. {self.cluster_steps} steps per start; among {self.restarts} "
+            "starts the one with the lowest loss is kept, without labels. k-means: 10 starts; spectral: "
+            "scikit-learn's, 10 nearest neighbors. Nearest true center: the best rule on average, which knows the "
+            "centers. The min-max objective is told that 10 points are near each point and nine tenths far; k-means is "
+            "not. Accuracy under the best matching of clusters and classes: mean (Student's 95 % interval), worst, and "
+            f"the share of runs above {PUBLISHED:.1%}, the accuracy of the post's one run. The SNNL codes are those of "
+            "held-out images; their autoencoder was trained with labels of other images.",
+            *markdown_table(("", "", "accuracy", "worst", "share above"), table, digits=4),
+        ]
+        return ExperimentResult(numbers, text, plots)
 
-    def of_blobs(self, setting: Setting) -> tuple[dict[str, Rows], list[Path]]:
-        """Return each method's accuracies by spread, and a picture of the first set of each."""
-        found: dict[str, Rows] = {}
-        figures = []
+    def _cluster_blobs(self, context: ExperimentContext, accuracies: dict[str, Any]) -> list[Path]:
+        """Cluster blobs of each spread, and return a plot of the first set of each."""
+        plots = []
         for spread in self.spreads:
-            rows = found.setdefault(f"standard deviation {spread:g}", {})
-            for number in range(self.sets):
-                points, labels, ceiling = drawn_blobs(spread, number)
-                rows.setdefault("nearest true center", []).append(ceiling)
-                clusters = self.compare(points, labels, BLOBS, number, setting, rows)
-                if number == 0:
-                    figures.append(pictured(points, labels, clusters, setting.folder / f"blobs-{spread:g}.png"))
-            setting.notify(f"{self.sets} sets of standard deviation {spread:g}")
-        return found, figures
+            rows = accuracies[f"standard deviation {spread:g}"] = {}
+            for seed in range(self.sets):
+                points, labels, best_accuracy = sample_blobs(spread, seed)
+                record(rows, "nearest true center", value=best_accuracy)
+                clusters = self._compare(points, labels, NUM_BLOBS, seed, context, rows)
+                if seed == 0:
+                    plots.append(plot_clusters(points, labels, clusters, context.folder / f"blobs-{spread:g}.png"))
+            context.notify(f"{self.sets} sets of standard deviation {spread:g}")
+        return plots
 
-    def of_images(self, dataset: Dataset, setting: Setting) -> dict[str, Rows]:
-        """Return each method's accuracies on the pixels of ``digits`` and on codes of ``dataset``."""
-        found: dict[str, Rows] = {}
-        digits = load_dataset("digits", notify=setting.notify)
+    def _cluster_digits(self, context: ExperimentContext, accuracies: dict[str, Any]) -> None:
+        """Cluster the pixels of the digits of scikit-learn."""
+        digits = load_labeled("digits", context)
         assert digits.train_labels is not None
         assert digits.test_labels is not None
         pixels = torch.cat([digits.train_images, digits.test_images]).flatten(1).float()
         labels = torch.cat([digits.train_labels, digits.test_labels])
+        rows = accuracies[f"digits, {len(pixels)} images, pixels"] = {}
         for seed in range(self.seeds):
-            rows = found.setdefault(f"digits, {len(pixels)} images, pixels", {})
-            self.compare(pixels, labels, digits.num_classes, seed, setting, rows)
-        assert dataset.test_labels is not None
-        read = reading_order(dataset.test_images)[: self.points]
-        labels = dataset.test_labels[read]
-        for side in CODES:
+            self._compare(pixels, labels, digits.num_classes, seed, context, rows)
+
+    def _cluster_codes(self, data: Dataset, context: ExperimentContext, accuracies: dict[str, Any]) -> None:
+        """Cluster the codes of held-out images of ``data``."""
+        subset, labels = held_out_subset(data, self.num_codes)
+        for variant in VARIANTS:
+            rows = accuracies[f"{self.dataset}, {len(subset)} codes, {variant}"] = {}
             for seed in range(self.seeds):
-                codes = self.codes(side, seed, dataset, setting)[0][read]
-                rows = found.setdefault(f"{self.dataset}, {len(codes)} codes, {side}", {})
-                self.compare(codes, labels, dataset.num_classes, seed, setting, rows)
-        return found
+                codes = self.codes(variant, seed, data, context)[0][subset]
+                self._compare(codes, labels, data.num_classes, seed, context, rows)
 
-    def compare(self, points: Tensor, labels: Tensor, count: int, seed: int, setting: Setting, rows: Rows) -> Tensor:
-        """Add each method's accuracy on points (N, D) to its list of ``rows``; return our clusters (N,).
+    def _compare(
+        self, features: Tensor, labels: Tensor, count: int, seed: int, context: ExperimentContext, rows: dict[str, Any]
+    ) -> Tensor:
+        """Add each method's accuracy on features (N, D) to its list in ``rows``; return the objective's clusters (N,).
 
-        What was found is left in the setting's folder, and taken from there the next time.
+        The clusters are kept in the context's folder.
         """
-        known = hashlib.sha256(points.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
-        path = setting.folder / "clusters" / f"{known[:16]}-{seed}-{self.restarts}-{self.cluster_steps}.json"
-        if not path.exists():
-            accuracies, clusters = self.compared(points, labels, count, seed, setting.device)
-            write_atomically(path, json.dumps({"accuracies": accuracies, "clusters": clusters.tolist()}).encode())
-        content = read_json(path)
-        try:
-            accuracies, clusters = content["accuracies"], torch.tensor(content["clusters"])
-            found = [float(accuracies[method]) for method in self.methods]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged: remove it, and it is made anew") from error
-        for method, accuracy in zip(self.methods, found, strict=True):
-            rows.setdefault(method, []).append(accuracy)
-        return clusters
+        methods = "min-max, one start", f"min-max, {self.restarts} starts", "k-means", "spectral"
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return "min-max, one start", f"min-max, {self.restarts} starts", "k-means", "spectral"
+        def compute() -> dict[str, Tensor]:
+            found = cluster(
+                features.to(context.device), count, steps=self.cluster_steps, restarts=self.restarts, seed=seed
+            )
+            others = k_means(features, count, seed=seed), spectral_clusters(features, count, seed=seed)
+            return dict(zip(methods, (found.starts[0].cpu(), found.labels.cpu(), *others), strict=True))
 
-    def compared(
-        self, points: Tensor, labels: Tensor, count: int, seed: int, device: torch.device
-    ) -> tuple[dict[str, float], Tensor]:
-        """Return the accuracy of each method on points (N, D), and the clusters (N,) of the objective."""
-        ours = cluster(points.to(device), count, steps=self.cluster_steps, restarts=self.restarts, seed=seed)
-        best = ours.labels.cpu()
-        found = ours.starts[0].cpu(), best, k_means(points, count, seed=seed), spectral(points, count, seed=seed)
-        accuracies = [cluster_accuracy(labels, clusters, count) for clusters in found]
-        return dict(zip(self.methods, accuracies, strict=True)), best
+        digest = hashlib.sha256(features.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
+        path = context.folder / "clusters" / f"{digest}-{seed}-{self.restarts}-{self.cluster_steps}.npz"
+        clusters = compute_once(path, {}, compute)
+        for method in methods:
+            record(rows, method, value=cluster_accuracy(labels, clusters[method], count))
+        return clusters[methods[1]]
 
 
-def drawn_blobs(spread: float, seed: int) -> tuple[Tensor, Tensor, float]:
+def sample_blobs(spread: float, seed: int) -> tuple[Tensor, Tensor, float]:
     """Return points (N, 2), labels (N,), and the accuracy of the rule that knows the true centers."""
     from sklearn.datasets import make_blobs
 
     points, labels, centers = (
         torch.from_numpy(each)
-        for each in make_blobs(BLOBS * EACH, centers=BLOBS, cluster_std=spread, random_state=seed, return_centers=True)
+        for each in make_blobs(
+            NUM_BLOBS * BLOB_SIZE, centers=NUM_BLOBS, cluster_std=spread, random_state=seed, return_centers=True
+        )
     )
     nearest = torch.cdist(points, centers).argmin(1)
     return points.float(), labels.long(), float((nearest == labels).double().mean())
 
 
-def share_above(values: list[float]) -> float:
-    """Return the share of ``values`` above the blog's."""
-    return sum(value > BLOG for value in values) / len(values)
-
-
-def pictured(points: Tensor, labels: Tensor, clusters: Tensor, path: Path) -> Path:
+def plot_clusters(points: Tensor, labels: Tensor, clusters: Tensor, path: Path) -> Path:
     """Draw points (N, 2) by label and by cluster, and the confusion matrix."""
-    guesses = matched(labels, clusters, BLOBS)
-    figure, (true, given, table) = new_figure(3, size=3.6)
-    for axes, colors, title in ((true, labels, "blob"), (given, guesses, "class found without labels")):
+    predicted = match_clusters(labels, clusters, NUM_BLOBS)
+    figure, (left, middle, right) = new_figure(3, size=3.6)
+    for axes, colors, title in ((left, labels, "blob"), (middle, predicted, "class found without labels")):
         scatter(axes, points, colors)
         axes.set_title(title, fontsize=9)
-    counts = confusion(labels, guesses, BLOBS)
-    table.imshow(counts.sqrt().numpy(), cmap="Blues")
-    for row, values in enumerate(counts.tolist()):
-        for column, value in enumerate(values):
-            if value:
-                table.text(column, row, str(value), ha="center", va="center", fontsize=6,
-                           color="white" if value > EACH / 2 else "black")  # fmt: skip
-    table.set_xlabel("class found")
-    table.set_ylabel("blob")
-    table.set_title(f"{float((guesses == labels).double().mean()):.1%} agree", fontsize=9)
+    counts = confusion_matrix(labels, predicted, NUM_BLOBS)
+    right.imshow(counts.sqrt().numpy(), cmap="Blues")
+    for row, column in counts.nonzero().tolist():
+        value = int(counts[row, column])
+        color = "white" if value > BLOB_SIZE / 2 else "black"
+        right.text(column, row, str(value), ha="center", va="center", fontsize=6, color=color)
+    right.set_xlabel("class found")
+    right.set_ylabel("blob")
+    right.set_title(f"{float((predicted == labels).double().mean()):.1%} agree", fontsize=9)
     return save_figure(figure, path)
-
-
-SelfSupervisedBlobs.presets = MappingProxyType(
-    {
-        "smoke": SelfSupervisedBlobs(
-            dataset="digits", sets=1, spreads=(0.3,), restarts=2, cluster_steps=10, seeds=1, points=200,
-            steps=4, batch_size=32, code=4, widths="16-16-32",
-        ),
-        "cpu": SelfSupervisedBlobs(dataset="mnist", sets=50, seeds=4, steps=600, batch_size=256),
-        "paper": SelfSupervisedBlobs(dataset="mnist", sets=50, seeds=4, steps=7000, batch_size=256),
-    }
-)  # fmt: skip

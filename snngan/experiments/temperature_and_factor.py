@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
-from snngan.config import check_options, option
+from snngan.config import option
 from snngan.evaluation.plots import curves_of_groups
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import Classifiers, last_of, logs_of_seeds
-from snngan.experiments.running import shown, trained_classifier
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
+from snngan.experiments.runs import seed_logs
+from snngan.experiments.tables import last_value, markdown_table
 from snngan.intervals import summary
 from snngan.models import CLASSIFIERS
 
@@ -19,72 +18,62 @@ PUBLISHED = {
     "mnist": (99.68, 99.5, 99.49, 98.72, 95.06),
     "fashion-mnist": (97.764, 97.09, 97.63, 93.99, 82.07),
 }
-"""Average accuracy, in percent, of the five rows as pt-snnl had them in 2020; most likely of training images."""
+"""Average accuracy in percent of pt-snnl's five rows in 2020; most likely on training images."""
 
 
 @EXPERIMENTS.register("temperature-and-factor")
 @dataclass(frozen=True, kw_only=True)
-class TemperatureAndFactor(Classifiers, Experiment):
-    """Trains one network in five ways, the same seeds and steps for all."""
+class TemperatureAndFactor(ClassifierExperiment):
+    """Train one network in five ways, with the same seeds and steps."""
 
-    source: ClassVar[str] = "pt-snnl, table of its README of 2020"
-    summary: ClassVar[str] = "Accuracy at a fixed and an annealed temperature, entangled and disentangled"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "pt-snnl, table of its README of 2020"
+    summary = "Accuracy at a fixed and an annealed temperature, entangled and disentangled"
 
-    factor: float = option(10.0, "", low=0)
-    """Of the loss, which is taken with either sign."""
-    temperature: float = option(100.0, "", low=1e-6)
-    """The fixed T; the annealed one is 1 / (1 + epoch) ** 0.55."""
+    factor: float = option(10.0, "weight of the loss, which is used with either sign", low=0)
+    temperature: float = option(100.0, "fixed temperature; the annealed one is 1 / (1 + epoch) ** 0.55", low=1e-6)
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    presets = {
+        "cpu": {**CPU, "learning_rate": 1e-4, "options": ()},
+        "paper": {**PAPER, "steps": 7000, "log_every": 500},
+    }
+
+    def check(self) -> None:
         CLASSIFIERS[self.arch or "feedforward"]
 
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
-        epoch = -(-len(dataset.train_images) // self.batch_size)
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        epoch = -(-len(data.train_images) // self.batch_size)
         logs = {}
-        for number, (name, chosen) in enumerate(self.rows(epoch).items()):
-            config = self.config("feedforward", setting, **chosen)
-            run = trained_classifier(config, dataset, setting.folder / "runs" / f"row-{number}", setting)
-            logs[name] = logs_of_seeds(run)
-        numbers: dict[str, Any] = {
-            name: {half: summary([last_of(f"accuracy/{half}")(log) for log in each]) for half in ("test", "train")}
+        for number, (name, options) in enumerate(self.rows(epoch).items()):
+            run = self.train(f"row-{number}", data, context, "feedforward", **options)
+            logs[name] = seed_logs(run)
+        numbers = {
+            name: {half: summary([last_value(f"accuracy/{half}")(log) for log in each]) for half in ("test", "train")}
             for name, each in logs.items()
         }
-        theirs = PUBLISHED.get(self.dataset, ())
+        published = [f"{value} %" for value in PUBLISHED.get(self.dataset, ())] or [""] * len(numbers)
+        rows = [
+            [name, row["test"], row["test"]["best"], row["train"], theirs]
+            for (name, row), theirs in zip(numbers.items(), published, strict=True)
+        ]
+        header = ("", "test accuracy: mean", "best", "training accuracy: mean", "pt-snnl")
         text = [
-            f"{run.plan.arch}, {self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, an epoch being "
-            f"{epoch} steps. Mean over seeds at the last step (Student's 95 % interval). pt-snnl's own column is most "
-            "likely training accuracy, and its annealed rows are named T = 0 there.",
-            "", "| | test accuracy: mean | best | training accuracy: mean | pt-snnl |", "|---|---|---|---|---|",
-        ]  # fmt: skip
-        for number, (name, row) in enumerate(numbers.items()):
-            cells = [shown(row["test"], 4), f"{row['test']['best']:.4g}", shown(row["train"], 4)]
-            text.append(f"| {name} | {' | '.join(cells)} | {f'{theirs[number]} %' if theirs else ''} |")
+            f"{run.plan.arch}, {self.seeds} seeds, {self.steps} steps of {self.batch_size} images each; an epoch has "
+            f"{epoch} steps. Mean over seeds at the last step (Student's 95 % interval). The column of pt-snnl is most "
+            "likely training accuracy; its annealed rows are called T = 0 there.",
+            *markdown_table(header, rows, 4),
+        ]
         tags = ("accuracy/test", "accuracy/train")
-        return Finding(numbers, text, [curves_of_groups(logs, tags, setting.folder / "curves.png")])
+        return ExperimentResult(numbers, text, [curves_of_groups(logs, tags, context.folder / "curves.png")])
 
     def rows(self, epoch: int) -> dict[str, dict[str, Any]]:
-        """Return what is chosen for each row's run, by its name, in the order of ``PUBLISHED``."""
-        rules = {f"T = {self.temperature:g}": f"absolute:{self.temperature:g}",
-                 "annealed T": f"annealed-absolute:1:{epoch}"}  # fmt: skip
+        """Return the options of each row's run, by its name, in the order of ``PUBLISHED``."""
+        rules = {
+            f"T = {self.temperature:g}": f"absolute:{self.temperature:g}",
+            "annealed T": f"annealed-absolute:1:{epoch}",
+        }
         return {"baseline": {"alpha": 0.0}} | {
             f"{name}, factor {factor:+g}": {"alpha": factor, "temperature": rule}
-            for name, rule in rules.items() for factor in (self.factor, -self.factor)
-        }  # fmt: skip
-
-
-TemperatureAndFactor.presets = MappingProxyType(
-    {
-        "smoke": TemperatureAndFactor(
-            dataset="digits", seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=3, options=("widths=16-16-32",)
-        ),
-        "cpu": TemperatureAndFactor(
-            dataset="mnist", seeds=4, steps=1000, batch_size=256, learning_rate=1e-4, every=250
-        ),
-        "paper": TemperatureAndFactor(
-            dataset="mnist", seeds=4, steps=7000, batch_size=256, learning_rate=1e-4, every=500
-        ),
-    }
-)  # fmt: skip
+            for name, rule in rules.items()
+            for factor in (self.factor, -self.factor)
+        }

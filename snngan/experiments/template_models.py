@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
-from snngan.config import check_options
+from snngan.config import option
 from snngan.evaluation.plots import curves_of_groups
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting
-from snngan.experiments.pairs import Classifiers, compared, last_of, logs_of_seeds, table_of_pairs
-from snngan.experiments.running import shown, trained_classifier
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import CPU, PAPER, ClassifierExperiment
+from snngan.experiments.runs import seed_logs
+from snngan.experiments.tables import compare_logs, comparison_table, last_value, markdown_table
 from snngan.losses.entangled import LAYER_REDUCTIONS
 from snngan.losses.temperature import parse_temperature
 from snngan.models import CLASSIFIERS
@@ -22,33 +21,35 @@ PUBLISHED = {
     "emnist": ((82.66, 82.86), (82.74, 82.96)),
     "kmnist": ((90.58, 90.67), (90.14, 90.67)),
 }
-"""Average and best test accuracy, in percent, of baseline and SNNL, as pt-snnl's table has them."""
+"""Average and best test accuracy in percent of baseline and SNNL, from pt-snnl's table."""
 
 
 @EXPERIMENTS.register("template-models")
 @dataclass(frozen=True, kw_only=True)
-class TemplateModels(Classifiers, Experiment):
-    """Trains each network with cross-entropy alone and with the loss, the same seeds and steps for all."""
+class TemplateModels(ClassifierExperiment):
+    """Train each network with cross-entropy alone and with the loss, with the same seeds and steps."""
 
-    source: ClassVar[str] = "pt-snnl, table of its README"
-    summary: ClassVar[str] = "Test accuracy of template models with the loss on all hidden layers, and without"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "pt-snnl, table of its README"
+    summary = "Test accuracy of template models with the loss on all hidden layers, and without"
 
-    archs: tuple[str, ...] = ("feedforward", "cnn")
-    """Networks, unless ``arch`` says one."""
-    alpha: float = 10.0
-    temperature: str = "absolute:50"
-    layer_reduction: tuple[str, ...] = ("sum", "min")
-    """Ways to weigh the layers; each is compared with the same baseline."""
+    archs: tuple[str, ...] = option(("feedforward", "cnn"), "networks, unless arch names one")
+    alpha: float = option(10.0, "weight of the layer loss")
+    temperature: str = option("absolute:50", "temperature rule of the layer loss")
+    layer_reduction: tuple[str, ...] = option(("sum", "min"), "reductions of the loss over layers")
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    presets = {
+        "cpu": {**CPU, "learning_rate": 1e-4},
+        "paper": {
+            **PAPER, "steps": 7000, "log_every": 500, "archs": ("feedforward", "cnn", "resnet18", "resnet34"),
+        },
+    }  # fmt: skip
+
+    def check(self) -> None:
         parse_temperature(self.temperature)
         unknown = [name for name in self.layer_reduction if name not in LAYER_REDUCTIONS]
         if unknown or not self.layer_reduction:
-            raise ValueError(
-                f"layer_reduction takes {', '.join(LAYER_REDUCTIONS)}, not {', '.join(unknown) or 'nothing'}"
-            )
+            allowed, given = ", ".join(LAYER_REDUCTIONS), ", ".join(unknown) or "none"
+            raise ValueError(f"layer_reduction must be one or more of {allowed}, got {given}")
         for arch in self.networks:
             CLASSIFIERS[arch]
 
@@ -56,60 +57,44 @@ class TemplateModels(Classifiers, Experiment):
     def networks(self) -> tuple[str, ...]:
         return (self.arch,) if self.arch else self.archs
 
-    def run(self, setting: Setting) -> Finding:
-        dataset = self.data(setting)
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
         accuracies: dict[str, Any] = {}
         layers: dict[str, Any] = {}
-        figures = []
+        plots = []
         for arch in self.networks:
             logs = {}
-            for side in ("baseline", *self.layer_reduction):
-                weighed = {"layer_reduction": side} if side != "baseline" else {}
-                alpha = self.alpha if weighed else 0.0
-                config = self.config(arch, setting, alpha=alpha, temperature=self.temperature, **weighed)
-                run = trained_classifier(config, dataset, setting.folder / "runs" / f"{arch}-{side}", setting)
-                logs[side] = logs_of_seeds(run)
-            for over in self.layer_reduction:
-                pair = {"baseline": logs["baseline"], "SNNL": logs[over]}
-                accuracies[f"{arch}, {over} over layers"] = compared(pair, last_of("accuracy/test"))
+            for variant in ("baseline", *self.layer_reduction):
+                is_baseline = variant == "baseline"
+                run = self.train(
+                    f"{arch}-{variant}", data, context, arch, temperature=self.temperature,
+                    alpha=0.0 if is_baseline else self.alpha, layer_reduction="sum" if is_baseline else variant,
+                )  # fmt: skip
+                logs[variant] = seed_logs(run)
+            for reduction in self.layer_reduction:
+                pair = {"baseline": logs["baseline"], "SNNL": logs[reduction]}
+                accuracies[f"{arch}, {reduction} over layers"] = compare_logs(pair, last_value("accuracy/test"))
                 for tag in (tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")):
-                    layers[f"{arch}, {over}, {tag.split('/')[-1]}"] = compared(pair, last_of(tag), min)
+                    layers[f"{arch}, {reduction}, {tag.split('/')[-1]}"] = compare_logs(pair, last_value(tag), min)
             tags = ("accuracy/test", "cross_entropy/test")
-            figures.append(curves_of_groups(logs, tags, setting.folder / f"{arch}.png"))
+            plots.append(curves_of_groups(logs, tags, context.folder / f"{arch}.png"))
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, factor {self.alpha:g}, T "
-            f"{self.temperature}. Test accuracy at the last step: mean over seeds (Student's 95 % interval), best; the "
-            "difference seed by seed, and the p-value of a paired t-test.",
-            "", *table_of_pairs(accuracies),
-        ]  # fmt: skip
+            f"{self.temperature}; test accuracy at the last step.",
+            *comparison_table(accuracies),
+        ]
         if self.dataset in PUBLISHED:
-            baseline, ours = PUBLISHED[self.dataset]
+            baseline, snnl = PUBLISHED[self.dataset]
             text += [
                 "",
-                f"pt-snnl has, average and best: baseline {baseline[0]} % and {baseline[1]} %, SNNL {ours[0]} % and "
-                f"{ours[1]} %; it does not say of which network, nor the number of runs.",
+                f"pt-snnl reports, average and best: baseline {baseline[0]} % and {baseline[1]} %, SNNL {snnl[0]} % "
+                f"and {snnl[1]} %; it states neither the network nor the number of runs.",
             ]
         text += [
-            "", "Entanglement of each layer, held-out images, optimal T: how far the loss reached.", "",
-            "| | baseline | SNNL |", "|---|---|---|",
-            *(f"| {name} | {shown(row['baseline'])} | {shown(row['SNNL'])} |" for name, row in layers.items()),
-        ]  # fmt: skip
-        return Finding({"accuracy": accuracies, "entanglement": layers}, text, figures)
-
-
-TemplateModels.presets = MappingProxyType(
-    {
-        "smoke": TemplateModels(
-            dataset="digits", seeds=2, steps=6, batch_size=32, learning_rate=1e-3, every=3,
-            options=("width=4", "units=16", "widths=16-16-32"),
-        ),
-        "cpu": TemplateModels(
-            dataset="mnist", seeds=4, steps=1000, batch_size=256, learning_rate=1e-4, every=250,
-            options=("width=16", "units=128"),
-        ),
-        "paper": TemplateModels(
-            dataset="mnist", seeds=4, steps=7000, batch_size=256, learning_rate=1e-4, every=500,
-            archs=("feedforward", "cnn", "resnet18", "resnet34"),
-        ),
-    }
-)  # fmt: skip
+            "",
+            "Entanglement of each layer: loss of held-out images at the optimal T, which shows the effect of the loss.",
+            *markdown_table(
+                ("", "baseline", "SNNL"), ([name, row["baseline"], row["SNNL"]] for name, row in layers.items())
+            ),
+        ]
+        return ExperimentResult({"accuracy": accuracies, "entanglement": layers}, text, plots)

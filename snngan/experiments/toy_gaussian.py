@@ -2,118 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from snngan.config import check_options, option
-from snngan.evaluation.planes import moving, planes
-from snngan.experiments import EXPERIMENTS, Experiment, Finding, Setting, count
-from snngan.experiments.points import drawn, mean_squared_distance, relative_loss, way_of
-from snngan.experiments.running import shown
-from snngan.intervals import summary
+from snngan.config import option
+from snngan.evaluation.planes import planes
+from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
+from snngan.experiments.tables import markdown_table, record, summarize_nested
+from snngan.experiments.toy_points import ToyExperiment, animate, mean_squared_distance, normalized_loss, sample_points
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 
-KINDS = {"one Gaussian, random labels": 1, "two Gaussians a class": 2}
-"""Titles, and modes a class."""
+NUM_MODES = {"one Gaussian, random labels": 1, "two Gaussians a class": 2}
+"""Modes per class, by the name of the distribution."""
+CPU = {"seeds": 20, "steps": 400, "frames": 30}
+MEASURES = ("entanglement", "clusters", "modes kept")
 
 
 @EXPERIMENTS.register("toy-gaussian")
 @dataclass(frozen=True, kw_only=True)
-class ToyGaussian(Experiment):
-    """Moves the points themselves; there is no network."""
+class ToyGaussian(ToyExperiment):
+    """Move the points themselves; there is no network."""
 
-    source: ClassVar[str] = "Frosst et al. 2019, figures 1 and 13"
-    summary: ClassVar[str] = "Gradient descent on points lowers their entanglement and keeps both modes of each class"
-    presets: ClassVar[Mapping[str, Experiment]]
+    source = "Frosst et al. 2019, figures 1 and 13"
+    summary = "Gradient descent on points lowers their entanglement and keeps both modes of each class"
 
-    num_points: int = option(200, "", low=40)
-    num_classes: int = option(4, "", low=2, high=10)
-    seeds: int = count()
-    """Sets of points, each drawn anew."""
-    steps: int = count()
-    temperature: float = option(1.0, "", low=0.001)
-    """Of the loss: this share of the mean squared distance at the start, and constant."""
-    rate: float = option(0.25, "", low=0, high=1)
-    """Of each step: it moves the points by this times N T times the gradient, so that no unit of length matters."""
-    frames: int = option(30, "", low=2, high=200)
-    """Of each animation, at most."""
+    temperature: float = option(1.0, "temperature, as a share of the mean squared distance at the start", low=0.001)
+    step_size: float = option(0.25, "length of a step, as a share of N T times the gradient", low=0, high=1)
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    presets = {"smoke": {"steps": 40}, "cpu": CPU, "paper": CPU}
 
-    def run(self, setting: Setting) -> Finding:
-        numbers: dict[str, Any] = {}
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        values: dict[str, Any] = {}
         panels: dict[str, tuple[Tensor, Tensor]] = {}
-        figures = []
-        for kind, modes in KINDS.items():
-            rows: dict[str, list[float]] = {}
+        animations = []
+        for title, num_modes in NUM_MODES.items():
             for seed in range(self.seeds):
-                points, labels, mode = drawn(self.num_points, self.num_classes, modes, seed)
-                way = self.way(points.to(setting.device), labels.to(setting.device))
-                for when, place in (("before", way[0]), ("after", way[-1])):
-                    for name, value in measured(place, labels, mode).items():
-                        rows.setdefault(f"{name} {when}", []).append(value)
+                points, labels, modes = sample_points(self.num_points, self.num_classes, num_modes, seed)
+                path = self.descend(points.to(context.device), labels.to(context.device))
+                for when, positions in (("before", path[0]), ("after", path[-1])):
+                    for name, value in measure(positions, labels, modes).items():
+                        record(values, title, f"{name} {when}", value=value)
                 if seed == 0:
-                    panels |= {f"{kind}: start": (way[0], labels), f"{kind}: end": (way[-1], labels)}
-                    name = f"modes-{modes}.gif"
-                    figures.append(moving([place - place.mean(0) for place in way], labels, setting.folder / name))
-            numbers[kind] = {name: summary(values) for name, values in rows.items()}
+                    panels |= {f"{title}: start": (path[0], labels), f"{title}: end": (path[-1], labels)}
+                    animations.append(animate(path, labels, context.folder / f"modes-{num_modes}.gif"))
+        numbers = summarize_nested(values)
+        columns = [f"{name} {when}" for name in MEASURES for when in ("before", "after")]
+        header = ("", "entanglement before", "after", "clusters a class before", "after", "modes kept before", "after")
         text = [
             f"{self.num_points} points, {self.num_classes} classes, {self.seeds} sets, {self.steps} steps at T = "
-            f"{self.temperature:g} of the first mean squared distance. Entanglement: the loss at its optimal T over "
-            "that at an infinite one. Clusters: HDBSCAN's, of each class. Modes kept: adjusted Rand index of the "
-            "clusters of each class and its modes, 1: each mode is a cluster of its own. Mean over sets (Student's "
-            "95 % interval).",
-            "", "| | entanglement before | after | clusters a class before | after | modes kept before | after |",
-            "|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        columns = [
-            f"{name} {when}" for name in ("entanglement", "clusters", "modes kept") for when in ("before", "after")
+            f"{self.temperature:g} of the first mean squared distance. Entanglement: the loss at its optimal T, "
+            "divided by the loss at an infinite T. Clusters: those that HDBSCAN finds in each class. Modes kept: "
+            "adjusted Rand index of the clusters and the modes of each class, 1 if each mode is a cluster. Mean over "
+            "sets (Student's 95 % interval).",
+            *markdown_table(header, ([title, *map(row.get, columns)] for title, row in numbers.items())),
         ]
-        for kind, row in numbers.items():
-            cells = [shown(row[column]) if column in row else "" for column in columns]
-            text.append(f"| {kind} | {' | '.join(cells)} |")
-        return Finding(numbers, text, [planes(panels, 2, setting.folder / "points.png"), *figures])
+        return ExperimentResult(numbers, text, [planes(panels, 2, context.folder / "points.png"), *animations])
 
-    def way(self, points: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return the places of points (N, 2) on their way to lower entanglement, see :func:`way_of`."""
+    def descend(self, points: Tensor, labels: Tensor) -> list[Tensor]:
+        """Return positions of points (N, 2) on their path to lower entanglement, see :meth:`follow_gradient`."""
         temperature = self.temperature * mean_squared_distance(points)
-        rate = self.rate * len(points) * temperature
-        return way_of(
+        rate = self.step_size * len(points) * temperature
+        return self.follow_gradient(
             points,
-            lambda place: soft_nearest_neighbor_loss(place, labels, temperature),
-            lambda slope, step: -rate * slope,
-            self.steps,
-            self.frames,
+            lambda positions: soft_nearest_neighbor_loss(positions, labels, temperature),
+            lambda gradient, step: -rate * gradient,
         )
 
 
-def measured(points: Tensor, labels: Tensor, mode: Tensor) -> dict[str, float]:
-    """Return entanglement, clusters a class and, where there are modes, how well these are kept."""
+def measure(points: Tensor, labels: Tensor, modes: Tensor) -> dict[str, float]:
+    """Return entanglement, clusters per class and, for several modes, how well these are kept."""
     from sklearn.cluster import HDBSCAN
     from sklearn.metrics import adjusted_rand_score
 
-    clusters, kept = [], []
+    num_clusters, agreement = [], []
     for label in range(int(labels.max()) + 1):
         own = labels == label
         search = HDBSCAN(min_cluster_size=max(2, int(own.sum()) // 5), allow_single_cluster=True, copy=True)
-        found = search.fit_predict(points[own].numpy())
-        clusters.append(float(len({*found} - {-1})))
-        kept.append(float(adjusted_rand_score(mode[own].numpy(), found)))
-    result = {"entanglement": relative_loss(points, labels), "clusters": sum(clusters) / len(clusters)}
-    if int(mode.max()):
-        result["modes kept"] = sum(kept) / len(kept)
+        clusters = search.fit_predict(points[own].numpy())
+        num_clusters.append(float(len({*clusters} - {-1})))
+        agreement.append(float(adjusted_rand_score(modes[own].numpy(), clusters)))
+    result = {"entanglement": normalized_loss(points, labels), "clusters": sum(num_clusters) / len(num_clusters)}
+    if int(modes.max()):
+        result["modes kept"] = sum(agreement) / len(agreement)
     return result
-
-
-ToyGaussian.presets = MappingProxyType(
-    {
-        "smoke": ToyGaussian(seeds=2, steps=40, frames=4),
-        "cpu": ToyGaussian(seeds=20, steps=400),
-        "paper": ToyGaussian(seeds=20, steps=400),
-    }
-)

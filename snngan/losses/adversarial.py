@@ -1,4 +1,4 @@
-"""The classic adversarial losses, as functions of what the discriminator put out for real and for fake images."""
+"""The classic adversarial losses, as functions of the discriminator's outputs for real and for fake images."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """Return the mean of (|gradient| - 1)^2 () of ``critic`` at random points between real and fake images.
+    """Return the mean of (|gradient| - 1)^2 () of ``critic`` at random positions between real and fake images.
 
-    One point on the line between each pair of ``real`` (N, ...) and ``fake`` (N, ...), drawn from torch's generator;
-    where the batch is spread over ranks, each draws the points of all and takes its own.
+    There is one position on the line between each pair of ``real`` (N, ...) and ``fake`` (N, ...), drawn from torch's
+    default generator. If the batch is spread over ranks, each draws the positions of all and takes its own.
     Source: Gulrajani et al. 2017, eq. 3.
     """
     count = len(real) * rank_and_world_size()[1]
-    share = local_shard(torch.rand(count, *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype))
-    between = torch.lerp(real, fake, share).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1)
-    penalty: Tensor = (lengths - 1).square().mean()
+    weights = local_shard(torch.rand(count, *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype))
+    between = torch.lerp(real, fake, weights).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    penalty: Tensor = (norms - 1).square().mean()
     return penalty

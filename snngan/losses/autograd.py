@@ -1,4 +1,4 @@
-"""Backward passes that are not differentiable themselves, and say so."""
+"""Backward passes that cannot be differentiated again, and raise an error that says so."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Backward = Callable[[Any, Tensor], tuple[Tensor | None, ...]]
 def first_derivatives_only(backward: Backward) -> Backward:
     """Wrap an autograd function's ``backward`` so that differentiating its result raises a ``RuntimeError``.
 
-    The result stays connected with the incoming gradient and with the first tensor that the function saved, which
-    must be one of its inputs, so that every way to a second derivative meets the refusal. torch's
-    ``once_differentiable`` connects it with the incoming gradient only, and returns zeros where that is a constant.
+    The result stays connected with the incoming gradient and with the first tensor that the function saved, which must
+    be one of its inputs, so that every second derivative raises the error. torch's ``once_differentiable`` connects it
+    with the incoming gradient only, and returns zeros if that is a constant.
     """
 
     @functools.wraps(backward)
@@ -28,12 +28,12 @@ def first_derivatives_only(backward: Backward) -> Backward:
         if not torch.is_grad_enabled():  # no create_graph
             return gradients
         sources = (ctx.saved_tensors[0], grad)
-        return tuple(None if gradient is None else _Refusing.apply(gradient, *sources) for gradient in gradients)
+        return tuple(None if gradient is None else _RaiseInBackward.apply(gradient, *sources) for gradient in gradients)
 
     return wrapped
 
 
-class _Refusing(torch.autograd.Function):
+class _RaiseInBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.view_as(gradient)
@@ -41,6 +41,6 @@ class _Refusing(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> None:
         raise RuntimeError(
-            "the soft nearest neighbor loss has no second derivatives: nothing can be differentiated that contains "
-            "its gradient, such as a gradient penalty"
+            "the soft nearest neighbor loss has no second derivatives: a loss that contains its gradient, such as a "
+            "gradient penalty, cannot be differentiated"
         )

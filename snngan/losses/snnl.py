@@ -1,7 +1,7 @@
-"""The soft nearest neighbor loss of a labeled batch, and the entanglement of two sets of points.
+"""The soft nearest neighbor loss of a labeled batch, and the entanglement of real and synthetic samples.
 
 Frosst, Papernot and Hinton 2019, "Analyzing and Improving Representations with the Soft Nearest Neighbor Loss",
-eq. 1 and 2, computed as the mean of softplus(z) over the log-odds z of picking a wrong-class neighbor.
+eq. 1 and 2, computed as the mean of softplus(z) over the log-odds z of picking a neighbor of another class.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.losses.backends import BACKENDS, Backend
+from snngan.losses.log_odds import log_odds
 from snngan.losses.optimal_temperature import optimal_inverse_temperature
-from snngan.losses.pairwise import BACKENDS, DISTANCES, Backend, Distance, Pairs, check_choice, log_odds, pairs_of
+from snngan.losses.pairwise import (
+    DISTANCES,
+    Distance,
+    PairwiseBatch,
+    build_pairwise_batch,
+    build_real_fake_batch,
+    check_choice,
+)
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
 Reduction = Literal["mean", "sum", "none"]
@@ -31,30 +40,30 @@ def soft_nearest_neighbor_loss(
     *,
     across_ranks: bool = False,
 ) -> Tensor:
-    r"""Return how entangled the classes of a batch are: high where neighbors bear other labels.
+    r"""Return how entangled the classes of a batch are: high if neighbors have other labels.
 
     .. math:: l_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-d_{ij}/T}}{\sum_{k \ne i} e^{-d_{ik}/T}}
 
-    A point without a partner of its own class is no anchor: it is left out of the mean, and its entry is 0 under
-    ``reduction="none"``. A batch with no anchor at all has loss 0. There are no second derivatives.
+    A sample that is alone in its class is not an anchor: it is left out of the mean, and its entry is 0 for
+    ``reduction="none"``. A batch without anchors has loss 0. Second derivatives are not supported.
 
     Args:
-        features: points (N, ...) of any floating dtype; trailing dimensions are flattened.
-        labels: integer classes (N,); every integer is a class, -100 too, so leave points out that are to be ignored.
-        temperature: T > 0 in the unit of the distances, a rule such as ``snngan.RelativeTemperature(0.1)``,
-            or ``"optimal"`` for the minimum over all T. A rule that remembers (``"learned"``, annealed) wants
-            :class:`SoftNearestNeighborLoss`, which keeps it from call to call.
+        features: (N, ...) of any floating dtype; trailing dimensions are flattened.
+        labels: integer classes (N,). Every integer is a class, including -100: leave out samples to be ignored.
+        temperature: T > 0 in units of the distances, a rule such as ``snngan.RelativeTemperature(0.1)``, or
+            ``"optimal"`` for the minimum over all T. Use a rule with state (``"learned"``, annealed) with
+            :class:`SoftNearestNeighborLoss`, which keeps it between calls.
         distance: ``"sqeuclidean"`` or ``"cosine"`` (1 - cos; 1 from a zero vector to any other).
-        reduction: ``"mean"`` or ``"sum"`` over anchors, or ``"none"`` for one value a point.
-        backend: ``"dense"``, which holds N x N matrices and takes distances in float64; ``"tiled"``, which needs
-            O(N D) memory; ``"fused"``, which needs no more and is the quickest on a GPU, with Triton and for float32
-            points of up to 256 dimensions; or ``"auto"``, the quickest one for these features.
-        across_ranks: take the points of all ranks of ``torch.distributed``'s default group, however many each has, as
-            one batch: every rank returns the loss of the whole. Gradients of a rank's points come multiplied by the
-            number of ranks, so that ``DistributedDataParallel``, which averages, gives parameters that of the whole.
+        reduction: ``"mean"`` or ``"sum"`` over anchors, or ``"none"`` for one value per sample.
+        backend: ``"dense"`` stores N x N matrices and computes distances in float64; ``"tiled"`` needs O(N D) memory;
+            ``"fused"`` needs no more, and is the fastest on a GPU, with Triton, for float32 features of up to 256
+            dimensions; ``"auto"`` chooses the fastest one for these features.
+        across_ranks: combine the samples of all ranks of ``torch.distributed``'s default group, whose numbers may
+            differ, into one batch. Every rank returns the loss of the whole batch. A rank's gradients are multiplied
+            by the number of ranks, since ``DistributedDataParallel`` averages: parameters get that of the whole loss.
 
     Returns:
-        () or, unreduced, (N,), in the dtype of the features, float32 for narrower ones.
+        () or, for ``reduction="none"``, (N,), in the dtype of the features, float32 for narrower ones.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit, or ``across_ranks`` without a process group.
@@ -70,25 +79,25 @@ def soft_nearest_neighbor_loss(
         24.0
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    pairs = pairs_of(features, labels, distance, backend, across_ranks=across_ranks)
-    return _loss(pairs, as_temperature(temperature), reduction)
+    batch = build_pairwise_batch(features, labels, distance, backend, across_ranks=across_ranks)
+    return _reduce_loss(batch, as_temperature(temperature), reduction)
 
 
-def _loss(pairs: Pairs, temperature: Temperature, reduction: Reduction) -> Tensor:
-    per_anchor = F.softplus(log_odds(pairs, temperature(pairs))).mean(0).to(pairs.dtype)
-    per_anchor = per_anchor.where(pairs.anchors, 0.0)
+def _reduce_loss(batch: PairwiseBatch, temperature: Temperature, reduction: Reduction) -> Tensor:
+    losses = F.softplus(log_odds(batch, temperature(batch))).mean(0).to(batch.dtype)
+    losses = losses.where(batch.is_anchor, 0.0)
     if reduction == "none":
-        return per_anchor
+        return losses
     if reduction == "sum":
-        return per_anchor.sum()
-    return per_anchor.sum() / pairs.anchors.sum().clamp_min(1)
+        return losses.sum()
+    return losses.sum() / batch.is_anchor.sum().clamp_min(1)
 
 
 class SoftNearestNeighborLoss(nn.Module):
-    """:func:`soft_nearest_neighbor_loss` as a module that keeps what its temperature rule learns.
+    """:func:`soft_nearest_neighbor_loss` as a module that keeps the state of its temperature rule.
 
-    After each call ``num_anchors`` and ``num_left_out`` (0-dim tensors) say over how many points the loss was taken
-    and how many had no partner of their own class.
+    After each call ``num_anchors`` and ``num_left_out`` (0-dim tensors) are the numbers of samples that the loss is
+    the mean of, and of samples that are alone in their class.
 
     Args:
         temperature: a number above 0, ``"learned"``, ``"optimal"`` or a temperature object.
@@ -120,69 +129,37 @@ class SoftNearestNeighborLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of ``features`` (N, ...) with integer ``labels`` (N,)."""
-        pairs = pairs_of(features, labels, self.distance, self.backend, across_ranks=self.across_ranks)
-        self.num_anchors = pairs.anchors.sum()
-        self.num_left_out = len(pairs.labels) - self.num_anchors
-        return _loss(pairs, self.temperature, self.reduction)
+        batch = build_pairwise_batch(features, labels, self.distance, self.backend, across_ranks=self.across_ranks)
+        self.num_anchors = batch.is_anchor.sum()
+        self.num_left_out = len(batch.labels) - self.num_anchors
+        return _reduce_loss(batch, self.temperature, self.reduction)
 
     def extra_repr(self) -> str:
-        return f"distance={self.distance!r}, reduction={self.reduction!r}, backend={self.backend!r}" + (
-            ", across_ranks=True" if self.across_ranks else ""
-        )
-
-
-Scale = Literal["all", "real"]
-
-
-def real_fake_pairs(
-    real: Tensor,
-    fake: Tensor,
-    distance: Distance = "sqeuclidean",
-    *,
-    scale: Scale = "all",
-    across_ranks: bool = False,
-) -> Pairs:
-    """Return the pairs of ``real`` (N, ...) and ``fake`` (M, ...), labeled 0 and 1 in this order.
-
-    Relative temperatures are multiples of the mean distance of all points, or, with ``scale="real"``, of the real ones.
-    ``across_ranks``, the points of all ranks are one batch, each rank's real and fake ones in turn.
-    """
-    labels = torch.zeros(len(real) + len(fake), dtype=torch.int64, device=real.device)
-    labels[len(real) :] = 1
-    points = torch.cat([real.flatten(1), fake.flatten(1)])
-    pairs = pairs_of(points, labels, distance, across_ranks=across_ranks)
-    if pairs.backend == "fused":  # known here, without a wait for the GPU
-        ones = pairs.labels.sum()
-        pairs.classes = pairs.labels.int(), torch.stack([len(pairs.labels) - ones, ones])
-    if not real.requires_grad:
-        pairs.moving = slice(pairs.moving.start + len(real), pairs.moving.stop)
-    if scale == "real":
-        pairs.scale = pairs.mean_distance(pairs.labels == 0 if across_ranks else slice(0, len(real)))
-    return pairs
+        ranks = ", across_ranks=True" if self.across_ranks else ""
+        return f"distance={self.distance!r}, reduction={self.reduction!r}, backend={self.backend!r}{ranks}"
 
 
 @dataclass(frozen=True)
 class Entanglement:
-    """How far real and synthetic points lie in one another's neighborhoods."""
+    """How much real and synthetic samples are mixed, measured by their neighborhoods."""
 
     score: float
-    """value / (value at T = infinity), in [0, 1]: 1 = not to be told apart at any temperature, 0 = fully separate."""
+    """value / (value at T = infinity), in [0, 1]: 1 = indistinguishable at any temperature, 0 = fully separate."""
     value: float
     """The soft nearest neighbor loss at the optimal temperature, in nats (eq. 2)."""
     temperature: float
-    """That temperature, in units of squared distance; may be infinite."""
+    """The optimal temperature, in units of squared distance; may be infinite."""
     real_anchors: float
-    """Mean loss of the real points; low: the synthetic points seldom come near them."""
+    """Mean loss of the real samples; low: synthetic samples seldom come near them."""
     fake_anchors: float
-    """Mean loss of the synthetic points; low: they lie off the data, or close to one another."""
+    """Mean loss of the synthetic samples; low: they lie far from the data, or close to one another."""
 
 
-@torch.no_grad()
 def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean") -> Entanglement:
     """Return the :class:`Entanglement` of ``real`` (N, ...) and ``fake`` (M, ...), with N and M at least 2.
 
     Raises:
-        ValueError: fewer than 2 points on a side, shapes that differ, or points that are not finite.
+        ValueError: fewer than 2 samples on a side, shapes that differ, or values that are not finite.
 
     Source:
         Frosst et al. 2019, eq. 2 and section 3.2.
@@ -194,31 +171,31 @@ def entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean")
         >>> entanglement(cloud[:32], cloud[32:]).score > 0.9
         True
     """
-    return entanglement_of(real, fake, distance)[0]
+    return measure_entanglement(real, fake, distance)[0]
 
 
 @torch.no_grad()
-def entanglement_of(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean") -> tuple[Entanglement, Tensor]:
-    """Return what :func:`entanglement` does, and each point's log-odds (N + M,) of picking the other side."""
+def measure_entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuclidean") -> tuple[Entanglement, Tensor]:
+    """Return the :func:`entanglement` and each sample's log-odds (N + M,) of picking a neighbor of the other set."""
     if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(
-            "entanglement takes two sets of at least 2 points of one shape, "
-            f"not {tuple(real.shape)} and {tuple(fake.shape)}"
+            "entanglement requires two sets of at least 2 samples of the same shape, "
+            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
     if not bool(real.isfinite().all() and fake.isfinite().all()):
-        raise ValueError("entanglement takes finite points: some of these are NaN or infinite")
-    pairs = real_fake_pairs(real, fake, distance)
-    inverse = optimal_inverse_temperature(pairs)
-    odds = log_odds(pairs, inverse.reshape(1)).squeeze(0)
+        raise ValueError("entanglement requires finite samples, got NaN or infinite values")
+    batch = build_real_fake_batch(real, fake, distance)
+    inverse = optimal_inverse_temperature(batch)
+    odds = log_odds(batch, inverse.reshape(1)).squeeze(0)
     losses = F.softplus(odds)
     value = losses.mean()
-    same, other = (pairs.members - 1).double(), (len(losses) - pairs.members).double()
-    at_infinity = F.softplus(other.log() - same.log()).mean()
-    reading = Entanglement(
+    num_same, num_other = (batch.class_sizes - 1).double(), (len(losses) - batch.class_sizes).double()
+    at_infinity = F.softplus(num_other.log() - num_same.log()).mean()
+    result = Entanglement(
         score=float((value / at_infinity).clamp(max=1)) if inverse > 0 else 1.0,
         value=float(value),
         temperature=float(1 / inverse),
         real_anchors=float(losses[: len(real)].mean()),
         fake_anchors=float(losses[len(real) :].mean()),
     )
-    return reading, odds
+    return result, odds

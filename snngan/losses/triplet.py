@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.pairwise import Distance, pairs_of, squared_distances
+from snngan.losses.pairwise import Distance, build_pairwise_batch, squared_distances
 
 
 def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance: Distance = "sqeuclidean") -> Tensor:
     r"""Return the mean of max(0, D(a, p) - D(a, n) + margin) over all triplets (a, p, n) of the batch.
 
-    Every point is an anchor a, every other point of its class a positive p, every point of another class a negative n.
-    Negatives sorted by distance and their running sums give the N^3 terms in O(N^2 log N) time and O(N^2) memory.
+    Every sample is an anchor a, every other one of its class a positive p, every one of another class a negative n.
+    Sorting the negatives by distance, with running sums, gives the N^3 terms in O(N^2 log N) time and O(N^2) memory.
 
     Args:
         features: (N, ...), floating point.
         labels: (N,) integers.
-        margin: by how much a negative should be farther than a positive, 0 or above, in units of the distance.
+        margin: how much farther a negative should be than a positive, 0 or above, in units of the distance.
         distance: ``"sqeuclidean"``, or ``"cosine"``: 1 - cos.
 
     Returns:
@@ -38,18 +38,18 @@ def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance
         0.5
     """
     if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be 0 or above, and finite, not {margin}")
-    pairs = pairs_of(features.detach(), labels, distance, "dense")  # checks, and who is whose
-    points = features.flatten(1)
+        raise ValueError(f"margin must be a finite number of 0 or above, got {margin}")
+    batch = build_pairwise_batch(features.detach(), labels, distance, "dense")  # also checks the arguments
+    flat = features.flatten(1)
     if distance == "cosine":
-        points = F.normalize(points.double(), dim=1)
-        apart = 1 - points @ points.T
+        flat = F.normalize(flat.double(), dim=1)
+        distances = 1 - flat @ flat.T
     else:
-        apart = squared_distances(points.double() - points.detach().double().mean(0))
-    negatives = apart.masked_fill(~pairs.other, math.inf).sort(1).values
+        distances = squared_distances(flat.double() - flat.detach().double().mean(0))
+    negatives = distances.masked_fill(~batch.other, math.inf).sort(1).values
     sums = F.pad(negatives.masked_fill(negatives == math.inf, 0.0).cumsum(1), (1, 0))
-    reach = apart + margin
-    within = torch.searchsorted(negatives.detach().contiguous(), reach.detach().contiguous())
-    terms = (within * reach - sums.gather(1, within)) * pairs.same
-    count = (pairs.same.sum(1) * pairs.other.sum(1)).sum()
-    return (terms.sum() / count.clamp_min(1)).to(torch.promote_types(features.dtype, torch.float32))
+    limit = distances + margin
+    num_within = torch.searchsorted(negatives.detach().contiguous(), limit.detach().contiguous())
+    terms = (num_within * limit - sums.gather(1, num_within)) * batch.same
+    num_triplets = (batch.same.sum(1) * batch.other.sum(1)).sum()
+    return (terms.sum() / num_triplets.clamp_min(1)).to(torch.promote_types(features.dtype, torch.float32))

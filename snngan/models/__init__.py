@@ -1,4 +1,4 @@
-"""Networks: each file registers one architecture, a frozen dataclass of options that builds both players."""
+"""Networks: each architecture is a frozen dataclass of options, registered by name, that builds its networks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from typing import Protocol
 
 from torch import nn
 
+from snngan.data import ImageShape as ImageShape
 from snngan.lazy import public_names
 from snngan.registry import Registry
 
-ImageShape = tuple[int, int, int]
-"""(channels, height, width)."""
-
 
 class Architecture(Protocol):
-    """A generator and a discriminator built from one set of options."""
+    """Options from which a generator and a discriminator are built."""
 
     @property
     def latent_dim(self) -> int:
@@ -31,11 +29,11 @@ ARCHITECTURES: Registry[type[Architecture]] = Registry("architecture", "snngan.m
 
 
 class Classifier(Protocol):
-    """A network that maps images to logits, built from a set of options."""
+    """Options from which a network is built that maps images to logits."""
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Names or patterns of its hidden layers, in order: those whose entanglement is of interest."""
+        """Names or patterns of its hidden layers, in order, whose entanglement is measured."""
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
         """Return a module that maps images (N, *image_shape) to logits (N, num_classes)."""

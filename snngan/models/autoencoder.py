@@ -1,4 +1,4 @@
-"""The fully connected autoencoder x-500-500-2000-d-2000-500-500-x, as pt-snnl has it."""
+"""The fully connected autoencoder x-500-500-2000-d-2000-500-500-x of the implementation pt-snnl."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from snngan.models import ImageShape
+from snngan.models.layers import fully_connected
 
 
 class Autoencoder(nn.Module):
-    """Maps images to themselves by way of a short code.
+    """Encodes images as short codes and reconstructs them.
 
     ``encoder`` maps images (N, C, H, W) to codes (N, code); ``decoder`` maps codes to images in [-1, 1]. The layers of
-    the encoder are ``encoder.fc1``, ``encoder.fc2``, ... (rectified linear) and ``encoder.code`` (linear): name those
-    whose loss is to be taken, since ``"*"`` means every nonlinearity, the decoder's too, and the code has none.
+    the encoder are ``encoder.fc1``, ``encoder.fc2``, ... (with ReLU) and ``encoder.code`` (linear). Name the layers of
+    a layer loss explicitly: ``"*"`` means every nonlinearity, which includes the decoder's and excludes the code.
 
     Args:
         image_shape: (C, H, W).
-        code: length of the code, 1 or above.
-        widths: units of the hidden layers of the encoder; the decoder has them in reverse.
+        code: length of the code, at least 1.
+        widths: units of the encoder's hidden layers; the decoder has them in reverse order.
 
     Example:
         >>> import torch
@@ -37,19 +38,16 @@ class Autoencoder(nn.Module):
     def __init__(self, image_shape: ImageShape, code: int, widths: Sequence[int] = (500, 500, 2000)) -> None:
         super().__init__()
         if min(code, *widths) < 1:
-            raise ValueError(f"code and widths must be 1 or above, not {code} and {tuple(widths)}")
+            raise ValueError(f"code and widths must be 1 or more, got {code} and {tuple(widths)}")
         sizes = [math.prod(image_shape), *widths]
-        down: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
-        for number, (inputs, outputs) in enumerate(pairwise(sizes)):
-            down[f"fc{number + 1}"] = nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
-        down["code"] = nn.Linear(sizes[-1], code)
-        up: list[nn.Module] = []
+        encoder = {"flat": nn.Flatten(), **fully_connected(sizes), "code": nn.Linear(sizes[-1], code)}
+        decoder: list[nn.Module] = []
         for inputs, outputs in pairwise([code, *sizes[:0:-1]]):
-            up += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.encoder = nn.Sequential(down)
-        self.decoder = nn.Sequential(*up, nn.Linear(sizes[1], sizes[0]), nn.Unflatten(1, image_shape), nn.Tanh())
+            decoder += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.encoder = nn.Sequential(OrderedDict(encoder))
+        self.decoder = nn.Sequential(*decoder, nn.Linear(sizes[1], sizes[0]), nn.Unflatten(1, image_shape), nn.Tanh())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the images (N, C, H, W) that the codes of ``images`` give."""
+        """Return the reconstruction (N, C, H, W) of ``images``."""
         output: Tensor = self.decoder(self.encoder(images))
         return output

@@ -1,8 +1,10 @@
-"""What more than one architecture uses: common options, normalization by name, spectral norm, the sizes they reach."""
+"""What several architectures share: options, fully connected layers, normalizations by name, image sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -16,30 +18,38 @@ DISCRIMINATOR_NORMS = ("none", "batch", "layer", "instance")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """The options of every architecture; one may override a field to say or allow something else."""
+    """The options of every GAN architecture; a subclass may override a field to change its help or its choices."""
 
     latent_dim: int = option(64, "length of the generator's input vector", low=1, high=65536)
-    generator_norm: str = option("batch", "normalization in the generator", choices=GENERATOR_NORMS)
+    generator_norm: str = option("batch", "normalization layers of the generator", choices=GENERATOR_NORMS)
     discriminator_norm: str = option(
-        "none", "normalization in the discriminator, but for its first layer", choices=DISCRIMINATOR_NORMS
+        "none", "normalization layers of the discriminator, except in its first layer", choices=DISCRIMINATOR_NORMS
     )
-    spectral_norm: bool = option(False, "spectral norm on every weight layer of the discriminator")
+    spectral_norm: bool = option(False, "spectral normalization of every weight layer of the discriminator")
 
     def __post_init__(self) -> None:
         check_options(self)
 
 
-def feature_norm(name: str, width: int) -> nn.Module:
-    """Return the normalization ``name`` for vectors (N, width): batch, layer or none."""
+def fully_connected(sizes: Sequence[int]) -> dict[str, nn.Module]:
+    """Return linear layers with ReLU that map vectors of ``sizes[0]`` to ``sizes[1]`` and so on: fc1, fc2, ..."""
+    return {
+        f"fc{number + 1}": nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+        for number, (inputs, outputs) in enumerate(pairwise(sizes))
+    }
+
+
+def norm_1d(name: str, width: int) -> nn.Module:
+    """Return the normalization ``name`` of vectors (N, width): batch, layer or none."""
     if name == "batch":
         return nn.BatchNorm1d(width)
     return nn.LayerNorm(width) if name == "layer" else nn.Identity()
 
 
-def map_norm(name: str, channels: int) -> nn.Module:
-    """Return the normalization ``name`` for maps (N, channels, H, W): batch, layer, instance or none.
+def norm_2d(name: str, channels: int) -> nn.Module:
+    """Return the normalization ``name`` of feature maps (N, channels, H, W): batch, layer, instance or none.
 
-    Layer normalization takes its statistics over channels, height and width and has one scale and shift a channel.
+    Layer normalization computes its statistics over channels, height and width; scale and shift are per channel.
     """
     if name == "batch":
         return nn.BatchNorm2d(channels)
@@ -48,11 +58,11 @@ def map_norm(name: str, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, affine=True) if name == "instance" else nn.Identity()
 
 
-def normalize_spectrum(network: nn.Module) -> None:
-    """Keep the largest singular value of every linear and convolution weight in ``network`` at about 1, in place.
+def add_spectral_norm(network: nn.Module) -> None:
+    """Divide the weight of every linear and convolution layer in ``network`` by its largest singular value, in place.
 
-    One power iteration a forward pass in training mode. Source: Miyato et al. 2018, "Spectral Normalization for
-    Generative Adversarial Networks".
+    The value is estimated by one power iteration per forward pass in training mode. Source: Miyato et al. 2018,
+    "Spectral Normalization for Generative Adversarial Networks".
     """
     for module in list(network.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -63,7 +73,7 @@ def base_and_doublings(image_shape: ImageShape, architecture: str) -> tuple[int,
     """Return (base, doublings) with height = width = base * 2**doublings, base 4 or 7 and doublings at least 1.
 
     Raises:
-        ValueError: the image is not square, or its side is no such number.
+        ValueError: the image is not square, or its side cannot be written like that.
     """
     _, height, width = image_shape
     for base in (4, 7):
@@ -71,6 +81,6 @@ def base_and_doublings(image_shape: ImageShape, architecture: str) -> tuple[int,
         if height == width and doublings >= 1 and base * 2**doublings == height:
             return base, doublings
     raise ValueError(
-        f"{architecture} takes square images of 8, 14, 16, 28, 32, 56, 64, ... (4 or 7 times a power of 2), "
-        f"not {height}x{width}: choose another image size, or the architecture mlp, which takes any"
+        f"images of {architecture} must be squares of 8, 14, 16, 28, 32, 56, 64, ... pixels (4 or 7 times a power of "
+        f"2), got {height}x{width}: choose another image size, or the architecture mlp, which takes any"
     )

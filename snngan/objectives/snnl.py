@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import option, with_default
-from snngan.distributed import across_ranks
-from snngan.losses.backends import fused
-from snngan.losses.pairwise import DENSE_UP_TO, DISTANCES, log_odds
-from snngan.losses.snnl import Scale, real_fake_pairs
+from snngan.distributed import is_distributed
+from snngan.losses.backends import choose_backend
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import DISTANCES, Scale, build_real_fake_batch
 from snngan.losses.temperature import parse_temperature
 from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
 
@@ -70,14 +70,18 @@ class _Entangling(Objective):
 
     def log_odds(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return the log-odds (1, N + M) of embeddings (N, ...) and (M, ...), over the batches of all ranks."""
-        shared = across_ranks()
-        pairs = real_fake_pairs(real, fake, self.options.distance, scale=self.scale, across_ranks=shared)  # type: ignore[arg-type]
-        return log_odds(pairs, self.temperature(pairs)).to(pairs.dtype)
+        batch = build_real_fake_batch(
+            real,
+            fake,
+            self.options.distance,  # type: ignore[arg-type]
+            scale=self.scale,
+            across_ranks=is_distributed(),
+        )
+        return log_odds(batch, self.temperature(batch)).to(batch.dtype)
 
     def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
         dims = self.discriminator_dim or math.prod(image_shape)
-        in_tiles = 2 * batch_size > DENSE_UP_TO and not (dims <= fused.WIDEST and fused.is_available(device))
-        return self.temperature.waits or in_tiles
+        return self.temperature.waits or choose_backend(2 * batch_size, dims, torch.float32, device) == "tiled"
 
 
 @OBJECTIVES.register("snnl-pixel")

@@ -1,15 +1,12 @@
-"""Attacks on any model, and deep k-nearest neighbors of its layers."""
+"""Attacks on any classifier, and deep k-nearest neighbors of its layers."""
 
 from snngan.lazy import public_names
 
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "Attack": "attack_rule",
-        "DkNN": "dknn",
-        "bim": "attacks",
-        "fgsm": "attacks",
-        "parse_attack": "attack_rule",
-        "pgd": "attacks",
+        **dict.fromkeys(("ATTACKS", "Attack", "bim", "fgsm", "parse_attack", "pgd"), "attacks"),
+        **dict.fromkeys(("DkNN", "DkNNOutput"), "dknn"),
+        "compute_activations": "activations",
     },
 )

@@ -1,4 +1,4 @@
-"""What the layers of a network put out for images, taken as one pass goes by."""
+"""The activations of a network's layers for a set of images."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from snngan.losses.entangled import watched
+from snngan.losses.entangled import layer_hooks
 
 
 @torch.no_grad()
-def activations(
+def compute_activations(
     network: nn.Module, modules: Mapping[str, nn.Module], images: Tensor, chunk: int = 500
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return logits (N, K) and the activations (N, D) of each of ``modules``, float32 on the images' device.
+    """Return the logits (N, K) and the activations (N, D) of each of ``modules``, float32 on the images' device.
 
     Args:
         network: in evaluation mode; maps images to logits.
-        modules: of the network, by name, each run once a pass; see ``hidden_layers``.
-        images: (N, C, H, W), N at least 1.
-        chunk: images in each pass.
+        modules: modules of the network by name, each called once in a forward pass; see ``hidden_layers``.
+        images: (N, C, H, W) with N at least 1.
+        chunk: number of images in each forward pass.
     """
     logits: list[Tensor] = []
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
     for start in range(0, len(images), chunk):
-        part = images[start : start + chunk]
-        rows = slice(start, start + len(part))
+        batch = images[start : start + chunk]
+        rows = slice(start, start + len(batch))
 
-        def see(name: str, output: Tensor, rows: slice = rows) -> None:
-            points = output.flatten(1)
-            if name not in found:  # whole at once: parts to be joined would take their memory twice
-                found[name] = torch.empty(len(images), points.shape[1], device=points.device)
-            found[name][rows] = points
+        def store(name: str, output: Tensor, rows: slice = rows) -> None:
+            features = output.flatten(1)
+            if name not in activations:  # allocated whole: concatenating the chunks would take twice the memory
+                activations[name] = torch.empty(len(images), features.shape[1], device=features.device)
+            activations[name][rows] = features
 
-        with watched(modules, see):
-            logits.append(network(part).float())
-    return torch.cat(logits), found
+        with layer_hooks(modules, store):
+            logits.append(network(batch).float())
+    return torch.cat(logits), activations

@@ -1,8 +1,8 @@
-"""Deep k-nearest neighbors: how far the training data vouch for a prediction, in the space of each layer.
+"""Deep k-nearest neighbors: how well the training data support a prediction, in the feature space of each layer.
 
-The nonconformity of a point with a class is the number of its nearest training points, over all layers, that bear
-another label. Held-out points and their true classes calibrate it: the p-value of a class is the share of them that
-conform no better. Papernot and McDaniel 2018, "Deep k-Nearest Neighbors", algorithm 1 and section IV.
+The nonconformity of an image with a class is the number of its nearest training images, over all layers, that have
+another label. Held-out images with their true classes calibrate it: the p-value of a class is the share of them that
+are at least as nonconforming. Papernot and McDaniel 2018, "Deep k-Nearest Neighbors", algorithm 1 and section IV.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from torch.nn import functional as F
 
 from snngan.files import write_npz
 from snngan.labels import integer_labels
-from snngan.registry import unknown_name
+from snngan.registry import Registry
 from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
 
 SETTINGS = ("num_classes", "num_neighbors", "distance")
-MOST_CLASSES = 1 << 20
-"""No saved DkNN is read that has more."""
-BLOCK, CHUNK = 256, 16384
-"""Queries and training points whose distances are held at once."""
+MAX_CLASSES = 1 << 20
+"""Largest number of classes in a file that :meth:`DkNN.load` accepts: every query takes memory for each class."""
+QUERY_BLOCK, TRAIN_BLOCK = 256, 16384
+"""Numbers of queries and of training samples whose distances are in memory at the same time."""
+SEARCHES: Registry[Callable[..., Tensor]] = Registry("search")
+"""Functions like :func:`find_nearest`."""
 
 
 @dataclass(frozen=True)
-class Vouched:
-    """What the training data make of Q points."""
+class DkNNOutput:
+    """The p-values of all classes for Q samples, and what follows from them."""
 
     p_values: Tensor
-    """(Q, K) float64, in (0, 1]: of each class."""
+    """(Q, K) float64, in (0, 1]."""
 
     @property
     def predicted(self) -> Tensor:
-        """The class (Q,) with the highest p-value; of several the first."""
+        """The class (Q,) with the highest p-value; the first if there are several."""
         return self.p_values.argmax(1)
 
     @property
@@ -50,31 +52,31 @@ class Vouched:
 
     @property
     def confidence(self) -> Tensor:
-        """1 less the second highest p-value (Q,): how clearly they speak against every other class."""
+        """1 minus the second highest p-value (Q,): how clearly the training data rule out every other class."""
         return 1 - self.p_values.topk(2, 1).values[:, 1]
 
 
 class DkNN:
-    """A classifier's training points in the spaces of its layers; to be calibrated by held-out points.
+    """Deep k-nearest neighbors among the training samples of a classifier; call :meth:`calibrate` before use.
 
     Args:
-        layers: activations (N, ...) of the training points by the layer's name; float32 and float64 ones are not
+        layers: activations (N, ...) of the training samples by name of the layer; float32 and float64 tensors are not
             copied.
-        labels: (N,) integer classes, 0 to ``num_classes - 1``.
-        num_classes: K; default: one above the highest label.
-        num_neighbors: k, in each layer.
+        labels: (N,) integer classes from 0 to ``num_classes - 1``.
+        num_classes: K; default: one more than the highest label.
+        num_neighbors: number of neighbors in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
-        search: what finds the neighbors: ``"torch"``, exactly, by distances in float64, or ``"faiss"`` (a package of
-            its own, on the CPU) by distances of centered points in float32.
+        search: ``"torch"`` finds the neighbors exactly, by distances in float64; ``"faiss"`` (an optional package, on
+            the CPU) by distances of centered samples in float32.
 
     Raises:
-        ValueError: sizes, layers or labels that do not fit, fewer points than neighbors, or no faiss.
+        ValueError: sizes, layers or labels that do not match, fewer samples than neighbors, or faiss not installed.
 
     Example:
-        >>> points = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
+        >>> samples = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
         >>> labels = torch.arange(100) // 50
-        >>> dknn = DkNN({"input": points[::2]}, labels[::2], num_neighbors=5, distance="sqeuclidean")
-        >>> dknn.calibrate({"input": points[1::2]}, labels[1::2])
+        >>> dknn = DkNN({"input": samples[::2]}, labels[::2], num_neighbors=5, distance="sqeuclidean")
+        >>> dknn.calibrate({"input": samples[1::2]}, labels[1::2])
         >>> dknn({"input": torch.tensor([[0.1, 0.1], [1.1, 1.1]])}).predicted
         tensor([0, 1])
     """
@@ -90,76 +92,72 @@ class DkNN:
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
         if not isinstance(layers, Mapping):
-            raise ValueError(f"layers must be tensors by the name of the layer, got {type(layers).__name__}")
-        labels = integer_labels(labels, len(labels))
-        lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+            raise ValueError(f"layers must map names of layers to tensors, got {type(layers).__name__}")
+        self.labels = integer_labels(labels, len(labels))
+        lowest, highest = (int(self.labels.min()), int(self.labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
         self.num_neighbors, self.distance = num_neighbors, distance
+        self._find_nearest = SEARCHES[search]
         if distance not in ("cosine", "sqeuclidean"):
-            raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', not {distance!r}")
-        if search not in SEARCHES:
-            raise unknown_name("search", search, SEARCHES)
-        self._nearest = SEARCHES[search]
-        if not layers or not 1 <= num_neighbors <= len(labels):
-            raise ValueError(f"{len(layers)} layers of {len(labels)} points have no {num_neighbors} neighbors each")
+            raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', got {distance!r}")
+        if not layers:
+            raise ValueError("layers must hold at least one layer, got none")
+        if not 1 <= num_neighbors <= len(labels):
+            raise ValueError(
+                f"num_neighbors must be from 1 to {len(labels)}, the training samples, got {num_neighbors}"
+            )
         if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes:
             raise ValueError(
-                f"labels go from {lowest} to {highest}; expected classes from 0 to below {self.num_classes}, 2 or more"
+                f"labels must be from 0 to below num_classes, which must be 2 or above; got labels from {lowest} to "
+                f"{highest} and {self.num_classes} classes"
             )
-        self.labels = labels
-        self.layers = {name: self._points(name, layers, len(labels)) for name in layers}
-        self.calibration = labels.new_zeros(0)
-        """(C,) int64, sorted: the nonconformity of each held-out point with its true class."""
+        self.layers = {name: self._select_features(name, layers, len(labels)) for name in layers}
+        self.calibration = self.labels.new_zeros(0)
+        """(C,) int64, sorted: nonconformity of each held-out sample with its true class."""
 
     def calibrate(self, layers: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Take held-out points, their activations (C, ...) by layer and their true classes (C,), as the measure.
+        """Calibrate by held-out samples: their activations (C, ...) by name of the layer, and true classes (C,).
 
         Raises:
-            ValueError: there are none, or a layer or label does not fit.
+            ValueError: there are no samples, or a layer or label does not match.
         """
         labels = integer_labels(labels, len(labels))
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise ValueError(f"calibration needs points with labels from 0 to below {self.num_classes}")
-        own = self.conforming(layers, len(labels)).gather(1, labels[:, None].to(self.labels.device))[:, 0]
-        self.calibration = (self.most - own).sort().values
+            raise ValueError(f"calibration needs at least one sample, with labels from 0 to below {self.num_classes}")
+        nonconformity = self._compute_nonconformity(layers, len(labels))
+        self.calibration = nonconformity.gather(1, labels[:, None].to(self.labels.device))[:, 0].sort().values
 
-    @property
-    def most(self) -> int:
-        """The highest nonconformity there can be."""
-        return self.num_neighbors * len(self.layers)
+    def __call__(self, layers: Mapping[str, Tensor], *, ties: torch.Generator | None = None) -> DkNNOutput:
+        """Return the p-values of samples whose activations (Q, ...) are ``layers``, by name.
 
-    def __call__(self, layers: Mapping[str, Tensor], *, ties: torch.Generator | None = None) -> Vouched:
-        """Return what the training data make of points whose activations (Q, ...) are ``layers``, by name.
-
-        The p-value of a class is (1 + number of calibration points at least as nonconforming) / (1 + C). Many points
-        have no neighbor of another class at all, and so the same p-value, near 1. With ``ties``, of calibration
-        points as nonconforming as the point only a share counts, drawn anew for each point: of points like those of
-        the calibration, the p-value of the true class is uniform then (Vovk et al. 2005, "Algorithmic Learning in a
+        The p-value of a class is (1 + number of calibration samples at least as nonconforming) / (1 + C). Many samples
+        have no neighbor of another class, and so share one p-value near 1. With ``ties``, only a random share of the
+        calibration samples that are exactly as nonconforming counts, drawn for each sample: then the p-value of the
+        true class is uniform for samples like those of the calibration (Vovk et al. 2005, "Algorithmic Learning in a
         Random World", section 2.2).
 
         Raises:
-            ValueError: it is not calibrated, or a layer is missing or of another size.
+            ValueError: the DkNN is not calibrated, or a layer is missing or has another size.
         """
-        if not len(self.calibration):
-            raise ValueError("not calibrated: call calibrate with held-out points and their labels first")
-        count = len(next(iter(layers.values()))) if layers else 0
-        nonconformity = self.most - self.conforming(layers, count)
         size = len(self.calibration)
-        below = torch.searchsorted(self.calibration, nonconformity.contiguous())
-        count_at_least = (1 + size - below).double()
+        if not size:
+            raise ValueError("DkNN is not calibrated: call calibrate with held-out samples and their labels first")
+        count = len(next(iter(layers.values()))) if layers else 0
+        nonconformity = self._compute_nonconformity(layers, count)
+        at_least = (1 + size - torch.searchsorted(self.calibration, nonconformity)).double()
         if ties is not None:
-            above = size - torch.searchsorted(self.calibration, nonconformity.contiguous(), right=True)
-            share = torch.rand(len(nonconformity), 1, generator=ties, dtype=torch.float64).to(above.device)
-            count_at_least = above + share * (count_at_least - above)
-        return Vouched(count_at_least / (1 + size))
+            above = size - torch.searchsorted(self.calibration, nonconformity, right=True)
+            share = torch.rand(count, 1, generator=ties, dtype=torch.float64).to(above.device)
+            at_least = above + share * (at_least - above)
+        return DkNNOutput(at_least / (1 + size))
 
     def save(self, path: Path) -> None:
         """Write everything to ``path``, an npz file of plain arrays that :meth:`load` reads.
 
         Raises:
-            OSError: it cannot be written; what was there before is unharmed.
+            OSError: the file cannot be written; a file that was there before is unchanged.
         """
-        tensors = {f"points/{name}": points for name, points in self.layers.items()}
+        tensors = {f"layers/{name}": features for name, features in self.layers.items()}
         tensors |= {"labels": self.labels, "calibration": self.calibration}
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         arrays["settings"] = json.dumps({name: getattr(self, name) for name in SETTINGS})
@@ -167,10 +165,10 @@ class DkNN:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> DkNN:
-        """Return what :meth:`save` wrote to ``path``; nothing in the file is run.
+        """Return what :meth:`save` wrote to ``path``; no code in the file is run.
 
         Raises:
-            ValueError: the file is missing or not of this kind.
+            ValueError: the file is missing or not a saved DkNN.
         """
         try:
             check_regular(path)
@@ -178,90 +176,94 @@ class DkNN:
                 check_memory(sum(entry.file_size for entry in archive.infolist()), "it")
                 arrays = {name: read_npz_array(archive, name) for name in npz_keys(archive)}
             settings = parse_json(str(arrays.pop("settings")))
+            for name, largest in (("num_classes", MAX_CLASSES), ("num_neighbors", len(arrays["labels"]))):
+                if type(settings[name]) is not int or settings[name] > largest:
+                    raise ValueError(f"{name} must be a whole number of at most {largest}, got {settings[name]}")
             tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-            if type(settings["num_classes"]) is not int or settings["num_classes"] > MOST_CLASSES:
-                raise ValueError(f"{settings['num_classes']} classes")
             labels, calibration = tensors.pop("labels"), tensors.pop("calibration")
-            layers = {name.removeprefix("points/"): points for name, points in tensors.items()}
-            for name, numbers in (("labels", labels), ("calibration", calibration)):
-                if numbers.dtype != torch.int64 or numbers.dim() != 1:
-                    raise ValueError(f"{name} of shape {tuple(numbers.shape)} {numbers.dtype}")
+            for name, values in (("labels", labels), ("calibration", calibration)):
+                if values.dtype != torch.int64 or values.dim() != 1:
+                    raise ValueError(f"{name} must be int64 (N,), got {values.dtype} {tuple(values.shape)}")
+            layers = {name.removeprefix("layers/"): features for name, features in tensors.items()}
             dknn = cls(layers, labels, **settings)
         except Exception as error:  # a damaged or hostile archive fails in many ways
             raise ValueError(f"{path} is not a saved DkNN: {error}") from error
         dknn.calibration = calibration
         return dknn
 
-    def conforming(self, layers: Mapping[str, Tensor], count: int) -> Tensor:
-        """Return how many of the neighbors of each point bear each label, over all layers, (count, K) int64."""
-        votes = torch.zeros(count, self.num_classes, dtype=torch.int64, device=self.labels.device)
-        for name, points in self.layers.items():
-            queries = self._points(name, layers, count)
-            if queries.shape[1] != points.shape[1]:
-                raise ValueError(f"layer {name} has {queries.shape[1]} values a point; expected {points.shape[1]}")
-            numbers = self._nearest(queries.to(points.device), points, self.num_neighbors, self.distance)
-            found = self.labels[numbers.to(self.labels.device)]
-            votes.scatter_add_(1, found, torch.ones_like(found))
-        return votes
+    def _compute_nonconformity(self, layers: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return the number of neighbors with another label, over all layers, for each class: (count, K) int64."""
+        same = torch.zeros(count, self.num_classes, dtype=torch.int64, device=self.labels.device)
+        for name, features in self.layers.items():
+            queries = self._select_features(name, layers, count)
+            if queries.shape[1] != features.shape[1]:
+                raise ValueError(f"layer {name} must have {features.shape[1]} values a sample, got {queries.shape[1]}")
+            nearest = self._find_nearest(queries.to(features.device), features, self.num_neighbors, self.distance)
+            found = self.labels[nearest.to(self.labels.device)]
+            same.scatter_add_(1, found, torch.ones_like(found))
+        return self.num_neighbors * len(self.layers) - same
 
-    def _points(self, name: str, layers: Mapping[str, Tensor], count: int) -> Tensor:
-        """Return a layer's points (count, D), narrower types as float32."""
+    @staticmethod
+    def _select_features(name: str, layers: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return the flattened features (count, D) of one layer, float32 or float64, or raise ``ValueError``."""
         if name not in layers:
-            raise ValueError(f"no activations of layer {name}; there are: {', '.join(layers)}")
-        points = layers[name].detach().flatten(1)
-        points = points.to(torch.promote_types(points.dtype, torch.float32))
-        if len(points) != count:
-            raise ValueError(f"layer {name} must have a point for each of {count} labels, got {len(points)}")
-        if not bool(points.isfinite().all()):
+            raise ValueError(f"activations must include layer {name}, got: {', '.join(layers)}")
+        features = layers[name].detach().flatten(1)
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        if len(features) != count:
+            raise ValueError(f"layer {name} must have one sample for each of {count} labels, got {len(features)}")
+        if not bool(features.isfinite().all()):
             raise ValueError(f"layer {name} must hold finite numbers, got NaN or infinity")
-        return points
+        return features
 
 
-def nearest(queries: Tensor, points: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
-    """Return the numbers (Q, count) of the ``count`` nearest of ``points`` (N, D) to each query (Q, D), nearest first.
+@SEARCHES.register("torch")
+def find_nearest(queries: Tensor, samples: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
+    """Return the indices (Q, count) of the ``count`` nearest of ``samples`` (N, D) to each query (Q, D), nearest first.
 
-    Distances are in float64, where points that float32 can tell apart are told apart wherever they lie. It takes
-    Q * N * D multiplications and memory for ``BLOCK * CHUNK`` distances.
+    Distances are computed in float64, relative to the mean of the samples: samples that float32 can distinguish stay
+    distinct, however far they are from the origin. The search takes Q * N * D multiplications and memory for
+    ``QUERY_BLOCK * TRAIN_BLOCK`` distances.
     """
-    center = points.mean(0, dtype=torch.float64)
-    numbers = torch.zeros(len(queries), 0, dtype=torch.int64, device=points.device)
-    nearness = torch.zeros(len(queries), 0, dtype=torch.float64, device=points.device)
-    for start in range(0, len(points), CHUNK):
-        chunk = _in_float64(points[start : start + CHUNK], center, distance)
-        squares = chunk.square().sum(1) if distance == "sqeuclidean" else torch.zeros_like(chunk[:, 0])
+    center = samples.mean(0, dtype=torch.float64)
+    indices = torch.zeros(len(queries), 0, dtype=torch.int64, device=samples.device)
+    nearness = torch.zeros(len(queries), 0, dtype=torch.float64, device=samples.device)
+    for start in range(0, len(samples), TRAIN_BLOCK):
+        block = _to_float64(samples[start : start + TRAIN_BLOCK], center, distance)
+        squares = block.square().sum(1) if distance == "sqeuclidean" else torch.zeros_like(block[:, 0])
         found = []
-        for block, kept, near in zip(*(torch.split(each, BLOCK) for each in (queries, numbers, nearness)), strict=True):
-            new = torch.addmm(squares, _in_float64(block, center, distance), chunk.T, beta=-1, alpha=2)
-            own = torch.arange(start, start + len(chunk), device=points.device).expand(len(block), -1)
-            best = torch.cat([near, new], 1).topk(min(count, near.shape[1] + len(chunk)))
+        for asked, kept, near in zip(
+            *(torch.split(each, QUERY_BLOCK) for each in (queries, indices, nearness)), strict=True
+        ):
+            new = torch.addmm(squares, _to_float64(asked, center, distance), block.T, beta=-1, alpha=2)
+            own = torch.arange(start, start + len(block), device=samples.device).expand(len(asked), -1)
+            best = torch.cat([near, new], 1).topk(min(count, near.shape[1] + len(block)))
             found.append((torch.cat([kept, own], 1).gather(1, best.indices), best.values))
-        numbers, nearness = (torch.cat(parts) for parts in zip(*found, strict=True)) if found else (numbers, nearness)
-    return numbers if len(queries) else numbers.new_zeros(0, count)
+        indices, nearness = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return indices
 
 
-def _in_float64(points: Tensor, center: Tensor, distance: str) -> Tensor:
-    """Return points (n, D) relative to ``center`` (D,), or, for the cosine distance, at unit length."""
-    return F.normalize(points.double(), dim=1, eps=1e-300) if distance == "cosine" else points.double() - center
-
-
-def nearest_by_faiss(queries: Tensor, points: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
-    """Return what :func:`nearest` returns, found by the package faiss on the CPU.
+@SEARCHES.register("faiss")
+def find_nearest_by_faiss(queries: Tensor, samples: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
+    """Return what :func:`find_nearest` returns, computed by the package faiss on the CPU.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: faiss is not installed.
     """
     try:
-        with warnings.catch_warnings():  # of the way its bindings are made
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # raised by the bindings of faiss
             import faiss
     except ImportError as error:
-        raise ValueError("search by faiss needs its package: pip install 'snngan[faiss]'") from error
-    center = points.mean(0, dtype=torch.float64)
-    queries, points = (_in_float64(each, center, distance) for each in (queries, points))
-    middle = points.mean(0)  # of unit vectors too
-    queries, points = (queries - middle).float(), (points - middle).float()
-    _, numbers = faiss.knn(queries.cpu().numpy(), points.cpu().numpy(), count)
-    return torch.from_numpy(numbers)
+        raise ValueError("search 'faiss' needs the package faiss: pip install 'snngan[faiss]'") from error
+    center = samples.mean(0, dtype=torch.float64)
+    queries, samples = (_to_float64(each, center, distance) for each in (queries, samples))
+    mean = samples.mean(0)  # not zero for unit vectors
+    queries, samples = (queries - mean).float(), (samples - mean).float()
+    _, indices = faiss.knn(queries.cpu().numpy(), samples.cpu().numpy(), count)
+    return torch.from_numpy(indices)
 
 
-SEARCHES: Mapping[str, Callable[..., Tensor]] = {"torch": nearest, "faiss": nearest_by_faiss}
+def _to_float64(samples: Tensor, center: Tensor, distance: str) -> Tensor:
+    """Return samples (n, D) relative to ``center`` (D,) or, for the cosine distance, scaled to length 1."""
+    return F.normalize(samples.double(), dim=1, eps=1e-300) if distance == "cosine" else samples.double() - center

@@ -63,9 +63,9 @@ class ClassifierTrainer(Trainer):
             seed=first,
             device=device,
             labels=dataset.train_labels,
-            part=rank_and_world_size(),
+            shard=rank_and_world_size(),
         )
-        self.batches = [batches, *(batches.of_seed(seed) for seed in rest)]  # the images are on the device once
+        self.batches = [batches, *(batches.with_seed(seed) for seed in rest)]  # the images are on the device once
         self.halves = evaluated_halves(dataset)
         torch.manual_seed(seed_for(first, "training"))  # what networks draw, as for dropout
         if state is not None:
@@ -75,7 +75,7 @@ class ClassifierTrainer(Trainer):
         config, ensemble = self.config, self.ensemble
 
         # Draw a batch for each network.
-        batches = [each.next_labeled() for each in self.batches]
+        batches = [each.next_images_and_labels() for each in self.batches]
         images, labels = (torch.stack(halves) for halves in zip(*batches, strict=True))
         if self.adversarial_training is not None:
             images = ensemble.attack(self.adversarial_training, images, labels, number)

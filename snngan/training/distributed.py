@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from snngan.distributed import across_ranks, mean_over_ranks, rank_and_world_size
+from snngan.distributed import is_distributed, rank_and_world_size
 from snngan.files import SaveError
 from snngan.training.device import choose_device
 
@@ -70,7 +70,7 @@ def is_of_a_lost_rank(error: RuntimeError) -> bool:
     """Return whether ``error`` says that another rank could not be reached."""
     words = str(error).lower()
     said = any(word in words for word in ("gloo", "nccl", "connection closed"))
-    return across_ranks() and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and said))
+    return is_distributed() and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and said))
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:
@@ -79,7 +79,7 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
     Raises:
         ValueError: it raised one on some rank; the message is that of the lowest such rank.
     """
-    if not across_ranks():
+    if not is_distributed():
         return work()
     found: list[T] = []
     problem = None
@@ -102,7 +102,7 @@ def is_main_process() -> bool:
 
 def broadcast_from_rank0(value: Any) -> Any:
     """Return the ``value`` that rank 0 passed; the other ranks wait for it."""
-    if not across_ranks():
+    if not is_distributed():
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
@@ -111,7 +111,7 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 def any_rank(flag: bool) -> bool:
     """Return whether ``flag`` is true on some rank."""
-    if not across_ranks():
+    if not is_distributed():
         return flag
     found = torch.tensor(int(flag))
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -121,7 +121,7 @@ def any_rank(flag: bool) -> bool:
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the ranks, in one message per dtype."""
-    if not across_ranks():
+    if not is_distributed():
         return
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:
@@ -154,42 +154,3 @@ def check_share(batch_size: int) -> None:
             f"a batch of {batch_size} cannot be shared equally by {count} processes: --batch-size is that of all "
             f"together; use {batch_size // count * count or count}"
         )
-
-
-def share_batch_statistics(network: nn.Module) -> None:
-    """Let every batch normalization in ``network`` take its statistics over all ranks; its state keeps its names."""
-    if not across_ranks():
-        return
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.__class__ = SharedBatchNorm  # type: ignore[assignment]  # the same state, another forward pass
-
-
-class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalization over the equal shares of all ranks, on any device, twice differentiable."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Take any number of dimensions."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return ``input`` (N, C, ...) normalized; the statistics are the ranks' only in training mode."""
-        if not self.training:
-            return super().forward(input)
-        points, form = input.float(), (1, -1, *[1] * (input.dim() - 2))
-        dims = [dim for dim in range(input.dim()) if dim != 1]
-        mean = mean_over_ranks(points.mean(dims))
-        centered = points - mean.view(form)
-        variance = mean_over_ranks(centered.square().mean(dims))
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            count = input.numel() / input.shape[1] * rank_and_world_size()[1]
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        normal = centered * (variance + self.eps).rsqrt().view(form)
-        if self.affine:
-            normal = torch.addcmul(self.bias.view(form), normal, self.weight.view(form))
-        return normal.to(input.dtype)

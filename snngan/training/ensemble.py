@@ -14,14 +14,14 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from snngan.config import ClassifyConfig
-from snngan.distributed import across_ranks, rank_and_world_size
-from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, watched
+from snngan.distributed import is_distributed, rank_and_world_size
+from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, layer_hooks
 from snngan.losses.temperature import parse_temperature
-from snngan.robustness.attack_rule import Attack
+from snngan.models.batch_norm import convert_batch_norm
+from snngan.robustness.attacks import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, CheckpointError, explain_mismatch
 from snngan.training.device import preferred_layout
-from snngan.training.distributed import share_batch_statistics
 from snngan.training.divergence import named_optimizer_state
 from snngan.training.optimizers import load_optimizer, make_optimizer
 from snngan.training.resolve import build_classifier, parse_regularizer
@@ -106,19 +106,17 @@ def build_network(config: ClassifyConfig, seed: int) -> nn.Module:
     """Return the new network of one seed; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        network = build_classifier(config).network(config.image_shape, config.num_classes)
-    share_batch_statistics(network)
-    return network
+        return convert_batch_norm(build_classifier(config).network(config.image_shape, config.num_classes))
 
 
-def build_ensemble(config: ClassifyConfig, images: Tensor, device: torch.device, saved: Any = None) -> Ensemble:
+def build_ensemble(config: ClassifyConfig, images: Tensor | None, device: torch.device, saved: Any = None) -> Ensemble:
     """Return the networks of the config's seeds, vectorized where the config says so or, by default, on one GPU.
 
     On several ranks they are trained one after the other: communication does not vectorize.
 
     Args:
-        config: a resolved config. That of the ensemble names its layers, which are patterns here.
-        images: two or more (N, C, H, W) in [-1, 1], which show what the layers put out.
+        config: a resolved config. That of the ensemble names its layers, which may be patterns here.
+        images: two or more (N, C, H, W) in [-1, 1], which find out the layers; None if they are named already.
         device: where the networks are.
         saved: the networks' state in a checkpoint, which bounds their size.
 
@@ -129,9 +127,10 @@ def build_ensemble(config: ClassifyConfig, images: Tensor, device: torch.device,
     layout = preferred_layout(device, config.precision)
     with AsLargeAs(saved):
         networks = [build_network(config, seed).to(device).to(memory_format=layout) for seed in config.seed_list]
-    config = dataclasses.replace(config, layers=",".join(find_layers(networks[0], config, images.to(device))))
+    if images is not None:
+        config = dataclasses.replace(config, layers=",".join(find_layers(networks[0], config, images.to(device))))
     vectorized = config.ensemble == "vectorized" or (config.ensemble == "auto" and device.type == "cuda")
-    if vectorized and len(networks) > 1 and not across_ranks():
+    if vectorized and len(networks) > 1 and not is_distributed():
         return VectorizedEnsemble(config, networks, device)
     return SequentialEnsemble(config, networks, device)
 
@@ -160,7 +159,7 @@ class SequentialEnsemble(Ensemble):
                 config.distance,  # type: ignore[arg-type]
                 layer_loss=parse_regularizer(config.regularizer, config.distance),  # type: ignore[arg-type]
                 layer_reduction=config.layer_reduction,
-                across_ranks=across_ranks(),
+                across_ranks=is_distributed(),
             )
             for network in networks
         ]
@@ -221,7 +220,7 @@ class VectorizedEnsemble(Ensemble):
             LayerLosses(
                 parse_temperature(config.temperature),
                 config.distance,  # type: ignore[arg-type]
-                instead=parse_regularizer(config.regularizer, config.distance),  # type: ignore[arg-type]
+                layer_loss=parse_regularizer(config.regularizer, config.distance),  # type: ignore[arg-type]
             )
             for _ in networks
         ]
@@ -237,7 +236,7 @@ class VectorizedEnsemble(Ensemble):
 
         def run_one(weights: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> Any:
             outputs: dict[str, Tensor] = {}  # copies, since a later module may write over its input
-            with watched(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
+            with layer_hooks(self.modules if keep else {}, lambda name, output: outputs.update({name: output.clone()})):
                 logits = functional_call(self.template, (weights, buffers), (own,))
             return logits, outputs
 

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from snngan.config import TrainConfig, option_values
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
-from snngan.distributed import across_ranks, local_shard, rank_and_world_size
-from snngan.losses.pairwise import DENSE_UP_TO
+from snngan.distributed import is_distributed, local_shard, rank_and_world_size
+from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.losses.snnl import entanglement
+from snngan.models.batch_norm import convert_batch_norm
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, explain_mismatch
 from snngan.training.cuda_graph import Captured
 from snngan.training.device import preferred_layout
-from snngan.training.distributed import average_gradients, share_batch_statistics
+from snngan.training.distributed import average_gradients
 from snngan.training.divergence import DivergedError, explain_divergence, named_optimizer_state
 from snngan.training.optimizers import load_optimizer, make_optimizer
 from snngan.training.resolve import build_architecture, build_objective, is_discriminator_option
@@ -74,7 +75,7 @@ class GanTrainer(Trainer):
         self._build_networks(None if state is None else state["networks"])
         self._build_optimizers()
         self.batches = Batches(
-            dataset.train_images, config.batch_size, seed=config.seed, device=device, part=rank_and_world_size()
+            dataset.train_images, config.batch_size, seed=config.seed, device=device, shard=rank_and_world_size()
         )
         # Latents are drawn on the CPU, so that they are the same on every device.
         self.noise = torch.Generator().manual_seed(seed_for(config.seed, "noise"))
@@ -91,18 +92,21 @@ class GanTrainer(Trainer):
         self.latent_dim = architecture.latent_dim
         self.objective = build_objective(config).to(device)
         self.has_discriminator = self.objective.discriminator_dim is not None
-        self.discriminator: nn.Module = nn.Identity()
+        discriminator: nn.Module = nn.Identity()
         with torch.random.fork_rng(devices=[]), AsLargeAs(saved):
             torch.manual_seed(seed_for(config.seed, "weights"))
-            self.generator = architecture.generator(config.image_shape)
+            generator = architecture.generator(config.image_shape)
             if self.objective.discriminator_dim is not None:
-                self.discriminator = architecture.discriminator(config.image_shape, self.objective.discriminator_dim)
-        layout = preferred_layout(device, config.precision)
-        for network in (self.generator, self.discriminator):
-            network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
-            share_batch_statistics(network)
-            network.register_forward_hook(_convert_to_float32)
+                discriminator = architecture.discriminator(config.image_shape, self.objective.discriminator_dim)
+        self.generator, self.discriminator = self._place(generator), self._place(discriminator)
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
+
+    def _place(self, network: nn.Module) -> nn.Module:
+        """Return ``network`` on the device, in its best memory layout, with float32 outputs."""
+        network = network.to(self.device).to(memory_format=preferred_layout(self.device, self.config.precision))
+        network = convert_batch_norm(network)
+        network.register_forward_hook(_convert_to_float32)
+        return network
 
     def _build_optimizers(self) -> None:
         config = self.config
@@ -134,14 +138,14 @@ class GanTrainer(Trainer):
         self._autocast: AbstractContextManager[Any] = (
             torch.autocast(self.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
         )
-        self._recorded = None
+        self._number, self._recorded = 0, None
         if config.cuda_graph and on_gpu:
-            if across_ranks():
+            if is_distributed():
                 raise ValueError("--cuda-graph is for one process; leave it out under torchrun")
             if self.objective.reads_values(config.batch_size, config.image_shape, self.device):
                 raise ValueError(
                     "--cuda-graph: a step would read values, for a learned or optimal temperature or for a loss in "
-                    f"tiles; use another temperature or a --batch-size up to {DENSE_UP_TO // 2}, or leave it out"
+                    f"tiles; use another temperature or a --batch-size up to {MAX_DENSE_SAMPLES // 2}, or leave it out"
                 )
             self._recorded = Captured(self.update, self.device)
 
@@ -151,7 +155,7 @@ class GanTrainer(Trainer):
         Every rank draws the batch of all ranks and takes its share.
         """
         updates = self.config.discriminator_steps if self.has_discriminator else 0
-        real = [self.batches.next_stored() for _ in range(max(1, updates))]
+        real = [self.batches.next_stored_images() for _ in range(max(1, updates))]
         count = self.config.batch_size
         latents = [local_shard(self._draw_latents(count, self.noise)) for _ in range(updates + 1)]
         self._number = number

@@ -30,7 +30,7 @@ from snngan.losses.triplet import triplet_loss
 from snngan.models import ARCHITECTURES, CLASSIFIERS, Architecture, Classifier
 from snngan.models.layers import base_and_doublings
 from snngan.objectives import OBJECTIVES, Objective
-from snngan.robustness.attack_rule import Attack, parse_attack
+from snngan.robustness.attacks import Attack, parse_attack
 from snngan.training.device import choose_device
 
 C = TypeVar("C", bound=Config)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from snngan.config import ClassifyConfig, Config, TrainConfig
-from snngan.data.pictures import picture, save_png
-from snngan.files import SaveError, clear_parts, sync, temporary_path, write_atomically
+from snngan.data.grids import draw_images, save_png
+from snngan.files import SaveError, remove_temporary_files, sync, temporary_path, write_atomically
 from snngan.registry import UnknownNameError
 from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
 from snngan.training.environment import describe_changes, environment
@@ -172,7 +172,7 @@ class RunFolder(Generic[C]):
 
     def _rewind(self, step: int, changed: dict[str, Any]) -> None:
         with explain_write_errors(self.path):
-            clear_parts(self.path)
+            remove_temporary_files(self.path)
             for folder in ("samples", "projector"):
                 for path in (self.path / folder).glob("step-*"):
                     if _number_in_name(path) > step:
@@ -219,9 +219,9 @@ class RunFolder(Generic[C]):
 
     def log_samples(self, step: int, fake: Tensor, real: Tensor) -> Path:
         """Write grids of ``fake`` and, at step 0 to TensorBoard, of ``real`` images (N, C, H, W) in [-1, 1]."""
-        pictures = {"samples/fixed_noise": picture(fake, behind=real)}
+        pictures = {"samples/fixed_noise": draw_images(fake, background=real)}
         if step == 0:
-            pictures["samples/real"] = picture(real)
+            pictures["samples/real"] = draw_images(real)
         with explain_write_errors(self.samples / f"step-{step:08d}.png") as path:
             self.samples.mkdir(exist_ok=True)  # not the run's folder, which may have been removed
             save_png(pictures["samples/fixed_noise"], path)
@@ -278,7 +278,7 @@ def open_run(path: Path, kind: type[D]) -> RunFolder[D]:
         raise ValueError(f"{file}: {error}; if it is in a module of yours, name that by --import MODULE") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a run's configuration: {error}") from error
-    return RunFolder(path, config)  # type: ignore[arg-type]
+    return RunFolder(path, config)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
 from snngan.data import to_uint8
-from snngan.data.pictures import Picture, grid
+from snngan.data.grids import Pixels, draw_grid
 from snngan.files import write_atomically
 
 PREFIX = "events.out.tfevents."
@@ -48,7 +48,7 @@ class EventFile:
         """Append one value a tag; raises ``OSError``."""
         self._add(step, [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
 
-    def add_pictures(self, step: int, pictures: dict[str, Picture]) -> None:
+    def add_pictures(self, step: int, pictures: dict[str, Pixels]) -> None:
         """Append one picture a tag; raises ``OSError``."""
         self._add(step, [Summary.Value(tag=tag, image=_image(content)) for tag, content in pictures.items()])
 
@@ -70,7 +70,7 @@ def _time_of(path: Path) -> float:
     return time_in_name if 0 < time_in_name < 1e10 else 0.0
 
 
-def _image(content: Picture) -> Summary.Image:
+def _image(content: Pixels) -> Summary.Image:
     buffer = io.BytesIO()
     Image.fromarray(content).save(buffer, format="PNG")
     height, width, channels = content.shape
@@ -92,7 +92,7 @@ def write_projection(folder: Path, step: int, points: Tensor, images: Tensor, na
     write_atomically(place / "metadata.tsv", ("\n".join(names) + "\n").encode())
     height, width = images.shape[2:]
     if height > 1:
-        sheet = grid(to_uint8(images), math.ceil(math.sqrt(len(images))), scale=False)
+        sheet = draw_grid(to_uint8(images), math.ceil(math.sqrt(len(images))), enlarge=False)
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, format="PNG")
         write_atomically(place / "sprite.png", buffer.getvalue())

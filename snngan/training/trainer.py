@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snngan.config import Config
 from snngan.data import Dataset
-from snngan.distributed import across_ranks
+from snngan.distributed import is_distributed
 from snngan.training.device import set_up
 from snngan.training.distributed import any_rank, broadcast_from_rank0, check_share, is_main_process, run_on_all_ranks
 from snngan.training.divergence import (
@@ -74,7 +74,7 @@ class Trainer(ABC):
         check_same_data(config, dataset)
         self.dataset, self.device = dataset, device
         self.log_every = config.log_every
-        self.checks_losses = device.type == "cpu" and not across_ranks()
+        self.checks_losses = device.type == "cpu" and not is_distributed()
         """Whether losses are read before weights change by them: where reading costs nothing."""
         set_up(tf32=config.precision == "tf32", deterministic=config.deterministic)
 

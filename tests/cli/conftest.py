@@ -1,16 +1,15 @@
-"""Commands run in this process, in a folder of the test's own, on games that take a tenth of a second."""
+"""Run commands in this process, in a temporary folder, on networks and data that take a tenth of a second."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
@@ -19,35 +18,27 @@ TINY = (
     "--dataset npz:{} --arch mlp --set width=16 --set latent_dim=8 --batch-size 32 --device cpu"
     " --log-every 2 --sample-every 4 --checkpoint-every 2"
 )
-"""What keeps a training command short; steps, objective and run folder are the test's own."""
+"""Options of a short training; each test adds steps, objective and run folder."""
 DIGITS = (200, 24)
-"""Images for training and held out, of the 8x8 digits."""
+"""Number of training and held-out images, from the 8x8 digits."""
 
 
-class Said(NamedTuple):
-    """What a command printed."""
+class Output(NamedTuple):
+    """What a command printed on standard output and standard error."""
 
     out: str
     err: str
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the options of a tiny game on a few digits, in a file of their own."""
+    """Return the options of a tiny training on a file of a few digits."""
     path = tmp_path_factory.mktemp("data") / "few.npz"
     digits = load_dataset("digits")
     train, test = (
@@ -55,6 +46,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     np.savez(path, train_images=train.numpy(), test_images=test.numpy())
     return TINY.format(path)
+
+
+def read_files(folder: Path) -> dict[Path, bytes | None]:
+    """Return the content of each file below ``folder``, and None for each folder."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def call(command: str | list[str]) -> int:
@@ -66,13 +62,13 @@ def call(command: str | list[str]) -> int:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Return a function that runs a command which must end with ``status``."""
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
+    """Return a function that runs a command and checks its exit status."""
 
-    def run(command: str | list[str], status: int = 0) -> Said:
+    def run(command: str | list[str], status: int = 0) -> Output:
         capsys.readouterr()
         code = call(command)
-        said = Said(*capsys.readouterr())
+        said = Output(*capsys.readouterr())
         assert code == status, said
         assert "Traceback" not in said.out + said.err
         assert status or "Error" not in said.err
@@ -82,20 +78,17 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 
 
 @pytest.fixture
-def refused(cli: Callable[..., Said], tmp_path: Path) -> Callable[..., Said]:
-    """Return a function that runs a command which must end with one line of error and leave every file as it was."""
+def refused(cli: Callable[..., Output], tmp_path: Path) -> Callable[..., Output]:
+    """Return a function that runs a command which must print one line of error and leave every file as it was."""
 
-    def files() -> dict[Path, bytes | None]:
-        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
-
-    def run(command: str | list[str], message: str, status: int = 2, notes: int = 0) -> Said:
-        before = files()
+    def run(command: str | list[str], message: str, status: int = 2, notes: int = 0) -> Output:
+        before = read_files(tmp_path)
         said = cli(command, status)
         lines = said.err.splitlines()
         assert len(lines) == notes + 1, lines
         assert re.search(f"^Error: .*{message}", lines[-1]), lines[-1]
         assert sum(line.startswith("Error:") for line in lines) == 1
-        assert files() == before
+        assert read_files(tmp_path) == before
         return said
 
     return run
@@ -103,7 +96,7 @@ def refused(cli: Callable[..., Said], tmp_path: Path) -> Callable[..., Said]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Path:
-    """Return a finished run of 6 steps, with checkpoints at 2, 4 and 6; not to be changed."""
+    """Return a finished run of 6 steps, with checkpoints at 2, 4 and 6. Tests must not change it."""
     path = tmp_path_factory.mktemp("finished") / "run"
     assert call(f"train {tiny} --objective snnl-projected --steps 6 --run-dir {path}") == 0
     return path
@@ -111,6 +104,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of the finished run, ``run`` in the current folder, to do anything with."""
+    """Return ``run``, a copy of the finished run in the current folder, which tests may change."""
     shutil.copytree(finished, tmp_path / "run")
     return Path("run")

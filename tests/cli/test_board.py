@@ -1,6 +1,6 @@
-"""``snngan board`` in a real browser: the curves, the grids of samples, the points of the learned space.
+"""``snngan board`` in a real browser: curves, sample grids and the projector.
 
-Screenshots are kept in the folder that the variable SNNGAN_SCREENSHOTS names, if it is set.
+Screenshots are saved in the folder named by the environment variable SNNGAN_SCREENSHOTS, if it is set.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ const walk = node => {
 walk(document.body);
 return found.join("\\n");
 """
-"""The text of a page, that of its web components included."""
+"""JavaScript that returns the text of a page, including its web components."""
 ELEMENTS = """
 const found = [];
 const walk = node => {
@@ -53,20 +53,20 @@ const walk = node => {
 walk(document.body);
 return found;
 """
-"""The elements of a page that match a selector, those in web components included."""
+"""JavaScript that returns the elements of a page that match a selector, including those in web components."""
 LOADED = "return performance.getEntriesByType('resource').map(each => [each.name, each.responseStatus])"
 STEPS = 300
-"""Enough for the samples to come near the digits, so that the curves of entanglement rise from 0."""
+"""Enough for the samples to resemble digits, so that the entanglement rises from 0."""
 
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a board over one run of snnl-projected on digits."""
+    """Return the address of a board that shows one run of snnl-projected on digits."""
     runs = tmp_path_factory.mktemp("board") / "runs"
     options = f"--steps {STEPS} --batch-size 64 --log-every 20 --sample-every 60 --checkpoint-every 150 --device cpu"
-    game = "--dataset digits --objective snnl-projected --arch mlp --set width=128 --learning-rate 0.002"
+    networks = "--dataset digits --objective snnl-projected --arch mlp --set width=128 --learning-rate 0.002"
     with pytest.raises(SystemExit) as left:
-        main(f"train {game} {options} --run-dir {runs}/projected --data-dir {runs.parent}/data".split())
+        main(f"train {networks} {options} --run-dir {runs}/projected --data-dir {runs.parent}/data".split())
     assert left.value.code == 0
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -101,7 +101,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
                 return
         except (OSError, ValueError):
             pass
-        assert time.monotonic() < deadline, "it does not appear"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.2)
 
 
@@ -121,8 +121,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def look(browser: Any, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Return a function that keeps a picture of the page as ``name``.png."""
+def save_screenshot(browser: Any, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Return a function that saves a screenshot of the page as ``name``.png."""
     folder = Path(os.environ.get("SNNGAN_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -140,11 +140,11 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="needs Chromium and its driver"),
     pytest.mark.skipif(importlib.util.find_spec("selenium") is None, reason="needs selenium"),
 ]
-Look = Callable[[str], None]
+Screenshot = Callable[[str], None]
 
 
-def show(browser: Any, address: str) -> Callable[..., bool]:
-    """Open a page and return a function that tells whether all of some texts are on it."""
+def open_page(browser: Any, address: str) -> Callable[..., bool]:
+    """Open a page and return a function that tells whether it shows all of the given texts."""
     browser.get("about:blank")
     browser.get(address)
 
@@ -156,8 +156,8 @@ def show(browser: Any, address: str) -> Callable[..., bool]:
 
 
 @pytest.mark.parametrize("page", ["timeseries", "scalars"])
-def test_the_curves(board: str, browser: Any, look: Look, page: str) -> None:
-    shows = show(browser, f"{board}/#{page}")
+def test_curves(board: str, browser: Any, save_screenshot: Screenshot, page: str) -> None:
+    shows = open_page(browser, f"{board}/#{page}")
     wait_for(lambda: shows("projected", "entanglement/input", "entanglement/input_score", "entanglement/projection"))
     curve = "line-chart svg path, line-chart canvas" if page == "timeseries" else "vz-line-chart2 svg path, .plot path"
     wait_for(lambda: bool(browser.execute_script(ELEMENTS, curve)))
@@ -165,27 +165,27 @@ def test_the_curves(board: str, browser: Any, look: Look, page: str) -> None:
     points = read_json(f"{board}/data/plugin/scalars/scalars?run=projected&tag=entanglement/input")
     assert [step for _, step, _ in points] == list(range(0, STEPS + 1, 20))
     assert points[0][2] < 0.01 < points[-1][2]
-    time.sleep(2)  # the other cards draw theirs
-    look(page)
+    time.sleep(2)  # the other plots are still being drawn
+    save_screenshot(page)
 
 
-def test_the_grids_of_samples(board: str, browser: Any, look: Look) -> None:
-    shows = show(browser, f"{board}/#images")
+def test_sample_grids(board: str, browser: Any, save_screenshot: Screenshot) -> None:
+    shows = open_page(browser, f"{board}/#images")
     wait_for(lambda: shows("samples/fixed_noise", "samples/real", "step", str(STEPS)))
     sizes = "return [...arguments[0]].map(each => [each.naturalWidth, each.naturalHeight])"
 
-    def pictures() -> list[list[int]]:
+    def image_sizes() -> list[list[int]]:
         images = browser.execute_script(ELEMENTS, "img")
         return [size for size in browser.execute_script(sizes, images) if size[0] > 100]
 
-    wait_for(lambda: pictures() == [[400, 400]] * 2)
-    look("images")
+    wait_for(lambda: image_sizes() == [[400, 400]] * 2)
+    save_screenshot("images")
 
 
-def test_the_points_of_the_learned_space(board: str, browser: Any, look: Look) -> None:
-    shows = show(browser, f"{board}/#projector")
+def test_projector(board: str, browser: Any, save_screenshot: Screenshot) -> None:
+    shows = open_page(browser, f"{board}/#projector")
     wait_for(lambda: bool(browser.execute_script(ELEMENTS, "iframe")))
-    for _ in range(2):  # the plugin's frame holds the projector's
+    for _ in range(2):  # the frame of the plugin contains that of the projector
         wait_for(lambda: bool(browser.execute_script("return document.querySelectorAll('iframe').length")))
         browser.switch_to.frame(0)
     wait_for(lambda: shows("Points:\n256", "Dimension:\n10", "latest", "3 tensors found"))
@@ -200,6 +200,6 @@ def test_the_points_of_the_learned_space(board: str, browser: Any, look: Look) -
         "fetch('metadata?run=projected&name=latest').then(each => each.text()).then(done)"
     )
     assert labels.split() == ["real"] * 128 + ["synthetic"] * 128
-    time.sleep(2)  # the points fly to their places
+    time.sleep(2)  # the points move to their places
     browser.switch_to.default_content()
-    look("projector")
+    save_screenshot("projector")

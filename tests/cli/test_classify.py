@@ -11,8 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
+from snngan.data import to_unit_range
+from snngan.data.datasets import load_dataset
+from snngan.evaluation import load_classifier
 from snngan.training.classifier import Gauge
 
 Cli = Callable[..., Any]
@@ -48,42 +53,67 @@ def test_what_is_said(trained: str, cli: Cli) -> None:
     assert list(RUN.glob("events.*"))
 
 
-def test_evaluated_it_says_what_the_run_said(trained: str, cli: Cli) -> None:
+def test_evaluate_reports_the_last_metrics_of_the_run(trained: str, cli: Cli) -> None:
     content = json.loads(cli("classify evaluate run --json").out)
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    metrics = content["metrics"]
     for name in ("accuracy", "cross_entropy", "calibration_error"):
-        assert content["figures"][name]["mean"] == pytest.approx(last[f"{name}/test"])
-        assert content["figures"][name]["values"] == pytest.approx([last[f"seed-{n}/{name}/test"] for n in (0, 1)])
-    assert content["figures"]["accuracy"]["best"] == max(content["figures"]["accuracy"]["values"])
-    assert content["figures"]["cross_entropy"]["best"] == min(content["figures"]["cross_entropy"]["values"])
+        assert metrics[name]["mean"] == pytest.approx(last[f"{name}/test"])
+        assert metrics[name]["values"] == pytest.approx([last[f"seed-{n}/{name}/test"] for n in (0, 1)])
+    assert metrics["accuracy"]["best"] == max(metrics["accuracy"]["values"])
+    assert metrics["cross_entropy"]["best"] == min(metrics["cross_entropy"]["values"])
     assert content["protocol"]["num_images"] == 179
-    said = cli("classify evaluate run --split train").out
-    assert "1618 images of digits train, step 4" in said
-    assert re.search(r"accuracy +0\.\d+   95 %: .* best 0\.\d+", said)
+    text = cli("classify evaluate run --split train").out
+    assert "1618 images of digits train, step 4" in text
+    assert re.search(r"accuracy +0\.\d+   95 %: .* best 0\.\d+", text)
 
 
-def test_under_attack_and_judged_by_dknn(trained: str, cli: Cli) -> None:
-    content = json.loads(cli("classify evaluate run --attack bim --epsilon 0.1,0.3 --dknn --count 50 --json").out)
-    assert [row["epsilon"] for row in content["trial"]] == [0, 0.1, 0.3]
-    for row in content["trial"]:
-        assert set(row["figures"]) == {"accuracy", "dknn_accuracy", "credibility", "confidence"}
-        assert all(len(figure["values"]) == 2 for figure in row["figures"].values())
-    assert content["protocol"]["trial"]["attack"] == "bim"
-    said = cli("classify evaluate run --attack bim --epsilon 0.1,0.3 --dknn --count 50").out
-    for row in content["trial"]:
-        assert re.search(rf"{row['epsilon']:g} +{row['figures']['accuracy']['mean']:.4f}", said)
-    assert "credibility" in cli("classify evaluate run --dknn --count 50 --points 100").out
+def test_load_classifier_returns_the_network_of_each_seed(trained: str, cli: Cli) -> None:
+    digits = load_dataset("digits", data_dir="data")
+    assert digits.test_labels is not None
+    expected = json.loads(cli("classify evaluate run --json").out)["metrics"]["cross_entropy"]["values"]
+    losses = []
+    for seed in (0, 1):
+        network = load_classifier("run", seed)
+        assert not network.training
+        logits = network(to_unit_range(digits.test_images)).detach()
+        losses.append(float(F.cross_entropy(logits, digits.test_labels)))
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+    weights, first = load_classifier(Path("run")).state_dict(), load_classifier("run", 0).state_dict()
+    assert all(torch.equal(weights[name], first[name]) for name in weights)
+    with pytest.raises(ValueError, match="seed must be one of the seeds of run, 0, 1, got 2"):
+        load_classifier("run", 2)
+
+
+def test_evaluate_under_attack_and_by_dknn(trained: str, cli: Cli) -> None:
+    command = "classify evaluate run --attack bim --epsilon 0.1,0.3 --dknn --count 50"
+    content = json.loads(cli(f"{command} --json").out)
+    rows, text = content["attack_evaluation"], cli(command).out
+    assert [row["epsilon"] for row in rows] == [0, 0.1, 0.3]
+    for row in rows:
+        assert set(row["metrics"]) == {"accuracy", "dknn_accuracy", "credibility", "confidence"}
+        assert all(len(metric["values"]) == 2 for metric in row["metrics"].values())
+        assert re.search(rf"{row['epsilon']:g} +{row['metrics']['accuracy']['mean']:.4f}", text)
+    assert content["protocol"]["attack_evaluation"]["attack"] == "bim"
+    assert "50 images evaluated by DkNN" in cli("classify evaluate run --dknn --count 50 --dknn-count 100").out
+
+
+def test_evaluate_under_attacks_made_on_another_run(trained: str, cli: Cli) -> None:
     other = cli(
         f"classify train {TINY} --steps 4 --adversarial-training pgd:0.1:2 --regularizer triplet:0.5 --run-dir other"
     )
     assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), of images moved by pgd:0.1:2" in other.out
-    moved = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --against digits").out
-    assert "179 images attacked by fgsm, made on other" in moved
+    text = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --reference digits").out
+    assert "179 images attacked by fgsm, made on other" in text
+
+
+def test_images_that_calibrate_are_not_evaluated_when_the_data_set_is_named(trained: str, cli: Cli) -> None:
     own, named = (
-        json.loads(cli(f"classify evaluate run --dknn {more} --json").out) for more in ("", "--against digits")
+        json.loads(cli(f"classify evaluate run --dknn {more} --json").out) for more in ("", "--reference digits")
     )
-    assert own["trial"] == named["trial"]  # what calibrates is not judged
-    assert own["protocol"]["trial"]["num_images"] == named["protocol"]["trial"]["num_images"] == 90
+    assert own == named
+    assert own["protocol"]["attack_evaluation"]["num_images"] == 90
 
 
 def test_a_single_seed_has_no_interval(cli: Cli) -> None:
@@ -137,29 +167,37 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'"),
         ("classify train --dataset digits --layers conv9", "no layer matches 'conv9'"),
         ("classify train --dataset digits --seeds 3:1", "--seeds takes 0:4"),
-        ("classify train --dataset digits --temperature hot", "temperature takes a multiple"),
+        ("classify train --dataset digits --temperature hot", "temperature must be a multiple"),
         ("classify train --dataset digits --distance manhattan", "'manhattan' is not one of"),
         ("classify train --dataset digits --batch-size 5000", "larger than the 1618 training images"),
         ("classify train --run-dir run", "run exists already"),
         ("classify evaluate nowhere", "no run folder nowhere"),
-        ("classify evaluate run --against gaussians", r"classifies images \(1, 8, 8\) into 10 classes; gaussians has"),
+        (
+            "classify evaluate run --reference gaussians",
+            r"classifies images \(1, 8, 8\) into 10 classes; gaussians has",
+        ),
         ("classify train --dataset digits --adversarial-training pdg:0.1", "unknown attack 'pdg'; did you mean 'pgd'"),
         ("classify train --dataset digits --adversarial-training pgd:3", "epsilon must be above 0 and at most 1"),
         ("classify train --dataset digits --regularizer triplet", "--regularizer takes snnl or triplet:MARGIN"),
         ("classify train --dataset digits --regularizer triplet:-1", "--regularizer takes snnl or triplet:MARGIN"),
-        ("classify evaluate run --attack bim", "go together: --attack bim --epsilon 0.1,0.2"),
-        ("classify evaluate run --epsilon 0.1", "go together: --attack bim --epsilon 0.1,0.2"),
+        ("classify evaluate run --attack bim", "give both, as --attack bim --epsilon 0.1,0.2"),
+        ("classify evaluate run --epsilon 0.1", "give both, as --attack bim --epsilon 0.1,0.2"),
         ("classify evaluate run --attack bim --epsilon 0.1,x", "'0.1,x' is not numbers with commas between"),
         ("classify evaluate run --attack bim --epsilon 2", "epsilon must be above 0 and at most 1"),
         ("classify evaluate run --attack bmi --epsilon 0.1", "unknown attack 'bmi'; did you mean 'bim'"),
-        ("classify evaluate run --attack-steps 3", "--attack-steps are of an attack"),
-        ("classify evaluate run --source run", "--source is where an attack is made"),
-        ("classify evaluate run --dknn --split train", "looks among the training images, and cannot judge them"),
-        ("classify evaluate run --dknn --points 9", "DkNN takes 75 neighbors, and there are 9 training images"),
-        ("classify evaluate run --points 90", "--points are what DkNN looks among: --dknn"),
-        ("classify evaluate run --count 90", "--count is of images attacked or judged"),
-        ("classify evaluate run --attack fgsm --epsilon 0.1 --attack-steps 3", "fgsm takes one step, of epsilon"),
-        ("classify evaluate run --dknn --split train --against digits", "cannot judge them: leave out --split"),
+        ("classify evaluate run --attack-steps 3", r"steps \(--attack-steps\) is an option of an attack"),
+        ("classify evaluate run --source run", r"source \(--source\) is the run that an attack is made on"),
+        ("classify evaluate run --dknn --split train", "split must be test with --dknn"),
+        ("classify evaluate run --dknn --dknn-count 9", "DkNN needs at least 75 training images, .* got 9"),
+        ("classify evaluate run --dknn-count 90", r"dknn_count \(--dknn-count\) is an option of DkNN"),
+        ("classify evaluate run --points 90", "no option --points: use --dknn-count"),
+        ("classify evaluate run --against digits", "no option --against: use --reference"),
+        ("classify evaluate run --count 90", r"count \(--count\) is the number of images to attack or evaluate"),
+        ("classify evaluate run --attack fgsm --epsilon 0.1 --attack-steps 3", "fgsm has no option steps"),
+        (
+            "classify evaluate run --dknn --split train --reference digits",
+            "searches among the training images: leave out --split",
+        ),
         ("sample run --out grid.png", "run is the run of a classifier; this takes a generator's"),
     ],
 )
@@ -167,7 +205,7 @@ def test_mistakes(trained: str, refused: Cli, command: str, message: str) -> Non
     refused(command, message)
 
 
-def test_data_that_changed_are_not_judged_by_unless_told(cli: Cli, refused: Cli) -> None:
+def test_data_that_changed_since_training_must_be_named(cli: Cli, refused: Cli) -> None:
     generator = np.random.default_rng(0)
     for size in (40, 42):
         np.savez("own.npz", train_images=generator.integers(0, 256, (size, 1, 8, 8), np.uint8),
@@ -177,12 +215,12 @@ def test_data_that_changed_are_not_judged_by_unless_told(cli: Cli, refused: Cli)
             cli("classify train --dataset npz:own.npz --arch feedforward --set widths=8 --batch-size 8 --steps 1 "
                 "--device cpu --run-dir run")  # fmt: skip
             assert "8 images of" in cli("classify evaluate run").out
-    for command in ("classify evaluate run", "classify evaluate run --dknn --against npz:own.npz"):
-        refused(command, "is not what run was trained on any more; to judge it by what is there now")
-    assert "8 images of" in cli("classify evaluate run --against npz:own.npz").out
+    for command in ("classify evaluate run", "classify evaluate run --dknn --reference npz:own.npz"):
+        refused(command, "has changed since run was trained on it; to evaluate on the present data")
+    assert "8 images of" in cli("classify evaluate run --reference npz:own.npz").out
 
 
-def test_classes_of_folders_go_by_their_names(cli: Cli, refused: Cli) -> None:
+def test_classes_of_folders_are_matched_by_name(cli: Cli, refused: Cli) -> None:
     def draw(folder: str, **shades: int) -> None:
         for name, shade in shades.items():
             Path(folder, name).mkdir(parents=True)
@@ -196,8 +234,8 @@ def test_classes_of_folders_go_by_their_names(cli: Cli, refused: Cli) -> None:
         "--steps 200 --learning-rate 0.01 --alpha 0 --device cpu --run-dir run")  # fmt: skip
     assert json.loads(Path("run/config.json").read_text())["plan"]["class_names"] == ["ant", "cat", "dog"]
     for folder in ("pets", "fewer"):
-        assert "accuracy            1.0000" in cli(f"classify evaluate run --against folder:{folder}").out
-    refused("classify evaluate run --against folder:others", "has the classes zebra; the run knows ant, cat, dog")
+        assert "accuracy            1.0000" in cli(f"classify evaluate run --reference folder:{folder}").out
+    refused("classify evaluate run --reference folder:others", "must be those of the run, ant, cat, dog; got zebra")
 
 
 def test_a_generator_s_run_is_no_classifier_s(refused: Cli, run: Path) -> None:

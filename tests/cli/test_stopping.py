@@ -1,4 +1,4 @@
-"""Runs that are stopped: by a signal, they save and say how to go on; killed, they go on from the last checkpoint."""
+"""Stopped runs: on a signal they save and name the command that continues; killed, they lose no checkpoint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference.states import differences
 from torch import Tensor
 
 import snngan
@@ -24,29 +25,17 @@ Cli = Callable[..., Any]
 RUN = Path("run")
 
 
-def metrics(run: Path) -> list[dict[str, float]]:
+def read_metrics(run: Path) -> list[dict[str, float]]:
     lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def parts_of(run: Path) -> dict[str, Tensor]:
-    """Return every tensor of a run's newest checkpoint, by its place."""
-    found: dict[str, Tensor] = {}
-
-    def walk(place: str, value: Any) -> None:
-        if isinstance(value, dict | list | tuple):
-            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-                walk(f"{place}/{key}", each)
-        else:
-            found[place] = value if isinstance(value, Tensor) else torch.tensor(float(hash(value)))
-
-    newest = max((run / "checkpoints").glob("*.pt"))
-    walk("", torch.load(newest, weights_only=True))
-    return found
+def load_newest_checkpoint(run: Path) -> Any:
+    return torch.load(max((run / "checkpoints").glob("*.pt")), weights_only=True)
 
 
 def start(command: str) -> subprocess.Popen[str]:
-    """Run a command in a process of its own, with as many threads as this one."""
+    """Run a command in another process, with one thread as here."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(snngan.__file__).parents[1])}
     arguments = [sys.executable, "-W", "error", "-m", "snngan", *command.split()]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -56,7 +45,7 @@ def stop(process: subprocess.Popen[str], number: int, step: int) -> tuple[int, s
     """Send a signal once the run has reached ``step``; return the exit status and what was printed."""
     deadline = time.monotonic() + 60
     try:
-        while not (lines := metrics(RUN)) or lines[-1]["step"] < step:
+        while not (lines := read_metrics(RUN)) or lines[-1]["step"] < step:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline, "the run is too slow"
             time.sleep(0.005)
@@ -68,13 +57,13 @@ def stop(process: subprocess.Popen[str], number: int, step: int) -> tuple[int, s
 
 
 @pytest.mark.slow
-def test_stopped_by_sigterm_then_killed_a_resumed_run_is_the_unbroken_one(cli: Cli, tiny: str) -> None:
+def test_run_stopped_by_sigterm_and_sigkill_equals_the_unbroken_one(cli: Cli, tiny: str) -> None:
     intervals = "--log-every 5 --sample-every 50 --checkpoint-every 20"
     options = f"{tiny} --objective snnl-projected --steps 110 {intervals}"
 
     status, out, err = stop(start(f"train {options} --run-dir run"), signal.SIGTERM, 10)
     assert status == 143
-    saved = re.fullmatch(r"SIGTERM: saved at step (\d+); go on with: snngan resume run", out.splitlines()[-1])
+    saved = re.fullmatch(r"SIGTERM: saved at step (\d+); continue by: snngan resume run", out.splitlines()[-1])
     assert saved
     first = int(saved[1])
     assert 10 <= first < 55
@@ -82,109 +71,106 @@ def test_stopped_by_sigterm_then_killed_a_resumed_run_is_the_unbroken_one(cli: C
 
     status, _, _ = stop(start("resume run"), signal.SIGKILL, 60)
     assert status == -signal.SIGKILL
-    reached = int(metrics(RUN)[-1]["step"])
+    reached = int(read_metrics(RUN)[-1]["step"])
     assert 60 <= reached < 105
 
-    said = cli("resume run")
-    newest = reached - reached % 20  # or one of a little later
-    assert re.match(rf"resuming run at step ({newest - 20}|{newest}|{newest + 20}) of 110", said.out)
-    assert "trained 110 steps" in said.out
+    output = cli("resume run")
+    newest = reached - reached % 20  # or the next, if the signal came late
+    assert re.match(rf"resuming run at step ({newest - 20}|{newest}|{newest + 20}) of 110", output.out)
+    assert "trained 110 steps" in output.out
 
     cli(f"train {options} --run-dir unbroken")
-    expected, found = parts_of(Path("unbroken")), parts_of(RUN)
-    assert expected.keys() == found.keys()
-    for part in ("generator", "averaged", "discriminator", "generator_optimizer", "discriminator_optimizer"):
-        assert any(key.startswith(f"/players/{part}/") for key in found)
-    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
-    assert metrics(RUN) == metrics(Path("unbroken"))
-    assert [line["step"] for line in metrics(RUN)] == list(range(0, 111, 5))
+    assert not differences(load_newest_checkpoint(RUN), load_newest_checkpoint(Path("unbroken")))
+    assert read_metrics(RUN) == read_metrics(Path("unbroken"))
+    assert [line["step"] for line in read_metrics(RUN)] == list(range(0, 111, 5))
     for picture in Path("unbroken/samples").iterdir():
         assert (RUN / "samples" / picture.name).read_bytes() == picture.read_bytes()
 
 
-def signals(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
-    """Let the signals arrive in the middle of step 3."""
-    normal, calls = NonSaturating.generator_loss, []
+def send_signals(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """Send the signals to this process in the middle of step 3."""
+    original, calls = NonSaturating.generator_loss, []
 
     def loss(self: NonSaturating, *args: Any) -> Tensor:
         calls.append(None)
         if len(calls) == 3:
             for number in numbers:
                 os.kill(os.getpid(), number)
-        return normal(self, *args)
+        return original(self, *args)
 
     monkeypatch.setattr(NonSaturating, "generator_loss", loss)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_lets_the_step_end_and_saves_it(
+def test_signal_saves_after_the_step(
     cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, number: int, status: int
 ) -> None:
-    before = signal.signal(number, lambda number, frame: pytest.fail("it was not caught"))
+
+    def handler(number: int, frame: Any) -> None:
+        pytest.fail("the signal was not handled")
+
+    before = signal.signal(number, handler)
     request.addfinalizer(lambda: signal.signal(number, before))
-    before_run = signal.getsignal(number)
-    signals(monkeypatch, number)
-    said = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", status)
-    expected = f"{signal.Signals(number).name}: saved at step 3; go on with: snngan resume run"
-    assert said.out.splitlines()[-1] == expected
-    assert sum("snngan resume" in line for line in said.out.splitlines()) == 1
+    send_signals(monkeypatch, number)
+    output = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", status)
+    expected = f"{signal.Signals(number).name}: saved at step 3; continue by: snngan resume run"
+    assert output.out.splitlines()[-1] == expected
+    assert sum("snngan resume" in line for line in output.out.splitlines()) == 1
     assert (RUN / "checkpoints" / "step-00000003.pt").exists()
-    assert signal.getsignal(number) is before_run
+    assert signal.getsignal(number) is handler
     assert cli("resume run --dry-run --device cpu").out == "resuming run at step 3 of 50, on cpu\n"
 
 
-def test_sigterm_after_sigint_is_no_impatience(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    signals(monkeypatch, signal.SIGINT, signal.SIGTERM)
-    said = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", 130)
-    assert said.out.endswith("SIGINT: saved at step 3; go on with: snngan resume run\n")
+def test_sigterm_after_sigint_still_saves(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_signals(monkeypatch, signal.SIGINT, signal.SIGTERM)
+    output = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", 130)
+    assert output.out.endswith("SIGINT: saved at step 3; continue by: snngan resume run\n")
 
 
-def test_a_second_sigint_leaves_at_once(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_sigint_exits_at_once(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
-    signals(monkeypatch, signal.SIGINT, signal.SIGINT)
-    said = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", 130)
-    assert said.err.splitlines()[-1].startswith("Error: interrupted")
+    send_signals(monkeypatch, signal.SIGINT, signal.SIGINT)
+    output = cli(f"train {tiny} --objective gan --steps 50 --run-dir run", 130)
+    assert output.err.splitlines()[-1].startswith("Error: interrupted")
     assert [path.name for path in (RUN / "checkpoints").glob("*.pt")] == ["step-00000002.pt"]
     assert not list(RUN.rglob("*.part"))
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_interrupted_run_that_was_given_more_steps_remembers_them(
-    cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_remembers_its_new_last_step(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cli(f"train {tiny} --objective gan --steps 4 --run-dir run")
     with monkeypatch.context() as patch:
-        signals(patch, signal.SIGINT)
+        send_signals(patch, signal.SIGINT)
         cli("resume run --steps 40", 130)
     assert cli("resume run --dry-run --device cpu").out == "resuming run at step 7 of 40, on cpu\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("out", ["grid.png", "images.npz", "folder"])
-def test_other_commands_leave_nothing_half_written(
+def test_signal_leaves_no_half_written_file(
     cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
     number: int, status: int, out: str,
 ) -> None:  # fmt: skip
-    before, normal = signal.signal(number, signal.SIG_DFL), os.replace  # as it is, unless the tests run under nohup
+    before, original = signal.signal(number, signal.SIG_DFL), os.replace  # nohup would ignore it
     request.addfinalizer(lambda: signal.signal(number, before))
 
     def replace(*places: Any) -> None:
         os.kill(os.getpid(), number)
-        normal(*places)
+        original(*places)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
-        said = cli(f"sample {finished} --out {out} --count 4", status)
-    assert said.err == f"Error: ended by {signal.Signals(number).name}\n"
+        output = cli(f"sample {finished} --out {out} --count 4", status)
+    assert output.err == f"Error: ended by {signal.Signals(number).name}\n"
     assert not [path for path in Path().rglob("*") if path.is_file()]
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_a_command_under_nohup_goes_on(
+def test_nohup_protects_a_command(
     cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    before, normal = signal.signal(signal.SIGHUP, signal.SIG_IGN), os.replace
+    before, original = signal.signal(signal.SIGHUP, signal.SIG_IGN), os.replace
     request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
-    monkeypatch.setattr(os, "replace", lambda *places: (os.kill(os.getpid(), signal.SIGHUP), normal(*places)))
+    monkeypatch.setattr(os, "replace", lambda *places: (os.kill(os.getpid(), signal.SIGHUP), original(*places)))
     cli(f"sample {finished} --out grid.png --count 4")
     assert Path("grid.png").exists()

@@ -1,4 +1,4 @@
-"""notMNIST: a small archive of its form, its broken files, and what a download may do."""
+"""notMNIST: a small archive of the same layout, broken files in it, and downloads."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def png(letter: int, number: int, side: int = 28) -> bytes:
 
 
 def write_archive(path: Path) -> None:
-    """Write 4 letters each, one file of no bytes, one that is no picture, one too large, a link and a stray name."""
+    """Write 4 images per letter, an empty file, one that is not an image, one too large, a link and other names."""
     files = {f"notMNIST_small/{letter}/{number}.png": png(place, number)
              for place, letter in enumerate(notmnist.LETTERS) for number in range(4)}  # fmt: skip
-    files |= {"notMNIST_small/A/empty.png": b"", "notMNIST_small/B/broken.png": b"no picture",
+    files |= {"notMNIST_small/A/empty.png": b"", "notMNIST_small/B/broken.png": b"not an image",
               "notMNIST_small/C/large.png": png(2, 9, 40), "notMNIST_small/Z/0.png": png(1, 1),
               "../../A/outside.txt": b"x"}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def where(data_dir: Path) -> str:
     return next(row.where for row in list_datasets(data_dir) if row.name == "notmnist")
 
 
-def test_the_archive_is_read_and_kept(tmp_path: Path) -> None:
+def test_the_archive_is_read_and_kept_as_npz(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     assert where(data_dir) == "not here: --download"
     write_archive(data_dir / notmnist.ARCHIVE)
@@ -62,7 +62,7 @@ def test_the_archive_is_read_and_kept(tmp_path: Path) -> None:
     assert torch.equal(load_dataset("notmnist", data_dir=data_dir).test_images, dataset.test_images)
 
 
-def test_a_download_is_kept_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"notmnist is not here: no .*notmnist\.npz and no .*; use --download"):
         load_dataset("notmnist", data_dir=tmp_path)
     asked = []
@@ -91,7 +91,7 @@ def test_a_download_is_kept_only_whole(tmp_path: Path, monkeypatch: pytest.Monke
         load_dataset("notmnist", data_dir=tmp_path / "new", download=True)
 
 
-def test_what_is_no_archive(tmp_path: Path) -> None:
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / notmnist.ARCHIVE).write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"cannot be read .*; remove it and use --download"):
         load_dataset("notmnist", data_dir=tmp_path)
@@ -100,7 +100,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     whole.write_bytes(whole.read_bytes()[:300])
     with pytest.raises(ValueError, match="cannot be read"):
         load_dataset("notmnist", data_dir=whole.parent)
-    for size in (1 << 63, -512):  # more than a file position holds; back to itself, for ever
+    for size in (1 << 63, -512):  # more than a file position can hold; an endless loop
         entry = tarfile.TarInfo("notMNIST_small/A/0.png")
         entry.size = size
         whole.write_bytes(gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))

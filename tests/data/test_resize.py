@@ -1,4 +1,4 @@
-"""Equal images stay equal when they are made smaller, whatever they come from."""
+"""Images are resized to equal pixels, whatever they are read from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from snngan.data.datasets import load_dataset
-from snngan.data.resize import describe_resize, resize_images
+from snngan.data.image_files import describe_resize, resize_images
 from snngan.evaluation.sources import open_source
 
 
@@ -19,7 +19,7 @@ from snngan.evaluation.sources import open_source
     ("height", "width", "size"),
     [(64, 64, 16), (64, 64, 63), (48, 64, 16), (64, 48, 16), (33, 20, 7), (20, 33, 20), (9, 16, 8)],
 )
-def test_a_folder_and_an_array_give_the_same_pixels(
+def test_folders_and_arrays_give_the_same_pixels(
     channels: int, height: int, width: int, size: int, tmp_path: Path
 ) -> None:
     shape = (12, height, width, channels)
@@ -38,7 +38,7 @@ def test_a_folder_and_an_array_give_the_same_pixels(
         assert each.resize == f"center crop, Pillow bicubic to {size}x{size}"
 
 
-def test_images_of_the_size_asked_for_are_not_touched(tmp_path: Path) -> None:
+def test_images_of_the_requested_size_are_unchanged(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
     (tmp_path / "folder").mkdir()
     for number, image in enumerate(images):
@@ -51,20 +51,20 @@ def test_images_of_the_size_asked_for_are_not_touched(tmp_path: Path) -> None:
         assert dataset.resize == open_source(name, image_size=8).resize == open_source(name).resize == "none"
 
 
-def test_data_sets_say_how_they_were_made_smaller() -> None:
+def test_data_sets_record_how_they_were_resized() -> None:
     assert load_dataset("digits").resize == open_source("digits").resize == "none"
     assert load_dataset("digits", image_size=4).resize == describe_resize(4)
     assert open_source("digits", image_size=4).resize == "center crop, Pillow bicubic to 4x4"
 
 
-def test_smaller_images_are_antialiased() -> None:
+def test_resized_images_are_antialiased() -> None:
     stripes = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
     stripes[:, :, :, ::2] = 200
-    # each pixel averages 8 columns or more, but for those at the edge, whose filter is cut off
+    # each pixel averages 8 columns or more, except at the edge, where the filter is cut off
     assert (resize_images(stripes, 8).float() - 100).abs().max() <= 5
 
 
-def test_images_in_any_order_in_memory() -> None:
+def test_memory_layout_does_not_matter() -> None:
     images = torch.randint(0, 256, (3, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     channels_first = images.permute(0, 3, 1, 2)
     assert torch.equal(resize_images(channels_first, 8), resize_images(channels_first.contiguous(), 8))

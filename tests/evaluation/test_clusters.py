@@ -1,4 +1,4 @@
-"""Clusters matched with labels, and the two methods that ours is compared with."""
+"""Clusters matched with labels, and the two baseline methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from snngan.evaluation.clusters import cluster_accuracy, confusion, k_means, matched, spectral
+from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -16,22 +16,22 @@ def test_no_renumbering_is_better(seed: int) -> None:
     labels, clusters = torch.randint(4, (2, 50), generator=generator)
     best = max(float((torch.tensor(order)[clusters] == labels).double().mean()) for order in permutations(range(4)))
     assert cluster_accuracy(labels, clusters, 4) == pytest.approx(best)
-    table = confusion(labels, matched(labels, clusters, 4), 4)
+    table = confusion_matrix(labels, match_clusters(labels, clusters, 4), 4)
     assert int(table.trace()) == round(best * 50)
     assert int(table.sum()) == 50
 
 
 def test_rows_are_labels() -> None:
-    assert confusion(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 1]), 2).tolist() == [[0, 2], [0, 1]]
+    assert confusion_matrix(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 1]), 2).tolist() == [[0, 2], [0, 1]]
 
 
 def test_a_label_or_cluster_that_nobody_has() -> None:
     labels, clusters = torch.tensor([0, 0, 2, 2]), torch.tensor([3, 3, 0, 0])
-    assert matched(labels, clusters, 4).tolist() == [0, 0, 2, 2]
+    assert match_clusters(labels, clusters, 4).tolist() == [0, 0, 2, 2]
 
 
 def test_both_methods_find_far_blobs() -> None:
     labels = torch.arange(90) % 3
-    points = 30 * torch.eye(3)[labels] + torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
-    for method in (k_means, spectral):
-        assert cluster_accuracy(labels, method(points, 3), 3) == 1
+    features = 30 * torch.eye(3)[labels] + torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    for method in (k_means, spectral_clusters):
+        assert cluster_accuracy(labels, method(features, 3), 3) == 1

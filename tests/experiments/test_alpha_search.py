@@ -1,4 +1,4 @@
-"""The search over alpha: several workers, one of them killed, and the search gone on with."""
+"""The search over alpha: several workers, one of them killed, and the search continued."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import snngan
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_members
-from snngan.experiments import Setting
-from snngan.experiments.alpha_search import AlphaSearch, signs, split_for_search
-from snngan.experiments.running import run_experiment
+from snngan.experiments import ExperimentContext
+from snngan.experiments.alpha_search import AlphaSearch, entangled_shares, split_validation
+from snngan.experiments.result_folder import make_experiment, run_experiment
 from snngan.training.run_folder import ClassifierRun
 
 pytest.importorskip("optuna")
@@ -39,7 +39,7 @@ def finished(folder: Path) -> list[int]:
 
 
 def children(process: int) -> list[int]:
-    """Return the workers of a process: those of its children that run Python's own code for them."""
+    """Return the workers of a process: its children that multiprocessing has spawned."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -75,7 +75,7 @@ def test_a_killed_worker_costs_no_finished_trial(tmp_path: Path) -> None:
     before = finished(folder)
     assert process.returncode == 2
     assert "ended with status -9; its finished trials are kept" in said
-    assert "of 6 trials are finished, and no worker is left; the same command goes on" in said
+    assert "of 6 trials are finished; run the same command to continue" in said
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert again.returncode == 0, again.stderr
     assert set(before) <= set(finished(folder))
@@ -84,10 +84,10 @@ def test_a_killed_worker_costs_no_finished_trial(tmp_path: Path) -> None:
     assert set(before) <= {row["number"] for row in content["numbers"]["trials"]}
 
 
-def test_test_images_are_no_part_of_the_search() -> None:
+def test_the_search_does_not_see_test_images() -> None:
     images = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)
     whole = Dataset("few", images[:40], torch.arange(40), images[40:], torch.arange(10))
-    search = split_for_search(whole)
+    search = split_validation(whole)
     assert (len(search.train_images), len(search.test_images)) == (36, 4)
     both = torch.cat([search.train_images, search.test_images]).flatten().tolist()
     assert sorted(both) == list(range(40))
@@ -95,16 +95,16 @@ def test_test_images_are_no_part_of_the_search() -> None:
     assert search.train_labels.tolist() == search.train_images.flatten().tolist()
 
 
-def searched(folder: Path, *settings: str) -> dict[str, Any]:
+def run_search(folder: Path, *settings: str) -> dict[str, Any]:
     """Return the numbers of a search of a few steps on 8x8 digits."""
-    setting = Setting(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
-    return run_experiment("alpha-search", "smoke", setting, "the command", settings).numbers
+    context = ExperimentContext(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
+    return run_experiment("alpha-search", "smoke", context, "the command", settings).numbers
 
 
-def test_a_trial_is_judged_by_what_was_held_out_for_it_and_tells_of_the_rest(tmp_path: Path) -> None:
-    numbers = searched(tmp_path / "out", "trials=2", "steps=60")
+def test_a_trial_reports_validation_and_test_accuracy(tmp_path: Path) -> None:
+    numbers = run_search(tmp_path / "out", "trials=2", "steps=60")
     whole = load_dataset("digits")
-    search = split_for_search(whole)
+    search = split_validation(whole)
     best = max(numbers["trials"], key=lambda row: row["validation_accuracy"])
     assert numbers["best"] == best
     for row in numbers["trials"]:
@@ -120,39 +120,39 @@ def test_a_trial_is_judged_by_what_was_held_out_for_it_and_tells_of_the_rest(tmp
             assert row[name] == pytest.approx(float((guesses == dataset.test_labels).double().mean()))
 
 
-def test_a_search_goes_on_with_new_trials_and_refuses_other_settings(tmp_path: Path) -> None:
-    first = searched(tmp_path / "out", "trials=2")["trials"]
-    more = searched(tmp_path / "out", "trials=4")["trials"]
+def test_a_search_continues_with_more_trials_and_refuses_other_options(tmp_path: Path) -> None:
+    first = run_search(tmp_path / "out", "trials=2")["trials"]
+    more = run_search(tmp_path / "out", "trials=4")["trials"]
     assert more[:2] == first
     assert len({row["u"] for row in more}) == 4
-    assert searched(tmp_path / "again", "trials=4")["trials"][:2] == first
-    with pytest.raises(ValueError, match="holds another search than this one"):
-        searched(tmp_path / "out", "trials=2", "largest_alpha=9")
+    assert run_search(tmp_path / "again", "trials=4")["trials"][:2] == first
+    with pytest.raises(ValueError, match="holds a different search"):
+        run_search(tmp_path / "out", "trials=2", "largest_alpha=9")
 
 
-def test_a_trial_that_diverges_counts_as_one_that_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_diverges_has_the_accuracy_of_guessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "snngan.training.ensemble.SequentialEnsemble.backward", lambda *_: (torch.full((1,), torch.nan),) * 2
     )
-    rows = searched(tmp_path / "out", "trials=2")["trials"]
+    rows = run_search(tmp_path / "out", "trials=2")["trials"]
     assert [(row["validation_accuracy"], row["test_accuracy"]) for row in rows] == [(0.1, 0.1)] * 2
 
 
 @pytest.mark.parametrize("storage", ["foo", "nosuch://host/db", "sqlite:////nonexistent/x.db"])
-def test_a_storage_that_does_not_open(tmp_path: Path, storage: str) -> None:
+def test_a_storage_that_cannot_be_opened(tmp_path: Path, storage: str) -> None:
     with pytest.raises(ValueError, match=r"the storage .* cannot be opened: "):
-        searched(tmp_path / "out", f"storage={storage}")
+        run_search(tmp_path / "out", f"storage={storage}")
 
 
-def test_which_sign_the_search_ends_with() -> None:
+def test_shares_of_entangling_trials() -> None:
     tried = [(1, 0.9), (1, 0.1), (1, 0.2), (1, 0.3), (-1, 0.8), (1, 0.4), (-1, 0.5), (-1, 0.6)]
     rows = [{"alpha": alpha, "validation_accuracy": accuracy} for alpha, accuracy in tried]
-    assert signs(rows) == {"entangled_of_last_quarter": 1.0, "entangled_of_best_quarter": 0.5}
+    assert entangled_shares(rows) == {"entangled_of_last_quarter": 1.0, "entangled_of_best_quarter": 0.5}
 
 
-def test_without_optuna_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    experiment = AlphaSearch.presets["smoke"]
+    experiment = make_experiment("alpha-search", "smoke")
     assert isinstance(experiment, AlphaSearch)
     with pytest.raises(ValueError, match=r"alpha-search needs optuna: pip install 'snngan\[search\]'"):
-        experiment.study(tmp_path, load_dataset("digits"))
+        experiment.open_study(tmp_path, load_dataset("digits"))

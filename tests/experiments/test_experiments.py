@@ -1,7 +1,8 @@
-"""Each experiment's smoke preset runs in seconds, leaves what it says, and goes on where it was stopped."""
+"""The smoke preset of each experiment runs in seconds, writes its results, and continues after an interruption."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ import torch
 from PIL import Image
 
 from snngan.cli import main
-from snngan.config import TrainConfig
 from snngan.data.datasets import load_dataset
-from snngan.experiments import EXPERIMENTS, PRESETS, Setting
-from snngan.experiments.gan_entanglement import CORRELATIONS, rank_correlations, statement
-from snngan.experiments.pairs import compared
-from snngan.experiments.running import run_experiment, trained
-from snngan.intervals import summary
+from snngan.experiments import EXPERIMENTS, PRESETS, ExperimentContext
+from snngan.experiments.gan_entanglement import CORRELATIONS, describe_correlations, rank_correlations
+from snngan.experiments.result_folder import FORMER_NAMES, make_experiment, run_experiment
+from snngan.experiments.runs import train_generator
+from snngan.experiments.tables import compare_logs
 from snngan.training.checkpoint import save_checkpoint
 from snngan.training.divergence import DivergedError
 
@@ -27,31 +27,43 @@ from snngan.training.divergence import DivergedError
 @pytest.mark.parametrize("name", EXPERIMENTS.names())
 def test_smoke(name: str, tmp_path: Path) -> None:
     lines: list[str] = []
-    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lines.append)
-    finding = run_experiment(name, "smoke", setting, "the command")
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lines.append)
+    result = run_experiment(name, "smoke", context, "the command")
     content = json.loads((tmp_path / "out" / "numbers.json").read_text())
     assert content["experiment"] == name
-    assert content["numbers"] == json.loads(json.dumps(finding.numbers))
+    assert content["numbers"] == json.loads(json.dumps(result.numbers))
     text = (tmp_path / "out" / "result.md").read_text()
     assert "the command" in text
     assert "nan" not in text.lower()
-    assert finding.figures
-    for path in finding.figures:
+    assert result.plots
+    for path in result.plots:
         assert f"({path.name})" in text
         with Image.open(path) as image:
             assert min(image.size) >= 100
-    trained = len(lines)
-    again = run_experiment(name, "smoke", setting, "the command")
-    assert again.numbers == finding.numbers
-    assert not [line for line in lines[trained:] if " steps" in line]  # nothing is trained again
+    num_lines = len(lines)
+    again = run_experiment(name, "smoke", context, "the command")
+    assert again.numbers == result.numbers
+    assert not [line for line in lines[num_lines:] if " steps" in line]  # nothing is trained again
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS.names())
-def test_every_preset_is_there_with_its_source(name: str) -> None:
+def test_every_preset_is_valid_and_every_option_is_described(name: str) -> None:
     kind = EXPERIMENTS[name]
-    assert tuple(kind.presets) == PRESETS
+    assert {"cpu", "paper"} <= set(kind.presets) <= set(PRESETS)
     assert kind.source
     assert kind.summary
+    for preset in PRESETS:
+        make_experiment(name, preset)
+    assert all(field.metadata["help"] for field in dataclasses.fields(kind))
+
+
+def test_options_of_version_0_1_are_known_by_their_former_names() -> None:
+    experiment: Any = make_experiment("adversarial-training", "cpu", ["judge=pgd:0.2:40", "every=7"])
+    assert (experiment.evaluation_attack, experiment.log_every) == ("pgd:0.2:40", 7)
+    experiment = make_experiment("gan-entanglement", "cpu", ["every=7"])
+    assert experiment.metrics_every == 7
+    options = {field.name for name in EXPERIMENTS.names() for field in dataclasses.fields(EXPERIMENTS[name])}
+    assert {new for names in FORMER_NAMES.values() for new in names} <= options
 
 
 @pytest.mark.parametrize(
@@ -64,7 +76,7 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         (
             "experiment run alpha-search --set workers=3 --set storage=x:// --dry-run",
             0,
-            "workers=3, seed=0",
+            "workers=3  number of processes",
         ),
         (
             "experiment run alpha-search --set worker=3",
@@ -74,7 +86,7 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         (
             "experiment run gan-entanglement --set seeds=4,5 --set objectives=gan --set options=width=8,z=9 --dry-run",
             0,
-            "objectives=('gan',), seeds=(4, 5), steps=8, every=4, options=('width=8', 'z=9')",
+            "options=('width=8', 'z=9')  options of objective and networks",
         ),
         ("experiment run gan-entanglement --set seeds=4,b", 2, "seeds takes whole numbers with commas between, not"),
         ("experiment run gan-entanglement --set objectives=", 2, "objectives takes values with commas between, not ''"),
@@ -94,12 +106,12 @@ def test_every_preset_is_there_with_its_source(name: str) -> None:
         (
             "experiment run template-models --set layer_reduction=max",
             2,
-            "layer_reduction takes sum, mean, min, not max",
+            "layer_reduction must be one or more of sum, mean, min, got max",
         ),
         ("experiment run template-models --set archs=cnn,resnet17", 2, "unknown classifier 'resnet17'; did you mean"),
         ("experiment run template-models --set temperature=hot", 2, "temperature takes a multiple of the mean"),
         ("experiment run temperature-and-factor --set arch=mlp", 2, "unknown classifier 'mlp'"),
-        ("experiment run latent-code --set widths=5-0", 2, "widths takes whole numbers above 0 such as 500-500-2000"),
+        ("experiment run latent-code --set widths=5-0", 2, "widths must be positive integers such as 500-500-2000"),
         ("experiment run self-supervised-blobs --set spreads=1,0", 2, "spreads must be above 0"),
         ("experiment run triplet-comparison --set num_classes=1", 2, "num_classes must lie in [2, 10], not 1"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
@@ -114,45 +126,37 @@ def test_the_command(command: str, status: int, words: str, capsys: Any, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_intervals_are_students() -> None:
-    found = summary([1.0, 2.0, 3.0])
-    assert (found["mean"], found["best"]) == (2, 3)
-    assert found["interval"] == pytest.approx([2 - 2.48414, 2 + 2.48414], abs=1e-4)
-    assert summary([5.0])["interval"] is None
-
-
 def log(scores: list[float], fids: list[float]) -> dict[str, tuple[list[int], list[float]]]:
-    """Return a log with both scores read at twice as many steps as FID."""
+    """Return a log with both scores at twice as many steps as FID."""
     twice = [value for score in scores for value in (0.5, score)]
     steps = list(range(1, len(twice) + 1))
     return dict.fromkeys(CORRELATIONS.values(), (steps, twice)) | {"features/fid": (steps[1::2], fids)}
 
 
-def test_whether_entanglement_follows_fid_is_said_from_the_readings_that_both_have() -> None:
+def test_rank_correlations_use_the_steps_that_have_both_score_and_fid() -> None:
     rising, falling, flat = [0.1, 0.2, 0.3, 0.4], [40.0, 30.0, 20.0, 10.0], [0.0, 0.0, 0.0, 0.0]
     for scores, correlation in ((rising, -1), (rising[::-1], 1), (flat, None)):
         found = rank_correlations([log(scores, falling), log(scores, falling)])
         for title in CORRELATIONS:
             assert found[title] is None if correlation is None else found[title]["values"] == [correlation] * 2
     numbers = {"gan": rank_correlations([log(rising, falling), log(rising[::-1], falling)])}
-    lines = statement(numbers, dict.fromkeys(CORRELATIONS, -0.9))
+    lines = describe_correlations(numbers, dict.fromkeys(CORRELATIONS, -0.9))
     assert (
-        "follows FID (-0.7 or lower) in 1 of 2 runs; from run to run, at the last step, it follows it (-0.90)"
-        in (lines[2])
+        "follows FID (-0.7 or lower) in 1 of 2 runs; across runs, at the last step, it follows it (-0.90)" in (lines[2])
     )
-    assert "does not follow it (0.10)" in statement(numbers, dict.fromkeys(CORRELATIONS, 0.1))[2]
+    assert "does not follow it (0.10)" in describe_correlations(numbers, dict.fromkeys(CORRELATIONS, 0.1))[2]
 
 
 def smoke(folder: Path, name: str = "pixel-generator", dataset: str | None = None) -> Any:
-    setting = Setting(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
-    return run_experiment(name, "smoke", setting, "the command", [f"dataset={dataset}"] if dataset else [])
+    context = ExperimentContext(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
+    return run_experiment(name, "smoke", context, "the command", [f"dataset={dataset}"] if dataset else [])
 
 
 @pytest.mark.parametrize("checkpoints", [0, 3])
-def test_an_interrupted_experiment_comes_to_the_same_result(
+def test_an_interrupted_experiment_has_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: int
 ) -> None:
-    """Interrupted within a run, before or after its first checkpoints."""
+    """The interruption is within a run, before or after its first checkpoint."""
     unbroken = smoke(tmp_path / "unbroken")
     saved = 0
 
@@ -170,7 +174,7 @@ def test_an_interrupted_experiment_comes_to_the_same_result(
     assert smoke(tmp_path / "broken").numbers == unbroken.numbers
 
 
-def test_what_is_no_run_is_not_removed(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "out" / "runs" / "chance-capped-seed0"
     path.mkdir(parents=True)
     (path / "notes.txt").write_text("precious")
@@ -185,23 +189,23 @@ def test_a_refused_experiment_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_difference_of_pairs_and_its_test() -> None:
+def test_paired_differences_and_their_p_value() -> None:
     """Differences 2, 3, 4, 3: mean 3, deviation sqrt(2/3), so t = 3 / sqrt(2/3/4) at 3 degrees of freedom."""
     sides = {"baseline": [1.0, 2.0, 3.0, 10.0], "entangled": [3.0, 5.0, 7.0, 13.0]}
     logs = {name: [{"value": ([1], [value])} for value in values] for name, values in sides.items()}
-    found = compared(logs, lambda log: log["value"][1][-1])
+    found = compare_logs(logs, lambda log: log["value"][1][-1])
     assert found["difference"]["values"] == [2, 3, 4, 3]
     assert (found["entangled"]["best"], found["baseline"]["mean"]) == (13, 4)
     assert found["p_value"] == pytest.approx(2 * scipy.stats.t.sf(3 / (2 / 3 / 4) ** 0.5, 3))
 
 
-def test_another_experiment_s_runs_are_refused(tmp_path: Path) -> None:
+def test_runs_of_other_options_are_refused(tmp_path: Path) -> None:
     smoke(tmp_path / "out")
-    with pytest.raises(ValueError, match="holds another run than this experiment's"):
+    with pytest.raises(ValueError, match="holds a different run than this experiment's"):
         smoke(tmp_path / "out", dataset="mnist-5k")
 
 
-def test_where_the_runs_were_trained_is_said_wherever_it_is_finished(tmp_path: Path) -> None:
+def test_the_result_names_the_environment_in_which_runs_were_trained(tmp_path: Path) -> None:
     smoke(tmp_path / "out")
     first = json.loads((tmp_path / "out" / "numbers.json").read_text())
     assert first["runs"] == [first["environment"]]
@@ -215,66 +219,67 @@ def test_where_the_runs_were_trained_is_said_wherever_it_is_finished(tmp_path: P
     assert "torch 2.0.0, cpu" in (tmp_path / "out" / "result.md").read_text()
 
 
-def test_a_run_gone_on_with_elsewhere_says_so_and_one_begun_again_does_not(tmp_path: Path) -> None:
+def test_a_run_continued_in_another_environment_is_reported(tmp_path: Path) -> None:
     lines: list[str] = []
-    setting = Setting(tmp_path / "out", None, torch.device("cpu"), lines.append)
+    context = ExperimentContext(tmp_path / "out", None, torch.device("cpu"), lines.append)
     digits = load_dataset("digits", keep=False)
-    config = TrainConfig(
-        dataset="digits", arch="mlp", set=("width=16",), objective="gan", batch_size=16, steps=4, checkpoint_every=2
-    )
-    run = trained(config, digits, tmp_path / "run", setting)
+    options: dict[str, Any] = {
+        "dataset": "digits", "arch": "mlp", "set": ("width=16",), "objective": "gan", "batch_size": 16, "steps": 4,
+        "checkpoint_every": 2,
+    }  # fmt: skip
+    run = train_generator("run", digits, context, **options)
     path = run.path / "config.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"environment": content["environment"] | {"threads": 99}}))
-    trained(config, digits, tmp_path / "run", setting)
+    train_generator("run", digits, context, **options)
     assert lines == ["run: 4 steps"]
     (run.checkpoints / "step-00000004.pt").unlink()
-    trained(config, digits, tmp_path / "run", setting)
+    train_generator("run", digits, context, **options)
     assert lines[1] == "run: 4 steps from step 2"
     assert lines[2].startswith("run: begun with 99 of threads, gone on with ")
     for each in run.checkpoints.glob("*.pt"):
         each.unlink()
-    trained(config, digits, tmp_path / "run", setting)
+    train_generator("run", digits, context, **options)
     assert lines[3:] == ["run: 4 steps"]
     assert json.loads(path.read_text()) == content
 
 
 @pytest.mark.parametrize("stages", ["stages=0,6", "stages=3,9"])
-def test_stages_that_never_come_are_refused(tmp_path: Path, stages: str) -> None:
-    setting = Setting(tmp_path / "out", None, torch.device("cpu"), pytest.fail)
-    with pytest.raises(ValueError, match="stages are steps from 1 to 6, not"):
-        run_experiment("projected-generator", "smoke", setting, "the command", [stages])
+def test_stages_out_of_range_are_refused(tmp_path: Path, stages: str) -> None:
+    context = ExperimentContext(tmp_path / "out", None, torch.device("cpu"), pytest.fail)
+    with pytest.raises(ValueError, match="stages must be steps from 1 to 6, got"):
+        run_experiment("projected-generator", "smoke", context, "the command", [stages])
     assert not (tmp_path / "out").exists()
 
 
-def test_stages_of_any_steps_are_kept_and_missing_ones_named(tmp_path: Path) -> None:
-    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
-    found = run_experiment("projected-generator", "smoke", setting, "the command", ["stages=2,5"])
-    assert {path.name for path in found.figures} >= {"log-odds-000002.png", "log-odds-000005.png"}
-    (tmp_path / "out" / "runs" / "gan-seed0" / "stage-00000005.pt").unlink()
-    with pytest.raises(ValueError, match=r"gan-seed0 has no samples of step 5: remove it, and it is trained anew$"):
-        run_experiment("projected-generator", "smoke", setting, "the command", ["stages=2,5"])
+def test_a_missing_stage_is_named(tmp_path: Path) -> None:
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    found = run_experiment("projected-generator", "smoke", context, "the command", ["stages=2,5"])
+    assert {path.name for path in found.plots} >= {"log-odds-000002.png", "log-odds-000005.png"}
+    (tmp_path / "out" / "runs" / "gan-seed0" / "stage-00000005.npz").unlink()
+    with pytest.raises(ValueError, match=r"gan-seed0 has no samples of step 5: remove it, and it is trained again$"):
+        run_experiment("projected-generator", "smoke", context, "the command", ["stages=2,5"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"accuracies": {"k-means": 1}, "clusters": [0]}'])
-def test_kept_clusters_that_are_damaged_are_named(tmp_path: Path, content: str) -> None:
-    setting = Setting(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
-    run_experiment("self-supervised-blobs", "smoke", setting, "the command")
+@pytest.mark.parametrize("content", ["", "{}", "PK"])
+def test_damaged_clusters_are_named(tmp_path: Path, content: str) -> None:
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    run_experiment("self-supervised-blobs", "smoke", context, "the command")
     path = min((tmp_path / "out" / "clusters").iterdir())
     path.write_text(content)
     with pytest.raises(ValueError, match=path.name):
-        run_experiment("self-supervised-blobs", "smoke", setting, "the command")
+        run_experiment("self-supervised-blobs", "smoke", context, "the command")
 
 
-def test_a_run_that_diverges_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverge(config: Any, dataset: Any, path: Path, *rest: Any) -> Any:
-        if path.name == "gan-seed1":
+def test_a_run_that_diverges_is_left_out_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(name: str, *rest: Any, **options: Any) -> Any:
+        if name == "gan-seed1":
             raise DivergedError("step 3: the generator's loss is nan")
-        return trained(config, dataset, path, *rest)
+        return train_generator(name, *rest, **options)
 
-    monkeypatch.setattr("snngan.experiments.gan_entanglement.trained", diverge)
-    finding = smoke(tmp_path / "out", "gan-entanglement")
-    assert finding.numbers["diverged"] == ["gan-seed1: step 3: the generator's loss is nan"]
-    assert len(finding.numbers["objectives"]["gan"]["FID"]["values"]) == 1
-    assert "Diverged and left out: gan-seed1" in "\n".join(finding.text)
+    monkeypatch.setattr("snngan.experiments.generators.train_generator", diverge)
+    result = smoke(tmp_path / "out", "gan-entanglement")
+    assert result.numbers["diverged"] == ["gan-seed1: step 3: the generator's loss is nan"]
+    assert len(result.numbers["objectives"]["gan"]["FID"]["values"]) == 1
+    assert "Diverged and left out: gan-seed1" in "\n".join(result.text)

@@ -2,7 +2,7 @@
 
     python tests/losses/ranks.py RANK COUNT,COUNT,... FILE
 
-Rank i has COUNT i of the points; FILE is where the ranks find one another. Exits 0 if all agree.
+Rank i has the i-th COUNT of samples; the ranks meet through FILE. Exits with 0 if all agree.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from snngan import RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.pairwise import log_odds
-from snngan.losses.snnl import real_fake_pairs
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import build_real_fake_batch
 
 RULES = (3.0, RelativeTemperature(0.1, 0.3), "optimal")
 
@@ -32,7 +32,7 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
 
 
 def check(own: slice, world: int) -> None:
-    points, labels = batch(30)
+    features, labels = batch(30)
     for backend in ("dense", "tiled"):
         for rule in RULES:
             for distance in ("sqeuclidean", "cosine"):
@@ -44,13 +44,13 @@ def check(own: slice, world: int) -> None:
                         )  # fmt: skip
                         return values if values.dim() == 0 else values.square().sum()
 
-                    compare(loss, points, labels, own, world)
+                    compare(loss, features, labels, own, world)
 
 
 def compare(
-    loss: Callable[[Tensor, Tensor, bool], Tensor], points: Tensor, labels: Tensor, own: slice, world: int
+    loss: Callable[[Tensor, Tensor, bool], Tensor], features: Tensor, labels: Tensor, own: slice, world: int
 ) -> None:
-    whole, part = points.clone().requires_grad_(), points[own].clone().requires_grad_()
+    whole, part = features.clone().requires_grad_(), features[own].clone().requires_grad_()
     expected, value = loss(whole, labels, False), loss(part, labels[own], True)
     assert_close(value, expected)
     expected.backward()  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ def compare(
 
 def check_module(own: slice) -> None:
     """Weights trained under DistributedDataParallel are those of one process."""
-    points, labels = batch(30)
+    features, labels = batch(30)
     results = []
     for across in (False, True):
         torch.manual_seed(0)
@@ -73,7 +73,7 @@ def check_module(own: slice) -> None:
         some = own if across else slice(None)
         for _ in range(4):
             optimizer.zero_grad()
-            criterion(network(points[some]), labels[some]).backward()
+            criterion(network(features[some]), labels[some]).backward()
             optimizer.step()
         assert int(criterion.num_anchors) + int(criterion.num_left_out) == 30
         results.append([*(value.detach() for value in network.parameters()), *criterion.state_dict().values()])
@@ -87,8 +87,8 @@ def check_real_and_fake(own: slice, world: int) -> None:
         for across in (False, True):
             some = own if across else slice(None)
             leaf = fake[some].clone().requires_grad_()
-            pairs = real_fake_pairs(real[some], leaf, scale=scale, across_ranks=across)  # type: ignore[arg-type]
-            odds = log_odds(pairs, RelativeTemperature(0.2)(pairs)).squeeze(0)
+            both = build_real_fake_batch(real[some], leaf, scale=scale, across_ranks=across)  # type: ignore[arg-type]
+            odds = log_odds(both, RelativeTemperature(0.2)(both)).squeeze(0)
             odds.square().sum().backward()
             assert leaf.grad is not None
             found.append((odds.detach().sort().values, leaf.grad[own] * world if not across else leaf.grad))

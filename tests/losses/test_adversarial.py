@@ -1,4 +1,4 @@
-"""The classic adversarial losses against their formulas, and the gradient penalty against closed forms."""
+"""The classic adversarial losses compared with their formulas, and the gradient penalty with closed forms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snngan.losses import adversarial
 from snngan.losses.adversarial import gradient_penalty
 
 REAL, FAKE = [0.3, -1.2, 2.0, -0.1], [-0.7, 0.4, 1.5]
-"""What a discriminator might put out; as many real as fake ones are not asked for."""
+"""Outputs of a discriminator; the numbers of real and fake images may differ."""
 
 
 def mean(values: list[float], formula: Callable[[float], float]) -> float:
@@ -72,7 +72,7 @@ def test_every_loss_of_the_module_is_covered() -> None:
 
 
 @pytest.mark.parametrize("logit", [-300.0, -40.0, 40.0, 300.0])
-def test_sure_discriminators_leave_everything_finite(logit: float) -> None:
+def test_large_logits_give_finite_losses_and_gradients(logit: float) -> None:
     for name in DISCRIMINATOR:
         real, fake = column([logit, 1.0]), column([-logit, 1.0])
         loss = discriminator_loss(name)(real, fake)
@@ -85,7 +85,7 @@ def test_sure_discriminators_leave_everything_finite(logit: float) -> None:
         assert slope.isfinite().all()
 
 
-def test_the_non_saturating_loss_still_teaches_where_minimax_does_not() -> None:
+def test_the_non_saturating_loss_has_a_gradient_where_minimax_saturates() -> None:
     slopes = {}
     for name in ("non_saturating", "minimax"):
         fake = column([-30.0])
@@ -98,7 +98,7 @@ def test_the_non_saturating_loss_still_teaches_where_minimax_does_not() -> None:
 class TestGradientPenalty:
     @pytest.mark.parametrize("shape", [(5, 6), (5, 1, 2, 3)])
     def test_a_linear_critic(self, shape: tuple[int, ...]) -> None:
-        """Its slope is its weight everywhere: (|w| - 1)^2, with derivative 2 (|w| - 1) w / |w|."""
+        """The gradient is the weight everywhere: (|w| - 1)^2, with derivative 2 (|w| - 1) w / |w|."""
         critic = nn.Sequential(nn.Flatten(), nn.Linear(6, 1))
         weight = critic[1].weight
         assert isinstance(weight, nn.Parameter)
@@ -110,25 +110,25 @@ class TestGradientPenalty:
         (slope,) = torch.autograd.grad(penalty, weight)
         assert_close(slope, 2 * (length - 1) * weight.detach() / length)
 
-    def test_it_is_taken_on_the_lines_between_the_pairs(self) -> None:
+    def test_it_is_evaluated_between_real_and_fake_images(self) -> None:
         seen: list[Tensor] = []
 
         class Critic(nn.Module):
             def forward(self, images: Tensor) -> Tensor:
                 seen.append(images.detach())
-                return images.flatten(1).square().sum(1, keepdim=True) / 2  # its slope at x is x
+                return images.flatten(1).square().sum(1, keepdim=True) / 2  # the gradient at x is x
 
         real = torch.zeros(64, 1, 2, 2)
         fake = torch.rand(64, 1, 2, 2, generator=torch.Generator().manual_seed(0)) + 1
         penalty = gradient_penalty(Critic(), real, fake)
         (between,) = seen
-        shares = (between / fake).flatten(1)
-        assert_close(shares, shares[:, :1].expand_as(shares))  # one point on each pair's own line
-        assert (shares >= 0).all()
-        assert (shares <= 1).all()
-        assert shares[:, 0].min() < 0.15
-        assert shares[:, 0].max() > 0.85
-        assert len(shares[:, 0].unique()) == 64
+        weights = (between / fake).flatten(1)
+        assert_close(weights, weights[:, :1].expand_as(weights))  # on the line between both images
+        assert (weights >= 0).all()
+        assert (weights <= 1).all()
+        assert weights[:, 0].min() < 0.15
+        assert weights[:, 0].max() > 0.85
+        assert len(weights[:, 0].unique()) == 64
         assert_close(penalty, (between.flatten(1).norm(dim=1) - 1).square().mean())
 
     def test_images_get_no_gradient(self) -> None:

@@ -1,4 +1,4 @@
-"""A batch spread over processes has the loss and the gradients of the whole batch in one."""
+"""A batch spread over processes has the loss and the gradients of the whole batch in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snngan import soft_nearest_neighbor_loss
 
 @pytest.fixture(autouse=True, scope="module")
 def backend() -> None:
-    """Stand in for that of the directory: the ranks go through the backends themselves."""
+    """Replace the fixture of the directory: the ranks test each backend themselves."""
 
 
 @pytest.mark.slow
@@ -38,5 +38,5 @@ def test_ranks_agree_with_one_process(counts: str, tmp_path: Path) -> None:
 
 
 def test_without_a_process_group_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a process group"):
+    with pytest.raises(ValueError, match="requires a process group"):
         soft_nearest_neighbor_loss(torch.zeros(4, 2), torch.arange(4) % 2, across_ranks=True)

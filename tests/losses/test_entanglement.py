@@ -1,4 +1,4 @@
-"""The entanglement of two sets: its ends, its parts, and the loops."""
+"""The entanglement of two sets: limits, parts, and comparison with the loops."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import entanglement
-from snngan.losses.pairwise import DISTANCES
-from snngan.losses.snnl import real_fake_pairs
+from snngan.losses.pairwise import DISTANCES, build_real_fake_batch
 
 
 def cloud(count: int, seed: int, dims: int = 3) -> Tensor:
@@ -23,28 +22,29 @@ def cloud(count: int, seed: int, dims: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize(("num_real", "num_fake"), [(200, 200), (200, 60), (30, 300)])
-def test_one_distribution_cannot_be_told_apart(num_real: int, num_fake: int) -> None:
+def test_two_samples_of_one_distribution_are_entangled(num_real: int, num_fake: int) -> None:
     result = entanglement(cloud(num_real, 0), cloud(num_fake, 1))
     assert 0.97 < result.score <= 1
-    others = num_real + num_fake - 1  # by chance alone, an anchor's neighbors are of either kind by their numbers
+    others = num_real + num_fake - 1
+    # By chance alone, the kinds of an anchor's neighbors have the proportions of the two sets.
     assert result.real_anchors == pytest.approx(math.log(others / (num_real - 1)), rel=0.1)
     assert result.fake_anchors == pytest.approx(math.log(others / (num_fake - 1)), rel=0.1)
 
 
-def test_far_apart_is_0() -> None:
+def test_distant_sets_have_score_0() -> None:
     result = entanglement(cloud(20, 0), cloud(30, 1) + 1000)
     assert (result.score, result.value, result.real_anchors, result.fake_anchors) == (0, 0, 0, 0)
     assert 0 < result.temperature < math.inf
 
 
-def test_the_score_falls_as_the_sets_part() -> None:
+def test_the_score_decreases_with_the_distance_of_the_sets() -> None:
     scores = [entanglement(cloud(100, 0), cloud(100, 1) + shift).score for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 0.97
     assert scores[-1] < 0.05
 
 
-def test_sets_that_repel_are_at_an_infinite_temperature() -> None:
+def test_sets_that_repel_have_an_infinite_temperature() -> None:
     real, fake = torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [11.0]])
     result = entanglement(real, fake)
     assert result.score == 1
@@ -52,7 +52,7 @@ def test_sets_that_repel_are_at_an_infinite_temperature() -> None:
     assert result.value == pytest.approx(math.log(3))
 
 
-def test_all_points_alike() -> None:
+def test_equal_samples() -> None:
     result = entanglement(torch.ones(4, 3), torch.ones(6, 3))
     assert result.score == 1
     assert result.temperature == math.inf
@@ -62,7 +62,7 @@ def test_all_points_alike() -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize(("num_real", "num_fake", "shift"), [(8, 8, 1.5), (4, 11, 1.0), (12, 2, 0.5)])
-def test_every_figure_is_that_of_the_loops(num_real: int, num_fake: int, shift: float, distance: Any) -> None:
+def test_every_value_agrees_with_the_loops(num_real: int, num_fake: int, shift: float, distance: Any) -> None:
     real, fake = cloud(num_real, 5), cloud(num_fake, 6) + shift
     labels = torch.tensor([0] * num_real + [1] * num_fake)
     result = entanglement(real, fake, distance)
@@ -77,14 +77,14 @@ def test_every_figure_is_that_of_the_loops(num_real: int, num_fake: int, shift: 
     assert result.value <= losses_at(matrix, labels, inverses).min().item() + 1e-6
 
 
-def test_collapsed_points_see_only_themselves() -> None:
-    """A tight cloud amid the data: what is in it has its like for neighbors, and so have few of the others."""
+def test_collapsed_samples_have_low_loss() -> None:
+    """The neighbors of a tight cloud amid the data are the cloud; few other samples have their own kind near."""
     wide, tight = cloud(100, 0), 0.1 * cloud(100, 2)
     collapsed, scattered = entanglement(wide, tight), entanglement(tight, wide)
     assert 0 < 10 * collapsed.fake_anchors < collapsed.real_anchors
     assert (scattered.fake_anchors, scattered.real_anchors) == pytest.approx(
         (collapsed.real_anchors, collapsed.fake_anchors), rel=1e-5
-    )  # distances reach 1000 T, and tiles round them in float32
+    )  # tiles round distances, up to 1000 T, to float32
 
 
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 1000), st.floats(0, 3))
@@ -106,29 +106,31 @@ def test_images_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("scale", ["all", "real"])
-def test_relative_temperatures_are_of_all_or_of_the_real_points(scale: Any) -> None:
+def test_relative_temperatures_are_relative_to_all_or_to_real_samples(scale: Any) -> None:
     real, fake = cloud(6, 0), cloud(5, 1) + 4
-    pairs = real_fake_pairs(real, fake, scale=scale)
+    batch = build_real_fake_batch(real, fake, scale=scale)
     measured = torch.cat([real, fake]) if scale == "all" else real
-    assert pairs.scale.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
-    assert pairs.anchors.all()
-    assert pairs.same[:6, :6].sum() == 30
-    assert not pairs.same[:6, 6:].any()
+    assert batch.scale.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
+    assert batch.is_anchor.all()
+    assert batch.same[:6, :6].sum() == 30
+    assert not batch.same[:6, 6:].any()
 
 
 @pytest.mark.parametrize(
     ("real", "fake"), [((1, 3), (5, 3)), ((5, 3), (0, 3)), ((5, 3), (5, 4)), ((5, 2, 2), (5, 4)), ((5, 4), (5, 2, 2))]
 )
-def test_sets_that_do_not_compare_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^entanglement takes two sets of at least 2 points of one shape, not .*\Z"):
+def test_sets_of_different_shape_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^entanglement requires two sets of at least 2 samples of the same shape, got .*\Z"
+    ):
         entanglement(torch.zeros(real), torch.zeros(fake))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_points_that_are_not_finite_are_refused(value: float) -> None:
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
     cloud = torch.randn(8, 2)
     broken = cloud.clone()
     broken[3, 1] = value
     for pair in ((cloud, broken), (broken, cloud)):
-        with pytest.raises(ValueError, match="entanglement takes finite points"):
+        with pytest.raises(ValueError, match="entanglement requires finite samples"):
             entanglement(*pair)

@@ -1,4 +1,4 @@
-"""The fused backend: its kernels in Triton's interpreter, what it refuses, and, where there is one, on a GPU."""
+"""The fused backend: its kernels in Triton's interpreter, unsupported features, and tests on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan import SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.backends import fused
-from snngan.losses.pairwise import log_odds, pairs_of
+from snngan.losses.backends import choose_backend, fused, why_not_fused
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import build_pairwise_batch
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 needs_gpu = pytest.mark.skipif(
-    not (torch.cuda.is_available() and fused.is_available(torch.device("cuda"))),
-    reason="no GPU that the kernels run on",
+    not torch.cuda.is_available() or why_not_fused(10, torch.float32, torch.device("cuda")) is not None,
+    reason="no GPU that runs the kernels",
 )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def backend() -> None:
-    """Stand in for that of the directory: these tests name their backends."""
+    """Replace the fixture of the directory: these tests name their backends."""
 
 
 @pytest.mark.slow
@@ -41,43 +42,60 @@ def test_the_kernels_in_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("points", "message"),
+    ("features", "message"),
     [
-        (torch.zeros(4, 2).double(), 'backend="fused" takes points of float32 or narrower, not float64: .*"tiled"'),
-        (torch.zeros(4, 257), 'backend="fused" takes points of 1 to 256 dimensions, not 257: use backend="tiled"'),
-        (torch.zeros(4, 0), 'backend="fused" takes points of 1 to 256 dimensions, not 0: use backend="tiled"'),
-        (torch.zeros(4, 2), 'backend="fused" needs Triton and .* GPU .*, not on cpu: use backend="tiled"'),
+        (
+            torch.zeros(4, 2).double(),
+            'backend="fused" requires features of float32 or narrower, got float64: .*"tiled"',
+        ),
+        (torch.zeros(4, 257), 'backend="fused" requires 1 to 256 dimensions, got 257: use backend="tiled"'),
+        (torch.zeros(4, 0), 'backend="fused" requires 1 to 256 dimensions, got 0: use backend="tiled"'),
+        (torch.zeros(4, 2), 'backend="fused" requires Triton and .* GPU .*, got cpu: use backend="tiled"'),
     ],
 )
-def test_what_it_does_not_take_is_refused_in_one_line(
-    points: Tensor, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unsupported_features_are_refused(features: Tensor, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     labels = torch.arange(4) % 2
     with pytest.raises(ValueError, match=rf"^{message}\Z"):
-        soft_nearest_neighbor_loss(points, labels, backend="fused")
+        soft_nearest_neighbor_loss(features, labels, backend="fused")
     with pytest.raises(ValueError, match=rf"^{message}\Z"):
-        SoftNearestNeighborLoss(backend="fused")(points, labels)
-    inverse = torch.ones((), dtype=torch.float64)
-    batch = points[:0], points, points[:, :1].double().square(), torch.ones((), dtype=torch.float64)
-    with pytest.raises(ValueError, match=rf"^{message}\Z"):
-        fused.FusedLogOdds.apply(*batch, labels, labels + 2, 1.0, inverse, slice(0, 4))
+        SoftNearestNeighborLoss(backend="fused")(features, labels)
 
 
 def test_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_has_triton", lambda: False)
+    monkeypatch.setattr("snngan.losses.backends._has_triton", lambda: False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(ValueError, match="needs Triton"):
+    with pytest.raises(ValueError, match="requires Triton"):
         soft_nearest_neighbor_loss(torch.zeros(4, 2), torch.arange(4) % 2, backend="fused")
 
 
-def test_auto_leaves_a_processor_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for count, backend in ((10, "dense"), (2000, "tiled")):
-        assert pairs_of(torch.zeros(count, 2), torch.arange(count) % 2).backend == backend
+@pytest.mark.parametrize(
+    ("num_samples", "num_dims", "dtype", "device", "expected"),
+    [
+        (512, 10, torch.float32, "cuda", "dense"),
+        (513, 10, torch.float32, "cuda", "fused"),
+        (513, 256, torch.bfloat16, "cuda", "fused"),
+        (513, 257, torch.float32, "cuda", "tiled"),
+        (513, 10, torch.float64, "cuda", "tiled"),
+        (512, 10, torch.float32, "cpu", "dense"),
+        (513, 10, torch.float32, "cpu", "tiled"),
+    ],
+)
+def test_auto_chooses_by_size_dtype_and_device(
+    num_samples: int, num_dims: int, dtype: torch.dtype, device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # in the interpreter every device supports the kernels
+    monkeypatch.setattr("snngan.losses.backends._has_triton", lambda: True)
+    assert choose_backend(num_samples, num_dims, dtype, torch.device(device)) == expected
+    assert choose_backend(num_samples, num_dims, dtype, torch.device(device), "tiled") == "tiled"
 
 
-def test_triton_is_imported_only_where_it_is_needed() -> None:
+def test_the_batch_has_the_chosen_backend() -> None:
+    for count, expected in ((10, "dense"), (2000, "tiled")):
+        assert build_pairwise_batch(torch.zeros(count, 2), torch.arange(count) % 2).backend == expected
+
+
+def test_triton_is_imported_only_when_needed() -> None:
     code = "import sys, snngan, snngan.losses.backends.fused; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -89,17 +107,17 @@ def gpu_batch(count: int, dims: int, classes: int) -> tuple[Tensor, Tensor]:
     return torch.randn(count, dims, generator=rng, device="cuda") + 0.3 * offsets[labels], labels
 
 
-def exact_rows(points: Tensor, labels: Tensor, temperature: float) -> tuple[float, Tensor]:
+def exact_rows(features: Tensor, labels: Tensor, temperature: float) -> tuple[float, Tensor]:
     """Return the mean loss and its gradient (N, D) in float64, a few rows of anchors at a time."""
-    leaf = points.double().requires_grad_()
+    leaf = features.double().requires_grad_()
     value = 0.0
-    for rows in torch.arange(len(points), device=points.device).split(512):
+    for rows in torch.arange(len(features), device=features.device).split(512):
         exponents = -torch.cdist(leaf[rows], leaf, compute_mode="donot_use_mm_for_euclid_dist").square() / temperature
-        own = rows[:, None] == torch.arange(len(points), device=points.device)
-        alike = labels[rows, None] == labels
-        same = exponents.masked_fill(own | ~alike, -torch.inf).logsumexp(1)
-        other = exponents.masked_fill(alike, -torch.inf).logsumexp(1)
-        loss = F.softplus(other - same).sum() / len(points)
+        own = rows[:, None] == torch.arange(len(features), device=features.device)
+        same_class = labels[rows, None] == labels
+        same = exponents.masked_fill(own | ~same_class, -torch.inf).logsumexp(1)
+        other = exponents.masked_fill(same_class, -torch.inf).logsumexp(1)
+        loss = F.softplus(other - same).sum() / len(features)
         loss.backward()  # type: ignore[no-untyped-call]
         value += loss.item()
     assert leaf.grad is not None
@@ -111,20 +129,20 @@ def exact_rows(points: Tensor, labels: Tensor, temperature: float) -> tuple[floa
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("dims", [10, 128, 256])
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32"])
-def test_gpu_is_float64_in_rows(precision: str, dims: int, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_agrees_with_float64(precision: str, dims: int, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "PRECISION", precision)
-    points, labels = gpu_batch(8192, dims, classes)
-    mean = pairs_of(points, labels).scale.item()
+    features, labels = gpu_batch(8192, dims, classes)
+    mean = build_pairwise_batch(features, labels).scale.item()
     for factor in (0.01, 0.1, 1.0):
-        expected, slope = exact_rows(points, labels, factor * mean)
-        leaf = points.clone().requires_grad_()
+        expected, slope = exact_rows(features, labels, factor * mean)
+        leaf = features.clone().requires_grad_()
         value = soft_nearest_neighbor_loss(leaf, labels, factor * mean, backend="fused")
         value.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         error = abs(value.item() - expected)
         slope_error = ((leaf.grad - slope).abs().max() / slope.abs().max()).item()
         print(f"{precision} D={dims} C={classes} T={factor}: loss {expected:.6g}, {error:.1e}; slope {slope_error:.1e}")
-        if precision == "tf32" and dims > fused.THIN:  # coordinates of 11 bits
+        if precision == "tf32" and dims > fused.LOW_DIM:  # features of 11 bits
             assert error <= 1e-3 * (expected + 1 / factor)
             assert slope_error <= 0.05 or factor < 0.1
         else:
@@ -134,23 +152,23 @@ def test_gpu_is_float64_in_rows(precision: str, dims: int, classes: int, monkeyp
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_is_the_backend_that_auto_picks() -> None:
-    points, labels = gpu_batch(2000, 10, 2)
-    for features, expected in ((points, "fused"), (points[:1000], "dense"), (points.double(), "tiled")):
-        assert pairs_of(features, labels[: len(features)]).backend == expected
-    assert pairs_of(points.repeat(1, 26), labels).backend == "tiled"
+def test_gpu_is_chosen_by_auto() -> None:
+    features, labels = gpu_batch(2000, 10, 2)
+    for each, expected in ((features, "fused"), (features[:1000], "dense"), (features.double(), "tiled")):
+        assert build_pairwise_batch(each, labels[: len(each)]).backend == expected
+    assert build_pairwise_batch(features.repeat(1, 26), labels).backend == "tiled"
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_gpu_allowing_tf32_elsewhere_changes_nothing() -> None:
-    points, labels = gpu_batch(2000, 64, 2)
+    features, labels = gpu_batch(2000, 64, 2)
     before = torch.get_float32_matmul_precision()
     values: list[Any] = []
     try:
         for allowed in ("highest", "high"):
             torch.set_float32_matmul_precision(allowed)
-            values.append(soft_nearest_neighbor_loss(points, labels, 20.0, backend="fused").item())
+            values.append(soft_nearest_neighbor_loss(features, labels, 20.0, backend="fused").item())
     finally:
         torch.set_float32_matmul_precision(before)
     assert values[0] == values[1]
@@ -158,21 +176,21 @@ def test_gpu_allowing_tf32_elsewhere_changes_nothing() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_keeps_what_is_not_a_number() -> None:
+def test_gpu_keeps_nan() -> None:
     for dims in (3, 40):
-        points, labels = gpu_batch(2000, dims, 2)
-        points[7, 0] = torch.nan
-        pairs = pairs_of(points, labels, backend="fused")
-        pairs.points[:] = points  # centring would have spread it
-        odds = log_odds(pairs, torch.ones(1, dtype=torch.float64, device="cuda"))
+        features, labels = gpu_batch(2000, dims, 2)
+        features[7, 0] = torch.nan
+        batch = build_pairwise_batch(features, labels, backend="fused")
+        batch.features[:] = features  # centering would have spread the NaN
+        odds = log_odds(batch, torch.ones(1, dtype=torch.float64, device="cuda"))
         assert odds.isnan().all()
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_takes_memory_for_points_and_not_for_pairs() -> None:
-    points, labels = gpu_batch(65536, 10, 2)
-    leaf = points.requires_grad_()
+def test_gpu_memory_grows_with_samples_not_with_pairs() -> None:
+    features, labels = gpu_batch(65536, 10, 2)
+    leaf = features.requires_grad_()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

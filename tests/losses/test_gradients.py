@@ -1,4 +1,4 @@
-"""The loss's gradient: against the loops' autograd, against finite differences, and never a NaN."""
+"""The gradient of the loss, compared with the loops and with finite differences; it is never NaN."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 
 import pytest
 import torch
-from reference.batches import NAMES, batch
+from reference.batches import NAMES, make_batch
 from reference.snnl_loops import distances_loop, log_odds_loop, mean_distance_loop, snnl_loop
 from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import OptimalTemperature, RelativeTemperature, soft_nearest_neighbor_loss
-from snngan.losses.pairwise import DISTANCES, log_odds, pairs_of
-from snngan.losses.snnl import real_fake_pairs
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import DISTANCES, build_pairwise_batch, build_real_fake_batch
 from snngan.losses.temperature import TemperatureLike
 
 FACTORS = [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6]
 DTYPES = [torch.float32, torch.float64]
 
 
-def gradient(points: Tensor, labels: Tensor, temperature: TemperatureLike, distance: Any = "sqeuclidean") -> Tensor:
-    """Return the gradient of the mean loss by a copy of ``points``."""
-    leaf = points.clone().requires_grad_()
+def gradient(features: Tensor, labels: Tensor, temperature: TemperatureLike, distance: Any = "sqeuclidean") -> Tensor:
+    """Return the gradient of the mean loss by a copy of ``features``."""
+    leaf = features.clone().requires_grad_()
     (slope,) = torch.autograd.grad(soft_nearest_neighbor_loss(leaf, labels, temperature, distance), leaf)
     return slope
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_is_that_of_the_loops(name: str, distance: Any, backend: str) -> None:
-    points, labels = batch(name)
-    leaf = points.double().requires_grad_()
+def test_gradient_agrees_with_the_loops(name: str, distance: Any, backend: str) -> None:
+    features, labels = make_batch(name)
+    leaf = features.double().requires_grad_()
     distances = distances_loop(leaf, distance)
     mean = mean_distance_loop(distances)
     for factor in FACTORS:
@@ -41,20 +41,20 @@ def test_gradient_is_that_of_the_loops(name: str, distance: Any, backend: str) -
         expected = torch.zeros_like(leaf)
         if losses:
             (expected,) = torch.autograd.grad(torch.stack(losses).mean(), leaf, retain_graph=True)
-        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centered points;
+        # The gradient sums weights * (x_i - x_j) / T, each rounded to float32 beside the size of the centered features;
         # unit vectors are not centered.
-        radius = (points - points.mean(0)).norm(dim=1).max().item() if distance == "sqeuclidean" else 1.0
-        length = points.norm(dim=1).min().item() if distance == "cosine" else 1.0
-        # In float64 torch's softplus, which has slope 1 above 20, leaves out 2e-9.
+        radius = (features - features.mean(0)).norm(dim=1).max().item() if distance == "sqeuclidean" else 1.0
+        length = features.norm(dim=1).min().item() if distance == "cosine" else 1.0
+        # torch's softplus has slope 1 above 20, an error of 2e-9 in float64.
         for dtype, digits in ((torch.float32, 1e-7), (torch.float64, 1e-10)):
-            found = gradient(points.to(dtype), labels, factor * mean, distance)
+            found = gradient(features.to(dtype), labels, factor * mean, distance)
             assert found.dtype == dtype
             assert found.isfinite().all()
             tolerance = 20 * digits * expected.abs().max().item() + digits * radius / (factor * mean * length)
             if distance == "cosine":  # distances of unit vectors round by 1e-16, which 1/T magnifies
                 tolerance += 1e-15 / (factor * mean) * expected.abs().max().item()
             if backend == "tiled" and dtype == torch.float32:  # distances are in float32 too
-                # The loops' own difference of two logarithms rounds as well, which shows where the slopes vanish.
+                # The difference of two logarithms in the loops rounds too, which shows where the slopes vanish.
                 loops = 1e-16 * radius / (factor * mean * length)
                 tolerance = 1e-4 * expected.abs().max().item() + loops + 1e-30 if factor >= 0.01 else math.inf
             assert (found.double() - expected).abs().max().item() <= tolerance, f"{dtype}, T = {factor} x mean"
@@ -64,21 +64,21 @@ def test_gradient_is_that_of_the_loops(name: str, distance: Any, backend: str) -
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_is_finite_at_any_temperature(name: str, distance: Any, dtype: torch.dtype) -> None:
-    points, labels = batch(name)
+    features, labels = make_batch(name)
     rules: list[TemperatureLike] = [1e-20, 1e-6, 1.0, 1e9, math.inf, "optimal", "learned"]
     for rule in rules + [RelativeTemperature(factor) for factor in (1e-12, 1e-9, 1e-3, math.inf)]:
-        assert gradient(points.to(dtype), labels, rule, distance).isfinite().all(), rule
+        assert gradient(features.to(dtype), labels, rule, distance).isfinite().all(), rule
 
 
-def test_very_cold_gradient_points_away_from_the_nearest_stranger() -> None:
-    """At T near 0 each anchor has one term left, d(nearest of its class) - d(nearest stranger), over T."""
-    points, labels = torch.tensor([[0.0], [1.0], [1.5], [50.0]]), torch.tensor([0, 1, 0, 1])
-    distances = [(0, 2, 1), (1, 3, 2), (2, 0, 1), (3, 1, 2)]  # anchor, its nearest partner, its nearest stranger
-    leaf = points.double().requires_grad_()
+def test_gradient_at_very_low_temperature() -> None:
+    """At T near 0 each anchor has one term left, (d(nearest of its class) - d(nearest of another)) / T."""
+    features, labels = torch.tensor([[0.0], [1.0], [1.5], [50.0]]), torch.tensor([0, 1, 0, 1])
+    distances = [(0, 2, 1), (1, 3, 2), (2, 0, 1), (3, 1, 2)]  # anchor, nearest of its class, nearest of another
+    leaf = features.double().requires_grad_()
     margins = [(leaf[a] - leaf[p]).square() - (leaf[a] - leaf[s]).square() for a, p, s in distances]
     (expected,) = torch.autograd.grad(torch.cat(margins).clamp_min(0).mean(), leaf)
     for temperature in (1e-4, 1e-8, 1e-12):
-        found = gradient(points, labels, temperature)
+        found = gradient(features, labels, temperature)
         assert_close(found.double() * temperature, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -86,9 +86,9 @@ def test_very_cold_gradient_points_away_from_the_nearest_stranger() -> None:
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("name", ["random", "singletons", "separable", "duplicated"])
 def test_fixed_temperature_passes_gradcheck(name: str, distance: Any, reduction: Any) -> None:
-    points, labels = batch(name)
-    leaf = points[:9].double().requires_grad_()
-    mean = pairs_of(leaf, labels[:9], distance).scale.item()
+    features, labels = make_batch(name)
+    leaf = features[:9].double().requires_grad_()
+    mean = build_pairwise_batch(leaf, labels[:9], distance).scale.item()
     for factor in (0.1, 2.0):
         check = torch.autograd.gradcheck(
             lambda x, t=factor * mean: soft_nearest_neighbor_loss(x, labels[:9], t, distance, reduction), leaf
@@ -97,37 +97,37 @@ def test_fixed_temperature_passes_gradcheck(name: str, distance: Any, reduction:
 
 
 def overlapping(distance: Any) -> tuple[Tensor, Tensor]:
-    """Return points whose loss has its minimum at a finite T above 0, as gradcheck of that minimum needs."""
+    """Return features whose loss has its minimum at a finite T above 0, which gradcheck of that minimum requires."""
     labels = torch.arange(10) % 2
-    points = torch.randn(10, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    points = points + 1.5 * labels[:, None]
-    inverse = OptimalTemperature()(pairs_of(points, labels, distance))
+    features = torch.randn(10, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    features = features + 1.5 * labels[:, None]
+    inverse = OptimalTemperature()(build_pairwise_batch(features, labels, distance))
     assert 0 < inverse.item() < 1e3
-    assert soft_nearest_neighbor_loss(points, labels, "optimal", distance) > 0.1
-    return points.requires_grad_(), labels
+    assert soft_nearest_neighbor_loss(features, labels, "optimal", distance) > 0.1
+    return features.requires_grad_(), labels
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_optimal_temperature_passes_gradcheck(distance: Any, reduction: Any) -> None:
-    """By the envelope theorem: the optimal T moves with the points, and yet adds nothing to the slope."""
-    points, labels = overlapping(distance)
+    """The optimal T depends on the features, but adds nothing to the gradient (envelope theorem)."""
+    features, labels = overlapping(distance)
     assert torch.autograd.gradcheck(
-        lambda x: soft_nearest_neighbor_loss(x, labels, "optimal", distance, reduction), points
+        lambda x: soft_nearest_neighbor_loss(x, labels, "optimal", distance, reduction), features
     )
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_relative_temperature_carries_no_gradient(distance: Any) -> None:
-    points, labels = overlapping(distance)
-    mean = pairs_of(points, labels, distance).scale.item()
+def test_relative_temperature_has_no_gradient(distance: Any) -> None:
+    features, labels = overlapping(distance)
+    mean = build_pairwise_batch(features, labels, distance).scale.item()
     for factor in (0.1, 1.0):
-        found = gradient(points.detach(), labels, RelativeTemperature(factor), distance)
-        assert_close(found, gradient(points.detach(), labels, factor * mean, distance), rtol=1e-12, atol=1e-14)
+        found = gradient(features.detach(), labels, RelativeTemperature(factor), distance)
+        assert_close(found, gradient(features.detach(), labels, factor * mean, distance), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_log_odds_are_those_of_the_loops(distance: Any) -> None:
+def test_log_odds_agree_with_the_loops(distance: Any) -> None:
     rng = torch.Generator().manual_seed(0)
     real, fake = torch.randn(5, 3, generator=rng), torch.randn(7, 3, generator=rng) + 1
     labels = torch.tensor([0] * 5 + [1] * 7)
@@ -135,8 +135,8 @@ def test_log_odds_are_those_of_the_loops(distance: Any) -> None:
     results = []
     for dtype in DTYPES:
         leaves = [x.to(dtype, copy=True).requires_grad_() for x in (real, fake)]
-        pairs = real_fake_pairs(*leaves, distance)
-        odds = log_odds(pairs, torch.tensor([0.5, 3.0], dtype=torch.float64))
+        batch = build_real_fake_batch(*leaves, distance)
+        odds = log_odds(batch, torch.tensor([0.5, 3.0], dtype=torch.float64))
         slopes = torch.autograd.grad((odds * weights).sum(), leaves)
         results.append((odds.detach(), torch.cat(slopes).double()))
     leaf = torch.cat([real, fake]).double().requires_grad_()
@@ -152,13 +152,13 @@ def test_log_odds_are_those_of_the_loops(distance: Any) -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_real_points_without_gradient_change_nothing_for_the_fake_ones(dtype: torch.dtype, distance: Any) -> None:
+def test_real_samples_without_gradient_do_not_change_that_of_fake_ones(dtype: torch.dtype, distance: Any) -> None:
     rng = torch.Generator().manual_seed(0)
     real, fake = torch.randn(5, 3, generator=rng, dtype=dtype), torch.randn(7, 3, generator=rng, dtype=dtype) + 1
     inverses, slopes = torch.tensor([0.5, 3.0], dtype=torch.float64), []
     for wanted in (True, False):
         leaf = fake.clone().requires_grad_()
-        odds = log_odds(real_fake_pairs(real.clone().requires_grad_(wanted), leaf, distance), inverses)
+        odds = log_odds(build_real_fake_batch(real.clone().requires_grad_(wanted), leaf, distance), inverses)
         slopes += torch.autograd.grad(odds.square().sum(), leaf)
     assert slopes[0].any()
     assert_close(slopes[1], slopes[0])
@@ -167,98 +167,101 @@ def test_real_points_without_gradient_change_nothing_for_the_fake_ones(dtype: to
 Points, Labels = Tensor, Tensor
 
 
-def by_backward(loss: Callable[[Points], Tensor], points: Points) -> None:
-    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
+def by_backward(loss: Callable[[Points], Tensor], features: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(features), features, create_graph=True)
     slope.square().sum().backward()
 
 
-def by_backward_into_inputs(loss: Callable[[Points], Tensor], points: Points) -> None:
-    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
-    slope.square().sum().backward(inputs=[points])
+def by_backward_into_inputs(loss: Callable[[Points], Tensor], features: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(features), features, create_graph=True)
+    slope.square().sum().backward(inputs=[features])
 
 
-def by_grad(loss: Callable[[Points], Tensor], points: Points) -> None:
-    (slope,) = torch.autograd.grad(loss(points), points, create_graph=True)
-    torch.autograd.grad(slope.sum(), points, allow_unused=True)
+def by_grad(loss: Callable[[Points], Tensor], features: Points) -> None:
+    (slope,) = torch.autograd.grad(loss(features), features, create_graph=True)
+    torch.autograd.grad(slope.sum(), features, allow_unused=True)
 
 
-def by_grad_through_a_network(loss: Callable[[Points], Tensor], points: Points) -> None:
-    weight = torch.eye(points.shape[1], dtype=points.dtype, requires_grad=True)
-    (slope,) = torch.autograd.grad(loss(points.detach() @ weight), weight, create_graph=True)
+def by_grad_through_a_network(loss: Callable[[Points], Tensor], features: Points) -> None:
+    weight = torch.eye(features.shape[1], dtype=features.dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(features.detach() @ weight), weight, create_graph=True)
     torch.autograd.grad(slope.square().sum(), weight)
 
 
-def by_the_incoming_gradient(loss: Callable[[Points], Tensor], points: Points) -> None:
-    factor = torch.ones((), dtype=points.dtype, requires_grad=True)
-    (slope,) = torch.autograd.grad(factor * loss(points), points, create_graph=True)
+def by_the_incoming_gradient(loss: Callable[[Points], Tensor], features: Points) -> None:
+    factor = torch.ones((), dtype=features.dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(factor * loss(features), features, create_graph=True)
     torch.autograd.grad(slope.sum(), factor, allow_unused=True)
 
 
-def by_hessian(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.autograd.functional.hessian(loss, points)
+def by_hessian(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.autograd.functional.hessian(loss, features)
 
 
-def by_vectorized_hessian(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.autograd.functional.hessian(loss, points, vectorize=True)
+def by_vectorized_hessian(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.autograd.functional.hessian(loss, features, vectorize=True)
 
 
-def by_jvp(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.autograd.functional.jvp(loss, points, torch.ones_like(points))
+def by_jvp(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.autograd.functional.jvp(loss, features, torch.ones_like(features))
 
 
-def by_forward_mode(loss: Callable[[Points], Tensor], points: Points) -> None:
+def by_forward_mode(loss: Callable[[Points], Tensor], features: Points) -> None:
     with torch.autograd.forward_ad.dual_level():
-        loss(torch.autograd.forward_ad.make_dual(points.detach(), torch.ones_like(points)))
+        loss(torch.autograd.forward_ad.make_dual(features.detach(), torch.ones_like(features)))
 
 
-def by_func(loss: Callable[[Points], Tensor], points: Points) -> None:
-    torch.func.hessian(loss)(points)
+def by_func(loss: Callable[[Points], Tensor], features: Points) -> None:
+    torch.func.hessian(loss)(features)
 
 
-WAYS_IN = [
+SECOND_DERIVATIVES = [
     by_backward, by_backward_into_inputs, by_grad, by_grad_through_a_network, by_the_incoming_gradient, by_hessian,
     by_vectorized_hessian, by_jvp, by_forward_mode, by_func,
 ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch imports it for forward mode
-@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("way", SECOND_DERIVATIVES)
 @pytest.mark.parametrize("rule", [1.0, "optimal", RelativeTemperature(0.1, 1.0)], ids=["1", "optimal", "relative"])
 def test_second_derivatives_are_refused(rule: TemperatureLike, way: Callable[..., None]) -> None:
-    points, labels = batch("random")
-    points = points.double().requires_grad_()
+    features, labels = make_batch("random")
+    features = features.double().requires_grad_()
     with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|forward mode AD|functorch"):
-        way(lambda given: soft_nearest_neighbor_loss(given, labels, rule), points)
+        way(lambda given: soft_nearest_neighbor_loss(given, labels, rule), features)
     with pytest.raises((RuntimeError, NotImplementedError), match=r"no second derivatives|forward mode AD|functorch"):
-        # It hands a constant back.
-        way(lambda given: log_odds(pairs_of(given, labels), torch.ones(1, dtype=torch.float64)).sum(), points)
+        # Here the incoming gradient is a constant.
+        way(
+            lambda given: log_odds(build_pairwise_batch(given, labels), torch.ones(1, dtype=torch.float64)).sum(),
+            features,
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-15, 1e10, 1e19, 1e30, 1e38])
 @pytest.mark.parametrize(
     "rule", ["optimal", "learned", "absolute", RelativeTemperature(0.1), RelativeTemperature(1e-3, 1.0)]
 )
-def test_the_scale_of_the_points_does_not_matter(rule: TemperatureLike, scale: float) -> None:
+def test_the_scale_of_the_features_does_not_matter(rule: TemperatureLike, scale: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    points, labels = torch.rand(120, 4, generator=rng) * 2 - 1, torch.arange(120) % 4
-    points[:, 0] = 0.7 * points[:, 0] + 0.1 * labels
+    features, labels = torch.rand(120, 4, generator=rng) * 2 - 1, torch.arange(120) % 4
+    features[:, 0] = 0.7 * features[:, 0] + 0.1 * labels
     plain, scaled = (0.1, 0.1 * scale**2) if rule == "absolute" else (rule, rule)
-    expected = soft_nearest_neighbor_loss(points.double(), labels, plain)
-    assert_close(soft_nearest_neighbor_loss(points * scale, labels, scaled).double(), expected, rtol=1e-3, atol=1e-5)
-    if scale >= 1e-30:  # below, the gradient, of the order of 1 / scale, leaves float32
-        slope = gradient(points.double(), labels, plain)
-        found = gradient(points * scale, labels, scaled).double() * scale
+    expected = soft_nearest_neighbor_loss(features.double(), labels, plain)
+    assert_close(soft_nearest_neighbor_loss(features * scale, labels, scaled).double(), expected, rtol=1e-3, atol=1e-5)
+    if scale >= 1e-30:  # below, the gradient, about 1 / scale, overflows float32
+        slope = gradient(features.double(), labels, plain)
+        found = gradient(features * scale, labels, scaled).double() * scale
         assert_close(found, slope, rtol=1e-2, atol=1e-3 * slope.abs().max().item())
 
 
 def test_autocast_and_tf32_outside_change_nothing() -> None:
-    points, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    features, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
     before = torch.get_float32_matmul_precision()
-    expected = gradient(points, labels, 1.0)
+    expected = gradient(features, labels, 1.0)
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(gradient(points, labels, 1.0), expected)
+            assert torch.equal(gradient(features, labels, 1.0), expected)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -269,11 +272,11 @@ def test_the_newer_switches_outside_change_nothing(precision: str) -> None:
     matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if matmul is None:
         pytest.skip("torch has them from 2.9")
-    points, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
-    before, expected = matmul.fp32_precision, gradient(points, labels, 1.0)
+    features, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    before, expected = matmul.fp32_precision, gradient(features, labels, 1.0)
     try:
         matmul.fp32_precision = precision
-        assert torch.equal(gradient(points, labels, 1.0), expected)
+        assert torch.equal(gradient(features, labels, 1.0), expected)
         assert matmul.fp32_precision == precision
     finally:
         matmul.fp32_precision = before

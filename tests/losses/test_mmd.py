@@ -1,4 +1,4 @@
-"""The maximum mean discrepancy: the loops, and what unbiased means."""
+"""The maximum mean discrepancy, compared with the loops; its expectation is unbiased."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cloud(count: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 @pytest.mark.parametrize(("num_real", "num_fake", "shift"), [(6, 6, 0.0), (4, 9, 0.5), (2, 2, 1.0), (7, 5, 20.0)])
-def test_value_is_that_of_the_loops(num_real: int, num_fake: int, shift: float, offset: float) -> None:
+def test_value_agrees_with_the_loops(num_real: int, num_fake: int, shift: float, offset: float) -> None:
     real, fake = cloud(num_real, 0) + offset, cloud(num_fake, 1) + offset + shift
     found = squared_mmd(real, fake)
     assert found.dtype == torch.float32
@@ -33,25 +33,25 @@ def test_value_is_that_of_the_loops(num_real: int, num_fake: int, shift: float, 
 
 
 def test_unbiased_over_all_ways_to_split_a_sample() -> None:
-    """Where chance alone says which points are real, the estimates average to 0; a biased one's mean is above."""
-    points = cloud(7, 0).double()
+    """Over all splits of one sample the estimates average to 0; those of a biased one have a positive mean."""
+    features = cloud(7, 0).double()
     estimates = []
     for chosen in itertools.combinations(range(7), 3):
         others = [row for row in range(7) if row not in chosen]
-        estimates.append(squared_mmd(points[list(chosen)], points[others]))
+        estimates.append(squared_mmd(features[list(chosen)], features[others]))
     assert_close(torch.stack(estimates).mean(), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-14)
     assert torch.stack(estimates).abs().max() > 0.01
 
 
-def test_it_grows_as_the_sets_part() -> None:
+def test_it_grows_with_the_distance_of_the_sets() -> None:
     values = [squared_mmd(cloud(50, 0), cloud(50, 1) + shift).item() for shift in (0.0, 1.0, 2.0, 4.0)]
     assert values == sorted(values)
     assert abs(values[0]) < 0.02
     assert values[-1] > 0.5
 
 
-def test_gradient_leaves_the_widths_alone() -> None:
-    """Finite differences with the widths held where they are."""
+def test_gradient_with_constant_widths() -> None:
+    """The widths depend on the batch but have no gradient."""
     real, fake = cloud(4, 0).double().requires_grad_(), cloud(5, 1).double().requires_grad_()
     slopes = torch.autograd.grad(squared_mmd(real, fake), [real, fake])
 
@@ -63,12 +63,12 @@ def test_gradient_leaves_the_widths_alone() -> None:
         within = (kernel(real, real).sum() - 4) / 12 + (kernel(fake, fake).sum() - 5) / 20
         return within - 2 * kernel(real, fake).mean()
 
-    points = torch.cat([real, fake]).detach()
-    scale = (points[:, None] - points).square().sum() / 72
+    features = torch.cat([real, fake]).detach()
+    scale = (features[:, None] - features).square().sum() / 72
     assert_close(slopes, torch.autograd.grad(plain(real, fake, scale), [real, fake]))
 
 
-def test_points_that_all_coincide() -> None:
+def test_equal_samples() -> None:
     real, fake = torch.ones(3, 2).requires_grad_(), torch.ones(4, 2).requires_grad_()
     value = squared_mmd(real, fake)
     assert_close(value, torch.tensor(0.0))

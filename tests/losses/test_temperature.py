@@ -1,4 +1,4 @@
-"""The rules that choose T: their formulas, what they remember, and the texts and numbers that they are made from."""
+"""The rules that choose T: formulas, state, and the texts and numbers that name them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.batches import batch
+from reference.batches import make_batch
 from reference.snnl_loops import losses_at
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -25,18 +25,18 @@ from snngan import (
     SoftNearestNeighborLoss,
     soft_nearest_neighbor_loss,
 )
-from snngan.losses.pairwise import Pairs, pairs_of
+from snngan.losses.pairwise import PairwiseBatch, build_pairwise_batch
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature, parse_temperature
 
-POINTS = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)
+FEATURES = torch.tensor([[0.0], [1.0], [3.0], [4.5]], dtype=torch.float64)
 LABELS = torch.tensor([0, 0, 1, 1])
-PAIRS = pairs_of(POINTS, LABELS)
+BATCH = build_pairwise_batch(FEATURES, LABELS)
 MEAN = (1 + 9 + 4.5**2 + 4 + 3.5**2 + 1.5**2) / 6
 RULES = [
     FixedTemperature(2.0), RelativeTemperature(0.1, 1.0), AnnealedTemperature(1.0), LearnedTemperature(),
     OptimalTemperature(),
 ]  # fmt: skip
-ALIKE = pairs_of(torch.ones(4, 2), LABELS)
+EQUAL = build_pairwise_batch(torch.ones(4, 2), LABELS)
 
 
 def inverse(*temperatures: float) -> Tensor:
@@ -45,8 +45,13 @@ def inverse(*temperatures: float) -> Tensor:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_every_rule_gives_finite_inverses_without_gradient(rule: Temperature) -> None:
-    for pairs in (PAIRS, ALIKE, pairs_of(POINTS.clone().requires_grad_(), LABELS), pairs_of(POINTS, LABELS * 0)):
-        found = copy.deepcopy(rule)(pairs)
+    for batch in (
+        BATCH,
+        EQUAL,
+        build_pairwise_batch(FEATURES.clone().requires_grad_(), LABELS),
+        build_pairwise_batch(FEATURES, LABELS * 0),
+    ):
+        found = copy.deepcopy(rule)(batch)
         assert found.dtype == torch.float64
         assert found.dim() == 1
         assert len(found) >= 1
@@ -56,24 +61,26 @@ def test_every_rule_gives_finite_inverses_without_gradient(rule: Temperature) ->
 
 
 def test_fixed() -> None:
-    assert_close(FixedTemperature(4.0)(PAIRS), inverse(4.0))
-    assert_close(FixedTemperature(math.inf)(PAIRS), inverse(math.inf))
+    assert_close(FixedTemperature(4.0)(BATCH), inverse(4.0))
+    assert_close(FixedTemperature(math.inf)(BATCH), inverse(math.inf))
 
 
 def test_relative() -> None:
-    assert_close(PAIRS.scale, torch.tensor(MEAN, dtype=torch.float64))
-    assert_close(RelativeTemperature(0.1)(PAIRS), inverse(0.1 * MEAN), rtol=1e-14, atol=0)
-    assert_close(RelativeTemperature(0.5, math.inf)(PAIRS), inverse(0.5 * MEAN, math.inf), rtol=1e-14, atol=0)
+    assert_close(BATCH.scale, torch.tensor(MEAN, dtype=torch.float64))
+    assert_close(RelativeTemperature(0.1)(BATCH), inverse(0.1 * MEAN), rtol=1e-14, atol=0)
+    assert_close(RelativeTemperature(0.5, math.inf)(BATCH), inverse(0.5 * MEAN, math.inf), rtol=1e-14, atol=0)
     with pytest.raises(ValueError, match="at least one factor"):
         RelativeTemperature()
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_several_factors_give_the_mean_of_their_losses(reduction: Any) -> None:
-    points, labels = batch("singletons")
+    features, labels = make_batch("singletons")
     factors = (0.03, 0.1, 1.0)
-    losses = [soft_nearest_neighbor_loss(points, labels, RelativeTemperature(f), reduction=reduction) for f in factors]
-    mixed = soft_nearest_neighbor_loss(points, labels, RelativeTemperature(*factors), reduction=reduction)
+    losses = [
+        soft_nearest_neighbor_loss(features, labels, RelativeTemperature(f), reduction=reduction) for f in factors
+    ]
+    mixed = soft_nearest_neighbor_loss(features, labels, RelativeTemperature(*factors), reduction=reduction)
     assert_close(mixed, torch.stack(losses).mean(0))
 
 
@@ -81,109 +88,109 @@ class TestAnnealed:
     def test_formula(self) -> None:
         rule = AnnealedTemperature(2.0, period=4.0, power=0.5)
         for evaluations in range(5):
-            assert_close(rule(PAIRS), inverse(2.0 / (1 + evaluations / 4) ** 0.5 * MEAN))
+            assert_close(rule(BATCH), inverse(2.0 / (1 + evaluations / 4) ** 0.5 * MEAN))
         absolute = AnnealedTemperature(2.0, final=1.5, period=4.0, power=0.5, relative=False)
-        found = torch.cat([absolute(PAIRS) for _ in range(10)])
+        found = torch.cat([absolute(BATCH) for _ in range(10)])
         expected = [max(1.5, 2.0 / (1 + k / 4) ** 0.5) for k in range(10)]
         assert_close(found, inverse(*expected))
         assert expected[-1] == 1.5 < expected[1]
 
     def test_only_training_counts(self) -> None:
         rule = AnnealedTemperature(1.0).eval()
-        assert_close(rule(PAIRS), rule(PAIRS), rtol=0, atol=0)
+        assert_close(rule(BATCH), rule(BATCH), rtol=0, atol=0)
         assert int(rule.evaluations) == 0
         rule.train()
-        assert rule(PAIRS) < rule(PAIRS)
+        assert rule(BATCH) < rule(BATCH)
         assert int(rule.evaluations) == 2
 
     def test_state_round_trip(self) -> None:
         rule, other = AnnealedTemperature(1.0), AnnealedTemperature(1.0)
         for _ in range(7):
-            rule(PAIRS)
+            rule(BATCH)
         other.load_state_dict(rule.state_dict())
-        assert_close(other(PAIRS), rule(PAIRS), rtol=0, atol=0)
+        assert_close(other(BATCH), rule(BATCH), rtol=0, atol=0)
         assert int(other.evaluations) == 8
 
 
 class TestLearned:
     def test_first_temperature(self) -> None:
-        assert_close(LearnedTemperature(0.3)(PAIRS), inverse(0.3 * MEAN))
-        assert_close(LearnedTemperature(0.3).eval()(PAIRS), inverse(0.3 * MEAN))
+        assert_close(LearnedTemperature(0.3)(BATCH), inverse(0.3 * MEAN))
+        assert_close(LearnedTemperature(0.3).eval()(BATCH), inverse(0.3 * MEAN))
 
     @pytest.mark.parametrize("name", ["random", "sparse", "heavy_tailed", "outlier", "separable", "one_class"])
     @pytest.mark.parametrize("initial", [0.01, 0.1, 1.0, 30.0])
-    def test_one_step_an_evaluation_downhill(self, name: str, initial: float) -> None:
-        points, labels = batch(name)
-        pairs = pairs_of(points.double(), labels)
+    def test_each_evaluation_is_one_step_of_descent(self, name: str, initial: float) -> None:
+        features, labels = make_batch(name)
+        batch = build_pairwise_batch(features.double(), labels)
         rule = LearnedTemperature(initial, step=0.05)
-        before, after = rule(pairs), rule(pairs)
+        before, after = rule(batch), rule(batch)
         around = before * torch.exp(torch.tensor([-1e-4, 1e-4], dtype=torch.float64))
-        low, high = losses_at(pairs.distances, labels, around)
+        low, high = losses_at(batch.distances, labels, around)
         slope = (high - low) / 2e-4
         assert_close((after / before).log()[0], -0.05 * slope.clamp(-1, 1), rtol=1e-4, atol=1e-8)
-        value = losses_at(pairs.distances, labels, torch.cat([before, after]))
+        value = losses_at(batch.distances, labels, torch.cat([before, after]))
         assert value[1] < value[0] if abs(slope) > 1e-3 else value[1] <= value[0] + 1e-9
 
     @pytest.mark.parametrize("initial", [0.05, 1.0, 10.0])
-    def test_repeated_on_one_batch_it_ends_in_a_minimum(self, initial: float) -> None:
-        points, labels = batch("singletons")
-        pairs = pairs_of(points.double() + 2 * (labels == 0)[:, None], labels)
+    def test_repeated_steps_reach_a_minimum(self, initial: float) -> None:
+        features, labels = make_batch("singletons")
+        batch = build_pairwise_batch(features.double() + 2 * (labels == 0)[:, None], labels)
         rule = LearnedTemperature(initial)
         for _ in range(1500):
-            reached = rule(pairs)
+            reached = rule(batch)
         around = reached * torch.tensor([0.98, 1.0, 1.02], dtype=torch.float64)
-        cold, there, warm = losses_at(pairs.distances, labels, around)
-        assert there < cold
-        assert there < warm
+        lower, reached_loss, higher = losses_at(batch.distances, labels, around)
+        assert reached_loss < lower
+        assert reached_loss < higher
 
-    def test_it_stays_in_its_bounds(self) -> None:
-        separate = pairs_of(*batch("separable"))
+    def test_it_stays_within_its_bounds(self) -> None:
+        separate = build_pairwise_batch(*make_batch("separable"))
         rule = LearnedTemperature(1.0, step=1.0, low=0.5, high=2.0)
         found = torch.cat([rule(separate) for _ in range(50)]) * separate.scale
         assert_close(found[-1].item(), 2.0) and (found >= 0.5).all()
-        repelling = pairs_of(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), torch.tensor([0, 1, 0, 1]))
+        repelling = build_pairwise_batch(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), torch.tensor([0, 1, 0, 1]))
         rule = LearnedTemperature(1.0, step=1.0, low=0.5, high=2.0)
         found = torch.cat([rule(repelling) for _ in range(50)]) * repelling.scale
         assert_close(found[-1].item(), 0.5)
-        # The bounds are the next batch's own.
-        larger = pairs_of(torch.tensor([[0.0], [100.0], [1000.0], [1100.0]]), torch.tensor([0, 1, 0, 1]))
+        # The bounds are relative to the batch at hand.
+        larger = build_pairwise_batch(torch.tensor([[0.0], [100.0], [1000.0], [1100.0]]), torch.tensor([0, 1, 0, 1]))
         assert 0.5 - 1e-9 <= rule(larger).item() * larger.scale.item() <= 2.0 + 1e-9
 
     def test_evaluation_mode_changes_nothing(self) -> None:
         rule = LearnedTemperature(1.0)
-        rule(PAIRS)
+        rule(BATCH)
         rule.eval()
         state = copy.deepcopy(rule.state_dict())
-        assert_close(rule(PAIRS), rule(PAIRS), rtol=0, atol=0)
+        assert_close(rule(BATCH), rule(BATCH), rtol=0, atol=0)
         assert_close(rule.state_dict(), state, rtol=0, atol=0)
 
     def test_state_round_trip_through_the_module(self) -> None:
-        points, labels = batch("random")
+        features, labels = make_batch("random")
         criterion, other = (SoftNearestNeighborLoss("learned") for _ in range(2))
         for _ in range(5):
-            criterion(points, labels)
+            criterion(features, labels)
         other.load_state_dict(criterion.state_dict())
         for _ in range(3):
-            assert_close(other(points, labels), criterion(points, labels), rtol=0, atol=0)
-        assert criterion(points, labels) < SoftNearestNeighborLoss("learned")(points, labels)
+            assert_close(other(features, labels), criterion(features, labels), rtol=0, atol=0)
+        assert criterion(features, labels) < SoftNearestNeighborLoss("learned")(features, labels)
 
     @pytest.mark.parametrize(
         "options", [{"initial": 0.0}, {"step": -1.0}, {"low": 0.0}, {"low": 2.0, "high": 1.0}, {"high": math.nan}]
     )
-    def test_bad_options(self, options: dict[str, float]) -> None:
+    def test_invalid_options_are_refused(self, options: dict[str, float]) -> None:
         with pytest.raises(ValueError, match="must be"):
             LearnedTemperature(**options)
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
 def test_relative_rules_follow_the_data(factor: float, size: float) -> None:
-    larger = pairs_of(POINTS * size, LABELS)
+    larger = build_pairwise_batch(FEATURES * size, LABELS)
     for kind in (RelativeTemperature, AnnealedTemperature):
-        assert_close(kind(factor)(larger) * size**2, kind(factor)(PAIRS), rtol=1e-9, atol=0)
+        assert_close(kind(factor)(larger) * size**2, kind(factor)(BATCH), rtol=1e-9, atol=0)
 
 
-def absolute_of(rule: Temperature, pairs: Pairs = PAIRS) -> list[float]:
-    return (1 / rule(pairs)).tolist()
+def absolute_of(rule: Temperature, batch: PairwiseBatch = BATCH) -> list[float]:
+    return (1 / rule(batch)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +216,7 @@ def test_texts(text: str, kind: type[Temperature], temperatures: list[float] | N
         assert absolute_of(rule) == pytest.approx(temperatures)
 
 
-def test_the_period_of_a_text_is_its_own() -> None:
+def test_period_of_a_text() -> None:
     for text, period, first in (("annealed:2", 100, 2 * MEAN), ("annealed:2:10", 10, 2 * MEAN),
                                 ("annealed-absolute:3:10", 10, 3.0)):  # fmt: skip
         rule = parse_temperature(text)
@@ -224,8 +231,8 @@ def test_the_period_of_a_text_is_its_own() -> None:
      "annealed:", "annealed:1:", "learned:x", "learned:1:2", "optimal:1", "Optimal",
      "1e-16", "0.1+1e-16", "absolute:1e-300", "learned:1e-20", "annealed:1e-20:5"],
 )  # fmt: skip
-def test_texts_that_mean_nothing(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^temperature takes .* absolute:T, .* or optimal, not .*\Z") as caught:
+def test_invalid_texts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^temperature must be .* absolute:T, .* or optimal, got .*\Z") as caught:
         parse_temperature(text)
     assert repr(text) in str(caught.value)
 
@@ -239,14 +246,14 @@ def test_as_temperature() -> None:
     assert type(as_temperature("optimal")) is OptimalTemperature
     wrong: list[Any] = ["0.1", "optimum", 0, -1.0, math.nan, None, [1.0]]
     for value in wrong:
-        with pytest.raises(ValueError, match=r"^temperature must be .* not .*\Z"):
+        with pytest.raises(ValueError, match=r"^temperature must be .* got .*\Z"):
             as_temperature(value)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 @pytest.mark.parametrize("kind", [FixedTemperature, RelativeTemperature, AnnealedTemperature, LearnedTemperature])
 def test_temperatures_must_be_above_0(kind: Any, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"temperature must be above 0, not {value}"):
+    with pytest.raises(ValueError, match=rf"temperature must be above 0, got {value}"):
         kind(value)
 
 
@@ -257,11 +264,11 @@ CASTS: list[Callable[[nn.Module], nn.Module]] = [
 
 @pytest.mark.parametrize("rule", ["learned", AnnealedTemperature(1.0)])
 @pytest.mark.parametrize("cast", CASTS)
-def test_a_cast_of_the_module_leaves_the_state_of_its_temperature_alone(
+def test_casting_the_module_does_not_change_the_state_of_its_temperature(
     cast: Callable[[nn.Module], nn.Module], rule: TemperatureLike
 ) -> None:
-    points, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    points += labels[:, None]
+    features, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    features += labels[:, None]
     found = []
     for times in (0, 2, 5):
         torch.manual_seed(0)
@@ -270,22 +277,22 @@ def test_a_cast_of_the_module_leaves_the_state_of_its_temperature_alone(
         for step in range(6):
             if step == times and times:
                 cast(criterion)
-            values.append(float(criterion[0](points, labels)))
+            values.append(float(criterion[0](features, labels)))
         found.append(values)
-    assert len(set(found[0])) == 6  # it moves
+    assert len(set(found[0])) == 6  # it changes
     assert found[1] == found[0]
     assert found[2] == found[0]
 
 
-def test_what_was_learned_is_saved_and_loaded_exactly() -> None:
-    points, labels = torch.randn(40, 3), torch.arange(40) % 2
+def test_learned_state_is_saved_and_loaded_exactly() -> None:
+    features, labels = torch.randn(40, 3), torch.arange(40) % 2
     first, second = SoftNearestNeighborLoss("learned"), SoftNearestNeighborLoss("learned")
     for _ in range(3):
-        first(points, labels)
+        first(features, labels)
     kept = first.half().state_dict()
-    value = first(points, labels)
+    value = first(features, labels)
     second.load_state_dict(kept)
-    assert torch.equal(second(points, labels), value)
+    assert torch.equal(second(features, labels), value)
 
 
 @pytest.mark.parametrize(
@@ -298,5 +305,5 @@ def test_what_was_learned_is_saved_and_loaded_exactly() -> None:
         (OptimalTemperature(), "OptimalTemperature()"),
     ],
 )
-def test_repr_says_what_matters_in_one_line(rule: Temperature, text: str) -> None:
+def test_repr(rule: Temperature, text: str) -> None:
     assert repr(rule) == text

@@ -1,4 +1,4 @@
-"""The triplet loss against three loops, its gradient, and batches without a triplet."""
+"""The triplet loss compared with three loops, its gradient, and batches without a triplet."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from snngan.losses.triplet import triplet_loss
 
 
 def by_loops(features: Tensor, labels: Tensor, margin: float, distance: str) -> float:
-    points, terms = features.flatten(1).double(), []
-    for a in range(len(points)):
-        for p in range(len(points)):
-            for n in range(len(points)):
+    features, terms = features.flatten(1).double(), []
+    for a in range(len(features)):
+        for p in range(len(features)):
+            for n in range(len(features)):
                 if a == p or labels[a] != labels[p] or labels[a] == labels[n]:
                     continue
                 if distance == "cosine":
-                    near, far = (1 - torch.cosine_similarity(points[a], points[other], 0) for other in (p, n))
+                    near, far = (1 - torch.cosine_similarity(features[a], features[other], 0) for other in (p, n))
                 else:
-                    near, far = ((points[a] - points[other]).square().sum() for other in (p, n))
+                    near, far = ((features[a] - features[other]).square().sum() for other in (p, n))
                 terms.append(max(0.0, float(near - far) + margin))
     return sum(terms) / max(1, len(terms))
 
@@ -32,12 +32,12 @@ def by_loops(features: Tensor, labels: Tensor, margin: float, distance: str) -> 
     seed=st.integers(0, 2**16), count=st.integers(2, 14), classes=st.integers(1, 4), margin=st.floats(0, 5),
     distance=st.sampled_from(["sqeuclidean", "cosine"]), shift=st.sampled_from([0.0, 100.0]),
 )  # fmt: skip
-def test_it_is_that_of_three_loops(
+def test_it_agrees_with_three_loops(
     seed: int, count: int, classes: int, margin: float, distance: str, shift: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, 3, 2, generator=generator, dtype=torch.float64) + shift
-    features[0] = 0.0  # without a direction
+    features[0] = 0.0  # has no direction
     labels = torch.randint(0, classes, (count,), generator=generator)
     value = triplet_loss(features, labels, margin, distance)  # type: ignore[arg-type]
     assert float(value) == pytest.approx(by_loops(features, labels, margin, distance), rel=1e-7, abs=1e-9)
@@ -51,35 +51,35 @@ def test_gradient(distance: str) -> None:
     assert torch.autograd.gradcheck(lambda x: triplet_loss(x, labels, 1.0, distance), features)  # type: ignore[arg-type]
 
 
-def test_lowered_it_parts_the_classes() -> None:
+def test_minimizing_it_separates_the_classes() -> None:
     torch.manual_seed(0)
-    points, labels = torch.randn(60, 2, requires_grad=True), torch.arange(60) % 3
-    optimizer = torch.optim.SGD([points], 1.0)
-    before = triplet_loss(points, labels).item()
+    features, labels = torch.randn(60, 2, requires_grad=True), torch.arange(60) % 3
+    optimizer = torch.optim.SGD([features], 1.0)
+    before = triplet_loss(features, labels).item()
     for _ in range(200):
         optimizer.zero_grad()
-        triplet_loss(points, labels).backward()
+        triplet_loss(features, labels).backward()
         optimizer.step()
-    assert triplet_loss(points, labels).item() < 0.1 * before
+    assert triplet_loss(features, labels).item() < 0.1 * before
 
 
-def test_without_a_triplet_it_is_0_with_a_gradient_of_0() -> None:
+def test_without_a_triplet_loss_and_gradient_are_0() -> None:
     for labels in ([0, 0, 0], [0, 1, 2]):
-        points = torch.randn(3, 2, requires_grad=True)
-        value = triplet_loss(points, torch.tensor(labels))
+        features = torch.randn(3, 2, requires_grad=True)
+        value = triplet_loss(features, torch.tensor(labels))
         value.backward()
         assert value.item() == 0
-        assert points.grad is not None
-        assert not points.grad.any()
+        assert features.grad is not None
+        assert not features.grad.any()
 
 
-def test_types_and_what_is_refused() -> None:
-    points, labels = torch.randn(6, 2), torch.arange(6) % 2
+def test_dtypes_and_invalid_arguments() -> None:
+    features, labels = torch.randn(6, 2), torch.arange(6) % 2
     for given_as, returned in ((torch.float64, torch.float64), (torch.float32, torch.float32),
                                (torch.bfloat16, torch.float32)):  # fmt: skip
-        assert triplet_loss(points.to(given_as), labels).dtype == returned
+        assert triplet_loss(features.to(given_as), labels).dtype == returned
     for margin in (-1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="margin must be 0 or above"):
-            triplet_loss(points, labels, margin)
+        with pytest.raises(ValueError, match="margin must be a finite number"):
+            triplet_loss(features, labels, margin)
     with pytest.raises(ValueError, match="labels must be integers"):
-        triplet_loss(points, labels[:5])
+        triplet_loss(features, labels[:5])

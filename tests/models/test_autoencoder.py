@@ -1,4 +1,4 @@
-"""The autoencoder: its sizes, the names of its layers, and that it learns."""
+"""The autoencoder: layer sizes and names, and training with a layer loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_sizes_and_names() -> None:
     assert model(images).shape == images.shape
 
 
-def test_it_learns_and_the_loss_parts_the_code() -> None:
+def test_training_reconstructs_and_disentangles_the_code() -> None:
     labels = torch.arange(60) % 3
     generator = torch.Generator().manual_seed(0)
     images = (torch.randn(60, 1, 4, 4, generator=generator) / 2 + labels.view(-1, 1, 1, 1) / 4).tanh()
@@ -49,5 +49,5 @@ def test_it_learns_and_the_loss_parts_the_code() -> None:
 
 @pytest.mark.parametrize(("code", "widths"), [(0, (4,)), (2, (4, 0))])
 def test_sizes_below_1_are_refused(code: int, widths: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must be 1 or above"):
+    with pytest.raises(ValueError, match="must be 1 or more"):
         Autoencoder((1, 4, 4), code, widths)

@@ -1,4 +1,4 @@
-"""Labeled batches that a loss of distances may trip over, each small enough for the loops."""
+"""Labeled batches that are hard for a loss of distances, each small enough for the loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COUNT = 14
 INTEGERS = [
     torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool
 ]  # fmt: skip
-"""The types that labels may have."""
+"""The types of labels."""
 
 
 def _random(rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -17,21 +17,21 @@ def _random(rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _duplicated(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Every point is there several times, under several labels."""
-    points, labels = _random(rng)
-    return points[torch.arange(COUNT) // 4], labels
+    """Every sample occurs several times, with several labels."""
+    features, labels = _random(rng)
+    return features[torch.arange(COUNT) // 4], labels
 
 
 def _duplicated_in_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Each class is one point, so that the loss nears 0 as T does."""
-    points, labels = _random(rng)
-    return points[labels], labels
+    """Each class is one value, so that the loss approaches 0 with T."""
+    features, labels = _random(rng)
+    return features[labels], labels
 
 
 def _near_duplicates(rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Duplicates that differ in the last digits of float32."""
-    points, labels = _duplicated(rng)
-    return points + 1e-6 * torch.randn(COUNT, 5, generator=rng), labels
+    features, labels = _duplicated(rng)
+    return features + 1e-6 * torch.randn(COUNT, 5, generator=rng), labels
 
 
 def _one_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def _one_class(rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _singletons(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Half of the points are alone in their class."""
+    """Half of the samples are alone in their class."""
     half = COUNT // 2
     return torch.randn(COUNT, 5, generator=rng), torch.cat([torch.arange(half) + 10, torch.arange(half) % 2])
 
@@ -49,30 +49,30 @@ def _no_anchor(rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _sparse(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As many dimensions as MNIST has pixels, a fifth of them above 0."""
+    """784 dimensions, like MNIST images, a fifth of them above 0."""
     ink = torch.rand(COUNT, 784, generator=rng) * (torch.rand(COUNT, 784, generator=rng) < 0.2)
     return ink, torch.arange(COUNT) % 3
 
 
 def _far(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Far from the origin, where Gram matrices of points that are not centered lose every digit."""
-    points, labels = _random(rng)
-    return points + 1e4, labels
+    """Far from the origin, where Gram matrices lose every digit unless features are centered."""
+    features, labels = _random(rng)
+    return features + 1e4, labels
 
 
 def _heavy_tailed(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    points, labels = _random(rng)
-    return points.sign() * (2 * points).abs().exp(), labels
+    features, labels = _random(rng)
+    return features.sign() * (2 * features).abs().exp(), labels
 
 
 def _separable(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    points, labels = _random(rng)
-    return points + 100 * labels[:, None], labels
+    features, labels = _random(rng)
+    return features + 100 * labels[:, None], labels
 
 
 def _outlier(rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    points, labels = _random(rng)
-    return points * torch.where(torch.arange(COUNT) == 0, 1e3, 1.0)[:, None], labels
+    features, labels = _random(rng)
+    return features * torch.where(torch.arange(COUNT) == 0, 1e3, 1.0)[:, None], labels
 
 
 _MAKERS = {
@@ -85,6 +85,6 @@ _MAKERS = {
 NAMES = tuple(_MAKERS)
 
 
-def batch(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the points (N, D) float32 and labels (N,) of a named kind of batch."""
+def make_batch(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the features (N, D) float32 and labels (N,) of a named kind of batch."""
     return _MAKERS[name](torch.Generator().manual_seed(seed))

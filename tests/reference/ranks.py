@@ -21,7 +21,7 @@ from snngan.api import load_state, lock_run, make_trainer
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.distributed import across_ranks
+from snngan.distributed import is_distributed
 from snngan.training.distributed import broadcast_from_rank0, is_main_process, process_group, run_on_all_ranks
 from snngan.training.resolve import resolve
 from snngan.training.run_folder import RunFolder, open_run
@@ -91,7 +91,7 @@ def check_equal_states(trainer: Trainer) -> None:
 
 def run_rank(folder: Path, steps: int, names: list[str]) -> None:
     with process_group("cpu"):
-        assert across_ranks()
+        assert is_distributed()
         fault = os.environ.get("FAULT") if not is_main_process() else None
         dataset = digits()
         for name in names:

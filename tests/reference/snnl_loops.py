@@ -1,4 +1,4 @@
-"""Slow oracles in float64: each formula as it stands on paper, one pair at a time, with nothing shared with snngan."""
+"""Slow oracles in float64: each formula as published, one pair at a time, sharing no code with snngan."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 
 
 def distance_loop(first: Tensor, second: Tensor, distance: str = "sqeuclidean") -> Tensor:
-    """Return the distance () of two points (D,): the sum of squared differences, or 1 - cos."""
+    """Return the distance () of two samples (D,): the sum of squared differences, or 1 - cos."""
     if distance == "sqeuclidean":
         return (first - second).square().sum()
     return 1 - (first * second).sum() / (first.square().sum() * second.square().sum()).sqrt()
 
 
-def distances_loop(points: Tensor, distance: str = "sqeuclidean") -> list[list[Tensor]]:
-    """Return the distances of all points (N, D) as float64, N rows of N, connected to ``points``."""
-    rows = list(points.double())
+def distances_loop(features: Tensor, distance: str = "sqeuclidean") -> list[list[Tensor]]:
+    """Return the distances of all samples (N, D) as float64, N rows of N, connected to ``features``."""
+    rows = list(features.double())
     return [[distance_loop(first, second, distance) for second in rows] for first in rows]
 
 
 def mean_distance_loop(distances: list[list[Tensor]]) -> float:
-    """Return the mean distance over pairs of different points."""
+    """Return the mean distance over pairs of different samples."""
     pairs = [float(d.detach()) for i, row in enumerate(distances) for j, d in enumerate(row) if i != j]
     return sum(pairs) / max(1, len(pairs))
 
 
 def log_odds_loop(distances: list[list[Tensor]], labels: Tensor, temperature: float) -> dict[int, Tensor]:
-    """Return by anchor log(sum over k of another class) - log(sum over j != i of the same class) of exp(-d / T)."""
+    """Return, by anchor, log(sum over k of another class) - log(sum over j != i of the same class) of exp(-d / T)."""
     odds = {}
     for i in range(len(labels)):
         same = [-distances[i][j] / temperature for j in range(len(labels)) if j != i and labels[j] == labels[i]]
@@ -40,9 +40,9 @@ def log_odds_loop(distances: list[list[Tensor]], labels: Tensor, temperature: fl
 
 
 def snnl_loop(distances: list[list[Tensor]], labels: Tensor, temperature: float) -> dict[int, Tensor]:
-    """Return by anchor -log(sum over j != i of the same class / sum over k != i) of exp(-d / T).
+    """Return, by anchor, -log(sum over j != i of the same class / sum over k != i) of exp(-d / T).
 
-    Frosst, Papernot and Hinton 2019, eq. 1. A point without a partner of its own class is no anchor.
+    Frosst, Papernot and Hinton 2019, eq. 1. A sample that is alone in its class is not an anchor.
     """
     losses = {}
     for i in range(len(labels)):
@@ -53,10 +53,10 @@ def snnl_loop(distances: list[list[Tensor]], labels: Tensor, temperature: float)
     return losses
 
 
-def mean_loss_loop(points: Tensor, labels: Tensor, temperature: float, distance: str = "sqeuclidean") -> Tensor:
+def mean_loss_loop(features: Tensor, labels: Tensor, temperature: float, distance: str = "sqeuclidean") -> Tensor:
     """Return the mean () of :func:`snnl_loop` over the anchors, or 0 without one, in float64."""
-    losses = list(snnl_loop(distances_loop(points, distance), labels, temperature).values())
-    return torch.stack(losses).mean() if losses else points.double().sum() * 0
+    losses = list(snnl_loop(distances_loop(features, distance), labels, temperature).values())
+    return torch.stack(losses).mean() if losses else features.double().sum() * 0
 
 
 def squared_mmd_loop(real: Tensor, fake: Tensor, widths: tuple[float, ...]) -> float:
@@ -78,14 +78,14 @@ def squared_mmd_loop(real: Tensor, fake: Tensor, widths: tuple[float, ...]) -> f
 def losses_at(distances: Tensor, labels: Tensor, inverses: Tensor) -> Tensor:
     """Return the mean loss over the anchors at each 1/T of ``inverses`` (K,), as (K,): eq. 1 without the loops.
 
-    ``distances`` (N, N) float64. For sweeps over thousands of temperatures; itself checked against the loops.
+    ``distances`` (N, N) float64. For thousands of temperatures; itself compared with the loops.
     """
-    alike = labels[:, None] == labels
+    same_class = labels[:, None] == labels
     self_pair = torch.eye(len(labels), dtype=torch.bool)
-    anchors = (alike & ~self_pair).any(1)
+    anchors = (same_class & ~self_pair).any(1)
     if not anchors.any():
         return torch.zeros_like(inverses)
     exponents = -inverses[:, None, None] * distances[anchors]
-    same = exponents.masked_fill(~(alike & ~self_pair)[anchors], -math.inf).logsumexp(2)
+    same = exponents.masked_fill(~(same_class & ~self_pair)[anchors], -math.inf).logsumexp(2)
     every = exponents.masked_fill(self_pair[anchors], -math.inf).logsumexp(2)
     return (every - same).mean(1)

@@ -1,11 +1,11 @@
-"""The oracles themselves, against values worked out by hand."""
+"""The oracles themselves, compared with values computed by hand."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from reference.batches import NAMES, batch
+from reference.batches import NAMES, make_batch
 from reference.snnl_loops import (
     distances_loop,
     log_odds_loop,
@@ -16,11 +16,11 @@ from reference.snnl_loops import (
 )
 from torch.testing import assert_close
 
-POINTS = torch.tensor([[0.0], [1.0], [3.0]])
+FEATURES = torch.tensor([[0.0], [1.0], [3.0]])
 
 
-def test_three_points_by_hand() -> None:
-    distances = distances_loop(POINTS)
+def test_three_samples_by_hand() -> None:
+    distances = distances_loop(FEATURES)
     assert [[float(d) for d in row] for row in distances] == [[0, 1, 9], [1, 0, 4], [9, 4, 0]]
     assert mean_distance_loop(distances) == 28 / 6
     losses = snnl_loop(distances, torch.tensor([0, 0, 1]), temperature=2.0)
@@ -46,11 +46,11 @@ def test_mmd_by_hand() -> None:
     assert math.isclose(squared_mmd_loop(real, fake, (1.0,)), expected)
 
 
-def test_the_fast_sweep_is_the_loop() -> None:
+def test_the_vectorized_form_agrees_with_the_loop() -> None:
     inverses = torch.tensor([0.0, 0.01, 0.3, 2.0, 50.0], dtype=torch.float64)
     for name in NAMES:
-        points, labels = batch(name)
-        loops = distances_loop(points)
+        features, labels = make_batch(name)
+        loops = distances_loop(features)
         sweep = losses_at(torch.stack([torch.stack(row) for row in loops]), labels, inverses)
         for inverse, value in zip(inverses.tolist(), sweep, strict=True):
             losses = list(snnl_loop(loops, labels, 1 / inverse if inverse else math.inf).values())

@@ -165,14 +165,14 @@ def test_no_step_waits_for_the_gpu(dataset: Dataset, objective: str, settings: t
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("arch", ["dcgan", "resnet"])
+@pytest.mark.parametrize("arch", ["dcgan", "sngan"])
 @pytest.mark.parametrize("objective", ["gan", "wgan-gp", "snnl-projected"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_graph_of_convolutions_trains(
     colors: Dataset, monkeypatch: pytest.MonkeyPatch, arch: str, objective: str, precision: str
 ) -> None:
     """And of the Triton loss, which is used for more than 8 samples here."""
-    monkeypatch.setattr("snngan.losses.pairwise.DENSE_UP_TO", 8)
+    monkeypatch.setattr("snngan.losses.backends.MAX_DENSE_SAMPLES", 8)
     losses = []
     for graph in (False, True):
         config = gan_config(

@@ -22,7 +22,7 @@ from torch import Tensor
 from snngan.api import make_trainer
 from snngan.config import Config
 from snngan.data import Dataset
-from snngan.losses.pairwise import DENSE_UP_TO
+from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.training.checkpoint import checkpoint_paths
 from snngan.training.gan import GanTrainer
 from snngan.training.run_folder import open_run
@@ -93,7 +93,7 @@ def test_the_cases_cover_batch_norm_and_losses_in_tiles(dataset: Dataset) -> Non
     for name in ("wgan-gp, batch", "hinge, batch"):
         trainer = GanTrainer(make_config(name, dataset, 1), dataset, CPU)
         assert any(isinstance(each, torch.nn.BatchNorm1d) for each in trainer.discriminator.modules())
-    assert 2 * make_config("large batch", dataset, 1).batch_size > DENSE_UP_TO
+    assert 2 * make_config("large batch", dataset, 1).batch_size > MAX_DENSE_SAMPLES
 
 
 def outputs(path: Path, dataset: Dataset) -> Tensor:

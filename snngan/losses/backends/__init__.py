@@ -1,1 +1,67 @@
-"""How the sums of the loss are taken: dense, in tiles, or fused into one Triton kernel."""
+"""Which backend computes the loss: dense matrices, tiles, or Triton kernels. ``choose_backend`` alone decides."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from typing import Literal
+
+import torch
+
+Backend = Literal["auto", "dense", "tiled", "fused"]
+BACKENDS = ("auto", "dense", "tiled", "fused")
+MAX_DENSE_SAMPLES = 512
+"""Batch size up to which the dense backend is the fastest."""
+MAX_FUSED_DIMS = 256
+"""Dimensions up to which the kernels keep a gradient's block of anchors on the chip."""
+
+
+def choose_backend(
+    num_samples: int, num_dims: int, dtype: torch.dtype, device: torch.device, requested: Backend = "auto"
+) -> Backend:
+    """Return the backend, ``"dense"``, ``"tiled"`` or ``"fused"``, that computes the loss of a batch.
+
+    Args:
+        num_samples: batch size N, real and fake samples and those of all ranks together.
+        num_dims: dimensions D of one flattened sample.
+        dtype: that of the features.
+        device: that of the features.
+        requested: the user's choice; ``"auto"`` means the fastest one. Only ``"tiled"`` waits for results of a GPU.
+
+    Raises:
+        ValueError: ``requested`` is ``"fused"``, which does not support such features.
+    """
+    if requested == "fused":
+        reason = why_not_fused(num_dims, dtype, device)
+        if reason:
+            raise ValueError(reason)
+    if requested != "auto":
+        return requested
+    if num_samples <= MAX_DENSE_SAMPLES:
+        return "dense"
+    return "fused" if device.type == "cuda" and why_not_fused(num_dims, dtype, device) is None else "tiled"
+
+
+def why_not_fused(num_dims: int, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Return why the fused backend does not support such features, as a sentence for the user, or None if it does."""
+    if dtype == torch.float64:
+        return 'backend="fused" requires features of float32 or narrower, got float64: use backend="tiled"'
+    if not 1 <= num_dims <= MAX_FUSED_DIMS:
+        return f'backend="fused" requires 1 to {MAX_FUSED_DIMS} dimensions, got {num_dims}: use backend="tiled"'
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on any device
+    if not (_has_triton() and (is_interpreted or _is_supported_gpu(device))):
+        return (
+            'backend="fused" requires Triton and features on an NVIDIA GPU of compute capability 8 or above, '
+            f'got {device}: use backend="tiled"'
+        )
+    return None
+
+
+def _is_supported_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

@@ -1,408 +1,375 @@
-"""The log-odds of a batch in tiles: O(N D) memory, and one exponential for each unordered pair in each direction.
+"""The log-odds of a batch in tiles: O(N D) memory, and one exponential per unordered pair in each pass.
 
-Points are put in order of class, so that nearly every tile holds pairs of one kind and needs no mask. Distances, and
-with them the weights exp(-d/T), are symmetric: a tile above the diagonal serves both of its sides. The forward pass
-keeps two sums for each anchor, from which the backward pass makes the weights anew.
+Samples are sorted by class, so that nearly every tile holds pairs of one kind and needs no mask. Distances, and with
+them the weights exp(-d/T), are symmetric: a tile above the diagonal serves both of its sides. The forward pass keeps
+two sums per anchor, from which the backward pass computes the weights again.
 
-Sums of exp(-d/T) without a shift vanish for an anchor whose neighbors of one kind are all farther than some 60 T.
-Those anchors, few unless T is cold, are done again one row at a time in the log domain and in float64.
+Sums of exp(-d/T) underflow for an anchor whose neighbors of one kind are all farther away than about 60 T. Those
+anchors, few unless T is low, are computed again in the log domain and in float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from snngan.losses.autograd import first_derivatives_only
-
-if TYPE_CHECKING:
-    from snngan.losses.pairwise import Pairs
+from snngan.losses.backends.precision import full_precision
+from snngan.losses.pairwise import PairwiseBatch
 
 TILE = 1024
-"""Points along a side of a tile: 4 MiB of float32, which stays in a processor's cache."""
+"""Samples along a side of a tile: 4 MiB of float32, which stay in a processor's cache."""
 CUDA_TILE = 4096
 """The same on a GPU, which smaller products do not fill."""
 PART_ROWS = 256
-"""Rows of a tile taken at a time where it is read many times over: they stay in a processor's nearest cache."""
+"""Rows of a tile processed at a time where they are read many times: they stay in a processor's first-level cache."""
 SMALLEST_PART = 256
-"""Points from which half a block on the diagonal is a tile of its own."""
-LOWEST = {torch.float32: -87.0, torch.float64: -708.0}
-"""Exponents are held above this: what lies below is lost in the sums, and subnormal numbers are slow."""
-COLD = {torch.float32: -60.0, torch.float64: -650.0}
-"""Log-sums below this are taken in the log domain."""
-COLD_ROWS = 256
+"""Size from which half a block on the diagonal is a tile by itself."""
+LOWEST_EXPONENT = {torch.float32: -87.0, torch.float64: -708.0}
+"""Exponents are clamped to this: smaller terms vanish in the sums, and subnormal numbers are slow."""
+UNDERFLOW = {torch.float32: -60.0, torch.float64: -650.0}
+"""Anchors whose log-sums are below this are computed in the log domain."""
+UNDERFLOW_ROWS = 256
+"""How many of them are computed at a time."""
 HIGHEST_RATE = 1e15
-"""Of 1/T in the unit of the points, where squared distances are at most 4: float32 must hold the products."""
-COLDEST = 1e10
-"""The largest squared length over T up to which the rounding of float64 distances is lost in the weights."""
-WIDE = 64
-"""Dimensions from which weighting a tile costs less than multiplying the weighted points with it."""
+"""Largest 1/T in units of the features, where squared distances are at most 4: float32 must hold the products."""
+EXACT_UP_TO = 1e10
+"""Largest squared norm over T up to which the rounding of float64 distances does not show in the weights."""
+HIGH_DIM = 64
+"""Dimensions from which weighting a tile costs less than multiplying the weighted features with it."""
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep products of float32 matrices in float32, whatever autocast and torch's switches for others say outside."""
-    change: Callable[[str], None] = torch.set_float32_matmul_precision
-    highest = "highest"
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # it refuses where the switches of torch 2.9 were used
-        backends: Any = torch.backends
-        matmul = (backends.cuda if device.type == "cuda" else backends.mkldnn).matmul
-        before, highest = matmul.fp32_precision, "ieee"
-        change = partial(setattr, matmul, "fp32_precision")
-    with torch.autocast(device.type, enabled=False):
-        if before == highest:
-            yield
-            return
-        change(highest)
-        try:
-            yield
-        finally:
-            change(before)
+def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
+    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
+    # What the function saves has no connection with the features; this has.
+    link = batch.features[:0].clone()
+    odds: Tensor = _LogOdds.apply(link, batch.features, batch, inverse_temperatures)
+    return odds
 
 
-class Block(NamedTuple):
-    """Points ``start`` to ``stop`` in order of class."""
+class _Block(NamedTuple):
+    """Samples ``start`` to ``stop`` of a batch that is sorted by class."""
 
     start: int
     stop: int
     label: int | None
     """Their class, or None for several whole classes."""
-    moving: bool = True
-    """Some of them want a gradient."""
+    needs_grad: bool = True
+    """Whether some of them need a gradient."""
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
 
 
-class Layout(NamedTuple):
-    """A batch's points in order of class. All tensors are (N,) in that order, but ``order``."""
+class _Layout(NamedTuple):
+    """The samples of a batch, sorted by class. All tensors except ``order`` are (N,) and sorted."""
 
     order: Tensor | None
-    """(N,) their places in the batch, or None where they are in order already."""
+    """(N,) the positions in the batch, or None if it is sorted."""
     labels: Tensor
-    members: Tensor
-    """int64: how many points are of the class."""
-    blocks: list[Block]
-    fixed: Tensor
-    """bool: wants no gradient."""
+    is_anchor: Tensor
+    has_other: Tensor
+    is_constant: Tensor
+    """bool: needs no gradient."""
+    blocks: list[_Block]
 
     @property
-    def anchors(self) -> Tensor:
-        """bool: there is another point of the class."""
-        return self.members > 1
+    def is_active(self) -> Tensor:
+        """bool: the log-odds are finite and depend on the features."""
+        return self.is_anchor & self.has_other
 
-    @property
-    def has_other(self) -> Tensor:
-        """bool: there is a point of another class."""
-        return self.members < len(self.labels)
+    def sort(self, values: Tensor) -> Tensor:
+        """Return ``values`` (N, ...), which are in the order of the batch, sorted by class."""
+        return values if self.order is None else values[self.order]
 
-
-def layout_of(labels: Tensor, moving: slice) -> Layout:
-    """Return the :class:`Layout` of integer ``labels`` (N,), of which only the points ``moving`` want a gradient."""
-    in_order = bool((labels[1:] >= labels[:-1]).all())
-    order = None if in_order else labels.argsort(stable=True)
-    ordered = labels if order is None else labels[order]
-    fixed = torch.ones_like(labels, dtype=torch.bool)
-    fixed[moving] = False
-    _, counts = ordered.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
-    members = counts.repeat_interleave(counts)
-    fixed = fixed if order is None else fixed[order]
-    blocks = list(_blocks(counts.tolist(), CUDA_TILE if labels.is_cuda else TILE))
-    still = torch.stack([fixed[block.start : block.stop].all() for block in blocks]).tolist()
-    blocks = [block._replace(moving=not stays) for block, stays in zip(blocks, still, strict=True)]
-    return Layout(order, ordered, members, blocks, fixed)
+    def unsort(self, values: Tensor) -> Tensor:
+        """Return ``values`` (N, ...), which are sorted by class, in the order of the batch."""
+        return values if self.order is None else torch.empty_like(values).index_copy_(0, self.order, values)
 
 
-def _blocks(counts: list[int], tile: int) -> Iterator[Block]:
-    """Cut classes of ``counts`` members into blocks of ``tile`` or less: large ones into several, small ones joined."""
-    start, end = 0, 0  # of the small classes that wait to be joined
+def _sort_by_class(batch: PairwiseBatch) -> _Layout:
+    labels, is_anchor, has_other = batch.labels, batch.is_anchor, batch.has_other
+    is_constant = torch.ones_like(is_anchor)
+    is_constant[batch.needs_grad] = False
+    order = None if bool((labels[1:] >= labels[:-1]).all()) else labels.argsort(stable=True)
+    if order is not None:
+        labels, is_anchor, has_other, is_constant = (
+            values[order] for values in (labels, is_anchor, has_other, is_constant)
+        )
+    _, counts = labels.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
+    blocks = list(_cut_into_blocks(counts.tolist(), CUDA_TILE if labels.is_cuda else TILE))
+    constant = torch.stack([is_constant[block.rows].all() for block in blocks]).tolist()
+    blocks = [block._replace(needs_grad=not each) for block, each in zip(blocks, constant, strict=True)]
+    return _Layout(order, labels, is_anchor, has_other, is_constant, blocks)
+
+
+def _cut_into_blocks(counts: list[int], tile: int) -> Iterator[_Block]:
+    """Cut classes of ``counts`` samples into blocks of ``tile`` or less: split large classes, join small ones."""
+    start, end = 0, 0  # of the small classes that are not in a block yet
     for label, count in enumerate(counts):
         if count > tile // 4 or end + count - start > tile:
             if end > start:
-                yield Block(start, end, None)
+                yield _Block(start, end, None)
             start = end
         if count > tile // 4:
             pieces = math.ceil(count / tile)
             cuts = [end + count * piece // pieces for piece in range(pieces + 1)]
             for piece in range(pieces):
-                yield Block(cuts[piece], cuts[piece + 1], label)
+                yield _Block(cuts[piece], cuts[piece + 1], label)
             start = end + count
         end += count
     if end > start:
-        yield Block(start, end, None)
+        yield _Block(start, end, None)
 
 
-class _Tiles:
-    """The weights exp(-d/T) of a batch, a tile at a time: d = factor * (squares_i + squares_j - 2 x_i x_j).
-
-    ``augmented`` (N, D + 2) is what :func:`_augmented` makes of the points in order of class, and ``inverse`` is 1/T
-    in the same unit.
-    """
-
-    def __init__(self, augmented: Tensor, factor: float, inverse: Tensor, layout: Layout) -> None:
-        self.augmented, self.layout = augmented, layout
-        # At a colder T all neighbors but duplicates have weight 0, and such anchors are taken in the log domain.
-        self.rate = (factor * inverse).clamp(max=HIGHEST_RATE).to(augmented.dtype)
-        side = max((block.stop - block.start for block in layout.blocks), default=0)
-        self.room = augmented.new_empty(side * side)
-        self.lowest = LOWEST[augmented.dtype]
-
-    def pairs(self, *, moving: bool = False) -> Iterator[tuple[Block, Block, Tensor]]:
-        """Yield each unordered pair of blocks, or those that move, with its weights; the next overwrites the last."""
-        for number, rows in enumerate(self.layout.blocks):
-            left = self.left(rows)
-            for columns in self.layout.blocks[number:]:
-                if moving and not (rows.moving or columns.moving):
-                    continue
-                for part, others in _parts(rows) if rows == columns else [(rows, columns)]:
-                    upper = left[part.start - rows.start : part.stop - rows.start]
-                    yield part, others, self._weights(upper, part, others)
-
-    def _weights(self, left: Tensor, rows: Block, columns: Block) -> Tensor:
-        """Return exp(-d/T) between two blocks, 0 from a point to itself."""
-        weights = self.exponents(left, columns).clamp_(self.lowest, 0).exp_()
-        if rows == columns:
-            weights.diagonal().zero_()
-        return weights
-
-    def left(self, rows: Block) -> Tensor:
-        """Return what, multiplied with the augmented points of other blocks, gives -d/T."""
-        block = self.augmented[rows.start : rows.stop]
-        left = block * (2 * self.rate)
-        left[:, -2] = -self.rate * block[:, -1]
-        left[:, -1] = -self.rate
-        return left
-
-    def exponents(self, left: Tensor, columns: Block) -> Tensor:
-        """Return -d/T between two blocks, the first given by its :meth:`left`."""
-        height, width = len(left), columns.stop - columns.start
-        tile = self.room[: height * width].view(height, width)
-        return torch.mm(left, self.augmented[columns.start : columns.stop].T, out=tile)
-
-    def alike(self, block: Block) -> Tensor:
-        """Return where two points of one block of several classes are of one class (n, n), bool."""
-        labels = self.layout.labels[block.start : block.stop]
-        return labels[:, None] == labels
-
-
-def _augmented(points: Tensor, squares: Tensor, unit: Tensor, layout: Layout) -> Tensor:
-    """Return ``points`` (N, D) and ``squares`` (N, 1), divided by ``unit``, in order of class: [x_i, 1, squares_i].
-
-    The squared lengths ride along in the product of points, which then gives the whole distance.
-    """
-    augmented = points.new_empty(len(points), points.shape[1] + 2)
-    for start in range(0, len(points), TILE):
-        to = slice(start, start + TILE)
-        place = to if layout.order is None else layout.order[to]
-        augmented[to, :-2] = points[place] / unit
-        augmented[to, -2] = 1
-        augmented[to, -1] = squares[place, 0] / unit.square()
-    return augmented
-
-
-def _parts(block: Block) -> Iterator[tuple[Block, Block]]:
-    """Cut the unordered pairs within a block of one class into tiles, few of whose pairs come twice."""
+def _split_diagonal(block: _Block) -> Iterator[tuple[_Block, _Block]]:
+    """Cut the unordered pairs within a block of one class into tiles that contain few pairs twice."""
     middle = (block.start + block.stop) // 2
     if block.label is None or middle - block.start < SMALLEST_PART:
         yield block, block
         return
     first, second = block._replace(stop=middle), block._replace(start=middle)
-    yield from _parts(first)
+    yield from _split_diagonal(first)
     yield first, second
-    yield from _parts(second)
+    yield from _split_diagonal(second)
 
 
-def _sums(tiles: _Tiles) -> tuple[Tensor, Tensor]:
+def _augment(features: Tensor, batch: PairwiseBatch, layout: _Layout) -> Tensor:
+    """Return [x_i, 1, |x_i|^2] (N, D + 2) of the ``features`` (N, D), divided by ``batch.unit`` and sorted by class.
+
+    With the squared norms as columns, one product gives the whole distance.
+    """
+    augmented = features.new_empty(len(features), features.shape[1] + 2)
+    for start in range(0, len(features), TILE):
+        rows = slice(start, start + TILE)
+        source = rows if layout.order is None else layout.order[rows]
+        augmented[rows, :-2] = features[source] / batch.unit
+        augmented[rows, -2] = 1
+        augmented[rows, -1] = batch.squared_norms[source, 0] / batch.unit.square()
+    return augmented
+
+
+class _Tiles:
+    """The weights exp(-d/T) of a batch, one tile at a time: d = factor * (|x_i|^2 + |x_j|^2 - 2 x_i x_j).
+
+    ``augmented`` (N, D + 2) is the result of :func:`_augment`, and ``inverse`` is 1/T in the same unit.
+    """
+
+    def __init__(self, augmented: Tensor, factor: float, inverse: Tensor, layout: _Layout) -> None:
+        self.augmented, self.layout = augmented, layout
+        self.exact_rate = factor * inverse
+        # Above this rate only duplicates have a weight, and other anchors are computed in the log domain.
+        self.rate = self.exact_rate.clamp(max=HIGHEST_RATE).to(augmented.dtype)
+        side = max((block.stop - block.start for block in layout.blocks), default=0)
+        self.buffer = augmented.new_empty(side * side)
+        self.lowest = LOWEST_EXPONENT[augmented.dtype]
+
+    def pairs(self, *, only_needs_grad: bool = False) -> Iterator[tuple[_Block, _Block, Tensor]]:
+        """Yield each unordered pair of blocks with its weights, which the next pair overwrites."""
+        for number, rows in enumerate(self.layout.blocks):
+            left = self.scale_left(rows)
+            for columns in self.layout.blocks[number:]:
+                if only_needs_grad and not (rows.needs_grad or columns.needs_grad):
+                    continue
+                for part, others in _split_diagonal(rows) if rows == columns else [(rows, columns)]:
+                    weights = self.exponents(left[part.start - rows.start : part.stop - rows.start], others)
+                    weights.clamp_(self.lowest, 0).exp_()
+                    if part == others:
+                        weights.diagonal().zero_()
+                    yield part, others, weights
+
+    def scale_left(self, rows: _Block) -> Tensor:
+        """Return the left factor of the product that gives -d/T of ``rows`` and other blocks."""
+        block = self.augmented[rows.rows]
+        left = block * (2 * self.rate)
+        left[:, -2] = -self.rate * block[:, -1]
+        left[:, -1] = -self.rate
+        return left
+
+    def exponents(self, left: Tensor, columns: _Block) -> Tensor:
+        """Return -d/T between two blocks, the first given by its :meth:`scale_left`, in the buffer."""
+        height, width = len(left), columns.stop - columns.start
+        tile = self.buffer[: height * width].view(height, width)
+        return torch.mm(left, self.augmented[columns.rows].T, out=tile)
+
+    def same_class(self, block: _Block) -> Tensor:
+        """Return which samples of one block have one label (n, n), bool, including each with itself."""
+        labels = self.layout.labels[block.rows]
+        return labels[:, None] == labels
+
+    def exact_exponents(self, rows: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield, for all columns in turn, -d/T of ``rows`` (n,) in float64 and which pairs have one label."""
+        own = self.augmented[rows].double()
+        for start in range(0, len(self.augmented), 4 * TILE):
+            columns = slice(start, min(start + 4 * TILE, len(self.augmented)))
+            others = self.augmented[columns].double()
+            exponents = (own[:, :-2] @ others[:, :-2].T).mul_(-2)
+            exponents.add_(own[:, -1:]).add_(others[:, -1]).clamp_min_(0).mul_(-self.exact_rate)
+            is_self = rows[:, None] == torch.arange(columns.start, columns.stop, device=rows.device)
+            exponents.masked_fill_(is_self, -torch.inf)
+            yield columns, exponents, self.layout.labels[rows, None] == self.layout.labels[columns]
+
+
+class _LogOdds(torch.autograd.Function):
+    """Log-odds (K, N) in float64. ``link`` (0, D) is connected with the features: see ``first_derivatives_only``."""
+
+    @staticmethod
+    def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverses: Tensor) -> Tensor:
+        layout = _sort_by_class(batch)
+        augmented = _augment(features, batch, layout)
+        inverses = inverses * batch.unit.square()
+        same, other = augmented.new_empty(2, len(inverses), len(features), dtype=torch.float64)
+        underflowing = torch.empty_like(same, dtype=torch.bool)
+        threshold = UNDERFLOW[features.dtype]
+        for k, inverse in enumerate(inverses):
+            tiles = _Tiles(augmented, batch.factor, inverse, layout)
+            with full_precision(features.device):
+                same[k], other[k] = (sums.log() for sums in _sum_weights(tiles))
+            underflowing[k] = layout.is_active & ((same[k] < threshold) | (other[k] < threshold))
+            for rows in _split_rows(underflowing[k]):
+                same[k, rows], other[k, rows] = _log_sum_weights(tiles, rows)
+        ctx.save_for_backward(link, augmented, same, other, underflowing, inverses, batch.unit)
+        ctx.layout, ctx.factor = layout, batch.factor
+        odds = (other - same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.is_anchor, 0.0)
+        return layout.unsort(odds.T).T
+
+    @staticmethod
+    @first_derivatives_only
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        _, augmented, *saved, inverses, unit = ctx.saved_tensors
+        layout, factor = ctx.layout, ctx.factor
+        gradient = torch.zeros_like(augmented[:, :-2])
+        largest = inverses.amax()
+        for inverse, grad_k, same, other, underflowing in zip(inverses, grad, *saved, strict=True):
+            tiles = _Tiles(augmented, factor, inverse, layout)
+            share = torch.where(largest > 0, inverse / largest, 0.0)
+            slope = (layout.sort(grad_k) * share).where(layout.is_active, 0.0)
+            # The slope of an anchor's log-odds by the weight of a neighbor of its class, and of another.
+            direct = ~underflowing & (slope != 0)
+            slope_same = (slope * torch.exp(-same)).where(direct, 0.0).to(augmented.dtype)
+            slope_other = (-slope * torch.exp(-other)).where(direct, 0.0).to(augmented.dtype)
+            with full_precision(augmented.device):
+                if bool(direct.any()):
+                    _add_gradient(tiles, slope_same, slope_other, gradient)
+                # Products of other shapes round differently. Where that shows, use the row groups of the forward pass.
+                shows = tiles.exact_rate * augmented[:, -1].amax() > EXACT_UP_TO
+                for rows in _split_rows(underflowing & ((slope != 0) | shows)):
+                    _add_exact_gradient(tiles, rows, slope[rows], same[rows], other[rows], gradient)
+        gradient.mul_(2 * factor * largest / unit).masked_fill_(layout.is_constant[:, None], 0.0)
+        return None, layout.unsort(gradient), None, None
+
+
+def _split_rows(mask: Tensor) -> list[Tensor]:
+    """Return the positions where ``mask`` (N,) is true, in groups."""
+    positions = mask.nonzero().squeeze(1)
+    return list(torch.split(positions, UNDERFLOW_ROWS)) if len(positions) else []
+
+
+def _sum_weights(tiles: _Tiles) -> tuple[Tensor, Tensor]:
     """Return the sums (N,) of the weights of each anchor's own class and of the others, in float64."""
     same, other = tiles.augmented.new_zeros(2, len(tiles.augmented), dtype=torch.float64)
     for rows, columns, weights in tiles.pairs():
         if rows == columns and rows.label is None:
-            alike = tiles.alike(rows)
-            same[rows.start : rows.stop] += (weights * alike).sum(1)
-            other[rows.start : rows.stop] += weights.masked_fill_(alike, 0.0).sum(1)
+            same_class = tiles.same_class(rows)
+            same[rows.rows] += (weights * same_class).sum(1)
+            other[rows.rows] += weights.masked_fill_(same_class, 0.0).sum(1)
             continue
         sums = same if rows.label is not None and rows.label == columns.label else other
-        sums[rows.start : rows.stop] += weights.sum(1)
+        sums[rows.rows] += weights.sum(1)
         if rows != columns:
-            sums[columns.start : columns.stop] += weights.sum(0)
+            sums[columns.rows] += weights.sum(0)
     return same, other
 
 
-class TiledLogOdds(torch.autograd.Function):
-    """Log-odds z (K, N) in float64 of ``points`` (N, D) at K inverse temperatures (K,); once differentiable.
-
-    ``link`` (0, D) is connected with the points; see :func:`first_derivatives_only`.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, link: Tensor, points: Tensor, squares: Tensor, unit: Tensor, layout: Layout, factor: float,
-        inverses: Tensor,
-    ) -> Tensor:  # fmt: skip
-        augmented = _augmented(points, squares, unit, layout)
-        inverses = inverses * unit.square()
-        same, other = augmented.new_empty(2, len(inverses), len(points), dtype=torch.float64)
-        cold = torch.empty_like(same, dtype=torch.bool)
-        for turn, inverse in enumerate(inverses):
-            with full_precision(points.device):
-                same[turn], other[turn] = (sums.log() for sums in _sums(_Tiles(augmented, factor, inverse, layout)))
-            threshold = COLD[points.dtype]
-            cold[turn] = layout.anchors & layout.has_other & ((same[turn] < threshold) | (other[turn] < threshold))
-            for rows in _groups(cold[turn]):
-                same[turn, rows], other[turn, rows] = _cold_sums(augmented, factor, inverse, layout, rows)
-        ctx.save_for_backward(link, augmented, same, other, cold, inverses, unit)
-        ctx.layout, ctx.factor = layout, factor
-        odds = (other - same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.anchors, 0.0)
-        return _to_batch(odds.T, layout).T
-
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None, None, None]:
-        _, augmented, *kept, inverses, unit = ctx.saved_tensors
-        layout, factor = ctx.layout, ctx.factor
-        gradient = torch.zeros_like(augmented[:, :-2])
-        coldest = inverses.amax()
-        for inverse, of_z, same, other, cold in zip(inverses, grad, *kept, strict=True):
-            share = torch.where(coldest > 0, inverse / coldest, 0.0)
-            slope = (_in_order(of_z, layout) * share).where(layout.anchors & layout.has_other, 0.0)
-            # What the weight of a pair counts for in each anchor's log-odds; the cold ones have their turn below.
-            warm = ~cold & (slope != 0)
-            of_same = (slope * torch.exp(-same)).where(warm, 0.0).to(augmented.dtype)
-            of_other = (-slope * torch.exp(-other)).where(warm, 0.0).to(augmented.dtype)
-            with full_precision(augmented.device):
-                if bool(warm.any()):
-                    _pull(_Tiles(augmented, factor, inverse, layout), of_same, of_other, gradient)
-                # Products of other shapes round otherwise: where that would show, the groups are the forward pass's.
-                shows = inverse * factor * augmented[:, -1].amax() > COLDEST
-                for rows in _groups(cold & ((slope != 0) | shows)):
-                    sums = same[rows], other[rows]
-                    _cold_pull(augmented, factor, inverse, layout, rows, slope[rows], sums, gradient)
-        gradient.mul_(2 * factor * coldest / unit).masked_fill_(layout.fixed[:, None], 0.0)
-        return None, _to_batch(gradient, layout), None, None, None, None, None
-
-
-def _groups(cold: Tensor) -> list[Tensor]:
-    """Return the places of the cold anchors, some at a time."""
-    places = cold.nonzero().squeeze(1)
-    return list(torch.split(places, COLD_ROWS)) if len(places) else []
-
-
-def _in_order(values: Tensor, layout: Layout) -> Tensor:
-    """Return ``values`` (N, ...) of the batch in order of class."""
-    return values if layout.order is None else values[layout.order]
-
-
-def _to_batch(values: Tensor, layout: Layout) -> Tensor:
-    """Return ``values`` (N, ...), which are in order of class, in the order of the batch."""
-    return values if layout.order is None else torch.empty_like(values).index_copy_(0, layout.order, values)
-
-
-def _pull(tiles: _Tiles, of_same: Tensor, of_other: Tensor, gradient: Tensor) -> None:
-    """Add to ``gradient`` (N, D) the sum over j of S_ij (x_i - x_j), S_ij = weight_ij * (of_i + of_j)."""
-    points, plain = tiles.augmented[:, :-2], tiles.augmented[:, :-1]
-    wide = points.shape[1] >= WIDE
-    totals = torch.zeros_like(of_same)
-    # Thin points: S @ x in two products' worth of columns, and no pass over the tile to weight it.
-    spread = {} if wide else {id(of): torch.cat([plain, plain * of[:, None]], 1) for of in (of_same, of_other)}
-    room = torch.empty_like(tiles.room)
-    for rows, columns, weights in tiles.pairs(moving=True):
-        mixed = rows == columns and rows.label is None
-        of = of_same if rows.label is not None and rows.label == columns.label else of_other
-        at, to = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        if mixed or wide:
-            factors = torch.add(of[at, None], of[to], out=room[: weights.numel()].view_as(weights))
-            if mixed:
-                factors = torch.where(tiles.alike(rows), of_same[at, None] + of_same[to], factors)
-            weights = factors.mul_(weights)
-        sides = [(at, to, weights, rows.moving)]
-        if rows != columns:
-            sides.append((to, at, weights.T, columns.moving))
-        for here, there, tile, moves in sides:
-            if not moves:
-                continue
-            if mixed or wide:
-                gradient[here].addmm_(tile, points[there], alpha=-1)
-                totals[here] += tile.sum(1)
-            else:
-                own, others = (tile @ spread[id(of)][there]).chunk(2, dim=1)
-                own = own * of[here, None] + others
-                gradient[here] -= own[:, :-1]
-                totals[here] += own[:, -1]
-    gradient.addcmul_(totals[:, None], points)
-
-
-def _cold_exponents(
-    augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield, for columns of the batch in turn, -d/T of ``rows`` (n,) in float64 and which are of their class."""
-    mine = augmented[rows].double()
-    for start in range(0, len(augmented), 4 * TILE):
-        to = slice(start, min(start + 4 * TILE, len(augmented)))
-        others = augmented[to].double()
-        products = mine[:, :-2] @ others[:, :-2].T
-        exponents = products.mul_(-2).add_(mine[:, -1:]).add_(others[:, -1]).clamp_min_(0)
-        exponents.mul_(-factor * inverse)
-        own = rows[:, None] == torch.arange(to.start, to.stop, device=rows.device)
-        exponents.masked_fill_(own, -torch.inf)
-        yield to, exponents, layout.labels[rows, None] == layout.labels[to]
-
-
-def _cold_sums(
-    augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the logs (n,) of both sums of some anchors, taken in the log domain."""
+def _log_sum_weights(tiles: _Tiles, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms (n,) of both sums for the anchors ``rows`` (n,), computed in the log domain."""
     same, other = torch.full((2, len(rows)), -torch.inf, dtype=torch.float64, device=rows.device)
-    for _, exponents, alike in _cold_exponents(augmented, factor, inverse, layout, rows):
-        same = torch.logaddexp(same, exponents.masked_fill(~alike, -torch.inf).logsumexp(1))
-        other = torch.logaddexp(other, exponents.masked_fill_(alike, -torch.inf).logsumexp(1))
+    for _, exponents, same_class in tiles.exact_exponents(rows):
+        same = torch.logaddexp(same, exponents.masked_fill(~same_class, -torch.inf).logsumexp(1))
+        other = torch.logaddexp(other, exponents.masked_fill_(same_class, -torch.inf).logsumexp(1))
     return same, other
 
 
-def _cold_pull(
-    augmented: Tensor, factor: float, inverse: Tensor, layout: Layout, rows: Tensor, slope: Tensor,
-    log_sums: tuple[Tensor, Tensor], gradient: Tensor,
-) -> None:  # fmt: skip
-    """Add to ``gradient`` (N, D) what the log-odds of some anchors pull at them and at their neighbors."""
-    log_same, log_other = (each[:, None] for each in log_sums)
-    points = augmented[:, :-2]
-    slope, mine = slope[:, None], points[rows]
-    for to, exponents, alike in _cold_exponents(augmented, factor, inverse, layout, rows):
-        weights = (exponents - torch.where(alike, log_same, log_other)).clamp_max_(0).exp_()
-        weights.mul_(torch.where(alike, slope, -slope))
-        weights = weights.to(points.dtype)
-        gradient.index_add_(0, rows, mine * weights.sum(1, keepdim=True) - weights @ points[to])
-        gradient[to] += points[to] * weights.sum(0)[:, None] - weights.T @ mine
+def _add_gradient(tiles: _Tiles, slope_same: Tensor, slope_other: Tensor, gradient: Tensor) -> None:
+    """Add to ``gradient`` (N, D) the sum over j of S_ij (x_i - x_j), S_ij = weight_ij * (slope_i + slope_j)."""
+    features, with_ones = tiles.augmented[:, :-2], tiles.augmented[:, :-1]
+    high_dim = features.shape[1] >= HIGH_DIM
+    totals = torch.zeros_like(slope_same)
+    # In few dimensions S @ x is a product with twice as many columns, without weighting the tile first.
+    doubled = {
+        id(slope): torch.cat([with_ones, with_ones * slope[:, None]], 1)
+        for slope in (() if high_dim else (slope_same, slope_other))
+    }
+    buffer = torch.empty_like(tiles.buffer)
+    for rows, columns, weights in tiles.pairs(only_needs_grad=True):
+        mixed = rows == columns and rows.label is None
+        slope = slope_same if rows.label is not None and rows.label == columns.label else slope_other
+        weigh_first = mixed or high_dim
+        if weigh_first:
+            slopes = torch.add(
+                slope[rows.rows, None], slope[columns.rows], out=buffer[: weights.numel()].view_as(weights)
+            )
+            if mixed:
+                both_same = slope_same[rows.rows, None] + slope_same[columns.rows]
+                slopes = torch.where(tiles.same_class(rows), both_same, slopes)
+            weights = slopes.mul_(weights)
+        sides = [(rows, columns, weights)]
+        if rows != columns:
+            sides.append((columns, rows, weights.T))
+        for block, others, tile in sides:
+            if not block.needs_grad:
+                continue
+            if weigh_first:
+                gradient[block.rows].addmm_(tile, features[others.rows], alpha=-1)
+                totals[block.rows] += tile.sum(1)
+            else:
+                plain, weighted = (tile @ doubled[id(slope)][others.rows]).chunk(2, dim=1)
+                sums = plain * slope[block.rows, None] + weighted
+                gradient[block.rows] -= sums[:, :-1]
+                totals[block.rows] += sums[:, -1]
+    gradient.addcmul_(totals[:, None], features)
+
+
+def _add_exact_gradient(
+    tiles: _Tiles, rows: Tensor, slope: Tensor, log_same: Tensor, log_other: Tensor, gradient: Tensor
+) -> None:
+    """Add to ``gradient`` (N, D) the part that comes from the log-odds of the anchors ``rows`` (n,)."""
+    features = tiles.augmented[:, :-2]
+    own, slope, log_same, log_other = features[rows], slope[:, None], log_same[:, None], log_other[:, None]
+    for columns, exponents, same_class in tiles.exact_exponents(rows):
+        weights = (exponents - torch.where(same_class, log_same, log_other)).clamp_max_(0).exp_()
+        weights = weights.mul_(torch.where(same_class, slope, -slope)).to(features.dtype)
+        gradient.index_add_(0, rows, own * weights.sum(1, keepdim=True) - weights @ features[columns])
+        gradient[columns] += features[columns] * weights.sum(0)[:, None] - weights.T @ own
 
 
 class TiledNeighbors:
-    """Sums over the neighbors of a batch's anchors, for the optimal temperature: many temperatures a pass.
+    """Sums over the neighbors of a batch's anchors; see ``Neighbors`` in ``optimal_temperature.py``.
 
-    Each is taken above the anchor's nearest neighbor of the kind, so it holds at any T. Distances are in the dtype of
-    the points, in units of ``pairs.unit ** 2``.
+    Each pass over the pairs computes them at many temperatures. Distances have the dtype of the features.
     """
 
     octaves = 4
 
-    def __init__(self, pairs: Pairs) -> None:
-        self.layout = layout_of(pairs.labels, pairs.moving)
-        augmented = _augmented(pairs.points.detach(), pairs.squares, pairs.unit, self.layout)
-        self._tiles = _Tiles(augmented, pairs.factor, torch.ones_like(pairs.scale), self.layout)
-        self._active = self.layout.anchors & self.layout.has_other
+    def __init__(self, batch: PairwiseBatch) -> None:
+        self._layout = _sort_by_class(batch)
+        augmented = _augment(batch.features.detach(), batch, self._layout)
+        self._tiles = _Tiles(augmented, batch.factor, torch.ones_like(batch.scale), self._layout)
         self._nearest = augmented.new_full((2, len(augmented)), -torch.inf)  # of the class, of the others; negative
         farthest = augmented.new_zeros(())
-        for anchors, over, kind, mask, negative in self._sides():
+        for anchors, dim, kind, mask, negative in self._sides():
             farthest = torch.minimum(farthest, negative.amin())
             part = negative if mask is None else negative.where(mask, -torch.inf)
             nearest = self._nearest[kind, anchors]
-            torch.maximum(nearest, part.amax(over).clamp_max(0), out=nearest)
-        self.nearest_same, self.nearest_other = (-self._nearest[:, self._active]).double()
+            torch.maximum(nearest, part.amax(dim).clamp_max(0), out=nearest)
+        self.nearest_same, self.nearest_other = (-self._nearest[:, self._layout.is_active]).double()
         self._nearest.masked_fill_(self._nearest == -torch.inf, 0.0)
-        self.num_same = (self.layout.members[self._active] - 1).double()
+        self.num_same = (self._layout.sort(batch.class_sizes)[self._layout.is_active] - 1).double()
         self.farthest = -float(farthest)
 
     def rounded(self) -> TiledNeighbors:
@@ -411,39 +378,39 @@ class TiledNeighbors:
     def sums(self, inverses: Sequence[float]) -> Tensor:
         augmented = self._tiles.augmented
         sums = augmented.new_zeros((len(inverses), 4, len(augmented)), dtype=torch.float64)
-        lowest = self._tiles.lowest / 2  # lost beside the nearest neighbor's 1
+        lowest = self._tiles.lowest / 2  # vanishes in a sum with the nearest neighbor's 1
         height = CUDA_TILE if augmented.is_cuda else PART_ROWS
-        for anchors, over, kind, mask, negative in self._sides():
+        for anchors, dim, kind, mask, negative in self._sides():
             for start in range(0, len(negative), height):
                 rows = slice(start, min(start + height, len(negative)))
-                at = slice(anchors.start + rows.start, anchors.start + rows.stop) if over else anchors
-                excess = (negative[rows] - self._nearest[kind, at].unsqueeze(over)).clamp_max_(0)
+                at = slice(anchors.start + rows.start, anchors.start + rows.stop) if dim else anchors
+                excess = (negative[rows] - self._nearest[kind, at].unsqueeze(dim)).clamp_max_(0)
                 weights = torch.empty_like(excess)
                 for number, inverse in enumerate(inverses):
                     torch.mul(excess, inverse, out=weights).clamp_min_(lowest).exp_()
                     if mask is not None:
                         weights.mul_(mask[rows])
-                    sums[number, kind, at] += weights.sum(over)
-                    sums[number, 2 + kind, at] -= weights.mul_(excess).sum(over)
-        return sums[:, :, self._active]
+                    sums[number, kind, at] += weights.sum(dim)
+                    sums[number, 2 + kind, at] -= weights.mul_(excess).sum(dim)
+        return sums[:, :, self._layout.is_active]
 
     def _sides(self) -> Iterator[tuple[slice, int, int, Tensor | None, Tensor]]:
-        """Yield anchors and their negative distances from some neighbors of one kind; the next overwrites the last.
+        """Yield anchors and their negative distances to some neighbors, which the next item overwrites.
 
-        Neighbors lie along dimension ``over`` of the tile. The kind is 0 for the same class and 1 for others; a mask
-        says which pairs are of it, where not all are.
+        Neighbors lie along dimension ``dim`` of the tile. ``kind`` is 0 for the same class and 1 for others; a mask
+        says which pairs are of that kind, where not all are.
         """
-        for number, rows in enumerate(self.layout.blocks):
-            left, at = self._tiles.left(rows), slice(rows.start, rows.stop)
-            for columns in self.layout.blocks[number:]:
+        for number, rows in enumerate(self._layout.blocks):
+            left = self._tiles.scale_left(rows)
+            for columns in self._layout.blocks[number:]:
                 with full_precision(left.device):
                     negative = self._tiles.exponents(left, columns)
                 if rows == columns:
-                    alike = self._tiles.alike(rows)
+                    same_class = self._tiles.same_class(rows)
                     if rows.label is None:
-                        yield at, 1, 1, ~alike, negative
-                    yield at, 1, 0, alike.fill_diagonal_(False), negative
+                        yield rows.rows, 1, 1, ~same_class, negative
+                    yield rows.rows, 1, 0, same_class.fill_diagonal_(False), negative
                     continue
                 kind = 0 if rows.label is not None and rows.label == columns.label else 1
-                yield at, 1, kind, None, negative
-                yield slice(columns.start, columns.stop), 0, kind, None, negative
+                yield rows.rows, 1, kind, None, negative
+                yield columns.rows, 0, kind, None, negative

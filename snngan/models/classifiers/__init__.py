@@ -1,1 +1,1 @@
-"""Classifiers: one architecture per file."""
+"""Classifiers: one family of architectures per file."""

@@ -1,4 +1,4 @@
-"""Residual classifiers: the pre-activation network of Frosst et al. 2019 for CIFAR-10, and torchvision's ResNets."""
+"""Residual classifiers: the network of Frosst et al. 2019 for CIFAR-10, and torchvision's ResNets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from snngan.config import check_options, option
 from snngan.models import CLASSIFIERS, ImageShape
 
 BLOCKS = (1, 2, 2, 2)
-"""Blocks of each stage; with the stem and two convolutions a block, 15 layers."""
+"""Blocks of each stage; with the first convolution and two per block, these are 15 layers."""
 
 
 @CLASSIFIERS.register("resnet15")
 @dataclass(frozen=True, kw_only=True)
 class ResNet15:
-    """Pre-activation ResNet (v2) of 15 convolutions, shortcuts aside: a stem and seven blocks in four widening stages.
+    """A pre-activation ResNet (v2) of 15 convolutions, not counting shortcuts: a stem and four stages of blocks.
 
-    Frosst et al. 2019 name 15 layers and, in figure 16, four groups of blocks; how they are shared out is ours. Source
-    of the blocks: He et al. 2016, "Identity Mappings in Deep Residual Networks".
+    The paper gives 15 layers and, in figure 16, four groups of blocks; the number of blocks per group is our choice.
+    The blocks are those of He et al. 2016, "Identity Mappings in Deep Residual Networks".
     """
 
     width: int = option(16, "channels of the first stage", low=1, high=4096)
@@ -36,12 +36,8 @@ class ResNet15:
         return ("stem", *(f"stage{stage + 1}.{block}" for stage, count in enumerate(BLOCKS) for block in range(count)))
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to logits (N, num_classes).
-
-        Raises:
-            ValueError: the images are smaller than 8 pixels a side.
-        """
-        _refuse_small(image_shape, "resnet15")
+        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
+        _check_size(image_shape, "resnet15")
         widths = [self.width * 2**stage for stage in range(len(BLOCKS))]
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             stem=nn.Conv2d(image_shape[0], self.width, 3, padding=1, bias=False)
@@ -56,7 +52,7 @@ class ResNet15:
 
 
 class PreactivationBlock(nn.Module):
-    """Maps (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+    """Two convolutions and a shortcut, (N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -75,7 +71,7 @@ class PreactivationBlock(nn.Module):
 @CLASSIFIERS.register("resnet18")
 @dataclass(frozen=True, kw_only=True)
 class ResNet18:
-    """torchvision's, untrained; below 64 pixels a side its stem is 3x3 without halving, as is usual."""
+    """torchvision's ResNet, untrained; for images below 64 pixels its first layers are one 3x3 convolution."""
 
     depth: ClassVar[int] = 18
 
@@ -84,14 +80,10 @@ class ResNet18:
         return ("relu", "layer?.?")
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to logits (N, num_classes).
-
-        Raises:
-            ValueError: the images are smaller than 8 pixels a side.
-        """
+        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
         from torchvision import models
 
-        _refuse_small(image_shape, f"resnet{self.depth}")
+        _check_size(image_shape, f"resnet{self.depth}")
         network: nn.Module = getattr(models, f"resnet{self.depth}")(weights=None, num_classes=num_classes)
         if min(image_shape[1:]) < 64:
             network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
@@ -104,13 +96,13 @@ class ResNet18:
 @CLASSIFIERS.register("resnet34")
 @dataclass(frozen=True, kw_only=True)
 class ResNet34(ResNet18):
-    """As resnet18, with 34 layers."""
+    """The same as resnet18 with 34 layers."""
 
     depth: ClassVar[int] = 34
 
 
-def _refuse_small(image_shape: ImageShape, name: str) -> None:
+def _check_size(image_shape: ImageShape, name: str) -> None:
     if min(image_shape[1:]) < 8:
         raise ValueError(
-            f"{name} takes images of 8 pixels a side or more, not {image_shape[1]}x{image_shape[2]}: use feedforward"
+            f"images of {name} must be 8x8 or larger, got {image_shape[1]}x{image_shape[2]}: use feedforward"
         )

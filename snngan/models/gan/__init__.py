@@ -1,1 +1,1 @@
-"""Generators and discriminators: one architecture per file."""
+"""GAN architectures, each a generator and a discriminator: one per file."""

@@ -1,6 +1,6 @@
-"""The fully connected architecture: any image shape, 2-D points (1, 1, 2) among them.
+"""The fully connected architecture, for images of any shape, and for 2-D points (1, 1, 2).
 
-A layer that a normalization follows has no bias: the normalization brings its own shift.
+A layer followed by a normalization has no bias, because the normalization adds its own.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, feature_norm, normalize_spectrum
+from snngan.models.layers import NetworkOptions, add_spectral_norm, norm_1d
 
 
 @ARCHITECTURES.register("mlp")
 @dataclass(frozen=True, kw_only=True)
 class MLP(NetworkOptions):
-    """Equal hidden layers in both players: ReLU in the generator, leaky ReLU (0.2) in the discriminator."""
+    """Hidden layers of one width: with ReLU in the generator, with leaky ReLU (0.2) in the discriminator."""
 
     width: int = option(512, "units of each hidden layer", low=1, high=16384)
     hidden_layers: int = option(3, "hidden layers of each network", low=1, high=100)
     discriminator_norm: str = option(
-        "none", "normalization in the discriminator, but for its first layer", choices=("none", "batch", "layer")
+        "none",
+        "normalization layers of the discriminator, except in its first layer",
+        choices=("none", "batch", "layer"),
     )
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
@@ -32,7 +34,7 @@ class MLP(NetworkOptions):
         inputs = self.latent_dim
         for _ in range(self.hidden_layers):
             linear = nn.Linear(inputs, self.width, bias=self.generator_norm == "none")
-            layers += [linear, feature_norm(self.generator_norm, self.width), nn.ReLU()]
+            layers += [linear, norm_1d(self.generator_norm, self.width), nn.ReLU()]
             inputs = self.width
         layers += [nn.Linear(inputs, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)]
         return nn.Sequential(*layers)
@@ -44,9 +46,9 @@ class MLP(NetworkOptions):
         for index in range(self.hidden_layers):
             norm = self.discriminator_norm if index else "none"
             linear = nn.Linear(inputs, self.width, bias=norm == "none")
-            layers += [linear, feature_norm(norm, self.width), nn.LeakyReLU(0.2)]
+            layers += [linear, norm_1d(norm, self.width), nn.LeakyReLU(0.2)]
             inputs = self.width
         network = nn.Sequential(*layers, nn.Linear(inputs, output_dim))
         if self.spectral_norm:
-            normalize_spectrum(network)
+            add_spectral_norm(network)
         return network

@@ -1,0 +1,106 @@
+"""Run an experiment and write its result folder: plots, ``numbers.json`` and ``result.md``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
+from snngan.experiments.runs import environment, read_settings, run_environments
+from snngan.files import check_absent, write_atomically
+from snngan.untrusted import read_json
+
+FORMER_NAMES = {
+    "adversary": ("adversarial_training",),
+    "code": ("code_size",),
+    "every": ("log_every", "metrics_every"),
+    "judge": ("evaluation_attack",),
+    "length": ("step_length",),
+    "over_layers": ("layer_reduction",),
+    "points": ("num_train_images", "num_codes"),
+    "rate": ("step_size",),
+}
+"""Options of version 0.1 and their present names; an experiment has at most one of these."""
+
+
+def make_experiment(name: str, preset: str, settings: Sequence[str] = ()) -> Experiment:
+    """Return the experiment ``name`` with the options of ``preset``, changed by ``settings`` such as ``dataset=mnist``.
+
+    Raises:
+        ValueError: an unknown experiment or option, or a value of the wrong type or out of range.
+    """
+    kind = EXPERIMENTS[name]
+    options = [field.name for field in dataclasses.fields(kind)]
+    current = {old: new for old, names in FORMER_NAMES.items() if old not in options for new in names if new in options}
+    words = [setting.partition("=") for setting in settings]
+    changed = read_settings(
+        [f"{current.get(option, option)}{equals}{value}" for option, equals, value in words],
+        dict.fromkeys(options, kind), f"setting of {name}", f"{name} has {', '.join(options)}",
+    )  # fmt: skip
+    return kind(**{**kind.presets.get(preset, {}), **changed})
+
+
+def describe_options(experiment: Experiment) -> list[str]:
+    """Return a line for each option of an experiment: name, value and meaning."""
+    return [
+        f"  {field.name}={getattr(experiment, field.name)!r}  {field.metadata['help']}"
+        for field in dataclasses.fields(experiment)
+    ]
+
+
+def run_experiment(
+    name: str,
+    preset: str,
+    context: ExperimentContext,
+    command: str,
+    settings: Sequence[str] = (),
+    *,
+    force: bool = False,
+) -> ExperimentResult:
+    """Run an experiment and write ``numbers.json`` and ``result.md`` into its folder.
+
+    Raises:
+        ValueError: as :func:`make_experiment`; data that are missing; or, without ``force``, a folder that holds
+            anything but results of this experiment.
+    """
+    kind, experiment = EXPERIMENTS[name], make_experiment(name, preset, settings)
+    options = dataclasses.asdict(experiment)
+    if not _is_reusable(context.folder, name, options):
+        check_absent(context.folder, force=force)
+    result = experiment.run(context)
+    own = environment(context.device)
+    environments = run_environments(context.folder) or [own]
+    content = {
+        "experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": options,
+        "environment": own, "runs": environments, "numbers": result.numbers,
+    }  # fmt: skip
+    write_atomically(context.folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
+    where = dict.fromkeys(
+        f"snngan {each.get('snngan')} at {each.get('commit') or 'no commit'}, torch {each.get('torch')}, "
+        f"{each.get('device')}"
+        for each in environments
+    )
+    lines = [
+        f"# {name}", "", f"{kind.summary} ({kind.source}).", "", f"    {command}", "",
+        f"{', and '.join(where)}; " + ", ".join(f"{key} {value}" for key, value in options.items()),
+        "", *result.text, "", *(f"![{path.stem}]({path.name})" for path in result.plots),
+    ]  # fmt: skip
+    write_atomically(context.folder / "result.md", ("\n".join(lines) + "\n").encode())
+    return result
+
+
+def _is_reusable(folder: Path, name: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a folder is missing, empty, or left by the experiment ``name``.
+
+    Runs and kept tensors, which lie in subfolders, are checked one by one as they are reused; a folder with nothing but
+    a result must be of the same options.
+    """
+    if not folder.is_dir():
+        return not (folder.exists() or folder.is_symlink())
+    paths = list(folder.iterdir())
+    found = read_json(folder / "numbers.json") if (folder / "numbers.json").exists() else {}
+    has_parts = any(path.is_dir() for path in paths) or found.get("settings") == json.loads(json.dumps(options))
+    return not paths or (found.get("experiment", name) == name and has_parts)

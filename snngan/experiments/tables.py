@@ -1,0 +1,82 @@
+"""Statistics over seeds, and Markdown tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from snngan.experiments.runs import Log
+from snngan.intervals import summary
+
+
+def record(values: dict[str, Any], *keys: str, value: float) -> None:
+    """Append ``value`` to the list under ``keys`` in nested dicts, which are created as needed."""
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+    values.setdefault(keys[-1], []).append(value)
+
+
+def summarize_nested(values: Any) -> Any:
+    """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.intervals.summary``."""
+    return (
+        {key: summarize_nested(each) for key, each in values.items()}
+        if isinstance(values, Mapping)
+        else summary(values)
+    )
+
+
+def format_cell(value: Any, digits: int = 3) -> str:
+    """Return a summary as ``mean (low to high)``, a number in short form, and None as nothing."""
+    if isinstance(value, Mapping):
+        bounds = [f"{bound:.{digits}g}" for bound in value["interval"] or ()]
+        return f"{value['mean']:.{digits}g}" + (f" ({' to '.join(bounds)})" if bounds else "")
+    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> list[str]:
+    """Return an empty line and the lines of a Markdown table, its cells written by :func:`format_cell`."""
+    lines = [f"| {' | '.join(format_cell(cell, digits) for cell in cells)} |" for cells in (header, *rows)]
+    return ["", lines[0], "|---" * len(header) + "|", *lines[1:]]
+
+
+def last_value(tag: str) -> Callable[[Log], float]:
+    """Return the function that takes the last value of ``tag`` from a log."""
+    return lambda log: log[tag][1][-1]
+
+
+def compare_logs(
+    logs: Mapping[str, Sequence[Log]], value_of: Callable[[Log], float], best: Callable[..., float] = max
+) -> dict[str, Any]:
+    """Return :func:`compare_paired` of the values that ``value_of`` takes from the logs of two variants."""
+    return compare_paired({name: [value_of(log) for log in each] for name, each in logs.items()}, best)
+
+
+def compare_paired(values: Mapping[str, Sequence[float]], best: Callable[..., float] = max) -> dict[str, Any]:
+    """Return statistics of two variants' values, one per seed, and of the second minus the first, with a p-value.
+
+    The p-value is that of a paired t-test; None for a single seed, and where all differences are equal.
+    """
+    from scipy.stats import ttest_rel
+
+    first, second = values.values()
+    differences = [after - before for before, after in zip(first, second, strict=True)]
+    p_value = float(ttest_rel(second, first).pvalue) if len({*differences}) > 1 else None
+    statistics = {name: summary(each, best) for name, each in {**values, "difference": differences}.items()}
+    return {**statistics, "p_value": p_value}
+
+
+def comparison_table(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list[str]:
+    """Return the Markdown table of :func:`compare_paired` by name, with the same two variants in each row."""
+    legend = (
+        "Mean over seeds (Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired "
+        "t-test."
+    )
+    variants = [name for name in next(iter(rows.values())) if name not in ("difference", "p_value")]
+    cells = []
+    for name, row in rows.items():
+        means = [f"{format_cell(row[each], digits)}, {format_cell(row[each]['best'], digits)}" for each in variants]
+        cells.append([name, *means, row["difference"], format_cell(row["p_value"], 2)])
+    return [
+        legend,
+        *markdown_table(("", *(f"{name}: mean, best" for name in variants), "difference", "p"), cells, digits),
+    ]

@@ -1,0 +1,436 @@
+"""Targets for fuzzing: each reader of files, which may refuse any bytes only by the errors that it documents.
+
+The first byte of an input selects how the rest is packed, so that mutations pass the first checksum.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import matplotlib.backends.backend_svg
+import matplotlib.font_manager  # noqa: F401 (they create folders when they are imported)
+import numpy as np
+import torch
+from PIL import Image
+
+from snngan.config import ClassifyConfig, TrainConfig
+from snngan.data import DATASETS, Dataset, to_unit_range
+from snngan.data.batches import Batches
+from snngan.data.folder import read_folder
+from snngan.data.folder_layout import list_images
+from snngan.data.image_files import read_header
+from snngan.data.npz import read_images, read_npz
+from snngan.evaluation.feature_classifier import trained_features
+from snngan.evaluation.features import Pixels
+from snngan.evaluation.measure import evaluate
+from snngan.evaluation.report import _curves, _metrics, group_by_seed, read_evaluations, read_metrics
+from snngan.evaluation.sources import _array_source, dataset_source
+from snngan.robustness.dknn import DkNN
+from snngan.tensors import pack_tensors
+from snngan.training.checkpoint import load_newest
+from snngan.training.classifier import restore as restore_classifier
+from snngan.training.classifier import snapshot as classifier_snapshot
+from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.ensemble import Ensemble, build_ensemble
+from snngan.training.gan import restore, snapshot
+from snngan.training.plan import make_plan
+from snngan.training.players import Players, build_players
+from snngan.training.run_folder import ClassifierRun, Folder, GanRun, open_run
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8), dtype=np.uint8)
+LABELS = np.arange(24) % 3
+
+
+def few() -> Dataset:
+    """Return 20 labeled images, and 4 held out."""
+    images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
+    return Dataset("few", images[:20], labels[:20], images[20:], labels[20:])
+
+
+def bytes_of_npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)  # type: ignore[operator]
+    return buffer.getvalue()
+
+
+def bytes_of_npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+class Target(ABC):
+    """One reader, with an empty folder for its files.
+
+    A call reads one input and returns whether it was accepted; errors other than ``ValueError`` are not caught.
+    """
+
+    name: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @abstractmethod
+    def seeds(self) -> list[bytes]:
+        """Return inputs that are accepted, from which others are made."""
+
+    @abstractmethod
+    def read(self, form: int, content: bytes) -> None:
+        """Read ``content`` packed in the way number ``form`` (0 to 255)."""
+
+    def __call__(self, data: bytes) -> bool:
+        if not data:
+            return False
+        try:
+            self.read(data[0], data[1:])
+        except ValueError:
+            return False
+        return True
+
+
+def run_in(folder: Path) -> GanRun:
+    """Return a new generator's run."""
+    config = TrainConfig(
+        objective="gan", arch="mlp", set=("width=4", "latent_dim=2", "hidden_layers=1"), batch_size=8, steps=6
+    )
+    return GanRun.create(folder / "run", make_plan(config, few()), CPU)
+
+
+class Saved(Target):
+    """The newest checkpoint of a run with a correct checksum; with the first bit of the form set, only its pickle."""
+
+    def __init__(self, run: Folder[Any], state: dict[str, Any]) -> None:
+        super().__init__(run.path.parent)
+        self.checkpoints = run.checkpoints
+        self.checkpoints.mkdir()
+        self.whole = bytes(pack_tensors(state))
+        with zipfile.ZipFile(io.BytesIO(self.whole)) as archive:
+            self.parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+        (self.head,) = (name for name in self.parts if name.endswith("data.pkl"))
+
+    def seeds(self) -> list[bytes]:
+        return [b"\0" + self.whole, b"\1" + self.parts[self.head]]
+
+    def read(self, form: int, content: bytes) -> None:
+        if form % 2:
+            buffer = io.BytesIO()
+            with zipfile.ZipFile(buffer, "w") as archive:
+                for name, part in self.parts.items():
+                    archive.writestr(name, content if name == self.head else part)
+            content = buffer.getvalue()
+        path = self.checkpoints / "step-00000002.pt"
+        path.write_bytes(content)
+        path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  x\n")
+        self.take_over()
+
+    @abstractmethod
+    def take_over(self) -> None:
+        """Load the checkpoint as a resumed run does, and take a step."""
+
+
+class Checkpoint(Saved):
+    """A generator's checkpoint."""
+
+    name = "checkpoint"
+
+    def __init__(self, folder: Path) -> None:
+        self.run = run_in(folder)
+        players, batches, noise = self._fresh()
+        images = players.generator(torch.randn(4, players.latent_dim))
+        images.square().mean().backward()
+        players.generator_optimizer.step()
+        super().__init__(self.run, snapshot(2, players, batches, noise, CPU))
+
+    def _fresh(self, state: Any = None) -> tuple[Players, Batches, torch.Generator]:
+        players = build_players(self.run.plan, CPU, state)
+        return players, Batches(few().train_images, 8, seed=0, device=CPU), torch.Generator()
+
+    def take_over(self) -> None:
+        state = load_newest(self.checkpoints)
+        players, batches, noise = self._fresh(state["players"])
+        restore(state, players, batches, noise, CPU)
+        players.sample(torch.zeros(2, players.latent_dim))
+        batches.next_images()
+        for weight in players.generator.parameters():
+            weight.grad = torch.ones_like(weight)
+        players.generator_optimizer.step()
+
+
+class ClassifierCheckpoint(Saved):
+    """A classifier's checkpoint of two networks, trained one after the other."""
+
+    name = "classifier"
+
+    def __init__(self, folder: Path) -> None:
+        words = ClassifyConfig(
+            arch="feedforward",
+            set=("widths=4-4",),
+            batch_size=8,
+            seeds="0:2",
+            ensemble="sequential",
+            temperature="learned:1",
+        )
+        self.plan = make_classify_plan(words, few())
+        members, batches = self._fresh()
+        self._step(members, batches)
+        state = classifier_snapshot(2, members, batches, CPU)
+        super().__init__(ClassifierRun.create(folder / "run", self.plan, CPU), state)
+
+    def _fresh(self, state: Any = None) -> tuple[Ensemble, list[Batches]]:
+        dataset = few()
+        members = build_ensemble(self.plan, CPU, state)
+        return members, [
+            Batches(dataset.train_images, 8, seed=seed, device=CPU, labels=dataset.train_labels) for seed in (0, 1)
+        ]
+
+    def _step(self, members: Ensemble, batches: list[Batches]) -> None:
+        images, labels = (
+            torch.stack(halves) for halves in zip(*(each.next_images_and_labels() for each in batches), strict=True)
+        )
+        members.optimizer.zero_grad()
+        members.backward(images, labels, -0.1)
+        members.optimizer.step()
+
+    def take_over(self) -> None:
+        state = load_newest(self.checkpoints, holds="members")
+        members, batches = self._fresh(state["members"])
+        restore_classifier(state, members, batches, CPU)
+        self._step(members, batches)
+
+
+class Kept(Target):
+    """Files that ``snngan evaluate`` caches: the features of a data set, and its feature classifier."""
+
+    name = "kept"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.few, images = few(), to_unit_range(few().test_images)
+        self.made = _array_source("made", None, images, None)
+        trained_features(self.few, folder)
+        (self.network,) = folder.glob("*.pt")
+        self._evaluate()
+        (self.features,) = folder.glob("seen-*.pt")
+        self.written = [path.read_bytes() for path in (self.network, self.features)]
+
+    def seeds(self) -> list[bytes]:
+        return [bytes([form]) + content for form, content in enumerate(self.written)]
+
+    def read(self, form: int, content: bytes) -> None:
+        path = (self.network, self.features)[form % 2]
+        path.write_bytes(content)
+        try:
+            if form % 2:
+                self._evaluate()
+            else:
+                trained_features(self.few, self.folder)
+        finally:
+            path.write_bytes(self.written[form % 2])
+
+    def _evaluate(self) -> None:
+        real = dataset_source(self.few, "train")
+        evaluate(self.made, real, Pixels(), metrics=("fid", "kid"), count=20, points=20, cache=self.folder)
+
+
+class Config(Target):
+    """A run folder's ``config.json``."""
+
+    name = "config"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        plan = make_classify_plan(ClassifyConfig(arch="cnn-small", batch_size=8, seeds="0:2"), few())
+        runs: list[Folder[Any]] = [run_in(folder), ClassifierRun.create(folder / "classifier", plan, CPU)]
+        self.written = [(run.path / "config.json").read_bytes() for run in runs]
+        self.run = folder / "run"
+
+    def seeds(self) -> list[bytes]:
+        return [b"\0" + each for each in self.written]
+
+    def read(self, form: int, content: bytes) -> None:
+        (self.run / "config.json").write_bytes(content)
+        run = open_run(self.run)
+        run.changed_since_begun()
+        run.check_links()
+        run.rewind(0)
+        assert open_run(self.run).plan == run.plan
+
+
+class Metrics(Target):
+    """A run folder's ``metrics.jsonl`` and ``evaluations.jsonl``."""
+
+    name = "metrics"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.run = run_in(folder)
+
+    def seeds(self) -> list[bytes]:
+        lines = [{"step": step, "loss/generator": 0.5, "entanglement/temperature": None} for step in range(3)]
+        figures = {"figures": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
+        return [b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [figures])]
+
+    def read(self, form: int, content: bytes) -> None:
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            (self.run.path / name).write_bytes(content)
+        self.run.last_logged()
+        read_metrics(self.run)
+        groups = group_by_seed([("run", self.run)])
+        if not form % 32:  # plots take long
+            list(_curves(groups))
+        list(_metrics(groups))
+        read_evaluations(self.run)
+        self.run.rewind(1)
+        lines = (self.run.path / "metrics.jsonl").read_bytes().split(b"\n")
+        assert lines.pop() == b""
+        assert all(json.loads(line)["step"] <= 1 for line in lines)
+
+
+class Npz(Target):
+    """npz files as data sets and as saved DkNN, their archives or single arrays in them."""
+
+    name = "npz"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.path = folder / "some.npz"
+        self.dknn = DkNN({"layer": torch.from_numpy(IMAGES).flatten(1).float()}, torch.from_numpy(LABELS),
+                         num_neighbors=3)  # fmt: skip
+        self.dknn.calibrate(self.dknn.layers, self.dknn.labels)
+        self.dknn.save(self.path)
+        self.saved = self.path.read_bytes()
+
+    def seeds(self) -> list[bytes]:
+        arrays = {"train_images": IMAGES[:20], "train_labels": LABELS[:20], "test_images": IMAGES[20:]}
+        floats = IMAGES[:, 0].astype(np.float32) / 127.5 - 1
+        return [
+            *(b"\0" + bytes_of_npz(compressed, **arrays) for compressed in (False, True)),
+            b"\0" + bytes_of_npz(images=np.asfortranarray(floats)),
+            b"\1" + self.saved,
+            *(bytes([form]) + bytes_of_npy(IMAGES) for form in (2, 3)),
+            b"\4" + bytes_of_npy(LABELS),
+            b"\5" + bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32)),
+            b"\6" + b'{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}',
+        ]
+
+    def read(self, form: int, content: bytes) -> None:
+        form %= 7
+        if form < 2:
+            self.path.write_bytes(content)
+        else:
+            labels, values = bytes_of_npy(LABELS), bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32))
+            parts = {"labels": labels}
+            parts |= {"layers/a": values, "calibration": labels} if form > 3 else {"images": bytes_of_npy(IMAGES)}
+            settings = '{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}'
+            if form == 6:
+                settings = content.decode(errors="replace")
+            if form > 3:
+                parts["settings"] = bytes_of_npy(np.array(settings))
+            changed = {2: "images", 3: "images", 4: "labels", 5: "layers/a"}.get(form)
+            if changed:
+                parts[changed] = content
+            kind = zipfile.ZIP_DEFLATED if form == 3 else zipfile.ZIP_STORED
+            with zipfile.ZipFile(self.path, "w", kind) as archive:
+                for name, part in parts.items():
+                    archive.writestr(f"{name}.npy", part)
+        if form in (0, 2, 3):
+            read_npz("some", self.path)
+            read_images(self.path, "test")
+        else:
+            found = DkNN.load(self.path)
+            found(found.layers)
+
+
+class Idx(Target):
+    """The files of MNIST's form, plain and packed, and the archive of notMNIST."""
+
+    name = "idx"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.place = folder / "MNIST" / "raw"
+        self.place.mkdir(parents=True)
+        self.images = b"\0\0\x08\3" + b"".join(n.to_bytes(4, "big") for n in IMAGES[:, 0].shape) + IMAGES.tobytes()
+        self.labels = b"\0\0\x08\1" + len(LABELS).to_bytes(4, "big") + LABELS.astype(np.uint8).tobytes()
+        for half in ("train", "t10k"):
+            (self.place / f"{half}-images-idx3-ubyte").write_bytes(self.images)
+            (self.place / f"{half}-labels-idx1-ubyte").write_bytes(self.labels)
+        buffer, picture = io.BytesIO(), io.BytesIO()
+        Image.new("L", (28, 28), 9).save(picture, "PNG")
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for number in range(4):
+                entry = tarfile.TarInfo(f"notMNIST_small/{'AB'[number % 2]}/{number}.png")
+                entry.size = len(picture.getvalue())
+                archive.addfile(entry, io.BytesIO(picture.getvalue()))
+        self.letters = buffer.getvalue()
+
+    def seeds(self) -> list[bytes]:
+        packed = [gzip.compress(each, mtime=0) for each in (self.images, self.letters)]
+        return [b"\0" + self.images, b"\1" + self.labels, b"\2" + packed[0], b"\3" + self.images, b"\4" + packed[1],
+                b"\5" + self.letters]  # fmt: skip
+
+    def read(self, form: int, content: bytes) -> None:
+        form %= 6
+        if form in (3, 5):
+            content = gzip.compress(content, 1, mtime=0)
+        if form > 3:
+            (self.folder / "notMNIST_small.tar.gz").write_bytes(content)
+            DATASETS["notmnist"].load("notmnist", self.folder, False)
+            return
+        part, good = ("labels-idx1", self.labels) if form == 1 else ("images-idx3", self.images)
+        plain = self.place / f"t10k-{part}-ubyte"
+        path = plain.with_name(f"{plain.name}.gz") if form > 1 else plain
+        plain.unlink()
+        try:
+            path.write_bytes(content)
+            DATASETS["mnist"].load("mnist", self.folder, False)
+        finally:
+            path.unlink()
+            plain.write_bytes(good)
+
+
+class Pictures(Target):
+    """A folder of images."""
+
+    name = "pictures"
+    suffixes = ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        for place in ("a", "b"):
+            (folder / "pictures" / place).mkdir(parents=True)
+        Image.new("RGB", (16, 16), "red").save(folder / "pictures" / "b" / "good.png")
+
+    def seeds(self) -> list[bytes]:
+        found = []
+        for number, suffix in enumerate(self.suffixes):
+            for mode in ("L", "RGB", "P", "RGBA"):
+                buffer = io.BytesIO()
+                with suppress(OSError):  # not every format has every mode
+                    form = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix)
+                    Image.new("RGB", (12, 10), "blue").convert(mode).save(buffer, form)
+                    found.append(bytes([number]) + buffer.getvalue())
+        return found
+
+    def read(self, form: int, content: bytes) -> None:
+        path = self.folder / "pictures" / "a" / f"odd.{self.suffixes[form % len(self.suffixes)]}"
+        path.write_bytes(content)
+        try:
+            for each in list_images(self.folder / "pictures"):
+                read_header(each)
+            read_folder("pictures", self.folder / "pictures", 8, skip_broken=False, notify=lambda line: None)
+        finally:
+            path.unlink()
+
+
+TARGETS = {kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, Config, Kept, Metrics, Npz, Idx, Pictures)}

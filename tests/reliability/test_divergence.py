@@ -1,0 +1,484 @@
+"""NaN, infinity and overflow: the run ends, names the place and a remedy, and resumes from the checkpoint before."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference.rows import bright_rows
+from reference.states import differences
+from torch import Tensor
+
+from snngan.cli import main
+from snngan.config import ClassifyConfig, TrainConfig
+from snngan.data import Dataset
+from snngan.data.batches import Batches
+from snngan.data.npz import save_dataset
+from snngan.objectives import OBJECTIVES
+from snngan.training.checkpoint import load_newest
+from snngan.training.classifier import train_classifier
+from snngan.training.classifier_plan import make_classify_plan
+from snngan.training.divergence import DivergedError
+from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
+from snngan.training.game import Game
+from snngan.training.gan import train_gan
+from snngan.training.plan import make_plan
+from snngan.training.players import Players
+from snngan.training.run_folder import ClassifierRun, GanRun
+
+CPU = torch.device("cpu")
+AT, STEPS, SAVED = 5, 7, 4
+"""Step of the fault, last step, and steps between checkpoints."""
+HUGE = 3e38
+"""The largest float32 and bfloat16 are 3.4e38."""
+LEARNED = ("temperature=learned:1", "spectral_norm=false")
+"""Settings of snnl-projected with everything that can break."""
+PLAIN = ("generator_norm=none", "discriminator_norm=none")
+ONLY = range(AT, AT + 1)
+LOWER, BOUND = "Try a lower --learning-rate", "an objective that bounds its discriminator"
+LOWER_BOTH = f"{LOWER}, or an --alpha nearer to 0"
+MEND = "Mend the data, and begin a new run"
+VALUES = pytest.mark.parametrize("value", [math.nan, math.inf])
+KINDS = pytest.mark.parametrize("kind", [SequentialEnsemble, VectorizedEnsemble])
+Fault = Callable[[Any], AbstractContextManager[None]]
+"""Wraps one training step of a GAN, or one backward pass of an ensemble."""
+RunOf, ClassifiersOf = Callable[..., GanRun], Callable[..., ClassifierRun]
+unbroken: dict[str, dict[str, Any]] = {}
+"""Last states of runs without a fault, by plan."""
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # half of the time
+
+
+@pytest.fixture
+def points() -> Dataset:
+    """Return 96 + 16 points in the plane: an epoch is 6 batches."""
+    both = torch.rand(112, 1, 1, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Dataset("random-points", both[:96], None, both[96:], None)
+
+
+@pytest.fixture
+def labeled() -> Dataset:
+    return bright_rows(96, 48, noise=128, bright=100)
+
+
+@pytest.fixture
+def run_of(points: Dataset, tmp_path: Path) -> RunOf:
+    """Return a function that makes a new run folder ``name`` of a tiny GAN, with sample grids only at its end."""
+
+    def make(name: str, *settings: str, data: Dataset = points, **options: Any) -> GanRun:
+        tiny: dict[str, Any] = {
+            "arch": "mlp", "objective": "snnl-projected", "steps": STEPS, "batch_size": 16, "learning_rate": 1e-3,
+            "log_every": 3, "checkpoint_every": SAVED, "sample_every": 100, "dataset": data.name,
+            "set": ("width=16", "latent_dim=8", "hidden_layers=2", *settings),
+        }  # fmt: skip
+        return GanRun.create(tmp_path / name, make_plan(TrainConfig(**tiny | options), data), CPU)
+
+    return make
+
+
+@pytest.fixture
+def classifiers_of(labeled: Dataset, tmp_path: Path) -> ClassifiersOf:
+    """Return a function that makes a new run folder ``name`` of classifiers of two seeds."""
+
+    def make(name: str, kind: type, *, data: Dataset = labeled, **options: Any) -> ClassifierRun:
+        tiny: dict[str, Any] = {
+            "dataset": data.name, "arch": "feedforward", "set": ("widths=16-8",), "alpha": -0.1, "steps": STEPS,
+            "batch_size": 24, "checkpoint_every": SAVED, "log_every": 3, "layers": "fc2", "temperature": "1",
+            "seeds": "0:2", "ensemble": "sequential" if kind is SequentialEnsemble else "vectorized",
+        }  # fmt: skip
+        return ClassifierRun.create(tmp_path / name, make_classify_plan(ClassifyConfig(**tiny | options), data), CPU)
+
+    return make
+
+
+def inject(patch: pytest.MonkeyPatch, kind: type, fault: Fault, steps: Iterable[int]) -> None:
+    """Wrap those steps of every GAN, or of every ensemble of that kind, counted from 1, in ``fault``."""
+    name = "step" if kind is Game else "backward"
+    normal, count = getattr(kind, name), 0
+
+    def faulty(self: Any, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        with fault(self.players if kind is Game else self) if count in steps else nullcontext():
+            return normal(self, *arguments)
+
+    patch.setattr(kind, name, faulty)
+
+
+def tensor_of(owner: Any, network: str, name: str) -> Tensor:
+    """Return a weight or buffer by its name in a message; ``network`` of an ensemble is the index of a seed."""
+    if isinstance(owner, VectorizedEnsemble):
+        return (owner.weights | owner.buffers)[name][int(network)]
+    if isinstance(owner, SequentialEnsemble):
+        module = owner.networks()[int(network)]
+    elif network == "objective":
+        module = owner.objective.state()
+    else:
+        module = getattr(owner, "averaged" if network == "average" else network)
+    found: Tensor = module.state_dict(keep_vars=True)[name]
+    return found
+
+
+def set_one(network: str, name: str, value: float) -> Fault:
+    """Set one value of a weight after the step."""
+
+    @contextmanager
+    def fault(owner: Any) -> Iterator[None]:
+        yield
+        tensor_of(owner, network, name).detach().view(-1)[0] = value
+
+    return fault
+
+
+def fill(network: str, name: str, value: float) -> Fault:
+    """Set a whole weight before the step."""
+
+    @contextmanager
+    def fault(owner: Any) -> Iterator[None]:
+        tensor_of(owner, network, name).detach().fill_(value)
+        yield
+
+    return fault
+
+
+def gradient(network: str, name: str, value: float) -> Fault:
+    """Set one value of a weight's gradient."""
+
+    @contextmanager
+    def fault(owner: Any) -> Iterator[None]:
+        stacked = isinstance(owner, VectorizedEnsemble)
+        weight = owner.weights[name] if stacked else tensor_of(owner, network, name)
+
+        def broken(found: Tensor) -> Tensor:
+            found = found.clone()
+            (found[int(network)] if stacked else found)[(0,) * tensor_of(owner, network, name).dim()] = value
+            return found
+
+        hook = weight.register_hook(broken)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    return fault
+
+
+def growth(factor: float) -> Fault:
+    """Multiply all weights of the discriminator after the step."""
+
+    @contextmanager
+    def fault(players: Players) -> Iterator[None]:
+        yield
+        assert players.discriminator is not None
+        for weight in players.discriminator.parameters():
+            weight.detach().mul_(factor)
+
+    return fault
+
+
+def message_of(
+    monkeypatch: pytest.MonkeyPatch, run: Any, data: Dataset, fault: Fault, steps: Iterable[int] = ONLY,
+    kind: type = Game,
+) -> str:  # fmt: skip
+    """Return the message of a run that the fault must end."""
+    with monkeypatch.context() as patch:
+        inject(patch, kind, fault, steps)
+        with pytest.raises(DivergedError) as caught:
+            trainer_of(run)(run, data, CPU)
+    return str(caught.value)
+
+
+def check_message(message: str, place: str, log_every: int, advice: str = LOWER) -> None:
+    """Check step, place and the complete advice: nothing is advised that helps only elsewhere."""
+    found = re.fullmatch(r"step (\d+): (.*)\. (\S.*)", message)
+    assert found is not None, message
+    assert AT <= int(found[1]) <= math.ceil(AT / log_every) * log_every, message
+    assert re.search(rf"(\w of|in) {re.escape(place)} ?([(a]|$)", found[2]), message
+    if not place.startswith("the discriminator's"):  # whose infinity may be growth, with more advice
+        assert found[3] == advice, message
+    assert found[3].startswith(advice), message
+
+
+def not_finite(value: Any, path: str = "") -> list[str]:
+    """Return the paths in a saved state that hold NaN or infinity."""
+    if isinstance(value, dict):
+        return [line for key, each in value.items() for line in not_finite(each, f"{path}/{key}")]
+    if isinstance(value, list | tuple):
+        return [line for number, each in enumerate(value) for line in not_finite(each, f"{path}/{number}")]
+    if isinstance(value, Tensor):
+        return [] if bool(value.isfinite().all()) else [path]
+    return [path] if isinstance(value, float) and not math.isfinite(value) else []
+
+
+def trainer_of(run: Any) -> Callable[..., Any]:
+    return train_gan if isinstance(run, GanRun) else train_classifier
+
+
+def state_of(run: Any) -> dict[str, Any]:
+    return load_newest(run.checkpoints, pytest.fail, holds="players" if isinstance(run, GanRun) else "members")
+
+
+def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
+    """Check that the newest checkpoint is finite, and that resumed without the fault it ends as an unbroken run."""
+    kept = kept or state_of(run)
+    assert kept["step"] == SAVED
+    assert not_finite(kept) == []
+    plan, train = repr(run.plan), trainer_of(run)
+    if plan not in unbroken:
+        other = type(run).create(run.path.with_name("unbroken"), run.plan, CPU)
+        train(other, data, CPU)
+        unbroken[plan] = state_of(other)
+    assert train(type(run).open(run.path), data, CPU, start=kept).finished
+    assert differences(state_of(run), unbroken[plan]) == []
+    assert not_finite(unbroken[plan]) == []
+
+
+def test_the_helper_finds_values_that_are_not_finite() -> None:
+    state = {"a": [torch.ones(2), torch.tensor([1.0, math.nan])], "b": {"c": -math.inf}, "d": (1.0, 3, "x", None)}
+    assert not_finite(state) == ["/a/1", "/b/c"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "value"), [*((name, math.inf) for name in OBJECTIVES.names()), ("gan", math.nan), ("wgan", -math.inf)]
+)
+def test_values_in_the_data_are_named(run_of: RunOf, points: Dataset, objective: str, value: float) -> None:
+    """The checkpoint continues in a run with sound data, since other data make another run."""
+    numbers = Batches(torch.arange(96.0).view(96, 1, 1, 1), 16, seed=0, device=CPU)
+    drawn = [numbers.next_stored_images() for _ in range(AT)]
+    images = points.train_images.clone()
+    images[int(drawn[-1][3]), 0, 0, 1] = value
+    broken = replace(points, train_images=images)
+    own = {} if objective == "snnl-pixel" else {"discriminator_steps": 1}
+    run = run_of("run", data=broken, objective=objective, **own)
+    says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {MEND}"
+    with pytest.raises(DivergedError, match=f"^{says}$"):
+        train_gan(run, broken, CPU)
+    check_kept(run_of("mended", objective=objective, **own), points, state_of(run))
+
+
+@VALUES
+def test_values_in_held_out_data_are_refused_before_the_first_step(
+    run_of: RunOf, points: Dataset, value: float
+) -> None:
+    images = points.test_images.clone()
+    images[3, 0, 0, 0] = value
+    broken = replace(points, test_images=images)
+    run = run_of("run", data=broken)
+    with pytest.raises(ValueError, match="finite"):
+        train_gan(run, broken, CPU)
+    assert not list(run.path.rglob("step-*"))
+
+
+WEIGHTS = {
+    "generator": ("0.weight", "6.bias", "4.running_var"),
+    "discriminator": ("1.weight", "5.running_mean"),
+    "average": ("3.weight", "4.running_mean"),
+    "objective": ("_extra_state",),
+}
+GRADIENTS = (("generator", "3.weight"), ("generator", "6.bias"), ("discriminator", "7.weight"))
+OPTIMIZERS = (
+    ("adam", "exp_avg_sq", "fp32", 3),
+    ("adam", "exp_avg_sq", "bf16", 3),
+    ("rmsprop", "square_avg", "fp32", 1),
+)
+"""Optimizer, name of its running mean of squares, precision, and steps between logs."""
+FAULTS: list[tuple[Fault, str, dict[str, Any]]] = [
+    *(
+        (set_one(network, name, value), f"the {network}'s {name}", {"log_every": 1 if network == "objective" else 3})
+        for value in (math.nan, math.inf) for network, names in WEIGHTS.items() for name in names
+    ),
+    *(
+        (gradient(network, name, value), f"the {network}'s {name}", {"log_every": log_every})
+        for value, log_every in ((math.nan, 1), (math.nan, 3), (math.inf, 3)) for network, name in GRADIENTS
+    ),
+    *(
+        (gradient(network, name, 1e30), f"{memory} of the {network}'s {name}",
+         {"log_every": log_every, "precision": precision, "optimizer": optimizer})
+        for optimizer, memory, precision, log_every in OPTIMIZERS for network, name in GRADIENTS[::2]
+    ),
+]  # fmt: skip
+"""What breaks, the place that the message names, and options of the run.
+
+The square of a huge gradient overflows: no loss shows it, and the weight would never change again.
+"""
+
+
+@pytest.mark.parametrize(("fault", "place", "options"), FAULTS)
+def test_a_broken_weight_gradient_or_optimizer_is_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, fault: Fault, place: str, options: dict[str, Any]
+) -> None:
+    optimizer = [f"{name}={value}" for name, value in options.items() if name == "optimizer"]
+    run = run_of("run", *LEARNED, *optimizer, **{name: options[name] for name in options if name != "optimizer"})
+    message = message_of(monkeypatch, run, points, fault)
+    advice = f"{LOWER}, or --precision fp32" if options.get("precision") == "bf16" else LOWER
+    check_message(message, place, options["log_every"], advice)
+    assert ("though the losses were" in message) or not optimizer
+    check_kept(run, points)
+
+
+@pytest.mark.parametrize(("network", "name"), [("generator", "3.weight"), ("discriminator", "4.weight")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_that_overflow_are_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, network: str, name: str
+) -> None:
+    """All weights are finite, the activations are not."""
+    options = {"objective": "gan", "precision": precision}
+    run = run_of("run", *PLAIN, **options)
+    message = message_of(monkeypatch, run, points, fill(network, name, HUGE))
+    assert message.startswith(f"step {AT}: the discriminator's loss is "), message
+    advice = [LOWER] + ["--precision fp32"] * (precision == "bf16") + [BOUND] * (network == "discriminator")
+    place = f"all weights are finite, the largest {HUGE:.3g} in the {network}'s {name}. {', or '.join(advice)}"
+    assert re.search(f"{re.escape(place)}(, such as [-a-z ]+)?$", message), message
+    check_kept(run, points)
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_discriminator_that_explodes_is_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, log_every: int
+) -> None:
+    run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
+    message = message_of(monkeypatch, run, points, growth(1e7), range(AT, STEPS))
+    says = (
+        rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest .* in the discriminator's "
+    )
+    advice = "Try a lower --learning-rate, or " + "--precision fp32, or " * (precision == "bf16") + BOUND
+    assert re.match(rf"{says}\d\.weight\. {advice}", message), message
+    check_kept(run, points)
+
+
+@pytest.mark.parametrize("settings", [(), PLAIN], ids=["norms", "plain"])
+@pytest.mark.parametrize("factor", [10.0, 1e3])
+def test_a_discriminator_that_grows_is_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], factor: float
+) -> None:
+    """Batch statistics or squared gradients overflow while the losses are finite."""
+    run = run_of("run", *settings, objective="gan", steps=20, log_every=1)
+    message = message_of(monkeypatch, run, points, growth(factor), range(AT, 20))
+    assert "though the losses were" in message
+    assert not_finite(state_of(run)) == []
+    assert BOUND in message
+
+
+def test_images_of_the_average_that_overflow_are_named(
+    run_of: RunOf, points: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of the average are finite, and it has no loss."""
+
+    @contextmanager
+    def fault(players: Players) -> Iterator[None]:
+        yield
+        weight = tensor_of(players, "average", "3.weight").detach()
+        weight.fill_(HUGE)[:, ::2] *= -1
+
+    run = run_of("run", *PLAIN, objective="gan", log_every=1)
+    message = message_of(monkeypatch, run, points, fault)
+    check_message(message, "the average's 3.weight", 1)
+    check_kept(run, points)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("fault", "place", "options"),
+    [
+        (gradient("1", "fc2.0.weight", math.nan), "", {"log_every": 3}),
+        (gradient("1", "fc2.0.weight", math.inf), "", {"log_every": 1}),
+        (set_one("1", "fc2.0.weight", math.nan), "", {"log_every": 3}),
+        (gradient("1", "fc2.0.weight", 1e30), "exp_avg_sq of ", {"log_every": 1}),
+        (gradient("1", "fc2.0.weight", 1e30), "exp_avg_sq of ", {"log_every": 3, "precision": "bf16"}),
+    ],
+)
+def test_the_network_of_a_seed_is_named(
+    classifiers_of: ClassifiersOf, labeled: Dataset, monkeypatch: pytest.MonkeyPatch,
+    kind: type, fault: Fault, place: str, options: dict[str, Any],
+) -> None:  # fmt: skip
+    run = classifiers_of("run", kind, **options)
+    message = message_of(monkeypatch, run, labeled, fault, kind=kind)
+    advice = f"{LOWER_BOTH}, or --precision fp32" if "precision" in options else LOWER_BOTH
+    check_message(message, f"{place}the network of seed 1's fc2.0.weight", options["log_every"], advice)
+    assert ("though the losses were" in message) or not place
+    check_kept(run, labeled)
+
+
+@KINDS
+@VALUES
+def test_values_in_the_data_of_a_classifier_are_named(
+    classifiers_of: ClassifiersOf, points: Dataset, kind: type, value: float
+) -> None:
+    images = points.train_images.clone()
+    images[3, 0, 0, 1] = value
+    labels = [torch.arange(len(each)) % 3 for each in (images, points.test_images)]
+    broken = Dataset("broken", images, labels[0], points.test_images, labels[1])
+    with pytest.raises(DivergedError, match=f"hold NaN or infinity. {MEND}$"):
+        train_classifier(classifiers_of("run", kind, data=broken), broken, CPU)
+
+
+COMMON = "--dataset npz:data.npz --batch-size 24 --device cpu --steps 7 --log-every 3 --checkpoint-every 4"
+LAYERS = "--arch feedforward --set widths=16-8 --layers fc2 --temperature 1"
+COMMANDS = {
+    "gan": f"train {COMMON} --objective gan --arch mlp --set width=16 --set latent_dim=8 --sample-every 100",
+    "sequential": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble sequential",
+    "vectorized": f"classify train {COMMON} {LAYERS} --seeds 0:2 --ensemble vectorized",
+}
+KIND_OF = {"gan": Game, "sequential": SequentialEnsemble, "vectorized": VectorizedEnsemble}
+PLACES = {
+    Game: ("generator", "3.weight"),
+    SequentialEnsemble: ("1", "fc2.0.weight"),
+    VectorizedEnsemble: ("1", "fc2.0.weight"),
+}
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], labeled: Dataset, tmp_path: Path) -> Callable[[str, int], list[str]]:
+    """Return a function that runs a command that must end with a status, and returns its lines other than progress."""
+    save_dataset(labeled, tmp_path / "data.npz")
+
+    def run(command: str, status: int) -> list[str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(command.split())
+        said = capsys.readouterr()
+        assert left.value.code == status, said
+        assert "Traceback" not in said.out + said.err
+        return [line for line in said.err.splitlines() if not line.startswith("step ")]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fault", "at", "step", "kept"),
+    [
+        (gradient, AT, 6, r"Kept: the checkpoint of step 4 and those before it, in run"),
+        (set_one, 2, 3, r"Nothing was saved before that; run holds its readings"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_ends_with_one_line_and_can_be_resumed(
+    cli: Callable[[str, int], list[str]], monkeypatch: pytest.MonkeyPatch,
+    command: str, fault: Callable[..., Fault], at: int, step: int, kept: str,
+) -> None:  # fmt: skip
+    kind = KIND_OF[command]
+    advice, holds = (LOWER, "players") if kind is Game else (LOWER_BOTH, "members")
+    with monkeypatch.context() as patch:
+        inject(patch, kind, fault(*PLACES[kind], math.nan), range(at, at + 1))
+        (line,) = cli(f"{COMMANDS[command]} --run-dir run", 1)
+    assert re.fullmatch(rf"Error: step {step}: .* are not finite.*\. {advice}\. {kept}", line), line
+    assert bool(list(Path("run").rglob("*.pt"))) == kept.startswith("Kept")
+    assert cli("resume run", 0) == []
+    assert cli(f"{COMMANDS[command]} --run-dir unbroken", 0) == []
+    resumed, expected = (load_newest(Path(name, "checkpoints"), pytest.fail, holds) for name in ("run", "unbroken"))
+    assert resumed["step"] == STEPS
+    assert not_finite(resumed) == []
+    assert differences(resumed, expected) == []

@@ -1,0 +1,214 @@
+"""Small files that would take much memory: refused before they do, or read only as far as they declare."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from snngan.data import DATASETS
+from snngan.data.image_files import read_image
+from snngan.data.npz import read_npz
+from snngan.data.public import _read_idx
+from snngan.evaluation.programs import checked_program
+from snngan.robustness.dknn import DkNN
+from snngan.tensors import read_tensors
+from snngan.training.run_folder import GanRun
+
+MIB = 1 << 20
+
+
+@contextmanager
+def within(mebibytes: float) -> Iterator[None]:
+    """Fail if the peak of traced memory is above that."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < mebibytes * MIB, f"{peak / MIB:.1f} MiB"
+
+
+@contextmanager
+def refused(message: str, mebibytes: float = 2) -> Iterator[None]:
+    with within(mebibytes), pytest.raises(ValueError, match=message):
+        yield
+
+
+def npy(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    """Return the head of an npy file."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def archive_of(path: Path, parts: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "data set": ("images", lambda path: read_npz("set", path)),
+    "dknn": ("layers/a", DkNN.load),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_npz_files_that_unpack_to_more_than_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    key, read = READERS[reader]
+    path = tmp_path / "bomb.npz"
+    archive_of(path, {f"{key}.npy": npy((8 * MIB // 64, 1, 8, 8)) + bytes(8 * MIB)})
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr("snngan.untrusted.memory_bytes", lambda: 4 * MIB)
+    with refused("more than this machine's memory"):
+        read(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("shape", [(10**12, 1, 8, 8), (10**5, 1, 8, 8), (10**400,), (-1, 8, 8)])
+def test_npz_files_that_declare_more_than_they_hold(tmp_path: Path, reader: str, shape: tuple[int, ...]) -> None:
+    key, read = READERS[reader]
+    archive_of(tmp_path / "bomb.npz", {f"{key}.npy": npy(shape) + bytes(1000)})
+    with refused("declares|cannot be read|is not a saved"):
+        read(tmp_path / "bomb.npz")
+
+
+def idx(*shape: int) -> bytes:
+    return b"\0\0\x08" + bytes([len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+
+
+def test_compressed_idx_files_are_read_only_as_far_as_they_declare(tmp_path: Path) -> None:
+    path = tmp_path / "images-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(10, 8, 8) + bytes(32 * MIB)))
+    with refused("not a complete idx file"):
+        _read_idx(tmp_path / "images-ubyte")
+    path.write_bytes(gzip.compress(idx(2**32 - 1, 2**32 - 1, 4) + bytes(100)))
+    with refused("would take more than this machine's memory|more than this machine's memory"):
+        _read_idx(tmp_path / "images-ubyte")
+
+
+def test_a_notmnist_archive_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notMNIST_small.tar.gz").write_bytes(gzip.compress(bytes(32 * MIB)))
+    monkeypatch.setattr("snngan.data.notmnist.LARGEST_UNPACKED", MIB)
+    with refused("it unpacks to more than 1 MiB", 8):
+        DATASETS["notmnist"].load("notmnist", tmp_path, False)
+
+
+@pytest.mark.parametrize("side", [20_000, 2**31 - 1])
+def test_huge_images_are_refused(tmp_path: Path, side: int) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(bytes(MIB)))
+    (tmp_path / "giant.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body + chunk(b"IEND", b""))
+    with refused("giant.png cannot be read", 8):
+        read_image(tmp_path / "giant.png")
+
+
+def test_postscript_is_not_passed_to_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would pass a PostScript file to Ghostscript, whatever the name of the file."""
+    monkeypatch.setattr("subprocess.check_call", lambda *words, **options: pytest.fail("another program was started"))
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "page.png").write_bytes(page)
+    with refused("page.png cannot be read: cannot identify image file", 8):
+        read_image(tmp_path / "page.png")
+
+
+def saved(pickled: bytes, kind: int = zipfile.ZIP_STORED, **storages: bytes) -> bytes:
+    """Return an archive of ``torch.save``'s form."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+        for name, content in storages.items():
+            archive.writestr(f"archive/data/{name.removeprefix('s')}", content)
+    return buffer.getvalue()
+
+
+def tensor(count: int, size: bytes, stride: bytes) -> bytes:
+    """Return the pickle of one float tensor over storage 0, of ``count`` elements as it says."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ"
+    storage += struct.pack("<i", count) + b"tQ"
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + size + stride + b"\x89}tR."
+
+
+FOUR = tensor(4, b"K\x04\x85", b"K\x01\x85")
+BOMBS = {
+    "compressed": saved(FOUR, zipfile.ZIP_DEFLATED, s0=bytes(16)),
+    "a memo index of two thousand million": saved(b"\x80\x02}r\xff\xff\xff\x7fX" + b"\xff\xff\xff\x7f" + b"a."),
+    "a byte array of the declared length": saved(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"."),
+    "more elements than are stored": saved(tensor(2**30, b"J\x00\x00\x00\x40\x85", b"K\x01\x85"), s0=bytes(16)),
+    "one element repeated by stride 0": saved(tensor(4, b"J\x00\x00\x00\x40\x85", b"K\x00\x85"), s0=bytes(16)),
+    "elements before the first": saved(tensor(4, b"K\x02\x85", b"J\xff\xff\xff\xff\x85"), s0=bytes(16)),
+    "a shape that is not numbers": saved(tensor(4, b"X\x01\x00\x00\x00a\x85", b"K\x01\x85"), s0=bytes(16)),
+    "deeply nested lists": saved(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."),
+    "attributes": saved(b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00aK\x01sb."),
+    "no pickle": saved(b""),
+    "a key that takes forever to hash": saved(
+        b"\x80\x02}" + b")" + b"".join(b"q%cq%ch%c\x86" % (n, n, n) for n in range(40)) + b"K\x01s."
+    ),
+    "lists in lists that unfold": saved(b"\x80\x02]" + b"".join(b"q%c]h%cah%ca" % (n, n, n) for n in range(40)) + b"."),
+    "one record by many names": saved(
+        b"\x80\x02]("
+        + b"".join(
+            b"(X\x07\x00\x00\x00storagectorch\nByteStorage\nX"
+            + struct.pack("<I", n)
+            + (b"0" + b"/" * n)[:n]
+            + b"X\x03\x00\x00\x00cpuJ\x00\x00\x10\x00tQ"
+            for n in range(2, 40)
+        )
+        + b"e.",
+        s0=bytes(MIB),
+    ),
+    "a dictionary of a dictionary": saved(b"\x80\x02ccollections\nOrderedDict\n}\x85R."),
+    "items of a tensor": saved(FOUR[:-1] + b"K\x00K\x01s.", s0=bytes(16)),
+    "a shape of long numbers": saved(tensor(4, b"\x8a\xff" + b"\x01" * 255 + b"\x85", b"K\x01\x85"), s0=bytes(16)),
+}
+
+
+def test_a_sound_tensor_archive_is_read() -> None:
+    content = saved(FOUR, s0=np.arange(4, dtype=np.float32).tobytes())
+    assert torch.equal(read_tensors(content), torch.arange(4.0))
+    assert torch.equal(torch.load(io.BytesIO(content), weights_only=True), torch.arange(4.0))
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_tensor_archives_that_would_grow_are_refused(bomb: str) -> None:
+    if bomb == "deeply nested lists":
+        with within(64):  # the size of the lists themselves
+            read_tensors(BOMBS[bomb])
+        return
+    with refused("it is not a file of tensors"):
+        read_tensors(BOMBS[bomb])
+
+
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"plan": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
+        (tmp_path / "config.json").write_text(text)
+        with refused("cannot be read as JSON", 16):
+            GanRun.open(tmp_path)
+
+
+def test_networks_that_unpack_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive_of(tmp_path / "net.pt2", {"net/models/model.json": bytes(8 * MIB)})
+    monkeypatch.setattr("snngan.untrusted.memory_bytes", lambda: 4 * MIB)
+    with refused("more than this machine's memory"):
+        checked_program(tmp_path / "net.pt2")

@@ -1,0 +1,250 @@
+"""Untrusted run folders and current folders: no code of theirs runs, no link of theirs is followed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reliability.command_lines import CLASSIFIER, GAN, create_files, outcome
+from reliability.fuzz_targets import TARGETS
+from torch import nn
+
+import snngan
+from snngan.cli import main
+from snngan.evaluation.report import read_metrics
+from snngan.experiments import ExperimentContext
+from snngan.experiments.result_folder import run_experiment
+from snngan.training.checkpoint import load_tensors, save_tensors
+from snngan.training.run_folder import GanRun
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("untrusted")
+    create_files(folder)
+    return folder
+
+
+@pytest.fixture
+def here(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, with a run of a generator, a run of a classifier, and a few images."""
+    folder = tmp_path / "here"
+    shutil.copytree(original, folder, symlinks=True, ignore=shutil.ignore_patterns("pipe*"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def output_of(command: str | list[str], folder: Path, status: int = 0) -> str:
+    """Return the output of a command that must write only below ``folder``."""
+    found, text = outcome(command.split() if isinstance(command, str) else command, folder)
+    assert found == status, text
+    assert "Traceback" not in text
+    return text
+
+
+def change(file: Path, **plan: Any) -> None:
+    content = json.loads(file.read_text())
+    content["plan"] |= plan
+    file.write_text(json.dumps(content))
+
+
+def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(tmp_path, "tensorboard").mkdir()
+    Path(tmp_path, "tensorboard", "__init__.py").write_text("")
+    for name in ("tensorboard/main.py", "numpy.py"):
+        Path(tmp_path, name).write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    called: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: called.append(arguments))
+    with pytest.raises(SystemExit):
+        main(["board", "."])
+    done = subprocess.run([*called[0], "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout[0].isdigit()
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "written"),
+    [
+        ("sample run --out grid.png --count 4 --device cpu", 2, "grid.png"),
+        ("sample run --out grid.npz --count 4 --device cpu", 2, "grid.npz"),
+        ("report run --out page.html", 2, "page.html"),
+        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/seen-*.pt"),
+        ("evaluate --features classifier:npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_link_or_pipe_at_the_temporary_path_is_not_written_to(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int, written: str, kind: str
+) -> None:
+    victim, way = here / "victim", here / "in-the-way"
+    victim.write_text("mine")
+    os.mkfifo(way) if kind == "pipe" else way.symlink_to(victim)
+    with monkeypatch.context() as patch:
+        patch.setattr("snngan.files.temporary_path", lambda path: way)
+        assert "could not be written: File exists" in output_of(command, here, status)
+    assert victim.read_text() == "mine"
+    assert way.is_symlink() or way.is_fifo()
+    assert not list(here.glob(written))
+    output_of(command, here)
+    assert len(list(here.glob(written))) == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".config.json.part", "projector"])
+def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
+    path = here / "run" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert (
+        output_of("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is no ordinary file; remove it\n"
+    )
+
+
+def test_control_characters_do_not_reach_the_terminal(here: Path) -> None:
+    config = here / "run" / "config.json"
+    content = json.loads(config.read_text())
+    content["environment"]["torch"] = "1\x1b]0;owned\x07\x1b[2J\rError: no"
+    config.write_text(json.dumps(content))
+    text = output_of("resume run --steps 9 --device cpu", here)
+    assert r"begun with 1\x1b]0;owned\x07\x1b[2J\rError: no of torch" in text
+    assert all(each.isprintable() or each == "\n" for each in text)
+
+
+@pytest.mark.parametrize("label", [10**6, 2**62, 2**63 - 1])
+def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: int) -> None:
+    with np.load("few.npz") as file:
+        arrays = dict(file)
+    arrays["train_labels"][0] = label
+    np.savez("labels.npz", **arrays)
+    text = output_of("evaluate --features classifier:npz:labels.npz --device cpu", here, 2)
+    assert "labels that number the classes from 0 on" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "command", "plan"),
+    [
+        ("classifier", "classify evaluate classifier", {"num_classes": 10**12}),
+        ("classifier", "classify evaluate classifier", {"num_classes": 2.5}),
+        ("classifier", "resume classifier --steps 9", {"num_classes": 10**12}),
+        ("run", "resume run --steps 9", {"arch_options": {"width": 16384, "latent_dim": 65536}}),
+        ("run", "sample run --out new.png", {"arch_options": {"width": 16384, "latent_dim": 65536}}),
+        ("run", "sample run --out new.png --count 1", {"image_shape": [3, 4096, 4096]}),
+        ("run", "interpolate run --out new.png", {"image_shape": [3, 4096, 4096]}),
+        ("run", "evaluate run --features pixels", {"image_shape": [3, 4096, 4096]}),
+    ],
+)
+def test_networks_of_a_changed_plan_are_not_allocated(
+    here: Path, monkeypatch: pytest.MonkeyPatch, run: str, command: str, plan: dict[str, Any]
+) -> None:
+    change(here / run / "config.json", **plan)
+    normal = nn.Linear.reset_parameters
+
+    def small(self: nn.Linear) -> None:
+        assert self.weight.numel() < 10**7
+        normal(self)
+
+    monkeypatch.setattr(nn.Linear, "reset_parameters", small)
+    text = output_of([*command.split(), "--device", "cpu"], here, 2)
+    assert any(words in text for words in ("fit", "memory", "num_classes is no whole number")), text
+    assert "out of memory" not in text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"features": torch.zeros(3)}, {"features": "abc"}, {"scatter": torch.zeros(3)}, {"count": 0},
+        {"count": -(10**30)}, {"features": torch.zeros(20, 64, dtype=torch.int64)}, {"mean": None},
+        {"mean": torch.full((64,), torch.nan, dtype=torch.float64)},
+    ],
+)  # fmt: skip
+def test_damaged_cached_features_are_refused(here: Path, broken: dict[str, Any]) -> None:
+    command = "evaluate run --features pixels --metrics fid,kid --count 20 --device cpu"
+    output_of(command, here)
+    (path,) = Path("data/features").glob("seen-*.pt")
+    save_tensors(path, load_tensors(path) | broken)
+    assert f"{path} is damaged" in output_of(command, here, 2)
+
+
+def test_an_experiment_does_not_remove_another_run_without_checkpoints(here: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out" / "runs" / "chance-capped-seed0"
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), torch.device("cpu"), lambda line: None)
+    shutil.copytree(here / "run", place)
+    shutil.rmtree(place / "checkpoints")
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds a different run than this experiment's"):
+        run_experiment("pixel-generator", "smoke", context, "", ("dataset=digits",))
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_closed_output_ends_no_run(here: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
+    for number, line in enumerate((GAN, CLASSIFIER)):
+        command = f"{sys.executable} -m snngan {line} --run-dir closed-{number} >&- 2>&-"
+        assert subprocess.run(command, shell=True, cwd=here, env=environment).returncode == 0
+        assert list(Path(here, f"closed-{number}", "checkpoints").glob("step-*.pt"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train --dataset npz:~missing-user/x.npz --dry-run", "train --data-dir ~missing-user/x --dataset mnist --dry-run",
+     "evaluate ~missing-user/x.npz --reference digits --features pixels"],
+)  # fmt: skip
+def test_the_home_of_an_unknown_user_is_refused(here: Path, command: str) -> None:
+    assert "~missing-user" in output_of(command, here, 2)
+
+
+def test_a_report_of_hostile_metrics(here: Path) -> None:
+    lines = [
+        {"step": 1, "features/\ud800": 1, "features/\x1b[2J": 2, "features/" + "x" * 10**6: 3, "features/fid": 1e308},
+        {"step": 2, "features/fid": -1e308, "loss/generator": 2},
+    ]
+    with (here / "run" / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    outside = here.with_name("outside")
+    shutil.move(here / "run" / "samples", outside)
+    (here / "run" / "samples").symlink_to(outside)
+    text = output_of("report run --out page.html", here)
+    assert text.startswith("1 run -> page.html\n")
+    page = Path("page.html").read_text()
+    assert "data:image/png" not in page
+    assert 2 in read_metrics(GanRun.open(here / "run"))["loss/generator"][0]
+    assert "features/fid" not in page
+    with pytest.raises(ValueError, match="holds no reading of nothing: remove its folder"):
+        read_metrics(GanRun.open(here / "run"))["nothing"]
+
+
+def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
+    Path("matplotlibrc").write_text("text.usetex: True\n")
+    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
+    command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
+
+
+def test_names_that_are_not_utf8(here: Path) -> None:
+    name = os.fsdecode(b"n\xff")
+    shutil.copytree("pictures", name, ignore=shutil.ignore_patterns("pipe*"))
+    shutil.copytree("run", name + "run")
+    command = ["evaluate", name, "--reference", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
+    assert "fid" in output_of([*command, "--image-size", "8"], here)
+    output_of(["report", f"{name}run", "--out", "page.html"], here)
+    assert r"n\udcffrun" in Path("page.html").read_text()
+    assert r"n\udcfftrained" in output_of([*GAN.split(), "--run-dir", f"{name}trained"], here)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_fuzz_targets_accept_their_seeds_and_refuse_mutations(tmp_path: Path, name: str) -> None:
+    """If the seeds were refused, no mutation would pass the first check."""
+    target = TARGETS[name](tmp_path)
+    assert all(target(seed) for seed in target.seeds())
+    for seed in target.seeds()[:2]:
+        for cut in range(0, len(seed), len(seed) // 5 + 1):
+            target(seed[:cut] + bytes(3) + seed[cut + 3 :])
