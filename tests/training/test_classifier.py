@@ -16,7 +16,7 @@ from snngan.data import Dataset
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS
-from snngan.robustness.attack_rule import parse_attack
+from snngan.robustness.attacks import parse_attack
 from snngan.training.checkpoint import CheckpointError
 from snngan.training.classifier import (
     ClassifierTrainer,

@@ -11,7 +11,7 @@ from reference.runs import CPU, classifier_config, new_run, state_of, train_run
 from reference.states import differences
 
 from snngan.data import Dataset
-from snngan.robustness.attack_rule import parse_attack
+from snngan.robustness.attacks import parse_attack
 from snngan.seeds import seed_for
 from snngan.training.classifier import ClassifierTrainer
 from snngan.training.ensemble import Ensemble, VectorizedEnsemble
