@@ -186,7 +186,7 @@ def test_sigterm_to_one_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
         ("classify train --batch-size one", "--batch-size"),
         ("train --device cuda:1", "cuda:1"),
         ("resume nowhere", "nowhere"),
-        ("data list", "torchrun is for train, classify train and resume"),
+        ("data list", "torchrun may start only train, classify train and resume"),
     ],
 )
 def test_an_error_is_printed_once(words: str, message: str, tmp_path: Path) -> None:
