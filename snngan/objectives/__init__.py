@@ -27,7 +27,7 @@ class ObjectiveOptions:
 
 
 class Objective(nn.Module):
-    """The losses of generator and discriminator; what the objective itself learns are its parameters and buffers.
+    """The losses of generator and discriminator; what the objective itself remembers are buffers, saved with the run.
 
     ``real`` and ``fake`` are image batches (N, C, H, W) in [-1, 1]. In ``generator_loss`` the fake images are
     connected with the generator, in ``discriminator_loss`` they are not. Both return a scalar tensor.
