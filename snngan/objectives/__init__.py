@@ -50,7 +50,7 @@ class Objective(nn.Module):
 
     options: Any
     discriminator_dim: int | None = 1
-    """Outputs of the discriminator: 1 for a logit, more for a projection; None: there is no discriminator."""
+    """Outputs of the discriminator: 1 for a logit, more for a projection; None: without a discriminator."""
 
     def __init__(self, options: ObjectiveOptions) -> None:
         super().__init__()
