@@ -250,7 +250,7 @@ def _inception_network(path: Path) -> nn.Module:
     that nothing is initialized or copied before the weights are assigned.
     """
     if not path.is_file():
-        raise ValueError(f"cannot find the file {path}; --features inception:FILE takes pytorch-fid's Inception weights")
+        raise ValueError(f"cannot find the file {path}; --features inception:FILE takes pytorch-fid's weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind fails in many ways
