@@ -140,7 +140,7 @@ def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
     architecture is given.
 
     Raises:
-        ValueError: there is no such run, or an option is unknown or out of range.
+        ValueError: the run does not exist, or an option is unknown or out of range.
     """
     values = open_run(path, kind).config.to_json()
     for name in ("objective", "arch"):

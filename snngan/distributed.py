@@ -45,7 +45,7 @@ def gather_batch(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slic
         labels: their integer labels (n,).
 
     Raises:
-        ValueError: there is no process group, or the ranks' features differ in dimension or dtype.
+        ValueError: the process group is missing, or the ranks' features differ in dimension or dtype.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("across_ranks requires a process group: call torch.distributed.init_process_group first")

@@ -29,7 +29,7 @@ def check_regular(path: Path, *, bounded: bool = True) -> None:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise ValueError(f"there is no file {path} ({getattr(error, 'strerror', None) or error})") from error
+        raise ValueError(f"cannot find the file {path} ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
         raise ValueError(f"{path} is {kind}; expected a file")

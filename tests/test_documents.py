@@ -6,6 +6,8 @@ import glob
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SHELL = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in SHELL if line.startswith("snngan ")]
-PYTHON = "".join(re.findall(r"```python\n(.*?)```", README, re.S)[:3])
+*PYTHON, OBJECTIVE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def test_the_page_of_commands_is_the_help() -> None:
@@ -44,9 +46,21 @@ def test_the_readme_python_runs(
 ) -> None:
     monkeypatch.chdir(home)
     names: dict[str, object] = {}
-    exec(PYTHON, names)
+    exec("".join(PYTHON), names)
     assert tuple(names["images"].shape) == (16, 1, 28, 28)  # type: ignore[attr-defined]
     assert 0 < float(capsys.readouterr().out.split()[0]) <= 1
+
+
+@pytest.mark.slow
+def test_the_readme_objective_trains_from_a_file_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "my_gan.py").write_text(OBJECTIVE)
+    command = re.search(r"`snngan (train --import my_gan [^`]*)`", README)
+    assert command
+    words = [*command[1].split(), "--dataset", "digits", "--steps", "2", "--run-dir", "run"]
+    for each in (words, ["sample", "run", "--import", "my_gan", "--out", "grid.png"]):
+        done = subprocess.run([sys.executable, "-m", "snngan", *each], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "grid.png").exists()
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

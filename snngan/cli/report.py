@@ -26,7 +26,7 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"--out must be a name that ends in .html, got {out}")
     if not out.absolute().parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}")
+        raise ValueError(f"--out {out}: cannot find the folder {out.absolute().parent}")
     check_absent(out, force=force)
     from snngan.config import Config
     from snngan.evaluation.report import write_report

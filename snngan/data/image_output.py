@@ -32,7 +32,7 @@ def check_output(path: Path, *, force: bool) -> None:
             raise ValueError(f"--out {path} holds other files, such as {others[0]}: give a new folder")
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {parent}")
+        raise ValueError(f"--out {path}: cannot find the folder {parent}")
 
 
 def save_images(images: Tensor, path: Path, columns: int | None = None) -> None:

@@ -67,7 +67,7 @@ def load_ensemble(
     """Return the networks of a run's newest sound checkpoint, and its step.
 
     Raises:
-        CheckpointError: there is no sound checkpoint.
+        CheckpointError: every checkpoint is damaged or missing.
     """
     state = load_newest(run.checkpoints, notify)
     ensemble = build_ensemble(run.config, None, device, state["networks"])

@@ -69,7 +69,7 @@ class Inception:
         path = weights or published_weights()
         if weights is None and not path.is_file():
             raise ValueError(
-                f"there are no Inception weights at {path}: fetch them with --download, or name a file with --features "
+                f"cannot find Inception weights at {path}: fetch them with --download, or name a file with --features "
                 "inception:FILE; without them, use --features classifier:NAME"
             )
         self.network = _inception_network(path).to(device)
@@ -97,7 +97,7 @@ class ExportedNetwork:
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         if not path.is_file():
-            raise ValueError(f"--features must be {FEATURE_SPACES}; there is no file {path}")
+            raise ValueError(f"--features must be {FEATURE_SPACES}; cannot find the file {path}")
         self.name, self.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
         self.device = torch.device(device)
         try:
@@ -178,7 +178,7 @@ def choose_extractor(
     ``skip_broken`` say how the data set of ``classifier:NAME`` is read; ``download`` allows to fetch Inception weights.
 
     Raises:
-        ValueError: there is no such feature space, or it cannot be used.
+        ValueError: the feature space is unknown or cannot be used.
     """
     check_local(features)
     kind, colon, place = features.partition(":")
@@ -250,7 +250,7 @@ def _inception_network(path: Path) -> nn.Module:
     that nothing is initialized or copied before the weights are assigned.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; --features inception:FILE takes pytorch-fid's Inception weights")
+        raise ValueError(f"cannot find the file {path}; --features inception:FILE takes pytorch-fid's weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind fails in many ways

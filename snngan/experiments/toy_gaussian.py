@@ -23,7 +23,7 @@ MEASURES = ("entanglement", "clusters", "modes kept")
 @EXPERIMENTS.register("toy-gaussian")
 @dataclass(frozen=True, kw_only=True)
 class ToyGaussian(ToyExperiment):
-    """Move the points themselves; there is no network."""
+    """move the points themselves, without a network."""
 
     source = "Frosst et al. 2019, figures 1 and 13"
     summary = "Gradient descent on points lowers their entanglement and keeps both modes of each class"

@@ -18,7 +18,7 @@ def kernel_distance(real: Tensor, fake: Tensor, block: int = BLOCK) -> Estimate:
     """Return the squared MMD of features (N, D) and (M, D) under the kernel (x y / D + 1)^3.
 
     It is the mean of the unbiased estimates of disjoint blocks of ``block`` images of each side, with Student's
-    interval over the blocks. With fewer images than two blocks, all form one block, and there is no interval.
+    interval over the blocks. With fewer images than two blocks, all form one block, without an interval.
 
     Raises:
         ValueError: there are fewer than 2 images on a side.

@@ -27,7 +27,7 @@ class ObjectiveOptions:
 
 
 class Objective(nn.Module):
-    """The losses of generator and discriminator; what the objective itself learns are its parameters and buffers.
+    """The losses of generator and discriminator; what the objective itself remembers are buffers, saved with the run.
 
     ``real`` and ``fake`` are image batches (N, C, H, W) in [-1, 1]. In ``generator_loss`` the fake images are
     connected with the generator, in ``discriminator_loss`` they are not. Both return a scalar tensor.
@@ -50,7 +50,7 @@ class Objective(nn.Module):
 
     options: Any
     discriminator_dim: int | None = 1
-    """Outputs of the discriminator: 1 for a logit, more for a projection; None: there is no discriminator."""
+    """Outputs of the discriminator: 1 for a logit, more for a projection; None: without a discriminator."""
 
     def __init__(self, options: ObjectiveOptions) -> None:
         super().__init__()

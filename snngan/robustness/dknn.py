@@ -119,7 +119,7 @@ class DkNN:
         """Calibrate by held-out samples: their activations (C, ...) by name of the layer, and true classes (C,).
 
         Raises:
-            ValueError: there are no samples, or a layer or label does not match.
+            ValueError: the samples are missing, or a layer or label does not match.
         """
         labels = integer_labels(labels, len(labels))
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:

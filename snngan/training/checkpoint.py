@@ -101,7 +101,7 @@ def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None)
     A damaged file is passed over with a line to ``notify``; one that holds pickled code is refused outright.
 
     Raises:
-        CheckpointError: there is no checkpoint, none is sound, or one holds pickled code or is of another kind.
+        CheckpointError: checkpoints are missing or damaged, hold pickled code or are of another kind.
     """
     paths = checkpoint_paths(folder)
     for number, path in reversed(list(enumerate(paths))):
@@ -134,7 +134,7 @@ def _damage(path: Path, content: bytes) -> str | None:
     try:
         recorded = path.with_name(path.name + ".sha256").read_text(encoding="ascii").split()
     except FileNotFoundError:
-        return f"there is no {path.name}.sha256 beside it"
+        return f"{path.name}.sha256 is missing"
     except (OSError, ValueError) as error:
         return f"its checksum cannot be read: {error}"
     return None if recorded[:1] == [hashlib.sha256(content).hexdigest()] else "its checksum does not match"

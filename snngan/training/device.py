@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device named ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ValueError: the name is another one, or there is no such device.
+        ValueError: the name is wrong, or the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

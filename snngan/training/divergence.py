@@ -77,7 +77,7 @@ def describe_values(tensors: Mapping[str, Tensor]) -> str:
         return f"{count} of the {tensors[name].numel()} values of {name}{more} are not finite"
     sizes = {name: float(tensor.abs().max()) for name, tensor in tensors.items() if tensor.numel()}
     if not sizes:
-        return "there are no weights"
+        return "the networks have 0 weights"
     name = max(sizes, key=lambda each: sizes[each])
     return f"all weights are finite, the largest is {sizes[name]:.3g} in {name}"
 

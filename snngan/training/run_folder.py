@@ -254,7 +254,7 @@ def open_run(path: Path, kind: type[D]) -> RunFolder[D]:
     """Return the run in the folder ``path``, of a config of one ``kind``; ``Config`` stands for any.
 
     Raises:
-        ValueError: there is no such folder, its ``config.json`` is missing or wrong, or it is of another kind.
+        ValueError: the folder does not exist, its ``config.json`` is missing or wrong, or it is of another kind.
     """
     if not path.is_dir():
         raise ValueError(f"no run folder {path}: give the folder that snngan train named, such as runs/0001-...")

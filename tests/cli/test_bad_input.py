@@ -51,7 +51,7 @@ Cli = Callable[..., Any]
         ("resume run --steps 0", "0 is not in the range x>=1"),
         ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
         ("report r --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
-        ("report r --out nowhere/r.html", "--out nowhere/r.html: there is no folder /.*nowhere"),
+        ("report r --out nowhere/r.html", "--out nowhere/r.html: cannot find the folder /.*nowhere"),
         ("compare digits gaussians", "gaussians test holds 2-D points and digits test images, which"),
         ("entangle gaussians digits --features pixels", "gaussians test holds 2-D points and digits test images"),
     ],
@@ -84,7 +84,7 @@ def test_bad_command_line(refused: Cli, command: str, message: str) -> None:
         ("--image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),
         ("--device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("--dataset folder:nowhere", "nowhere is not there; expected a folder of images"),
-        ("--dataset npz:nowhere.npz", r"there is no file nowhere\.npz"),
+        ("--dataset npz:nowhere.npz", r"cannot find the file nowhere\.npz"),
         ("--dataset mnist", "mnist is not here: .*; use --download"),
         ("--arch dcgan --dataset gaussians", "dcgan"),
     ],
@@ -270,7 +270,7 @@ def test_resuming_on_other_data(refused: Cli, cli: Cli, tiny: str) -> None:
     )
     assert json.loads(Path("run/config.json").read_text())["config"]["steps"] == 2
     Path("few.npz").unlink()
-    refused("resume run --steps 4", r"there is no file /.*/few\.npz")
+    refused("resume run --steps 4", r"cannot find the file /.*/few\.npz")
     save(60, 8)
     Path("few.npz").rename("moved.npz")
     assert "trained 4 steps" in cli("resume run --steps 4 --dataset npz:moved.npz").out
@@ -280,8 +280,8 @@ def test_resuming_on_other_data(refused: Cli, cli: Cli, tiny: str) -> None:
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("nowhere/x.png", "--out nowhere/x.png: there is no folder /.*/nowhere"),
-        ("nowhere/folder", "--out nowhere/folder: there is no folder"),
+        ("nowhere/x.png", "--out nowhere/x.png: cannot find the folder /.*/nowhere"),
+        ("nowhere/folder", "--out nowhere/folder: cannot find the folder"),
         ("x.jpg", r"--out must be a name ending in \.png or \.npz, or a folder, got x\.jpg"),
         ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
         ("full", "full exists already: give another --out, or --force to replace it"),

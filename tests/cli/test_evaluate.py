@@ -81,7 +81,7 @@ def test_a_set_against_itself(cli: Cli) -> None:
     [
         ("evaluate", "name what to evaluate"),
         ("evaluate --features pixels", "name what to evaluate, .*: --features classifier:NAME"),
-        ("evaluate run --features inception:none.pth", "there is no file none.pth"),
+        ("evaluate run --features inception:none.pth", "cannot find the file none.pth"),
         ("evaluate run --features inception", "no Inception weights at .*: fetch them with --download"),
         (
             "evaluate run --features pixels --download",
@@ -92,8 +92,8 @@ def test_a_set_against_itself(cli: Cli) -> None:
             "--features must be classifier:NAME, inception, inception:FILE, pixels",
         ),
         ("evaluate run --features classifier:digist", "unknown dataset 'digist'; did you mean 'digits'"),
-        ("evaluate run --features inceptoin", "--features must be classifier:NAME, .*; there is no file inceptoin"),
-        ("evaluate run --features none.pt2", "there is no file none.pt2"),
+        ("evaluate run --features inceptoin", "--features must be classifier:NAME, .*; cannot find the file inceptoin"),
+        ("evaluate run --features none.pt2", "cannot find the file none.pt2"),
         ("evaluate run --features pixels --metrics fid,kdi", "unknown metric 'kdi'; did you mean 'kid'"),
         ("evaluate nowhere/run --features pixels --reference digits", "nowhere/run is not a run folder"),
         (

@@ -146,7 +146,7 @@ def test_other_keys_are_not_even_read(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no file .*missing\.npz"):
+    with pytest.raises(ValueError, match=r"cannot find the file .*missing\.npz"):
         load(tmp_path / "missing.npz")
     np.save(tmp_path / "bare.npy", IMAGES)
     (tmp_path / "empty.npz").write_bytes(b"")

@@ -34,7 +34,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=r"no Inception weights at .*: fetch them with --download, .* inception:FILE"):
         Inception()
-    with pytest.raises(ValueError, match=r"there is no file .*none\.pth"):
+    with pytest.raises(ValueError, match=r"cannot find the file .*none\.pth"):
         Inception(tmp_path / "none.pth")
 
 

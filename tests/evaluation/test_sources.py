@@ -103,7 +103,7 @@ def test_a_folder_of_broken_pictures_only_is_refused(tmp_path: Path) -> None:
     [
         ("digist", "unknown dataset 'digist'; did you mean 'digits'"),
         ("some/where", "some/where is not a run folder, folder of images or npz file"),
-        ("none.npz", "there is no file none.npz"),
+        ("none.npz", "cannot find the file none.npz"),
         ("folder:nowhere", "nowhere is not there; expected a folder of images"),
     ],
 )

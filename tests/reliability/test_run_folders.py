@@ -340,7 +340,7 @@ FAULTS: dict[str, tuple[Callable[[], object], dict[str, int]]] = {
 }
 """What happens in step 8, and the first step of what is kept afterwards."""
 DAMAGED = {"newest checkpoint truncated": "its checksum does not match",
-           "newest checksum removed": f"there is no {NEWEST.name}.sha256 beside it"}  # fmt: skip
+           "newest checksum removed": f"{NEWEST.name}.sha256 is missing"}  # fmt: skip
 """What ``resume`` says of a damaged checkpoint."""
 FATAL: dict[str, tuple[Callable[[], object], str, int]] = {
     "configuration removed": (remove_config, "run is not a run folder: it has no config.json", 0),

@@ -162,7 +162,7 @@ def test_the_entanglement_is_that_of_held_out_and_synthetic_images(dataset: Data
     held_out = dataset.test_images.float() / 127.5 - 1
 
     class Memory(nn.Module):
-        """A generator that returns the held-out images, in an order of its own."""
+        """A generator that returns the held-out images."""
 
         def forward(self, latents: Tensor) -> Tensor:
             return held_out[torch.arange(len(latents)) % len(held_out)]
@@ -200,18 +200,6 @@ def test_points(points: Dataset, objective: str) -> None:
     run = new_run("run", gan_config(points, objective=objective, steps=2))
     assert train_run(run, points).finished
     assert (run.samples / "step-00000002.png").exists()
-
-
-@ON_OBJECTIVES
-def test_the_description_names_data_objective_and_networks(dataset: Dataset, objective: str) -> None:
-    data, loss, networks, training = gan(dataset, objective=objective).describe()
-    assert data == "data       random: 64 images 1x8x8, 16 held out"
-    assert loss.startswith(f"objective  {objective}")
-    assert networks.startswith("networks   mlp (latent_dim=8, ")
-    assert ("discriminator" in networks) == (objective != "snnl-pixel")
-    assert "steps=6, batch_size=16" in training
-    assert "learning_rate=0.001" in training
-    assert training.endswith("seed=0, fp32 on cpu")
 
 
 def test_a_state_holds_everything(dataset: Dataset) -> None:
