@@ -356,9 +356,15 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the resolved config of which :meth:`to_json` gave ``values``.
 
+        The values may be anyone's: what belongs to one start of a run, such as ``download``, is refused.
+
         Raises:
             ValueError: a value is missing, unknown, of another type or out of range.
         """
+        saved = [field.name for field in dataclasses.fields(cls) if field.metadata.get("saved", True)]
+        for name in values:
+            if name not in saved:
+                raise unknown_name("option", name, saved)
         for field in dataclasses.fields(cls):
             if (field.metadata.get("gap") or "fact" in field.metadata) and values.get(field.name) is None:
                 raise ValueError(f"{field.name} is missing")

@@ -27,13 +27,17 @@ class UnknownNameError(ValueError):
     """A name that nothing was registered under; the message lists the known names, nearest first."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Return the error for an unknown ``name``: what was given, the nearest known name, and all known names."""
+    return ValueError(_describe_unknown(kind, name, known))
+
+
+def _describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     lower = {each.lower(): each for each in names}
     nearest = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return UnknownNameError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})")
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})"
 
 
 class Registry(Generic[T]):
@@ -68,7 +72,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         self._load()
         if name not in self._entries:
-            raise unknown_name(self.kind, name, self._entries)
+            raise UnknownNameError(_describe_unknown(self.kind, name, self._entries))
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:

@@ -96,7 +96,10 @@ def digest_for(config: Config, dataset: Dataset) -> str:
 
 def check_same_data(config: Config, dataset: Dataset) -> None:
     """Raise ``ValueError`` unless ``dataset`` is what the resolved ``config`` was made for, image by image."""
-    if digest_for(config, dataset) != config.data_digest:
+    is_same = digest_for(config, dataset) == config.data_digest and dataset.image_shape == config.image_shape
+    if isinstance(config, ClassifyConfig):
+        is_same = is_same and dataset.num_classes == config.num_classes
+    if not is_same:
         labels = "" if isinstance(config, TrainConfig) else " and their labels"
         raise ValueError(
             f"{dataset.name}: these {len(dataset.train_images)} training images {dataset.image_shape}{labels} differ "

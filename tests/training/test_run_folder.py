@@ -132,7 +132,18 @@ def test_options_that_no_run_has_are_refused(dataset: Dataset, name: str, value:
     content = json.loads((run.path / "config.json").read_text())
     content["config"][name] = value
     (run.path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"^run/config\.json.*(must be|unknown option)"):
+    with pytest.raises(ValueError, match=r"^run/config\.json is not a run's configuration: .*(must be|unknown option)"):
+        reopen(run)
+
+
+@pytest.mark.parametrize("name", ["download", "device", "run_dir", "dry_run", "set"])
+def test_options_of_one_start_are_refused(dataset: Dataset, name: str) -> None:
+    """The folder may be anyone's: it cannot ask for a download."""
+    run = new_run("run", gan_config(dataset))
+    content = json.loads((run.path / "config.json").read_text())
+    content["config"][name] = True
+    (run.path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"^run/config\\.json is not a run's configuration: unknown option '{name}'"):
         reopen(run)
 
 
