@@ -155,7 +155,7 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
     for name, run in named:
         values, log = run.config.to_json(), read_metrics(run)
         options = str({key: value for key, value in values.items() if key not in UNGROUPED})
-        seeds = values["seeds"][:MAX_ROWS] if "seeds" in values else [values["seed"]]
+        seeds = run.config.seed_list[:MAX_ROWS]
         for seed in seeds:
             prefix, title = (f"seed-{seed}/", f"{name} seed {seed}") if len(seeds) > 1 else ("", name)
             own = {tag.removeprefix(prefix): each for tag, each in log.items() if tag.startswith(prefix)}
@@ -174,7 +174,7 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
 
 
 def _flatten(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a plan's options with those of its parts on one level."""
+    """Return a config's options with those of objective and architecture on one level."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= value if isinstance(value, dict) else {key: value}
