@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from snngan.data import to_unit_range
 from snngan.data.datasets import load_dataset
 from snngan.evaluation import load_classifier
-from snngan.training.classifier import Gauge
+from snngan.training.classifier import ClassifierTrainer
 
 Cli = Callable[..., Any]
 TINY = "--dataset digits --arch feedforward --set widths=16-8 --batch-size 64 --log-every 2 --device cpu"
@@ -128,7 +128,7 @@ def test_nothing_is_written_by_a_dry_run(cli: Cli) -> None:
     said = cli(f"classify train {TINY} --dry-run").out
     assert "run        runs/0001-digits-feedforward" in said
     assert not list(Path().iterdir())
-    assert "widths=500-500-2000" in cli("classify train --arch feedforward --set help").out
+    assert "widths=500-500-2000" in cli("classify train --arch feedforward --list-settings").out
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -137,19 +137,19 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
 ) -> None:
     command = f"classify train {TINY} --steps 6 --seeds 0:2 --run-dir {{}}"
     cli(command.format("unbroken"))
-    calls, sound = 0, Gauge.read
+    calls, sound = 0, ClassifierTrainer.evaluate
 
-    def read(self: Gauge) -> dict[str, float]:
+    def evaluate(self: ClassifierTrainer, number: int) -> dict[str, float]:
         nonlocal calls
         calls += 1
         if calls == 2:  # at step 2
             signal.raise_signal(number)
-        return sound(self)
+        return sound(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Gauge, "read", read)
+        patch.setattr(ClassifierTrainer, "evaluate", evaluate)
         said = cli(command.format("run"), status)
-    assert re.search(r"saved at step [23]; go on with: snngan resume run", said.out)
+    assert re.search(r"saved at step [23]; continue by: snngan resume run", said.out)
     assert "resuming run at step" in cli("resume run").out
     resumed, unbroken = (
         [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()]
@@ -232,7 +232,7 @@ def test_classes_of_folders_are_matched_by_name(cli: Cli, refused: Cli) -> None:
     draw("others", dog=240, zebra=120)
     cli("classify train --dataset folder:pets --image-size 8 --arch feedforward --set widths=32 --batch-size 16 "
         "--steps 200 --learning-rate 0.01 --alpha 0 --device cpu --run-dir run")  # fmt: skip
-    assert json.loads(Path("run/config.json").read_text())["plan"]["class_names"] == ["ant", "cat", "dog"]
+    assert json.loads(Path("run/config.json").read_text())["config"]["class_names"] == ["ant", "cat", "dog"]
     for folder in ("pets", "fewer"):
         assert "accuracy            1.0000" in cli(f"classify evaluate run --reference folder:{folder}").out
     refused("classify evaluate run --reference folder:others", "must be those of the run, ant, cat, dog; got zebra")
