@@ -88,20 +88,20 @@ def test_options_of_version_0_1_are_known_by_their_former_names() -> None:
             0,
             "options=('width=8', 'z=9')  options of objective and networks",
         ),
-        ("experiment run gan-entanglement --set seeds=4,b", 2, "seeds takes whole numbers with commas between, not"),
-        ("experiment run gan-entanglement --set objectives=", 2, "objectives takes values with commas between, not ''"),
-        ("experiment run overfitting --set seeds=0", 2, "seeds must lie in [1, inf), not 0"),
-        ("experiment run overfitting --set steps=0 --dry-run", 2, "steps must lie in [1, inf), not 0"),
-        ("experiment run alpha-search --set workers=0", 2, "workers must lie in [1, inf), not 0"),
-        ("experiment run alpha-search --set workers=many", 2, "workers takes a whole number, not 'many'"),
-        ("experiment run alpha-search --set workers", 2, "--set takes NAME=VALUE, not 'workers'; alpha-search has"),
+        ("experiment run gan-entanglement --set seeds=4,b", 2, "seeds must be whole numbers with commas between, got '4,b'"),
+        ("experiment run gan-entanglement --set objectives=", 2, "objectives must be values with commas between, got ''"),
+        ("experiment run overfitting --set seeds=0", 2, "seeds must be in [1, inf), got 0"),
+        ("experiment run overfitting --set steps=0 --dry-run", 2, "steps must be in [1, inf), got 0"),
+        ("experiment run alpha-search --set workers=0", 2, "workers must be in [1, inf), got 0"),
+        ("experiment run alpha-search --set workers=many", 2, "workers must be a whole number, got 'many'"),
+        ("experiment run alpha-search --set workers", 2, "--set must be NAME=VALUE, got 'workers'; alpha-search has"),
         ("experiment run dknn-calibration --regularizer triplet --dry-run", 0, "regularizer=('triplet',)"),
         ("experiment run dknn-calibration --regularizer tripel", 2, "unknown regularizer 'tripel'; did you mean"),
-        ("experiment run dknn-calibration --set seeds=1", 2, "seeds must lie in [2, inf), not 1"),
+        ("experiment run dknn-calibration --set seeds=1", 2, "seeds must be in [2, inf), got 1"),
         ("experiment run dknn-calibration --set epsilons=0.1,3", 2, "epsilon must be above 0 and at most 1"),
         ("experiment run outliers --regularizer snnl", 2, "unknown setting of outliers 'regularizer'"),
         ("experiment run outliers --set outliers=mnits", 2, "unknown dataset 'mnits'; did you mean 'mnist'"),
-        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack is NAME:EPSILON"),
+        ("experiment run adversarial-training --set adversarial_training=pgd", 2, "an attack must be NAME:EPSILON"),
         ("experiment run hidden-activations --set attack=bmi:1", 2, "unknown attack 'bmi'; did you mean 'bim'"),
         (
             "experiment run template-models --set layer_reduction=max",
@@ -113,7 +113,7 @@ def test_options_of_version_0_1_are_known_by_their_former_names() -> None:
         ("experiment run temperature-and-factor --set arch=mlp", 2, "unknown classifier 'mlp'"),
         ("experiment run latent-code --set widths=5-0", 2, "widths must be positive integers such as 500-500-2000"),
         ("experiment run self-supervised-blobs --set spreads=1,0", 2, "spreads must be above 0"),
-        ("experiment run triplet-comparison --set num_classes=1", 2, "num_classes must lie in [2, 10], not 1"),
+        ("experiment run triplet-comparison --set num_classes=1", 2, "num_classes must be in [2, 10], got 1"),
         ("experiment run pixel-generator --preset huge", 2, "'huge' is not one of"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_run_continued_in_another_environment_is_reported(tmp_path: Path) -> N
     (run.checkpoints / "step-00000004.pt").unlink()
     train_generator("run", digits, context, **options)
     assert lines[1] == "run: 4 steps from step 2"
-    assert lines[2].startswith("run: begun with 99 of threads, gone on with ")
+    assert lines[2].startswith("run: started with threads 99, continued with ")
     for each in run.checkpoints.glob("*.pt"):
         each.unlink()
     train_generator("run", digits, context, **options)
