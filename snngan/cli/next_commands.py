@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from snngan.cli.options import IMPORTED_MODULES
 from snngan.cli.output import get_terminal_width, print_status, wrap
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 def print_next_commands(*commands: Sequence[str]) -> None:
     """Print commands to type next, each given as words; long ones are wrapped where the output is a terminal."""
     print_status("next:")
+    imports = [f"--import {shlex.quote(name)}" for name in IMPORTED_MODULES]
     for first, *words in commands:
+        words += imports if " board " not in first else []
         print_status(wrap([f"  {first}", *words], 6, get_terminal_width(sys.stdout), " \\"))
 
 

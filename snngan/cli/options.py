@@ -168,12 +168,16 @@ def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]
     return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
 
 
+IMPORTED_MODULES: list[str] = []
+"""What the user named by ``--import``: the commands that are proposed next need it, too."""
+
+
 def add_import_option(command: click.Command) -> None:
     """Add ``--import MODULE`` to a command, or to those of a group, that looks up names which a module may register."""
     if isinstance(command, click.Group):
         for each in command.commands.values():
             add_import_option(each)
-    elif command.name not in ("board", "doctor", "report") and not any(
+    elif command.name not in ("board", "doctor") and not any(
         each.name == "imports" for each in command.params
     ):
         option = GroupedOption(
@@ -194,6 +198,7 @@ def _import_modules(context: click.Context, parameter: click.Parameter, names: S
 
     for name in names:
         import_module(name)
+        IMPORTED_MODULES.append(name)
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:

@@ -31,7 +31,9 @@ class TrainingMetrics:
         self.is_pixels = isinstance(self.extractor, Pixels)
         generator = torch.Generator().manual_seed(seed_for(config.seed, "watch"))
         rows = torch.randperm(len(dataset.test_images), generator=generator)[:NUM_IMAGES]
-        self.real = FeatureStatistics.from_features(extract_features(self.extractor, dataset.test_images[rows]))
+        self.real = FeatureStatistics.from_features(
+            extract_features(self.extractor, dataset.test_images[rows]), dataset.test_images[rows]
+        )
         self.metrics = [
             metric
             for metric in choose_metrics().values()
@@ -45,6 +47,7 @@ class TrainingMetrics:
         generator.set_state(self.noise)
         latents = torch.randn(len(self.real.features), trainer.latent_dim, generator=generator)
         samples = torch.cat([trainer.sample(chunk.to(trainer.device)).cpu() for chunk in torch.split(latents, 100)])
-        features = extract_features(self.extractor, samples if self.is_pixels else to_uint8(samples))
-        values, _ = compute_metrics(self.metrics, self.real, FeatureStatistics.from_features(features))
+        images = samples if trainer.config.is_points else to_uint8(samples)
+        features = extract_features(self.extractor, samples if self.is_pixels else images)
+        values, _ = compute_metrics(self.metrics, self.real, FeatureStatistics.from_features(features, images))
         return {f"metrics/{'pixels/' if self.is_pixels else ''}{name}": value for name, value in values.items()}

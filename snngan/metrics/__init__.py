@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from snngan.lazy import public_names
@@ -22,7 +21,7 @@ class FeatureStatistics:
     Attributes:
         moments: count, mean and covariance of the features of all images; None where no chosen metric needs them.
         features: (n, D) features of the first images, those that are compared pairwise.
-        images: (n, C, H, W) these images, uint8 or 2-D points, or (0,) where no chosen metric needs them.
+        images: (n, C, H, W) these images, uint8 or 2-D points; empty where no chosen metric needs them.
     """
 
     moments: Moments | None
@@ -30,11 +29,11 @@ class FeatureStatistics:
     images: Tensor
 
     @classmethod
-    def from_features(cls, features: Tensor) -> FeatureStatistics:
-        """Return the statistics of features (N, D), without images."""
+    def from_features(cls, features: Tensor, images: Tensor) -> FeatureStatistics:
+        """Return the statistics of features (N, D) and their images (N, C, H, W)."""
         moments = Moments(features.shape[1])
         moments.update(features)
-        return cls(moments, features, torch.empty(0))
+        return cls(moments, features, images)
 
 
 class Estimate(NamedTuple):
@@ -80,15 +79,15 @@ class Metric:
         compute: returns values by name, given the statistics of the real and of the synthetic images.
         values: how to read each value that ``compute`` may return, by its name.
         needs: the parts of :class:`FeatureStatistics` that ``compute`` reads.
-        peak_bytes: returns a low estimate of the memory that ``compute`` takes beside the statistics.
+        peak_bytes: returns a lower bound of the memory that ``compute`` takes beside the statistics.
         min_images: smallest number of images of each side.
-        works_in_pixels: whether the values mean something where the features are pixels.
+        works_in_pixels: whether the values are logged in training where the features are pixels.
         position: place in tables; lower comes first.
 
     Example:
         >>> @METRICS.register("mean-gap")                                         # doctest: +SKIP
         ... @partial(Metric, values={"mean_gap": MetricValue("distance of means", "lower is better")},
-        ...          needs=("features",), peak_bytes=lambda sizes: 8 * sizes.dims)
+        ...          needs=("features",))
         ... def mean_gap(real, fake):
         ...     return {"mean_gap": float((real.features.mean(0) - fake.features.mean(0)).norm())}
     """
@@ -96,13 +95,13 @@ class Metric:
     compute: Callable[[FeatureStatistics, FeatureStatistics], Mapping[str, float | Estimate]]
     values: Mapping[str, MetricValue]
     needs: tuple[Literal["moments", "features", "images"], ...]
-    peak_bytes: Callable[[Sizes], float]
+    peak_bytes: Callable[[Sizes], float] = lambda sizes: 0.0
     min_images: int = 2
     works_in_pixels: bool = True
     position: int = 100
 
 
-METRICS: Registry[Metric] = Registry("metric", "snngan.metrics")
+METRICS: Registry[Metric] = Registry("metric", "snngan.metrics", Metric)
 
 
 def choose_metrics(names: Iterable[str] | None = None) -> dict[str, Metric]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from snngan.data import to_unit_range
 from snngan.data.datasets import load_dataset
 from snngan.evaluation import load_classifier
-from snngan.training.classifier import Gauge
+from snngan.training.classifier import ClassifierTrainer
 
 Cli = Callable[..., Any]
 TINY = "--dataset digits --arch feedforward --set widths=16-8 --batch-size 64 --log-every 2 --device cpu"
@@ -101,9 +101,9 @@ def test_evaluate_under_attack_and_by_dknn(trained: str, cli: Cli) -> None:
 
 def test_evaluate_under_attacks_made_on_another_run(trained: str, cli: Cli) -> None:
     other = cli(
-        f"classify train {TINY} --steps 4 --adversarial-training pgd:0.1:2 --regularizer triplet:0.5 --run-dir other"
+        f"classify train {TINY} --steps 4 --adversarial-training pgd:0.1:2 --set regularizer=triplet:0.5 --run-dir other"
     )
-    assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), of images moved by pgd:0.1:2" in other.out
+    assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), on images attacked by pgd:0.1:2" in other.out
     text = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --reference digits").out
     assert "179 images attacked by fgsm, made on other" in text
 
@@ -128,28 +128,28 @@ def test_nothing_is_written_by_a_dry_run(cli: Cli) -> None:
     said = cli(f"classify train {TINY} --dry-run").out
     assert "run        runs/0001-digits-feedforward" in said
     assert not list(Path().iterdir())
-    assert "widths=500-500-2000" in cli("classify train --arch feedforward --set help").out
+    assert "widths=500-500-2000" in cli("classify train --arch feedforward --list-settings").out
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_by_a_signal_it_saves_and_goes_on(
+def test_a_run_that_a_signal_stops_saves_and_can_be_resumed(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, number: int, status: int
 ) -> None:
     command = f"classify train {TINY} --steps 6 --seeds 0:2 --run-dir {{}}"
     cli(command.format("unbroken"))
-    calls, sound = 0, Gauge.read
+    calls, sound = 0, ClassifierTrainer.evaluate
 
-    def read(self: Gauge) -> dict[str, float]:
+    def evaluate(self: ClassifierTrainer, step: int) -> dict[str, float]:
         nonlocal calls
         calls += 1
         if calls == 2:  # at step 2
             signal.raise_signal(number)
-        return sound(self)
+        return sound(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Gauge, "read", read)
+        patch.setattr(ClassifierTrainer, "evaluate", evaluate)
         said = cli(command.format("run"), status)
-    assert re.search(r"saved at step [23]; go on with: snngan resume run", said.out)
+    assert re.search(r"saved at step [23]; continue by: snngan resume run", said.out)
     assert "resuming run at step" in cli("resume run").out
     resumed, unbroken = (
         [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()]
@@ -166,7 +166,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ("classify tran", "did you mean 'train'"),
         ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'"),
         ("classify train --dataset digits --layers conv9", "no layer matches 'conv9'"),
-        ("classify train --dataset digits --seeds 3:1", "--seeds takes 0:4"),
+        ("classify train --dataset digits --seeds 3:1", "--seeds must be 0:4"),
         ("classify train --dataset digits --temperature hot", "temperature must be a multiple"),
         ("classify train --dataset digits --distance manhattan", "'manhattan' is not one of"),
         ("classify train --dataset digits --batch-size 5000", "larger than the 1618 training images"),
@@ -178,11 +178,11 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
         ),
         ("classify train --dataset digits --adversarial-training pdg:0.1", "unknown attack 'pdg'; did you mean 'pgd'"),
         ("classify train --dataset digits --adversarial-training pgd:3", "epsilon must be above 0 and at most 1"),
-        ("classify train --dataset digits --regularizer triplet", "--regularizer takes snnl or triplet:MARGIN"),
-        ("classify train --dataset digits --regularizer triplet:-1", "--regularizer takes snnl or triplet:MARGIN"),
+        ("classify train --dataset digits --set regularizer=triplet", "regularizer must be snnl or triplet:MARGIN"),
+        ("classify train --dataset digits --set regularizer=triplet:-1", "regularizer must be snnl or triplet:MARGIN"),
         ("classify evaluate run --attack bim", "give both, as --attack bim --epsilon 0.1,0.2"),
         ("classify evaluate run --epsilon 0.1", "give both, as --attack bim --epsilon 0.1,0.2"),
-        ("classify evaluate run --attack bim --epsilon 0.1,x", "'0.1,x' is not numbers with commas between"),
+        ("classify evaluate run --attack bim --epsilon 0.1,x", "must be numbers separated by commas such as 0.1,0.2, got '0.1,x'"),
         ("classify evaluate run --attack bim --epsilon 2", "epsilon must be above 0 and at most 1"),
         ("classify evaluate run --attack bmi --epsilon 0.1", "unknown attack 'bmi'; did you mean 'bim'"),
         ("classify evaluate run --attack-steps 3", r"steps \(--attack-steps\) is an option of an attack"),
@@ -198,7 +198,7 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(
             "classify evaluate run --dknn --split train --reference digits",
             "searches among the training images: leave out --split",
         ),
-        ("sample run --out grid.png", "run is the run of a classifier; this takes a generator's"),
+        ("sample run --out grid.png", "run is the run of a classifier; this takes the run of a generator"),
     ],
 )
 def test_mistakes(trained: str, refused: Cli, command: str, message: str) -> None:
@@ -232,16 +232,16 @@ def test_classes_of_folders_are_matched_by_name(cli: Cli, refused: Cli) -> None:
     draw("others", dog=240, zebra=120)
     cli("classify train --dataset folder:pets --image-size 8 --arch feedforward --set widths=32 --batch-size 16 "
         "--steps 200 --learning-rate 0.01 --alpha 0 --device cpu --run-dir run")  # fmt: skip
-    assert json.loads(Path("run/config.json").read_text())["plan"]["class_names"] == ["ant", "cat", "dog"]
+    assert json.loads(Path("run/config.json").read_text())["config"]["class_names"] == ["ant", "cat", "dog"]
     for folder in ("pets", "fewer"):
         assert "accuracy            1.0000" in cli(f"classify evaluate run --reference folder:{folder}").out
     refused("classify evaluate run --reference folder:others", "must be those of the run, ant, cat, dog; got zebra")
 
 
-def test_a_generator_s_run_is_no_classifier_s(refused: Cli, run: Path) -> None:
-    refused(f"classify evaluate {run}", "run is the run of a generator; this takes a classifier's")
+def test_the_run_of_a_generator_is_refused(refused: Cli, run: Path) -> None:
+    refused(f"classify evaluate {run}", "run is the run of a generator; this takes the run of a classifier")
 
 
 def test_images_without_labels(refused: Cli) -> None:
     np.savez("plain.npz", train_images=np.zeros((40, 1, 8, 8), np.uint8), test_images=np.zeros((9, 1, 8, 8), np.uint8))
-    refused("classify train --dataset npz:plain.npz", "npz:plain.npz has no labels, and a classifier learns from them")
+    refused("classify train --dataset npz:plain.npz", "npz:plain.npz has no labels, and a classifier needs them")

@@ -55,7 +55,7 @@ def test_nothing_is_written_to_the_data_folder_named_by_a_run(cli: Cli, run: Pat
     """A run folder can come from anyone."""
     config = Path(run, "config.json")
     content = json.loads(config.read_text())
-    content["plan"]["data_dir"] = str(tmp_path / "theirs")
+    content["config"]["data_dir"] = str(tmp_path / "theirs")
     config.write_text(json.dumps(content))
     command = f"evaluate {run} --reference mnist-5k --features pixels --image-size 8 --count 40 --device cpu"
     assert "kept mnist-5k" not in cli(command).err
@@ -197,7 +197,7 @@ def test_a_run_is_compared_with_held_out_images(cli: Cli, refused: Cli) -> None:
     run = train(cli, "folder:folder", "gray", "--image-size", "8")
     assert json.loads(cli(f"evaluate {run} --features pixels --json").out)["protocol"]["num_real"] == 10
     np.savez("all.npz", images=images[::-1])
-    refused("evaluate small --features pixels", "are not the ones the run was started with")
+    refused("evaluate small --features pixels", "differ from those the run was started with")
 
 
 def test_two_runs_have_different_noise(cli: Cli, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from snngan.cli import main
+from snngan.config import Config, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS, Evaluation
 from snngan.evaluation.report import (
     COLORS,
@@ -22,7 +23,7 @@ from snngan.evaluation.report import (
     write_report,
 )
 from snngan.metrics import metric_values
-from snngan.training.run_folder import GanRun, open_run
+from snngan.training.run_folder import RunFolder, open_run
 
 Change = Callable[..., Path]
 
@@ -84,7 +85,7 @@ class Page(html.parser.HTMLParser):
 
 def page_of(tmp_path: Path, *paths: Path) -> Page:
     """Return the page of the runs in these folders."""
-    write_report([open_run(path) for path in paths], tmp_path / "page.html")
+    write_report([open_run(path, Config) for path in paths], tmp_path / "page.html")
     return Page(tmp_path / "page.html")
 
 
@@ -96,8 +97,8 @@ def changed(short_run: Path, tmp_path: Path) -> Change:
         path = Path(shutil.copytree(run, tmp_path / name))
         content = json.loads((path / "config.json").read_text())
         for key, value in options.items():
-            part = content["plan"] if key in content["plan"] else content["plan"]["optimization"]
-            part[key] = value
+            assert key in content["config"]
+            content["config"][key] = value
         (path / "config.json").write_text(json.dumps(content))
         return path
 
@@ -122,12 +123,12 @@ def keep(run: Path, extractor: str = "pixels", **metrics: float) -> None:
 
 
 @pytest.fixture
-def runs(short_run: Path, tmp_path: Path) -> list[GanRun]:
-    """Return two runs, the second under a name that is no HTML."""
-    return [GanRun.open(Path(shutil.copytree(short_run, tmp_path / name))) for name in ("plain", "<script>x & $y$")]
+def runs(short_run: Path, tmp_path: Path) -> list[RunFolder[TrainConfig]]:
+    """Return two runs, the second under a name that is not HTML."""
+    return [open_run(Path(shutil.copytree(short_run, tmp_path / name)), TrainConfig) for name in ("plain", "<script>x & $y$")]
 
 
-def test_the_page_is_self_contained(runs: list[GanRun], tmp_path: Path) -> None:
+def test_the_page_is_self_contained(runs: list[RunFolder[TrainConfig]], tmp_path: Path) -> None:
     Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).append_to(runs[0].path)
     Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).append_to(runs[1].path)
     page = page_of(tmp_path, *(run.path for run in runs))
@@ -147,7 +148,7 @@ def test_the_page_is_self_contained(runs: list[GanRun], tmp_path: Path) -> None:
         assert words in page.text
 
 
-def test_damaged_lines_are_skipped(runs: list[GanRun]) -> None:
+def test_damaged_lines_are_skipped(runs: list[RunFolder[TrainConfig]]) -> None:
     run = runs[0]
     before = read_metrics(run)
     assert len(before["loss/generator"][0]) >= 2
@@ -171,11 +172,11 @@ def test_damaged_lines_are_skipped(runs: list[GanRun]) -> None:
     assert read_metrics(run) == before
 
 
-def test_runs_of_one_name(runs: list[GanRun], tmp_path: Path) -> None:
+def test_runs_of_one_name(runs: list[RunFolder[TrainConfig]], tmp_path: Path) -> None:
     paths = [Path("/a/x/run"), Path("/a/y/run"), Path("/a/y/other")]
     assert distinct_names(paths) == ["x/run", "y/run", "y/other"]
     assert distinct_names([paths[0], paths[0]]) == ["run (1)", "run (2)"]
-    twin = GanRun.open(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")))
+    twin = open_run(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")), TrainConfig)
     text = page_of(tmp_path, runs[0].path, twin.path).text
     assert f"{tmp_path.name}/plain" in text
     assert "twin/plain" in text
@@ -202,7 +203,7 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
 
 def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
     paths = [changed("first", seed=0), changed("copy", seed=0), changed("second", seed=1), changed("third", seed=2)]
-    groups = group_by_seed([(path.name, open_run(path)) for path in paths])
+    groups = group_by_seed([(path.name, open_run(path, Config)) for path in paths])
     assert [[series.name for series in group.series] for group in groups] == [["first", "second", "third"], ["copy"]]
 
 
@@ -218,7 +219,7 @@ def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
     ],
 )
 def test_runs_with_other_options_are_other_groups(changed: Change, options: dict[str, Any], count: int) -> None:
-    runs = [open_run(path) for path in (changed("first"), changed("second", seed=1, **options))]
+    runs = [open_run(path, Config) for path in (changed("first"), changed("second", seed=1, **options))]
     assert len(group_by_seed([(run.path.name, run) for run in runs])) == count
 
 
@@ -266,7 +267,7 @@ def test_descriptions_and_bold_values(changed: Change, tmp_path: Path) -> None:
 def test_generators_and_classifiers_together(
     changed: Change, classifier: Path, short_run: Path, tmp_path: Path
 ) -> None:
-    single = changed("third", run=classifier, seeds=[2])
+    single = changed("third", run=classifier, seeds="2")
     lines = [json.loads(line) for line in (single / "metrics.jsonl").read_text().splitlines()]
     kept = [{tag: value for tag, value in line.items() if not tag.startswith("seed-")} for line in lines]
     (single / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -348,7 +349,7 @@ def test_other_paths_are_left_out(
 def test_errors_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = changed("runs/run"), tmp_path / "page.html"
     for words, message in (
-        ([run.parent], f"{run.parent} is no run folder: it has no config.json; give one of the runs in it, such as "),
+        ([run.parent], f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it, such as "),
         ([tmp_path, page], "none of 2 paths is a run"),
         ([run, tmp_path / "typo"], f"no run folder {tmp_path / 'typo'}"),
     ):

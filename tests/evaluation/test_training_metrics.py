@@ -4,25 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from snngan.training.players import build_players
 
+from snngan.config import TrainConfig
 from snngan.data import Dataset
 from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.metrics import choose_metrics
-from snngan.training.run_folder import GanRun
+from snngan.training.gan import GanTrainer
+from snngan.training.run_folder import open_run
 
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_metrics_while_training(trained: bool, short_run: Path, digits: Dataset, tmp_path: Path) -> None:
-    plan, device = GanRun.open(short_run).plan, torch.device("cpu")
+    config, device = open_run(short_run, TrainConfig).config, torch.device("cpu")
     if trained:
         load_or_train_features(digits, tmp_path)
-    players = build_players(plan, device)
-    metrics = TrainingMetrics(plan, digits, tmp_path, device)
+    trainer = GanTrainer(config, digits, device)
+    metrics = TrainingMetrics(config, digits, tmp_path, device)
     state = torch.get_rng_state()
-    found = metrics(1, players)
-    assert found == metrics(2, players)
+    found = metrics(trainer, 1)
+    assert found == metrics(trainer, 2)
     assert torch.equal(torch.get_rng_state(), state)
     prefix = "metrics/" if trained else "metrics/pixels/"
     metrics_here = [metric for metric in choose_metrics().values() if trained or metric.works_in_pixels]
