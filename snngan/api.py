@@ -1,4 +1,4 @@
-"""The Python front door: the same names and defaults as the commands, which call the functions here."""
+"""The Python API, with the names and defaults of the commands, which call the functions here."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last logged value of each loss and metric by TensorBoard tag; ``metrics/fid`` is also ``fid``."""
+        """The last logged value of each loss and metric by TensorBoard tag; ``metrics/NAME`` also as ``NAME``."""
         found: dict[str, float] = {}
         for line in read_lines(self.path / "metrics.jsonl"):
             found |= line
@@ -123,18 +123,18 @@ class Run:
         return evaluate(self, reference, **options)
 
     def generator(self, device: str = "cpu") -> nn.Module:
-        """Return the averaged generator: latents (N, ``generator.latent_dim``) to images (N, C, H, W) in [-1, 1]."""
+        """Return the EMA generator: latents (N, ``generator.latent_dim``) to images (N, C, H, W) in [-1, 1]."""
         return load_generator(self.path, device)
 
     def sample(self, count: int = 64, *, seed: int = 0, device: str = "cpu") -> Tensor:
-        """Return ``count`` images (count, C, H, W), uint8 (points: float32), the same as of ``snngan sample``."""
+        """Return ``count`` images (count, C, H, W), uint8 (2-D points: float32), as ``snngan sample`` does."""
         generator = self.generator(device)
         images = sample_images(generator, draw_latents(count, generator.latent_dim, seed))  # type: ignore[arg-type]
         return images if self.config.is_points else to_uint8(images)
 
 
 def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
-    """Return the config of the run in ``path`` with the options ``given`` now in place of its own.
+    """Return the config of the run in ``path``, in which the options ``given`` replace its own.
 
     Options of its objective or architecture, and the names of a classifier's layers, hold unless another objective or
     architecture is given.
@@ -157,7 +157,7 @@ def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
 def prepare(config: Config, device: torch.device, *, notify: Notify = lambda line: None) -> Trainer:
     """Return the trainer of a new run: the config checked, the data loaded, the networks built.
 
-    Call it on every rank. The main process loads the data first and may download and keep them.
+    Call it on every rank. The main process loads the data first and may download and cache them.
 
     Raises:
         ValueError: an option is wrong or does not fit the data, or the data are not here.
@@ -225,7 +225,7 @@ def create_run(trainer: Trainer) -> RunFolder[Any]:
 def lock_run(run: RunFolder[Any]) -> Iterator[None]:
     """Keep other trainings out of the run's folder; every rank raises the ``ValueError`` of the main process."""
     with ExitStack() as stack:
-        run_on_all_ranks(lambda: is_main_process() and stack.enter_context(run.locked()))
+        run_on_all_ranks(lambda: is_main_process() and stack.enter_context(run.lock()))
         yield
 
 
@@ -271,7 +271,7 @@ def prepare_resumed(
     """
     moved = {"dataset": dataset, "data_dir": data_dir}
     config = dataclasses.replace(run.config, **{name: value for name, value in moved.items() if value is not None})
-    # The folder to keep a data set in is named by the run, which may be anyone's: nothing is written there.
+    # The run folder may come from someone else, so nothing is written to the data folder that it names.
     data = run_on_all_ranks(lambda: load_data(config, keep=False, notify=notify))
     if state is None:
         run_on_all_ranks(lambda: run.restart(device) if is_main_process() else None)

@@ -1,7 +1,7 @@
 """Every option of training: type, default, range and help, declared once, in groups that both configs share.
 
-A config is what the user said; :mod:`snngan.training.resolve` fills its gaps and adds facts of the data. That resolved
-config, of the same class, is what a run is made from and what its ``config.json`` keeps.
+A config holds the options that the user gave; :mod:`snngan.training.resolve` fills in defaults and adds facts of the
+data. That resolved config, of the same class, is what a run is made from and what its ``config.json`` keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from snngan.registry import unknown_name
 
 MAX_SEEDS = 1000
 MAX_SIDE = 4096
-"""Pixels: the largest side of images that a run can be of."""
+"""Largest height and width of images, in pixels."""
 
 
 def option(
@@ -36,19 +36,19 @@ def option(
     saved: bool = True,
     flag: bool = True,
 ) -> Any:
-    """Return a dataclass field that carries all that is known of an option.
+    """Return a dataclass field that describes an option.
 
     Args:
-        default: its value where neither the user nor the method chooses one.
+        default: its value where neither the user nor the objective chooses one.
         help: a noun phrase for ``--help``.
-        low: smallest allowed number, itself allowed.
-        high: largest allowed number, itself allowed.
-        choices: the allowed values, if there are only some.
+        low: minimum, inclusive.
+        high: maximum, inclusive.
+        choices: the allowed values, if restricted.
         group: its heading in ``--help``.
-        metavar: what stands for its value in ``--help``.
-        gap: whether it is None until :meth:`Config.fill_gaps` takes the method's recommendation or ``default``.
-        saved: whether it belongs to the run, and so to ``config.json``, or only to this start of it.
-        flag: whether it is an option of the command, or only of ``--set``.
+        metavar: placeholder of its value in ``--help``.
+        gap: whether it is None until :meth:`Config.fill_gaps` takes the objective's recommendation or ``default``.
+        saved: whether it belongs to the run, and so to ``config.json``, or only to this call.
+        flag: whether it is a flag of the command, or only a name of ``--set``.
     """
     metadata = {
         "help": help, "low": low, "high": high, "choices": choices, "group": group, "metavar": metavar,
@@ -95,20 +95,24 @@ def check_options(config: Any) -> None:
 def make_config(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """Return the dataclass ``kind`` of options by name, as Python code or a JSON file gives them.
 
-    Paths become texts, lists tuples, NumPy's numbers Python's.
+    Converts paths to strings, lists to tuples and NumPy's numbers to Python's.
 
     Raises:
         ValueError: a name is unknown, or a value is not of its type, range or choices.
     """
+    if not dataclasses.is_dataclass(kind):
+        raise ValueError(f"{kind.__name__} must be a dataclass, whose options are fields with option(...)")
     known = [field.name for field in dataclasses.fields(kind) if field.init]
     for name in values:
         if name not in known:
             raise unknown_name("option", name, known)
-    return kind(**{name: _convert(value, field_hint(kind, name)) for name, value in values.items()})
+    made = kind(**{name: _convert(value, field_hint(kind, name)) for name, value in values.items()})
+    check_options(made)
+    return made
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """Return ``value`` as the type ``hint`` where a value of another library or of JSON means the same."""
+    """Return ``value`` converted to the type ``hint``, if it is an equivalent value of another library or of JSON."""
     kind = typing.get_origin(hint) or hint
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(_convert(each, typing.get_args(hint)[0]) for each in value)
@@ -186,7 +190,7 @@ def _describe_type(hint: Any) -> str:
     if kind is tuple:
         item, *others = typing.get_args(hint)
         if others[-1] is not ...:
-            return "two numbers with a comma between"
+            return "two comma-separated numbers"
         return f"{'whole numbers' if item is int else 'values'} with commas between"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, "a mapping")
 
@@ -259,7 +263,7 @@ class DataConfig:
     skip_broken: bool = option(False, "leave out unreadable images of a folder", group="Data")
 
     data_digest: str = fact()
-    """Fingerprint of the images (and labels, for a classifier): a run never resumes on other data."""
+    """Hash of the images (and labels, for a classifier): a run never resumes on other data."""
     image_shape: tuple[int, int, int] = fact()
     """(channels, height, width)."""
     is_points: bool = fact()
@@ -383,7 +387,7 @@ class TrainConfig(Config):
     """The options of the objective by name; all of them in a resolved config."""
 
     betas: tuple[float, float] = option(
-        (0.5, 0.999), "decay rates of Adam", low=0, high=0.9999, group="Optimization", metavar="B1,B2", gap=True
+        (0.5, 0.999), "beta1 and beta2 of Adam", low=0, high=0.9999, group="Optimization", metavar="B1,B2", gap=True
     )
     discriminator_learning_rate: float | None = option(
         None, "learning rate of the discriminator, if it differs", low=0, high=10, flag=False
@@ -392,10 +396,10 @@ class TrainConfig(Config):
         1, "discriminator updates per generator update", low=1, high=100, group="Optimization", gap=True
     )
     ema_decay: float = option(
-        0.999, "decay rate of the averaged generator (EMA)", low=0, high=0.999999, group="Optimization", gap=True
+        0.999, "decay rate of the EMA generator", low=0, high=0.999999, group="Optimization", gap=True
     )
 
-    compile: bool = option(False, "compile the networks, for slow first steps", group="Run")
+    compile: bool = option(False, "compile the networks; the first steps become slow", group="Run")
     cuda_graph: bool = option(False, "record the step as one CUDA graph", group="Run")
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
     metrics_every: int = option(1000, "steps between metrics (precision, FID, ...), 0: never", low=0, group="Run")
@@ -431,7 +435,7 @@ class ClassifyConfig(Config):
         "sqeuclidean", "sqeuclidean or cosine", choices=("sqeuclidean", "cosine"), group="Loss", metavar="NAME"
     )
     adversarial_training: str | None = option(
-        None, "attack on the training images: pgd:0.3, or pgd:0.3:40 steps", group="Loss", metavar="RULE"
+        None, "attack on training images: NAME:EPSILON[:STEPS]", group="Loss", metavar="RULE"
     )
     regularizer: str = option("snnl", "loss of the layers: snnl or triplet:MARGIN", flag=False)
     learning_rate_final: float | None = option(

@@ -1,9 +1,9 @@
-"""Named things: built in, from an installed plugin, or from a module that the user names.
+"""Registries of named objects: built in, from an installed plugin, or from a module that the user names.
 
 Data sets, architectures, classifiers, objectives, metrics, attacks and experiments are all found here. A package of
 yours adds some by an entry point of the group ``snngan.plugins``, whose value is the module that registers them; a
-module that is not installed is named by ``--import MODULE``. Nothing else is ever imported: a run folder cannot ask
-for a module.
+module that is not installed is named by ``--import MODULE``. Nothing else is ever imported: a run folder cannot cause
+an import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-PLUGINS = "snngan.plugins"
+PLUGIN_GROUP = "snngan.plugins"
 """The group of entry points by which installed packages add things."""
 
 
@@ -53,15 +53,18 @@ class Registry(Generic[T]):
         (4, True)
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
+    def __init__(self, kind: str, package: str | None = None, entry_type: type | None = None) -> None:
         self.kind = kind
         self._package = package
+        self._entry_type = entry_type
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that enters its argument under ``name``; raises ``ValueError`` if the name is taken."""
 
         def enter(entry: T) -> T:
+            if self._entry_type is not None and not isinstance(entry, self._entry_type):
+                raise ValueError(f"{self.kind} {name!r} must be a {self._entry_type.__name__}, got {entry!r}")
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: by {self._entries[name]} and {entry}")
             self._entries[name] = entry
@@ -99,7 +102,7 @@ def load_plugins() -> None:
     """
     import importlib.metadata  # slow, and help does not need it
 
-    for entry in importlib.metadata.entry_points(group=PLUGINS):
+    for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
         try:
             entry.load()
         except Exception as error:

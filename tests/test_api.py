@@ -94,7 +94,7 @@ def test_a_classifier() -> None:
     assert isinstance(run.config, ClassifyConfig)
     assert (run.config.num_classes, run.config.layers, run.config.seed_list) == (10, "fc1", (0, 1))
     assert {"accuracy/test", "seed-1/accuracy/test"} <= run.metrics.keys()
-    with pytest.raises(ValueError, match="is the run of a classifier; this takes the run of a generator"):
+    with pytest.raises(ValueError, match="is the run of a classifier; this command needs the run of a generator"):
         run.generator()
 
 
@@ -180,7 +180,7 @@ def test_other_data_like_those_of_a_run(run: Run) -> None:
 
 
 def test_a_trainer_like_a_run_of_another_kind_is_refused(run: Run) -> None:
-    with pytest.raises(ValueError, match="is the run of a generator; this takes the run of a classifier"):
+    with pytest.raises(ValueError, match="is the run of a generator; this command needs the run of a classifier"):
         config_like(run.path, ClassifyConfig, {})
     with pytest.raises(ValueError, match="unknown option 'stpes'"):
         config_like(run.path, TrainConfig, {"stpes": 3})

@@ -177,9 +177,7 @@ def add_import_option(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for each in command.commands.values():
             add_import_option(each)
-    elif command.name not in ("board", "doctor") and not any(
-        each.name == "imports" for each in command.params
-    ):
+    elif command.name not in ("board", "doctor") and not any(each.name == "imports" for each in command.params):
         option = GroupedOption(
             ["--import", "imports"],
             group="Run",

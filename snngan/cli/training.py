@@ -22,8 +22,8 @@ from snngan.files import SaveError
 from snngan.training.checkpoint import checkpoint_paths, step_of
 from snngan.training.distributed import (
     RankLostError,
+    is_lost_rank_error,
     is_main_process,
-    is_of_a_lost_rank,
     process_group,
     run_on_all_ranks,
 )
@@ -130,7 +130,7 @@ def train_to_end(trainer: Trainer, run: RunFolder[Any]) -> None:
         except DivergedError as error:
             raise DivergedError(f"{error}. {_describe_kept(run)}") from error
         except RuntimeError as error:
-            if not is_of_a_lost_rank(error):
+            if not is_lost_rank_error(error):
                 raise
             raise RankLostError(f"another process ended; continue by: snngan resume {run.quoted}") from error
         finally:

@@ -16,7 +16,7 @@ from snngan.robustness.activations import compute_activations
 from snngan.robustness.attacks import Attack
 from snngan.robustness.dknn import DkNN, DkNNOutput
 from snngan.stats import summarize
-from snngan.training.classifier import CHUNK, shuffled_rows
+from snngan.training.classifier import CHUNK, fixed_permutation
 
 CALIBRATION = 750
 """Number of test images that calibrate a DkNN, as in Papernot and McDaniel 2018; at most half of all test images."""
@@ -69,7 +69,7 @@ class DkNNEvaluator:
         assert dataset.test_labels is not None
         self.network, self.device = network.eval(), device
         self.modules = hidden_layers(network, layers)
-        train, held_out = shuffled_rows(dataset.train_images)[:num_train_images], calibration_indices(dataset)
+        train, held_out = fixed_permutation(dataset.train_images)[:num_train_images], calibration_indices(dataset)
         if len(train) < num_neighbors:
             raise ValueError(
                 f"DkNN needs at least {num_neighbors} training images, one for each neighbor, got {len(train)}"
@@ -97,7 +97,7 @@ def calibration_indices(dataset: Dataset) -> Tensor:
     Raises:
         ValueError: there are fewer than two test images, one to calibrate and one to evaluate.
     """
-    order = shuffled_rows(dataset.test_images)
+    order = fixed_permutation(dataset.test_images)
     if len(order) < 2:
         raise ValueError(
             f"{dataset.name} must have at least 2 test images for DkNN, one to calibrate and one to evaluate, "
@@ -109,7 +109,7 @@ def calibration_indices(dataset: Dataset) -> Tensor:
 def select_queries(dataset: Dataset, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Return ``count`` (default: all) test images that do not calibrate a :class:`DkNNEvaluator`, and their labels."""
     assert dataset.test_labels is not None
-    order = shuffled_rows(dataset.test_images)[len(calibration_indices(dataset)) :][:count]
+    order = fixed_permutation(dataset.test_images)[len(calibration_indices(dataset)) :][:count]
     return dataset.test_images[order], dataset.test_labels[order]
 
 

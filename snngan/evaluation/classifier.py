@@ -20,8 +20,8 @@ from snngan.training.classifier import (
     NUM_ENTANGLED,
     classification_metrics,
     compute_logits,
+    fixed_permutation,
     measure_layers,
-    shuffled_rows,
 )
 from snngan.training.ensemble import Ensemble, build_ensemble
 from snngan.training.run_folder import RunFolder, open_run
@@ -177,7 +177,7 @@ def _select_split(run: RunFolder[ClassifyConfig], dataset: Dataset, split: str) 
             f"{run.path} classifies images {config.image_shape} into {config.num_classes} classes; {dataset.name} has "
             f"images {dataset.image_shape} of {dataset.num_classes}"
         )
-    order = shuffled_rows(images)
+    order = fixed_permutation(images)
     return images[order], labels[order]
 
 

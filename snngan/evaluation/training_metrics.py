@@ -19,7 +19,7 @@ NUM_IMAGES = 1000
 
 
 class TrainingMetrics:
-    """Metrics of the averaged generator, by TensorBoard tag.
+    """Metrics of the EMA generator, by TensorBoard tag.
 
     They are computed in the features of a small classifier of the data set, under ``metrics/NAME``, if one has been
     trained (by ``snngan evaluate``); else in pixels, under ``metrics/pixels/NAME``, without those that mean nothing

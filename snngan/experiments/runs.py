@@ -22,7 +22,7 @@ from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.experiments import ExperimentContext
 from snngan.experiments.cache import load_arrays, save_arrays
 from snngan.training.checkpoint import checkpoint_paths, load_newest
-from snngan.training.classifier import ClassifierTrainer, classification_metrics, compute_logits, shuffled_rows
+from snngan.training.classifier import ClassifierTrainer, classification_metrics, compute_logits, fixed_permutation
 from snngan.training.divergence import DivergedError as DivergedError
 from snngan.training.environment import environment as environment
 from snngan.training.gan import GanTrainer
@@ -103,7 +103,7 @@ def _open_or_create_run(
         same = {"data_dir": config.data_dir, "checkpoint_every": config.checkpoint_every}
         if {**run.config.to_json(), **same} != config.to_json():
             raise ValueError(f"{path} holds a different run than this experiment's: give another --out, or remove it")
-    with run.locked():
+    with run.lock():
         checkpoint = None
         if checkpoint_paths(run.checkpoints):
             checkpoint = load_newest(run.checkpoints, context.notify)
@@ -183,5 +183,5 @@ def load_labeled(name: str, context: ExperimentContext) -> Dataset:
 def held_out_subset(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Return the indices (N,) of at most ``count`` test images in a fixed random order, and their labels (N,)."""
     assert data.test_labels is not None
-    subset = shuffled_rows(data.test_images)[:count]
+    subset = fixed_permutation(data.test_images)[:count]
     return subset, data.test_labels[subset]

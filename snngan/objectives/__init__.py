@@ -1,6 +1,6 @@
 """What generator and discriminator minimize: one class per objective, given the networks and not their outputs.
 
-To add an objective, write one more class, here or in a module of your own: commands, help and tests find it by name.
+To add an objective, write one more class, here or in a module of your own (see ``--import``).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class ObjectiveOptions:
 
 
 class Objective(nn.Module):
-    """The losses of generator and discriminator; what the objective itself remembers are buffers, saved with the run.
+    """The losses of generator and discriminator; its own state belongs in buffers, which are saved.
 
-    ``real`` and ``fake`` are image batches (N, C, H, W) in [-1, 1]. In ``generator_loss`` the fake images are
-    connected with the generator, in ``discriminator_loss`` they are not. Both return a scalar tensor.
+    ``real`` and ``fake`` are image batches (N, C, H, W) in [-1, 1]. In ``generator_loss`` the fake images
+    carry gradient to the generator, in ``discriminator_loss`` they do not. Both return a scalar tensor.
 
     Example:
         >>> class Logistic(Objective):
@@ -44,7 +44,7 @@ class Objective(nn.Module):
 
     Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
     recommended: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """Training and architecture options that this objective wants where the user gives none."""
+    """Recommended defaults of training and architecture options; those that an architecture lacks are ignored."""
     differentiates_twice: ClassVar[bool] = False
     """Whether a loss contains a gradient of the discriminator."""
 
@@ -70,10 +70,10 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def constrain(self, discriminator: nn.Module) -> None:
-        """Bring the discriminator back into its allowed set after each of its updates, in place."""
+        """Change the discriminator's weights after each of its updates, in place; WGAN clips them."""
 
     def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
-        """Return whether the losses read values from the device, for which a GPU must wait."""
+        """Return whether computing the losses synchronizes host and GPU."""
         return False
 
 

@@ -75,8 +75,7 @@ def load_tensors(path: Path) -> Any:
 def clear_after(folder: Path, step: int) -> None:
     """Set aside the checkpoints after ``step``, and remove check sums that have none.
 
-    A run goes on from the newest sound checkpoint; were damaged ones of later steps left, they would count among the
-    newest, which stay.
+    A run resumes from the newest sound checkpoint; later damaged ones would count among the newest, which stay.
 
     Raises:
         SaveError: the folder cannot be written to.
@@ -114,9 +113,9 @@ def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None)
         except (OSError, ValueError) as error:
             notify(f"{path} is damaged (it cannot be read: {getattr(error, 'strerror', error)}): {next_one}")
             continue
-        code = _named_code(content)
+        code = _find_pickled_code(content)
         if code is not None:
-            raise CheckpointError(f"{path} holds pickled code ({code}) and was not loaded; delete it to go on without")
+            raise CheckpointError(f"{path} holds pickled code ({code}) and was not loaded; delete it to resume without")
         damage = _damage(path, content)
         if damage is not None:
             notify(f"{path} is damaged ({damage}): {next_one}")
@@ -151,7 +150,7 @@ def _unpack(path: Path, content: bytes) -> dict[str, Any]:
     return state
 
 
-def _named_code(content: bytes) -> str | None:
+def _find_pickled_code(content: bytes) -> str | None:
     """Return a name that a file would import beyond what tensors need; None: there is none to be found.
 
     A damaged file gives None as well: nothing in it is ever loaded.
@@ -166,7 +165,7 @@ def _named_code(content: bytes) -> str | None:
 
 
 class AsLargeAs(TorchFunctionMode):
-    """A context that creates no more weights than the tensors of ``state`` need: its config may be anyone's.
+    """A context that limits new weights to the size of a checkpoint's ``state``: its config.json may be anyone's.
 
     More are refused by a ``CheckpointError`` before their memory is used. With a ``state`` of None, nothing is refused.
     """

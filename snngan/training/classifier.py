@@ -42,7 +42,7 @@ class ClassifierTrainer(Trainer):
         state: of a checkpoint, to continue from.
 
     Raises:
-        ValueError: the data are others, or do not fit the networks, or no layer is meant.
+        ValueError: the data are others, or do not fit the networks, or no layer matches.
         CheckpointError: ``state`` is that of other networks.
     """
 
@@ -65,8 +65,8 @@ class ClassifierTrainer(Trainer):
             labels=dataset.train_labels,
             shard=rank_and_world_size(),
         )
-        self.batches = [batches, *(batches.with_seed(seed) for seed in rest)]  # the images are on the device once
-        self.halves = evaluated_halves(dataset)
+        self.batches = [batches, *(batches.with_seed(seed) for seed in rest)]  # all share the images
+        self.halves = select_splits(dataset)
         torch.manual_seed(seed_for(first, "training"))  # what networks draw, as for dropout
         if state is not None:
             self.load_state_dict(state)
@@ -197,7 +197,7 @@ def interpolate_geometrically(first: float, last: float | None, step: int, steps
     return first * float((last / first) ** ((step - 1) / max(1, steps - 1)))
 
 
-class HasLogits(Protocol):
+class ClassifierNetworks(Protocol):
     """Networks that map images to logits: an :class:`~snngan.training.ensemble.Ensemble`, or loaded ones."""
 
     def logits(self, images: Tensor) -> Tensor:
@@ -207,30 +207,32 @@ class HasLogits(Protocol):
         """Return the entanglement (E,) of each layer."""
 
 
-def evaluated_halves(dataset: Dataset) -> dict[str, tuple[Tensor, Tensor]]:
+def select_splits(dataset: Dataset) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the images and labels that are evaluated, of both halves, in an order that is the same for every run."""
     assert dataset.train_labels is not None
     assert dataset.test_labels is not None
-    train = shuffled_rows(dataset.train_images)[:NUM_TRAINING_IMAGES]
-    test = shuffled_rows(dataset.test_images)
+    train = fixed_permutation(dataset.train_images)[:NUM_TRAINING_IMAGES]
+    test = fixed_permutation(dataset.test_images)
     return {
         "train": (dataset.train_images[train], dataset.train_labels[train]),
         "test": (dataset.test_images[test], dataset.test_labels[test]),
     }
 
 
-def shuffled_rows(images: Tensor) -> Tensor:
+def fixed_permutation(images: Tensor) -> Tensor:
     """Return the numbers (N,) of images in a random order that is always the same."""
     return torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
 
 
-def compute_logits(networks: HasLogits, images: Tensor, device: torch.device) -> Tensor:
+def compute_logits(networks: ClassifierNetworks, images: Tensor, device: torch.device) -> Tensor:
     """Return the logits (E, N, K), on the CPU, of images (N, C, H, W) as a data set stores them."""
     chunks = [networks.logits(to_unit_range(chunk.to(device))).float().cpu() for chunk in torch.split(images, CHUNK)]
     return torch.cat(chunks, 1)
 
 
-def measure_layers(networks: HasLogits, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, Tensor]:
+def measure_layers(
+    networks: ClassifierNetworks, images: Tensor, labels: Tensor, device: torch.device
+) -> dict[str, Tensor]:
     """Return the entanglement (E,), on the CPU, of each layer for the first ``NUM_ENTANGLED`` images (N, C, H, W)."""
     some = to_unit_range(images[:NUM_ENTANGLED].to(device))
     found = networks.entanglement(some, labels[:NUM_ENTANGLED].to(device))

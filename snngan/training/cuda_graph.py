@@ -10,7 +10,7 @@ from torch import Tensor
 Work = Callable[..., dict[str, Tensor]]
 
 
-class Captured:
+class CudaGraph:
     """A function that is called a few times, then recorded, and from then on replayed.
 
     In the first calls optimizers create their state, libraries choose their algorithms and compilers compile, none of

@@ -27,7 +27,7 @@ def set_up(*, tf32: bool, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def preferred_layout(device: torch.device, precision: str) -> torch.memory_format:
+def choose_layout(device: torch.device, precision: str) -> torch.memory_format:
     """Return the fastest memory layout of convolutions: channels last on a CPU and for tensor cores (not fp32)."""
     tensor_cores = precision != "fp32"
     return torch.channels_last if device.type == "cpu" or tensor_cores else torch.contiguous_format

@@ -60,13 +60,13 @@ def process_group(device: str) -> Iterator[torch.device]:
     try:
         yield chosen
     except RuntimeError as error:
-        if is_of_a_lost_rank(error):
+        if is_lost_rank_error(error):
             raise ValueError("another process ended before the run was created") from error
         raise
     dist.destroy_process_group()  # not after an error, when it might wait for ever
 
 
-def is_of_a_lost_rank(error: RuntimeError) -> bool:
+def is_lost_rank_error(error: RuntimeError) -> bool:
     """Return whether ``error`` says that another rank could not be reached."""
     words = str(error).lower()
     said = any(word in words for word in ("gloo", "nccl", "connection closed"))

@@ -11,7 +11,7 @@ from snngan.config import ClassifyConfig, Config
 from snngan.distributed import mean_over_ranks
 
 HUGE = 1e4
-"""A weight of this size means that a network grows without bound."""
+"""A weight of this size is taken to mean that a network grows without bound."""
 
 
 class DivergedError(RuntimeError):
@@ -19,7 +19,7 @@ class DivergedError(RuntimeError):
 
 
 class LossMonitor:
-    """Keeps the losses of the last steps on the device and reads them only now and then: reading waits for a GPU."""
+    """Keeps the losses of the last steps on the device and reads them periodically: reading waits for a GPU."""
 
     def __init__(self) -> None:
         self._unread: list[tuple[int, str, Tensor]] = []
@@ -39,7 +39,7 @@ class LossMonitor:
         return found
 
 
-def named_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def collect_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return the floating-point parameters and buffers of networks by a name for a message."""
     return {
         f"the {name}'s {key}": tensor
@@ -49,7 +49,7 @@ def named_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
-def named_optimizer_state(
+def collect_optimizer_state(
     network: str, weights: Iterable[tuple[str, Tensor]], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Return what an optimizer keeps of the named ``weights`` of a ``network``, by a name for a message."""
@@ -99,4 +99,4 @@ def explain_divergence(config: Config, networks: Mapping[str, nn.Module], images
     """Return why a loss is not finite, as far as the weights and the real ``images`` show it, and what helps."""
     if images.is_floating_point() and not bool(images.isfinite().all()):
         return "the real images hold NaN or infinity. Correct the data, and start a new run"
-    return f"{describe_values(named_weights(networks))}. {advise(config, networks)}"
+    return f"{describe_values(collect_weights(networks))}. {advise(config, networks)}"

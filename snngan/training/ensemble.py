@@ -21,14 +21,14 @@ from snngan.models.batch_norm import convert_batch_norm
 from snngan.robustness.attacks import Attack
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, CheckpointError, explain_mismatch
-from snngan.training.device import preferred_layout
-from snngan.training.divergence import named_optimizer_state
+from snngan.training.device import choose_layout
+from snngan.training.divergence import collect_optimizer_state
 from snngan.training.optimizers import load_optimizer, make_optimizer
 from snngan.training.resolve import build_classifier, parse_regularizer
 
 
 class Ensemble(ABC):
-    """E networks, each with its own weights, data order and temperatures, which do not influence each other."""
+    """E networks, each with its own weights, data order and temperatures, independent of each other."""
 
     optimizer: torch.optim.Optimizer
     layer_losses: list[LayerLosses]
@@ -73,7 +73,7 @@ class Ensemble(ABC):
         """Return what the optimizer keeps of each network's weights, by a name for a message."""
         found: dict[str, Tensor] = {}
         for seed, network in zip(self._seeds, self._networks, strict=True):
-            found |= named_optimizer_state(f"network of seed {seed}", network.named_parameters(), self.optimizer)
+            found |= collect_optimizer_state(f"network of seed {seed}", network.named_parameters(), self.optimizer)
         return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -121,10 +121,10 @@ def build_ensemble(config: ClassifyConfig, images: Tensor | None, device: torch.
         saved: the networks' state in a checkpoint, which bounds their size.
 
     Raises:
-        ValueError: no layer is meant, one is unknown or puts out no features per image, or the images do not fit.
+        ValueError: no layer matches, one is unknown or puts out no features per image, or the images do not fit.
         CheckpointError: ``saved`` is that of smaller networks.
     """
-    layout = preferred_layout(device, config.precision)
+    layout = choose_layout(device, config.precision)
     with AsLargeAs(saved):
         networks = [build_network(config, seed).to(device).to(memory_format=layout) for seed in config.seed_list]
     if images is not None:
@@ -295,7 +295,7 @@ class VectorizedEnsemble(Ensemble):
     def optimizer_state(self) -> dict[str, Tensor]:
         return {
             name.replace("network of a seed", f"network of seed {seed}"): part if part.dim() == 0 else part[index]
-            for name, part in named_optimizer_state("network of a seed", self.weights.items(), self.optimizer).items()
+            for name, part in collect_optimizer_state("network of a seed", self.weights.items(), self.optimizer).items()
             for index, seed in enumerate(self._seeds)
         }
 

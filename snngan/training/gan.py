@@ -19,10 +19,10 @@ from snngan.losses.snnl import entanglement
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, explain_mismatch
-from snngan.training.cuda_graph import Captured
-from snngan.training.device import preferred_layout
+from snngan.training.cuda_graph import CudaGraph
+from snngan.training.device import choose_layout
 from snngan.training.distributed import average_gradients
-from snngan.training.divergence import DivergedError, explain_divergence, named_optimizer_state
+from snngan.training.divergence import DivergedError, collect_optimizer_state, explain_divergence
 from snngan.training.optimizers import load_optimizer, make_optimizer
 from snngan.training.resolve import build_architecture, build_objective, is_discriminator_option
 from snngan.training.run_folder import RunFolder
@@ -31,12 +31,13 @@ from snngan.training.trainer import Trainer, random_state, restore_random_state
 Metrics = Callable[["GanTrainer", int], dict[str, float]]
 """A function of a trainer and the step that returns metrics by TensorBoard tag."""
 
-TRACKED, TRACKED_SMALL = 256, 128
-"""Held-out images, and synthetic ones, whose entanglement is logged; the second number for images of fewer than 100
-values, whose steps are so short that more would cost over 3 % of the time."""
-PROJECTED = 128
-"""How many of them are embedded by the discriminator, too."""
-GRID = 100
+NUM_MONITORED = 256
+"""Held-out images, and as many synthetic ones, whose entanglement is logged."""
+NUM_MONITORED_SMALL = 128
+"""The same for images of fewer than 100 values, whose steps are so short that more would cost over 3 % of the time."""
+NUM_PROJECTED = 128
+"""Monitored images that the discriminator embeds, too."""
+GRID_IMAGES = 100
 """Images in a sample grid."""
 
 
@@ -84,7 +85,7 @@ class GanTrainer(Trainer):
             self.load_state_dict(state)
 
     def _build_networks(self, saved: Any) -> None:
-        """Build objective, generator, average and discriminator; the same seed gives the same weights."""
+        """Build objective, generator, EMA generator and discriminator; the same seed gives the same weights."""
         config, device = self.config, self.device
         architecture = build_architecture(config)
         self.latent_dim = architecture.latent_dim
@@ -101,29 +102,31 @@ class GanTrainer(Trainer):
 
     def _place(self, network: nn.Module) -> nn.Module:
         """Return ``network`` on the device, in its best memory layout, with float32 outputs."""
-        network = network.to(self.device).to(memory_format=preferred_layout(self.device, self.config.precision))
+        network = network.to(self.device).to(memory_format=choose_layout(self.device, self.config.precision))
         network = convert_batch_norm(network)
         network.register_forward_hook(_convert_to_float32)
         return network
 
     def _build_optimizers(self) -> None:
         config = self.config
-        rate, own_rate = config.learning_rate, config.discriminator_learning_rate
+        rate, discriminator_rate = config.learning_rate, config.discriminator_learning_rate
         self.generator_optimizer = make_optimizer(config.optimizer, self.generator.parameters(), rate, config.betas)
         self.discriminator_optimizer = None
         if self.has_discriminator:
-            rate = rate if own_rate is None else own_rate
+            rate = rate if discriminator_rate is None else discriminator_rate
             self.discriminator_optimizer = make_optimizer(
                 config.optimizer, self.discriminator.parameters(), rate, config.betas
             )
 
     def _choose_monitored(self, dataset: Dataset) -> None:
         """Choose the held-out images and the latents that entanglement and sample grids are of, for the whole run."""
-        random = torch.Generator().manual_seed(seed_for(self.config.seed, "gauge"))
-        count = TRACKED if dataset.test_images[0].numel() >= 100 else TRACKED_SMALL
+        random = torch.Generator().manual_seed(
+            seed_for(self.config.seed, "gauge")
+        )  # the name of version 0.1: same images
+        count = NUM_MONITORED if dataset.test_images[0].numel() >= 100 else NUM_MONITORED_SMALL
         rows = torch.randperm(len(dataset.test_images), generator=random)[:count]
         self.held_out = to_unit_range(dataset.test_images[rows]).to(self.device)
-        self.fixed_latents = self._draw_latents(max(GRID, len(self.held_out)), random)
+        self.fixed_latents = self._draw_latents(max(GRID_IMAGES, len(self.held_out)), random)
 
     def _prepare_step(self) -> None:
         """Compile the networks and record the step as a CUDA graph, where the config says so."""
@@ -145,7 +148,7 @@ class GanTrainer(Trainer):
                     "--cuda-graph: a step would read values, for a learned or optimal temperature or for a loss in "
                     f"tiles; use another temperature or a --batch-size up to {MAX_DENSE_SAMPLES // 2}, or leave it out"
                 )
-            self._recorded = Captured(self.update, self.device)
+            self._recorded = CudaGraph(self.update, self.device)
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Draw what step ``number`` needs, update the networks, and return the loss () of each network by name.
@@ -157,19 +160,19 @@ class GanTrainer(Trainer):
         count = self.config.batch_size
         latents = [local_shard(self._draw_latents(count, self.noise)) for _ in range(updates + 1)]
         self._number = number
-        weight = 1 - min(self.config.ema_decay, number / (number + 10))  # the decay is reached as steps go by
-        if self._recorded is not None:  # a number would be recorded once and for all
+        weight = 1 - min(self.config.ema_decay, number / (number + 10))  # EMA warm-up
+        if self._recorded is not None:  # a Python float would become a constant of the graph
             return self._recorded(torch.full((), weight, device=self.device), *real, *latents)
         return self.update(weight, *real, *latents)
 
     def update(self, ema_weight: float | Tensor, *drawn: Tensor) -> dict[str, Tensor]:
-        """Update discriminator, generator and average, and return the loss () of each network by name.
+        """Update discriminator, generator and EMA generator, and return the loss () of each network by name.
 
         Nothing here waits for the device or chooses by values computed there, so that on a GPU the host runs ahead, or
         the whole step is one CUDA graph.
 
         Args:
-            ema_weight: how far the average moves towards the generator, in [0, 1].
+            ema_weight: how far the EMA generator moves toward the generator, in [0, 1].
             drawn: images as they are stored, for each update of the discriminator, or one batch without it; then
                 latents (batch_size, latent_dim) for each of these updates and for the generator.
         """
@@ -194,7 +197,7 @@ class GanTrainer(Trainer):
                 self.discriminator_optimizer.step()
                 objective.constrain(self.discriminator)
             losses["discriminator"] = loss.detach()
-            self._weights_of_discriminator_need_grad(False)
+            self._set_discriminator_grad(False)
 
         # Update the generator, against the last real batch.
         with self._autocast:
@@ -205,19 +208,19 @@ class GanTrainer(Trainer):
         average_gradients(self.generator.parameters())
         self.generator_optimizer.step()
         losses["generator"] = loss.detach()
-        self._weights_of_discriminator_need_grad(True)
+        self._set_discriminator_grad(True)
 
-        # Update the average.
+        # Update the EMA generator.
         self._update_average(ema_weight)
         return losses
 
-    def _weights_of_discriminator_need_grad(self, flag: bool) -> None:
+    def _set_discriminator_grad(self, flag: bool) -> None:
         for weight in self.discriminator.parameters():
             weight.requires_grad_(flag)
 
     @torch.no_grad()
     def _update_average(self, weight: float | Tensor) -> None:
-        """Move the average, batch statistics included, towards the generator; copy what counts."""
+        """Move the EMA generator, batch statistics included, toward the generator; copy integer buffers."""
         averaged = (*self.ema_generator.parameters(), *self.ema_generator.buffers())
         for kept, new in zip(averaged, (*self.generator.parameters(), *self.generator.buffers()), strict=True):
             if kept.is_floating_point():
@@ -233,7 +236,7 @@ class GanTrainer(Trainer):
 
     @torch.no_grad()
     def sample(self, latents: Tensor) -> Tensor:
-        """Return the averaged generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim)."""
+        """Return the EMA generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim)."""
         images: Tensor = self.ema_generator(latents)
         return images
 
@@ -266,7 +269,7 @@ class GanTrainer(Trainer):
             "entanglement/fake_anchors": found.fake_anchors,
             "entanglement/temperature": found.temperature,
         }
-        real_embedded, fake_embedded = self.embed(self.held_out[:PROJECTED]), self.embed(fake[:PROJECTED])
+        real_embedded, fake_embedded = self.embed(self.held_out[:NUM_PROJECTED]), self.embed(fake[:NUM_PROJECTED])
         if real_embedded is not None and fake_embedded is not None:
             values["entanglement/projection"] = entanglement(real_embedded, fake_embedded).value
         return values
@@ -276,13 +279,13 @@ class GanTrainer(Trainer):
         images = self.sample(self.fixed_latents[:count])
         if not bool(images.isfinite().all()):
             why = explain_divergence(self.config, self.networks(), self.dataset.train_images[:0])
-            raise DivergedError(f"step {number}: the images of the averaged generator are not finite; {why}")
+            raise DivergedError(f"step {number}: the images of the EMA generator are not finite; {why}")
         return images
 
     def log_artifacts(self, run: RunFolder[Any], number: int) -> None:
         """Write the sample grid and, at checkpoints, the embeddings of real and synthetic images."""
         if self.is_due(number, self.sample_every):
-            run.log_samples(number, self._sample_fixed(number, GRID), self.held_out[:GRID])
+            run.log_samples(number, self._sample_fixed(number, GRID_IMAGES), self.held_out[:GRID_IMAGES])
         if number > 0 and self.is_due(number, self.config.checkpoint_every):
             count = len(self.held_out)
             images = torch.cat([self.held_out, self._sample_fixed(number, count)])
@@ -291,16 +294,16 @@ class GanTrainer(Trainer):
                 run.log_projection(number, embeddings, images, ["real"] * count + ["synthetic"] * count)
 
     def networks(self) -> dict[str, nn.Module]:
-        named = {"generator": self.generator, "discriminator": self.discriminator, "average": self.ema_generator}
+        named = {"generator": self.generator, "discriminator": self.discriminator, "ema_generator": self.ema_generator}
         if not self.has_discriminator:
             del named["discriminator"]
         return {**named, "objective": self.objective}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        found = named_optimizer_state("generator", self.generator.named_parameters(), self.generator_optimizer)
+        found = collect_optimizer_state("generator", self.generator.named_parameters(), self.generator_optimizer)
         if self.discriminator_optimizer is not None:
             weights = self.discriminator.named_parameters()
-            found |= named_optimizer_state("discriminator", weights, self.discriminator_optimizer)
+            found |= collect_optimizer_state("discriminator", weights, self.discriminator_optimizer)
         return found
 
     def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:

@@ -55,7 +55,7 @@ class RunFolder(Generic[C]):
 
     @classmethod
     def create(cls, path: Path | None, config: C, device: torch.device) -> RunFolder[C]:
-        """Make the folder ``path``, or the next one in ``runs``, with ``config.json`` in it: both at once, or neither.
+        """Make the folder ``path``, or the next one in ``runs``, with ``config.json`` in it, atomically.
 
         Raises:
             ValueError: it exists, or cannot be made.
@@ -99,7 +99,7 @@ class RunFolder(Generic[C]):
         self.config = dataclasses.replace(self.config, steps=steps)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other processes from training in this folder; the lock ends with the process.
 
         Raises:
@@ -138,13 +138,13 @@ class RunFolder(Generic[C]):
                 raise ValueError(f"{path} is a link out of the run's folder, to {real}; move that to where the link is")
 
     def describe_changes(self) -> list[str]:
-        """Return lines about what has changed since the run was started that the last bits of its numbers depend on."""
+        """Return lines about changed versions or threads, which may change the last bits of numbers."""
         started_in = read_json(self.path / "config.json").get("environment")
         return describe_changes(started_in if isinstance(started_in, dict) else {})
 
     @property
     def quoted(self) -> str:
-        """The folder's path as a shell takes it, and commands after that."""
+        """The folder's path, quoted for a shell."""
         return shlex.quote(f"./{self.path}" if str(self.path).startswith("-") else str(self.path))
 
     @property
@@ -167,7 +167,7 @@ class RunFolder(Generic[C]):
         self._rewind(step, {"config": self.config.to_json()})
 
     def restart(self, device: torch.device) -> None:
-        """Remove everything that was logged and saved, as :meth:`rewind` does, and write the environment anew."""
+        """Remove everything that was logged and saved, as :meth:`rewind` does, and write the current environment."""
         self._rewind(-1, {"config": self.config.to_json(), "environment": environment(device)})
 
     def _rewind(self, step: int, changed: dict[str, Any]) -> None:
@@ -270,7 +270,7 @@ def open_run(path: Path, kind: type[D]) -> RunFolder[D]:
         raise ValueError(f"{file} is not a run's configuration: it has no config")
     found = CONFIGS.get(str(content.get("kind")), TrainConfig)
     if not issubclass(found, kind):
-        raise ValueError(f"{path} is the run of a {found.kind}; this takes the run of a {kind.kind}")
+        raise ValueError(f"{path} is the run of a {found.kind}; this command needs the run of a {kind.kind}")
     try:
         config = found.from_json(content["config"])
         check_names(config)

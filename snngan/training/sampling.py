@@ -23,7 +23,7 @@ CHUNK = 100
 def load_generator(
     run: str | Path, device: torch.device | str = "cpu", notify: Callable[[str], None] = lambda line: None
 ) -> nn.Module:
-    """Return the averaged generator of a run: a module in evaluation mode that maps latents to images.
+    """Return the EMA generator of a run: a module in evaluation mode that maps latents to images.
 
     Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1]. The checkpoint that it
     comes from is that of ``generator.step``.
@@ -46,7 +46,7 @@ def load_generator(
 def build_ema_generator(
     run: RunFolder[TrainConfig], device: torch.device, notify: Callable[[str], None] = lambda line: None
 ) -> nn.Module:
-    """Return the averaged generator of an opened run, as :func:`load_generator` does."""
+    """Return the EMA generator of an opened run, as :func:`load_generator` does."""
     config = run.config
     size = "x".join(map(str, config.image_shape))
     check_memory(16 * CHUNK * math.prod(config.image_shape), f"{CHUNK} images of {size}")
@@ -54,8 +54,8 @@ def build_ema_generator(
     architecture = build_architecture(config)
     with AsLargeAs(state), torch.random.fork_rng(devices=[]):
         generator = architecture.generator(config.image_shape)
-    with explain_mismatch("average"):
-        generator.load_state_dict(state["networks"]["average"])
+    with explain_mismatch("ema_generator"):
+        generator.load_state_dict(state["networks"]["ema_generator"])
     generator.latent_dim, generator.step = architecture.latent_dim, state["step"]  # type: ignore[assignment]
     return generator.eval().requires_grad_(False).to(device)
 

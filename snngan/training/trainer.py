@@ -22,9 +22,9 @@ from snngan.training.divergence import (
     LossMonitor,
     advise,
     all_finite,
+    collect_weights,
     describe_values,
     explain_divergence,
-    named_weights,
 )
 from snngan.training.resolve import check_same_data
 from snngan.training.run_folder import RunFolder
@@ -49,8 +49,8 @@ class Outcome:
 class Trainer(ABC):
     """Networks, optimizers, data order and random streams of one run.
 
-    Everything is built once, from a resolved config and its data; a checkpoint's ``state`` brings a new trainer to
-    where that of the saved run was. On a CPU, with as many threads, what follows is then equal to the last bit.
+    Everything is built once, from a resolved config and its data; a checkpoint's ``state`` restores the saved trainer's
+    state. On a CPU with as many threads, the run then continues as if uninterrupted, equal to the last bit.
 
     Args:
         config: a resolved config.
@@ -80,7 +80,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def step(self, number: int) -> dict[str, Tensor]:
-        """Do step ``number``, counted from 1; return its losses by name, () or (E,) of several networks."""
+        """Do step ``number``, counted from 1; return its losses by name, () or (E,) of E networks."""
 
     @abstractmethod
     def evaluate(self, number: int) -> dict[str, float]:
@@ -96,7 +96,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the rest of the run follows from."""
+        """Return everything that resuming needs."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -118,7 +118,7 @@ class Trainer(ABC):
         return "2-D points" if self.dataset.is_points else f"images {'x'.join(map(str, self.dataset.image_shape))}"
 
     def is_due(self, number: int, every: int) -> bool:
-        """Return whether something done ``every`` so many steps, and at the last one, is due at step ``number``."""
+        """Return whether step ``number`` is a multiple of ``every`` or the last step; never for 0."""
         return every > 0 and (number % every == 0 or number == self.config.steps)
 
     def check_loss(self, number: int, name: str, loss: Tensor) -> None:
@@ -134,7 +134,7 @@ class Trainer(ABC):
         for index, value in enumerate(values):
             if not math.isfinite(value):
                 networks = self.networks()
-                name = name if name in networks else list(networks)[index]
+                name = name if name in networks else list(networks)[index]  # a loss of several networks
                 why = explain_divergence(self.config, networks, self.dataset.train_images)
                 raise DivergedError(f"step {number}: the {name}'s loss is {value}; {why}")
 
@@ -144,10 +144,10 @@ class Trainer(ABC):
         A finite loss can have a gradient that is not, and a weight whose squared gradient overflows never moves again.
         """
         networks = self.networks()
-        tensors = {**named_weights(networks), **self.optimizer_state()}
+        tensors = {**collect_weights(networks), **self.optimizer_state()}
         if not all_finite(tensors.values()):
             advice = advise(self.config, networks)
-            raise DivergedError(f"step {number}: {describe_values(tensors)}, though the losses were. {advice}")
+            raise DivergedError(f"step {number}: {describe_values(tensors)}, although the losses were. {advice}")
 
 
 def train(

@@ -22,7 +22,7 @@ from snngan.evaluation.attack_evaluation import (
     select_queries,
 )
 from snngan.robustness.attacks import Attack
-from snngan.training.classifier import shuffled_rows
+from snngan.training.classifier import fixed_permutation
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def test_images_that_calibrate_are_not_evaluated(rows: Dataset) -> None:
     images, labels = select_queries(rows)
     assert len(held_out) == len(images) == 150  # at most half of them calibrate
     assert rows.test_labels is not None
-    order = shuffled_rows(rows.test_images)
+    order = fixed_permutation(rows.test_images)
     assert torch.equal(held_out, order[:150])
     assert torch.equal(images, rows.test_images[order[150:]])
     assert torch.equal(labels, rows.test_labels[order[150:]])
@@ -77,7 +77,7 @@ def test_an_evaluator_predicts_by_the_nearest_training_images(rows: Dataset) -> 
 
 def test_an_evaluator_searches_as_many_training_images_as_asked(rows: Dataset) -> None:
     evaluator = DkNNEvaluator(make_network(0), ["1"], rows, CPU, num_train_images=90, num_neighbors=15)
-    kept = shuffled_rows(rows.train_images)[:90]
+    kept = fixed_permutation(rows.train_images)[:90]
     torch.testing.assert_close(evaluator.dknn.layers["1"], to_unit_range(rows.train_images[kept]).flatten(1))
     assert len(evaluator.dknn.calibration) == 150
     with pytest.raises(ValueError, match="DkNN needs at least 100 training images, one for each neighbor, got 90"):

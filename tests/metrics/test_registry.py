@@ -26,7 +26,7 @@ from snngan.metrics import (
 
 def statistics(count: int, shift: float, seed: int) -> FeatureStatistics:
     features = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)) + shift
-    found = FeatureStatistics.from_features(features)
+    found = FeatureStatistics.from_features(features, torch.empty(0))
     found.images = features.view(-1, 1, 2, 3)
     return found
 

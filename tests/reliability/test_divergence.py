@@ -266,7 +266,7 @@ def test_values_in_held_out_data_are_refused_before_the_first_step(
 WEIGHTS = {
     "generator": ("0.weight", "6.bias", "4.running_var"),
     "discriminator": ("1.weight", "5.running_mean"),
-    "average": ("3.weight", "4.running_mean"),
+    "ema_generator": ("3.weight", "4.running_mean"),
     "objective": ("temperature._extra_state",),
 }
 GRADIENTS = (("generator", "3.weight"), ("generator", "6.bias"), ("discriminator", "7.weight"))
@@ -306,7 +306,7 @@ def test_a_broken_weight_gradient_or_optimizer_is_named(
     message = message_of(monkeypatch, run, points, fault)
     advice = f"{LOWER}, or --precision fp32" if options.get("precision") == "bf16" else LOWER
     check_message(message, place, options["log_every"], advice)
-    assert ("though the losses were" in message) or not optimizer
+    assert ("although the losses were" in message) or not optimizer
     check_kept(run, points)
 
 
@@ -334,7 +334,7 @@ def test_a_discriminator_that_explodes_is_named(
     run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
     message = message_of(monkeypatch, run, points, growth(1e7), range(AT, STEPS))
     says = (
-        rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* in the discriminator's "
+        rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* the discriminator's "
     )
     advice = "Try a lower --learning-rate, or " + "--precision fp32, or " * (precision == "bf16") + BOUND
     assert re.match(rf"{says}\d\.weight\. {advice}", message), message
@@ -349,7 +349,7 @@ def test_a_discriminator_that_grows_is_named(
     """Batch statistics or squared gradients overflow while the losses are finite."""
     run = run_of("run", *settings, objective="gan", steps=20, log_every=1)
     message = message_of(monkeypatch, run, points, growth(factor), range(AT, 20))
-    assert "though the losses were" in message
+    assert "although the losses were" in message
     assert not_finite(state_of(run)) == []
     assert BOUND in message
 
@@ -362,7 +362,7 @@ def test_images_of_the_average_that_overflow_are_named(
     @contextmanager
     def fault(trainer: GanTrainer) -> Iterator[None]:
         yield
-        weight = tensor_of(trainer, "average", "3.weight").detach()
+        weight = tensor_of(trainer, "ema_generator", "3.weight").detach()
         weight.fill_(HUGE)[:, ::2] *= -1
 
     run = run_of("run", *PLAIN, objective="gan", log_every=1)
@@ -390,7 +390,7 @@ def test_the_network_of_a_seed_is_named(
     message = message_of(monkeypatch, run, labeled, fault, kind=kind)
     advice = f"{LOWER_BOTH}, or --precision fp32" if "precision" in options else LOWER_BOTH
     check_message(message, f"{place}the network of seed 1's fc2.0.weight", options["log_every"], advice)
-    assert ("though the losses were" in message) or not place
+    assert ("although the losses were" in message) or not place
     check_kept(run, labeled)
 
 

@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> Path:
     assert status == 0, said
     path = tmp_path / "run" / "checkpoints" / "step-00000002.pt"
     state = load_newest(path.parent)
-    state["networks"]["average"] = Payload()
+    state["networks"]["ema_generator"] = Payload()
     path.write_bytes(saved(state))
     path.with_name(f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
     return tmp_path / "run"

@@ -309,7 +309,7 @@ def another_width(state: dict[str, Any]) -> None:
 
 
 def no_average(state: dict[str, Any]) -> None:
-    del state["networks"]["average"]
+    del state["networks"]["ema_generator"]
 
 
 def an_empty_optimizer(state: dict[str, Any]) -> None:
@@ -328,7 +328,7 @@ def no_noise(state: dict[str, Any]) -> None:
     ("change", "part"),
     [
         (another_width, "generator"),
-        (no_average, "average"),
+        (no_average, "ema_generator"),
         (an_empty_optimizer, "generator's optimizer"),
         (another_position, "random state"),
         (no_noise, "random state"),

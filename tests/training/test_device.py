@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from snngan.training.device import choose_device, preferred_layout, set_up
+from snngan.training.device import choose_device, choose_layout, set_up
 
 
 def pretend_cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -44,7 +44,7 @@ def test_devices_that_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, co
     ("device", "precision", "last"), [("cpu", "fp32", True), ("cuda", "fp32", False), ("cuda", "bf16", True)]
 )
 def test_where_channels_lie_last(device: str, precision: str, last: bool) -> None:
-    found = preferred_layout(torch.device(device), precision)
+    found = choose_layout(torch.device(device), precision)
     assert found == (torch.channels_last if last else torch.contiguous_format)
 
 

@@ -97,7 +97,7 @@ def test_the_cases_cover_batch_norm_and_losses_in_tiles(dataset: Dataset) -> Non
 
 
 def outputs(path: Path, dataset: Dataset) -> Tensor:
-    """Return samples of the averaged generator, or the classifiers' logits, from the newest checkpoint."""
+    """Return samples of the EMA generator, or the classifiers' logits, from the newest checkpoint."""
     run, noise = open_run(path, Config), torch.Generator().manual_seed(0)
     trainer = make_trainer(run.config, dataset, CPU, state_of(run))
     if isinstance(trainer, GanTrainer):

@@ -90,7 +90,7 @@ def test_classifiers_weights_that_are_not_finite_end_the_run(
         train_run(run, labeled)
 
 
-@pytest.mark.parametrize("name", ["generator", "discriminator", "average"])
+@pytest.mark.parametrize("name", ["generator", "discriminator", "ema_generator"])
 def test_a_weight_that_is_not_finite_is_named(dataset: Dataset, name: str) -> None:
     trainer = GanTrainer(gan_config(dataset, objective="gan"), dataset, CPU)
     trainer.check_weights(3)
@@ -116,7 +116,7 @@ def test_images_of_the_average_must_be_finite(dataset: Dataset) -> None:
     trainer = GanTrainer(gan_config(dataset), dataset, CPU)
     with torch.no_grad():
         list(trainer.ema_generator.parameters())[-1][0] = math.nan
-    with pytest.raises(DivergedError, match="step 2: the images of the averaged generator are not finite"):
+    with pytest.raises(DivergedError, match="step 2: the images of the EMA generator are not finite"):
         trainer.evaluate(2)
 
 

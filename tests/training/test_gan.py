@@ -71,14 +71,14 @@ def test_every_network_learns(dataset: Dataset, objective: str) -> None:
 def test_the_average_equals_a_loop_over_the_generators_weights(dataset: Dataset, decay: float) -> None:
     trainer = gan(dataset, "generator_norm=batch", objective="gan", ema_decay=decay)
     average = weights_of(trainer)["generator"]
-    assert differences(average, weights_of(trainer)["average"]) == []
+    assert differences(average, weights_of(trainer)["ema_generator"]) == []
     for step in range(1, 6):
         trainer.step(step)
         kept = min(decay, step / (step + 10))
         for name, new in weights_of(trainer)["generator"].items():
             # A count of batches is copied.
             average[name] = kept * average[name] + (1 - kept) * new if new.is_floating_point() else new
-        assert_close(weights_of(trainer)["average"], average)
+        assert_close(weights_of(trainer)["ema_generator"], average)
     assert not trainer.ema_generator.training
     assert not any(weight.requires_grad for weight in trainer.ema_generator.parameters())
 
@@ -123,7 +123,7 @@ def test_channels_last_changes_nothing(
     """As networks lie on a GPU in bf16 and TF32."""
     losses = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        monkeypatch.setattr("snngan.training.gan.preferred_layout", lambda device, precision, own=layout: own)
+        monkeypatch.setattr("snngan.training.gan.choose_layout", lambda device, precision, own=layout: own)
         trainer = gan(colors, objective=objective, arch=arch, set=("width=8",))
         losses.append([float(loss) for step in (1, 2) for loss in trainer.step(step).values()])
     weights = [each for each in trainer.generator.parameters() if each.dim() == 4]
@@ -217,5 +217,5 @@ def test_a_compiled_run_equals_the_plain_one(dataset: Dataset) -> None:
         train_run(run, dataset)
         states.append(state_of(run)["networks"])
     assert list(states[0]["generator"]) == list(states[1]["generator"])  # a checkpoint is one of both
-    for part in ("generator", "average"):
+    for part in ("generator", "ema_generator"):
         assert_close(states[1][part], states[0][part], rtol=1e-4, atol=1e-5)

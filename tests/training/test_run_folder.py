@@ -86,9 +86,11 @@ def test_a_run_is_opened_by_its_kind(dataset: Dataset, labeled: Dataset) -> None
     gan, classifier = new_run("gan", gan_config(dataset)), new_run("classifier", classifier_config(labeled))
     for run, kind in ((gan, TrainConfig), (classifier, ClassifyConfig)):
         assert open_run(run.path, Config).config == open_run(run.path, kind).config == run.config
-    with pytest.raises(ValueError, match="classifier is the run of a classifier; this takes the run of a generator"):
+    with pytest.raises(
+        ValueError, match="classifier is the run of a classifier; this command needs the run of a generator"
+    ):
         open_run(classifier.path, TrainConfig)
-    with pytest.raises(ValueError, match="gan is the run of a generator; this takes the run of a classifier"):
+    with pytest.raises(ValueError, match="gan is the run of a generator; this command needs the run of a classifier"):
         open_run(gan.path, ClassifyConfig)
 
 
@@ -346,9 +348,9 @@ def test_more_steps_are_written_when_the_run_continues(dataset: Dataset) -> None
 def test_one_process_at_a_time_trains_in_a_folder(dataset: Dataset) -> None:
     run = new_run("run", gan_config(dataset))
     again = reopen(run)
-    with run.locked(), pytest.raises(ValueError, match="run is being trained by another process"), again.locked():
+    with run.lock(), pytest.raises(ValueError, match="run is being trained by another process"), again.lock():
         pass
-    with again.locked():
+    with again.lock():
         pass
 
 

@@ -91,7 +91,7 @@ def test_runs_of_other_options_differ(dataset: Dataset) -> None:
         states.append(state_of(run))
     for other in states[1:]:
         found = " ".join(differences(states[0], other))
-        for part in ("generator", "average", "discriminator"):
+        for part in ("generator", "ema_generator", "discriminator"):
             assert f"networks/{part}/" in found
         for part in ("optimizers/generator/", "optimizers/discriminator/", "noise", "batches/"):
             assert part in found
