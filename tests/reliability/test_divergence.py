@@ -114,10 +114,8 @@ def tensor_of(owner: Any, network: str, name: str) -> Tensor:
     """Return a weight or buffer by its name in a message; ``network`` of an ensemble is the index of a seed."""
     if isinstance(owner, VectorizedEnsemble):
         return (owner.weights | owner.buffers)[name][int(network)]
-    if isinstance(owner, SequentialEnsemble):
-        module = owner.networks()[int(network)]
-    else:
-        module = owner.networks()[network]
+    networks = owner.networks()
+    module = networks[int(network)] if isinstance(networks, list) else networks[network]
     found: Tensor = module.state_dict(keep_vars=True)[name]
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -182,8 +181,8 @@ def test_the_entanglement_is_that_of_held_out_and_synthetic_images(dataset: Data
 def test_metrics_are_measured_at_their_interval_and_at_the_end(dataset: Dataset) -> None:
     shapes = []
 
-    def measure(sample: Callable[[Tensor], Tensor], latent_dim: int) -> dict[str, float]:
-        shapes.append(sample(torch.zeros(3, latent_dim)).shape)
+    def measure(trainer: GanTrainer, number: int) -> dict[str, float]:
+        shapes.append(trainer.sample(torch.zeros(3, trainer.latent_dim)).shape)
         return {"metrics/count": float(len(shapes))}
 
     config = gan_config(dataset, steps=5, metrics_every=2, log_every=3)

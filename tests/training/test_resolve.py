@@ -189,7 +189,7 @@ def test_data_that_are_refused(dataset: Dataset, labeled: Dataset, points: Datas
         ({"image_shape": None}, "image_shape is missing"),
         ({"image_shape": 8}, "image_shape must be .*, got 8"),
         ({"image_shape": [1, 8, 8000]}, r"image_shape must be \(C, H, W\) of 1 to 4096"),
-        ({"betas": [0.5]}, "betas must be two numbers"),
+        ({"betas": [0.5]}, "betas must be two comma-separated numbers"),
         ({"steps": "many"}, "steps must be a whole number, got 'many'"),
         ({"steps": True}, "steps must be a whole number, got True"),
         ({"seed": 1 << 63}, "seed must be in .* and below 2\\^63"),

@@ -85,7 +85,7 @@ def test_the_checkpoint_of_another_run_is_refused(dataset: Dataset) -> None:
     narrow, wide = (new_run(f"run-{width}", gan_config(dataset, f"width={width}", steps=2)) for width in (16, 24))
     train_run(narrow, dataset)
     narrow.checkpoints.rename(wide.checkpoints)
-    with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its average differs"):
+    with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its ema_generator differs"):
         snngan.load_generator(wide.path)
     with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its generator differs"):
         train_run(wide, dataset, state_of(wide))
