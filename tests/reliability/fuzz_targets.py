@@ -236,7 +236,9 @@ class Metrics(Target):
     def seeds(self) -> list[bytes]:
         lines = [{"step": step, "loss/generator": 0.5, "entanglement/temperature": None} for step in range(3)]
         evaluation = {"metrics": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
-        return [b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [evaluation])]
+        return [
+            b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [evaluation])
+        ]
 
     def read(self, form: int, content: bytes) -> None:
         for name in ("metrics.jsonl", "evaluations.jsonl"):
@@ -391,4 +393,6 @@ class Pictures(Target):
             path.unlink()
 
 
-TARGETS = {kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, ConfigFile, Kept, Metrics, Npz, Idx, Pictures)}
+TARGETS = {
+    kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, ConfigFile, Kept, Metrics, Npz, Idx, Pictures)
+}

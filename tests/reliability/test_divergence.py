@@ -114,10 +114,8 @@ def tensor_of(owner: Any, network: str, name: str) -> Tensor:
     """Return a weight or buffer by its name in a message; ``network`` of an ensemble is the index of a seed."""
     if isinstance(owner, VectorizedEnsemble):
         return (owner.weights | owner.buffers)[name][int(network)]
-    if isinstance(owner, SequentialEnsemble):
-        module = owner.networks()[int(network)]
-    else:
-        module = owner.networks()[network]
+    networks = owner.networks()
+    module = networks[int(network)] if isinstance(owner, SequentialEnsemble) else networks[network]
     found: Tensor = module.state_dict(keep_vars=True)[name]
     return found
 
@@ -333,11 +331,9 @@ def test_a_discriminator_that_explodes_is_named(
 ) -> None:
     run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
     message = message_of(monkeypatch, run, points, growth(1e7), range(AT, STEPS))
-    says = (
-        rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* in the discriminator's "
-    )
+    says = rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* in "
     advice = "Try a lower --learning-rate, or " + "--precision fp32, or " * (precision == "bf16") + BOUND
-    assert re.match(rf"{says}\d\.weight\. {advice}", message), message
+    assert re.match(rf"{says}the discriminator's \d\.weight\. {advice}", message), message
     check_kept(run, points)
 
 

@@ -25,7 +25,9 @@ BREAKS = {
         "optimizers = GanTrainer._optimizers\n"
         "GanTrainer._optimizers = lambda self: ((n, o) for n, o in optimizers(self) if n != 'generator')"
     ),
-    "metrics are not truncated": "import snngan.training.run_folder as run_folder\nrun_folder._step_of_line = lambda values: 0",
+    "metrics are not truncated": (
+        "from snngan.training import run_folder\nrun_folder._step_of_line = lambda values: 0"
+    ),
 }
 
 

@@ -202,7 +202,11 @@ def test_tensor_archives_that_would_grow_are_refused(bomb: str) -> None:
 
 
 def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
-    for text in ("[" * 100_000, '{"a":' * 100_000, json.dumps({"config": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999):
+    for text in (
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        json.dumps({"config": {"steps": 1}})[:-1] + ', "x": ' + "[" * 99_999,
+    ):
         (tmp_path / "config.json").write_text(text)
         with refused("cannot be read as JSON", 16):
             open_run(tmp_path, TrainConfig)

@@ -105,7 +105,8 @@ def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     assert (
-        output_of("resume run --steps 9 --device cpu", here, 2) == f"Error: run/{name} is not an ordinary file; remove it\n"
+        output_of("resume run --steps 9 --device cpu", here, 2)
+        == f"Error: run/{name} is not an ordinary file; remove it\n"
     )
 
 
@@ -155,7 +156,9 @@ def test_networks_of_a_changed_config_are_not_allocated(
 
     monkeypatch.setattr(nn.Linear, "reset_parameters", small)
     text = output_of([*command.split(), "--device", "cpu"], here, 2)
-    assert any(words in text for words in ("fit", "memory", "num_classes must be a whole number", "differ from those")), text
+    assert any(
+        words in text for words in ("fit", "memory", "num_classes must be a whole number", "differ from those")
+    ), text
     assert "out of memory" not in text
 
 
