@@ -242,8 +242,8 @@ def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objectiv
     broken = replace(points, train_images=images)
     own = {} if objective == "snnl-pixel" else {"discriminator_steps": 1}
     run = run_of("run", data=broken, objective=objective, **own)
-    says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {CORRECT}"
-    with pytest.raises(DivergedError, match=f"^{says}$"):
+    pattern = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {CORRECT}"
+    with pytest.raises(DivergedError, match=f"^{pattern}$"):
         train_run(run, broken)
     check_kept(run_of("corrected", objective=objective, **own), points, state_of(run))
 
@@ -331,9 +331,9 @@ def test_a_discriminator_that_explodes_is_named(
 ) -> None:
     run = run_of("run", *PLAIN, objective="gan", precision=precision, log_every=log_every)
     message = message_of(monkeypatch, run, points, growth(1e7), range(AT, STEPS))
-    says = rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* in "
+    pattern = rf"step {AT + 2}: the \w+'s loss is (nan|inf); all weights are finite, the largest is .* in "
     advice = "Try a lower --learning-rate, or " + "--precision fp32, or " * (precision == "bf16") + BOUND
-    assert re.match(rf"{says}the discriminator's \d\.weight\. {advice}", message), message
+    assert re.match(rf"{pattern}the discriminator's \d\.weight\. {advice}", message), message
     check_kept(run, points)
 
 
