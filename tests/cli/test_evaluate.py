@@ -82,7 +82,7 @@ def test_a_set_against_itself(cli: Cli) -> None:
         ("evaluate", "name what to evaluate"),
         ("evaluate --features pixels", "name what to evaluate, .*: --features classifier:NAME"),
         ("evaluate run --features inception:none.pth", "cannot find the file none.pth"),
-        ("evaluate run --features inception", "no Inception weights at .*: fetch them with --download"),
+        ("evaluate run --features inception", "cannot find Inception weights at .*: fetch them with --download"),
         (
             "evaluate run --features pixels --download",
             "--download fetches Inception weights: give --features inception",

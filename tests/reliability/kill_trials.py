@@ -81,7 +81,7 @@ def writes_counted(record: Path, dies_at: int | None) -> Iterator[None]:
     """Count operations that change the disk, write the count to ``record``, and die at number ``dies_at``."""
     count, opened = 0, builtins.open
 
-    def comes(die: Callable[[], Any] = lambda: None) -> None:
+    def count_write(die: Callable[[], Any] = lambda: None) -> None:
         nonlocal count
         count += 1
         if count == dies_at:
@@ -90,13 +90,13 @@ def writes_counted(record: Path, dies_at: int | None) -> Iterator[None]:
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def before(*arguments: Any, **options: Any) -> Any:
-            comes()
+            count_write()
             return call(*arguments, **options)
 
         return before
 
     def half_then_all(file: Any, content: Any) -> Any:
-        comes(lambda: (file.write(content[: len(content) // 2]), file.flush()))
+        count_write(lambda: (file.write(content[: len(content) // 2]), file.flush()))
         return file.write(content)
 
     def watched(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
@@ -149,9 +149,9 @@ class Unbroken:
 
     def differences_from(self, run: Path) -> list[str]:
         """Return the differences of another finished run."""
-        told: list[str] = []
-        states = [load_newest(each / "checkpoints", told.append) for each in (self.run, run)]
-        found = told + differences(*states)
+        notes: list[str] = []
+        states = [load_newest(each / "checkpoints", notes.append) for each in (self.run, run)]
+        found = notes + differences(*states)
         names = [sorted(str(path.relative_to(each)) for path in each.rglob("*") if path.is_file()
                         and "tfevents" not in path.name) for each in (self.run, run)]  # fmt: skip
         # Killed once the last checkpoint was saved, a run may have one more of the old ones.
@@ -221,7 +221,7 @@ def trial(unbroken: Unbroken, run: Path, chance: random.Random, tally: Counter[s
     return wrong + unbroken.differences_from(run)
 
 
-def trials(count: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+def trials(count: int, seed: int, folder: Path, notify: Callable[[str], None] = print) -> dict[str, Any]:
     """Return the result of ``count`` trials, spread over all kinds of runs."""
     torch.set_num_threads(1)
     data, chance, tally = data_in(folder), random.Random(seed), Counter[str]()
@@ -241,5 +241,5 @@ def trials(count: int, seed: int, folder: Path, say: Callable[[str], None] = pri
         if wrong:
             break
         if number % 20 == 19:
-            say(f"{number + 1} of {count}")
+            notify(f"{number + 1} of {count}")
     return {"seed": seed, "interval": INTERVAL, "steps": STEPS, **tally, "wrong": wrong}

@@ -28,4 +28,4 @@ def test_correct_command_lines_succeed(original: Path, tmp_path: Path, line: str
 def test_random_command_lines_fail_cleanly(
     original: Path, tmp_path_factory: pytest.TempPathFactory, words: list[str]
 ) -> None:
-    check(words, tmp_path_factory.getbasetemp() / "typed", original)
+    check(words, tmp_path_factory.getbasetemp() / "random", original)

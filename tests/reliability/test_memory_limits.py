@@ -145,7 +145,7 @@ def saved(pickled: bytes, kind: int = zipfile.ZIP_STORED, **storages: bytes) -> 
 
 
 def tensor(count: int, size: bytes, stride: bytes) -> bytes:
-    """Return the pickle of one float tensor over storage 0, of ``count`` elements as it says."""
+    """Return the pickle of one float tensor over storage 0, of ``count`` elements by its own account."""
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ"
     storage += struct.pack("<i", count) + b"tQ"
     return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + size + stride + b"\x89}tR."

@@ -341,7 +341,7 @@ FAULTS: dict[str, tuple[Callable[[], object], dict[str, int]]] = {
 """What happens in step 8, and the first step of what is kept afterwards."""
 DAMAGED = {"newest checkpoint truncated": "its checksum does not match",
            "newest checksum removed": f"{NEWEST.name}.sha256 is missing"}  # fmt: skip
-"""What ``resume`` says of a damaged checkpoint."""
+"""How ``resume`` describes the damage of a checkpoint."""
 FATAL: dict[str, tuple[Callable[[], object], str, int]] = {
     "configuration removed": (remove_config, "run is not a run folder: it has no config.json", 0),
     "checkpoints removed": (remove_checkpoints, "no checkpoint in run/checkpoints: .*", 0),
@@ -466,7 +466,7 @@ sys.exit(status)
 
 @contextmanager
 def process(*commands: str, wait_at: int = 0, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run commands in a process of their own."""
+    """Run commands in a separate process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WAIT_AT": str(wait_at)}
     environment["PYTHONPATH"] = str(Path(snngan.__file__).parents[1])
     words = [sys.executable, "-W", "error", "-c", SCRIPT, *commands]
@@ -595,7 +595,7 @@ def test_a_run_whose_terminal_is_gone_still_saves(cli: Cli, tiny: str, unbroken:
         with command as first:
             os.close(slave)
             wait_for("waiting", first)
-            os.close(master)  # the terminal is gone, and says so by SIGHUP
+            os.close(master)  # the terminal is closed, which sends SIGHUP
             Path("go").touch()
             assert first.wait(60) == 129
     assert load_newest(RUN / "checkpoints", pytest.fail)["step"] == 8
@@ -605,7 +605,7 @@ def test_a_run_whose_terminal_is_gone_still_saves(cli: Cli, tiny: str, unbroken:
 
 @pytest.mark.slow
 def test_a_closed_standard_error_ends_no_run(cli: Cli, tiny: str, unbroken: Path) -> None:
-    broken_off(cli, tiny, truncate_newest)  # of which resume has a line to say
+    broken_off(cli, tiny, truncate_newest)  # which resume prints a note about
     ours, theirs = os.pipe()
     os.close(ours)
     with process("resume run", f"train {tiny} --run-dir new", stderr=theirs) as done:

@@ -1,4 +1,4 @@
-"""Untrusted run folders and current folders: no code of theirs runs, no link of theirs is followed."""
+"""Untrusted run folders and current folders: none of their code runs, none of their links is followed."""
 
 from __future__ import annotations
 
