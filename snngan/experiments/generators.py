@@ -81,7 +81,7 @@ def metrics_table(title: str, numbers: Mapping[str, Mapping[str, Any]], more: Se
     return [
         "Mean over seeds at the last step (Student's 95 % interval). FID, precision, recall and the first score are "
         "measured in the features of a small classifier, on held-out images and as many samples, at most "
-        f"{NUM_IMAGES}. Score: entanglement of real and synthetic images, ideally 1. Anchors: their loss in pixel space, "
-        "0.693 by chance.",
+        f"{NUM_IMAGES}. Score: entanglement of real and synthetic images, ideally 1. Anchors: their loss in pixel "
+        "space, 0.693 by chance.",
         *markdown_table((title, *columns), ([name, *map(row.get, columns)] for name, row in numbers.items())),
     ]

@@ -101,7 +101,8 @@ def test_evaluate_under_attack_and_by_dknn(trained: str, cli: Cli) -> None:
 
 def test_evaluate_under_attacks_made_on_another_run(trained: str, cli: Cli) -> None:
     other = cli(
-        f"classify train {TINY} --steps 4 --adversarial-training pgd:0.1:2 --set regularizer=triplet:0.5 --run-dir other"
+        f"classify train {TINY} --steps 4 --adversarial-training pgd:0.1:2 --set regularizer=triplet:0.5 "
+        "--run-dir other"
     )
     assert "+ -0.003 * triplet:0.5 of fc1, fc2 (sqeuclidean), on images attacked by pgd:0.1:2" in other.out
     text = cli("classify evaluate run --attack fgsm --epsilon 0.1 --source other --reference digits").out
@@ -182,7 +183,10 @@ def test_a_run_that_a_signal_stops_saves_and_can_be_resumed(
         ("classify train --dataset digits --set regularizer=triplet:-1", "regularizer must be snnl or triplet:MARGIN"),
         ("classify evaluate run --attack bim", "give both, as --attack bim --epsilon 0.1,0.2"),
         ("classify evaluate run --epsilon 0.1", "give both, as --attack bim --epsilon 0.1,0.2"),
-        ("classify evaluate run --attack bim --epsilon 0.1,x", "must be numbers separated by commas such as 0.1,0.2, got '0.1,x'"),
+        (
+            "classify evaluate run --attack bim --epsilon 0.1,x",
+            "must be numbers separated by commas such as 0.1,0.2, got '0.1,x'",
+        ),
         ("classify evaluate run --attack bim --epsilon 2", "epsilon must be above 0 and at most 1"),
         ("classify evaluate run --attack bmi --epsilon 0.1", "unknown attack 'bmi'; did you mean 'bim'"),
         ("classify evaluate run --attack-steps 3", r"steps \(--attack-steps\) is an option of an attack"),

@@ -125,7 +125,10 @@ def keep(run: Path, extractor: str = "pixels", **metrics: float) -> None:
 @pytest.fixture
 def runs(short_run: Path, tmp_path: Path) -> list[RunFolder[TrainConfig]]:
     """Return two runs, the second under a name that is not HTML."""
-    return [open_run(Path(shutil.copytree(short_run, tmp_path / name)), TrainConfig) for name in ("plain", "<script>x & $y$")]
+    return [
+        open_run(Path(shutil.copytree(short_run, tmp_path / name)), TrainConfig)
+        for name in ("plain", "<script>x & $y$")
+    ]
 
 
 def test_the_page_is_self_contained(runs: list[RunFolder[TrainConfig]], tmp_path: Path) -> None:
@@ -349,7 +352,10 @@ def test_other_paths_are_left_out(
 def test_errors_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = changed("runs/run"), tmp_path / "page.html"
     for words, message in (
-        ([run.parent], f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it, such as "),
+        (
+            [run.parent],
+            f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it",
+        ),
         ([tmp_path, page], "none of 2 paths is a run"),
         ([run, tmp_path / "typo"], f"no run folder {tmp_path / 'typo'}"),
     ):

@@ -88,8 +88,16 @@ def test_options_of_version_0_1_are_known_by_their_former_names() -> None:
             0,
             "options=('width=8', 'z=9')  options of objective and networks",
         ),
-        ("experiment run gan-entanglement --set seeds=4,b", 2, "seeds must be whole numbers with commas between, got '4,b'"),
-        ("experiment run gan-entanglement --set objectives=", 2, "objectives must be values with commas between, got ''"),
+        (
+            "experiment run gan-entanglement --set seeds=4,b",
+            2,
+            "seeds must be whole numbers with commas between, got '4,b'",
+        ),
+        (
+            "experiment run gan-entanglement --set objectives=",
+            2,
+            "objectives must be values with commas between, got ''",
+        ),
         ("experiment run overfitting --set seeds=0", 2, "seeds must be in [1, inf), got 0"),
         ("experiment run overfitting --set steps=0 --dry-run", 2, "steps must be in [1, inf), got 0"),
         ("experiment run alpha-search --set workers=0", 2, "workers must be in [1, inf), got 0"),
