@@ -32,7 +32,9 @@ def test_inception_equals_pytorch_fid(inception_weights: Path, pytorch_fid_netwo
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=r"cannot find Inception weights at .*: fetch them with --download, .* inception:FILE"):
+    with pytest.raises(
+        ValueError, match=r"cannot find Inception weights at .*: fetch them with --download, .* inception:FILE"
+    ):
         Inception()
     with pytest.raises(ValueError, match=r"cannot find the file .*none\.pth"):
         Inception(tmp_path / "none.pth")

@@ -28,6 +28,6 @@ def test_metrics_while_training(trained: bool, short_run: Path, digits: Dataset,
     prefix = "metrics/" if trained else "metrics/pixels/"
     metrics_here = [metric for metric in choose_metrics().values() if trained or metric.works_in_pixels]
     values = {name for metric in metrics_here for name in metric.values}
-    assert set(found) == {f"{prefix}{name}" for name in values if not name.startswith("entanglement_input")}
+    assert set(found) == {f"{prefix}{name}" for name in values}
     assert ("metrics/fid" in found) == trained
     assert found[f"{prefix}1nn_accuracy"] > 0.9  # an untrained generator makes noise
