@@ -180,7 +180,7 @@ def test_folder_that_is_not_a_run(refused: Cli, run: Path, command: str) -> None
     content = json.loads(Path("away.json").read_text())
     content["config"]["arch_options"]["color"] = 1
     (run / "config.json").write_text(json.dumps(content))
-    refused(command.format(run), r"run/config\.json: unknown option 'color' ")
+    refused(command.format(run), r"run/config\.json is not a run's configuration: unknown option 'color' ")
 
 
 @for_commands_on_runs
@@ -241,7 +241,7 @@ def test_checkpoint_with_code_is_not_loaded(refused: Cli, run: Path, tmp_path: P
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    message = r"run/checkpoints/step-00000007\.pt holds pickled code .* was not loaded; delete it to go on without"
+    message = r"run/checkpoints/step-00000007\.pt holds pickled code .* was not loaded; delete it to resume without"
     refused(command.format(run), message)
     path.with_name(path.name + ".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
     refused(command.format(run), message)
