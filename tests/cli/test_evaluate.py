@@ -419,7 +419,8 @@ def test_fid_statistics_of_another_tool(cli: Cli, refused: Cli) -> None:
         said = cli(f"evaluate digits --reference {name} --features pixels --json")
         assert json.loads(said.out)["metrics"]["fid"] < 1e-6
         assert "left out, statistics.npz holds FID statistics, which give fid only" in said.err
-    refused("evaluate digits --reference statistics.npz", "cannot find Inception weights at ")  # what such files are made with
+    # Such files are made with Inception features.
+    refused("evaluate digits --reference statistics.npz", "cannot find Inception weights at ")
     refused(
         "evaluate digits --reference statistics.npz --features pixels --metrics kid", "give fid only, got --metrics kid"
     )
