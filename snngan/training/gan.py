@@ -69,8 +69,7 @@ class GanTrainer(Trainer):
     ) -> None:
         super().__init__(config, dataset, device)
         self.config, self.metrics = config, metrics
-        self.sample_every = config.sample_every
-        self.metrics_every = 0 if metrics is None else config.metrics_every
+        self.sample_every, self.metrics_every = config.sample_every, config.metrics_every  # on every rank alike
         self._build_networks(None if state is None else state["networks"])
         self._build_optimizers()
         self.batches = Batches(
@@ -120,9 +119,8 @@ class GanTrainer(Trainer):
 
     def _choose_monitored(self, dataset: Dataset) -> None:
         """Choose the held-out images and the latents that entanglement and sample grids are of, for the whole run."""
-        random = torch.Generator().manual_seed(
-            seed_for(self.config.seed, "gauge")
-        )  # the name of version 0.1: same images
+        # The stream has its name of version 0.1, so that the images are the same.
+        random = torch.Generator().manual_seed(seed_for(self.config.seed, "gauge"))
         count = NUM_MONITORED if dataset.test_images[0].numel() >= 100 else NUM_MONITORED_SMALL
         rows = torch.randperm(len(dataset.test_images), generator=random)[:count]
         self.held_out = to_unit_range(dataset.test_images[rows]).to(self.device)

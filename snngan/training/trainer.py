@@ -209,7 +209,8 @@ def train(
             before = time.monotonic()
             found = trainer.evaluate(step)
             evaluation_seconds += time.monotonic() - before
-            run.log(step, (measured if logging else {}) | found)
+            if logging or found:
+                run.log(step, (measured if logging else {}) | found)
             measured |= found
         if sampling or saving:
             trainer.log_artifacts(run, step)

@@ -194,6 +194,15 @@ def test_metrics_are_measured_at_their_interval_and_at_the_end(dataset: Dataset)
     assert outcome.metrics["metrics/count"] == 3
 
 
+def test_ranks_without_metrics_read_losses_at_the_same_steps(dataset: Dataset) -> None:
+    """Reading losses is a collective operation, and only the main process has metrics."""
+    config = gan_config(dataset, steps=5, metrics_every=2, log_every=3)
+    assert GanTrainer(config, dataset, CPU).metrics_every == 2
+    run = new_run("run", config)
+    train(GanTrainer(config, dataset, CPU), run)
+    assert [line["step"] for line in metrics_of(run)] == [0, 3, 5]
+
+
 @pytest.mark.parametrize("objective", ["snnl-pixel", "snnl-projected"])
 def test_points(points: Dataset, objective: str) -> None:
     run = new_run("run", gan_config(points, objective=objective, steps=2))
