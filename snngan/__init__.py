@@ -50,9 +50,17 @@ __all__ = [
     "train_classifier",
 ]
 _PACKAGES = (
-    "data", "evaluation", "experiments", "losses", "metrics", "models", "objectives", "robustness", "selfsupervised",
+    "data",
+    "evaluation",
+    "experiments",
+    "losses",
+    "metrics",
+    "models",
+    "objectives",
+    "robustness",
+    "selfsupervised",
     "training",
-)  # fmt: skip
+)
 
 __getattr__, __dir__ = public_names(
     __name__,

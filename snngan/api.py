@@ -253,9 +253,14 @@ def load_state(run: RunFolder[Any], notify: Notify = lambda line: None) -> dict[
 
 
 def prepare_resumed(
-    run: RunFolder[Any], state: Mapping[str, Any] | None, device: torch.device, *,
-    dataset: str | None = None, data_dir: str | None = None, notify: Notify = lambda line: None,
-) -> Trainer:  # fmt: skip
+    run: RunFolder[Any],
+    state: Mapping[str, Any] | None,
+    device: torch.device,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    notify: Notify = lambda line: None,
+) -> Trainer:
     """Return the trainer of a run that continues from ``state``, or from its beginning.
 
     Args:

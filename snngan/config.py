@@ -51,9 +51,17 @@ def option(
         flag: whether it is a flag of the command, or only a name of ``--set``.
     """
     metadata = {
-        "help": help, "low": low, "high": high, "choices": choices, "group": group, "metavar": metavar,
-        "default": default, "gap": gap, "saved": saved, "flag": flag,
-    }  # fmt: skip
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "group": group,
+        "metavar": metavar,
+        "default": default,
+        "gap": gap,
+        "saved": saved,
+        "flag": flag,
+    }
     return dataclasses.field(default=None if gap else default, metadata=metadata)
 
 
@@ -206,9 +214,11 @@ def option_values(instance: Any) -> dict[str, Any]:
 
 
 def parse_settings(
-    settings: Iterable[str], owner_of: Mapping[str, type], kind: str = "option of --set",
+    settings: Iterable[str],
+    owner_of: Mapping[str, type],
+    kind: str = "option of --set",
     hint: str = "--list-settings lists the names",
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return ``NAME=VALUE`` texts as values by name.
 
     Args:

@@ -266,15 +266,26 @@ def evaluate_sources(
     values, intervals = compute_metrics(chosen.values(), real_statistics, fake_statistics)
     images = fake if isinstance(real, FidStatistics) else real
     protocol = {
-        "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
-        "split": images.split or fake.split, "step": fake.step, "seed": fake.seed,
-        "real_seed": None if images is fake else images.seed, "image_shape": list(images.shape),
-        "num_fake": counts[0], "num_real": None if images is fake else counts[1], "pairwise_count": pairwise,
+        "fake": fake.name,
+        "fake_digest": fake.digest,
+        "real": real.name,
+        "real_digest": real.digest,
+        "split": images.split or fake.split,
+        "step": fake.step,
+        "seed": fake.seed,
+        "real_seed": None if images is fake else images.seed,
+        "image_shape": list(images.shape),
+        "num_fake": counts[0],
+        "num_real": None if images is fake else counts[1],
+        "pairwise_count": pairwise,
         "neighbors": NEIGHBORS,
-        "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
+        "extractor": extractor.name,
+        "extractor_digest": extractor.digest,
+        "features": dims,
         "resize": describe_resizes(extractor, fake, images),
-        "snngan": __version__, "torch": torch.__version__,
-    }  # fmt: skip
+        "snngan": __version__,
+        "torch": torch.__version__,
+    }
     return Evaluation(values, intervals, protocol)
 
 

@@ -55,14 +55,23 @@ class AlphaSearch(Experiment):
 
     presets = {
         "cpu": {
-            "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2,
+            "dataset": "mnist-5k",
+            "trials": 64,
+            "steps": 300,
+            "batch_size": 128,
+            "workers": 2,
             "options": ("width=16",),
         },
         "paper": {
-            "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
+            "dataset": "cifar10",
+            "trials": 64,
+            "steps": 20000,
+            "batch_size": 256,
+            "largest_alpha": 1.0,
+            "workers": 8,
             "options": (),
         },
-    }  # fmt: skip
+    }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = runs.load_labeled(self.dataset, context)
@@ -117,9 +126,14 @@ class AlphaSearch(Experiment):
     def classifier_options(self, data: Dataset) -> dict[str, Any]:
         """Return the options that all trials have in common."""
         return {
-            "dataset": self.dataset, "arch": default_architecture(data), "set": self.options, "steps": self.steps,
-            "batch_size": self.batch_size, "log_every": self.steps, "checkpoint_every": self.steps,
-        }  # fmt: skip
+            "dataset": self.dataset,
+            "arch": default_architecture(data),
+            "set": self.options,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "log_every": self.steps,
+            "checkpoint_every": self.steps,
+        }
 
     def run_trial(self, trial: optuna.Trial, data: Dataset, context: ExperimentContext) -> float:
         """Return the validation accuracy of one classifier, and store its test accuracy with the trial."""
@@ -129,9 +143,15 @@ class AlphaSearch(Experiment):
         trial.set_user_attr("alpha", alpha)
         try:
             run = runs.train_classifiers(
-                f"trial-{trial.number:04d}", split_validation(data), context, **self.classifier_options(data),
-                seed=trial.number, alpha=alpha, temperature=f"learned:{temperature!r}", learning_rate=learning_rate,
-            )  # fmt: skip
+                f"trial-{trial.number:04d}",
+                split_validation(data),
+                context,
+                **self.classifier_options(data),
+                seed=trial.number,
+                alpha=alpha,
+                temperature=f"learned:{temperature!r}",
+                learning_rate=learning_rate,
+            )
         except runs.DivergedError:
             trial.set_user_attr("test_accuracy", 1 / data.num_classes)
             return 1 / data.num_classes

@@ -29,9 +29,15 @@ VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"baseline": (), "SNNL of the code": CODE, "SNNL of half the code": CODE, "SNNL of all encoder layers": ENCODER}
 )
 """Layers whose loss is added; for half the code, the loss of its first units."""
-MNIST = MappingProxyType({
-    "dataset": "mnist", "seeds": 4, "batch_size": 256, "code_size": 32, "widths": "500-500-2000",
-})  # fmt: skip
+MNIST = MappingProxyType(
+    {
+        "dataset": "mnist",
+        "seeds": 4,
+        "batch_size": 256,
+        "code_size": 32,
+        "widths": "500-500-2000",
+    }
+)
 """What the presets of several experiments have in common."""
 
 

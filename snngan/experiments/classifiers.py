@@ -15,14 +15,28 @@ from snngan.experiments import Experiment, ExperimentContext
 from snngan.experiments.runs import ClassifierRun, Log, load_networks, seed_logs, train_classifiers
 from snngan.models import CLASSIFIERS
 
-CPU = MappingProxyType({
-    "dataset": "mnist", "seeds": 4, "steps": 1000, "batch_size": 256, "learning_rate": 1e-3, "log_every": 250,
-    "options": ("width=16", "units=128"),
-})  # fmt: skip
-PAPER = MappingProxyType({
-    "dataset": "mnist", "seeds": 4, "steps": 14000, "batch_size": 256, "learning_rate": 1e-4, "log_every": 1000,
-    "options": (),
-})  # fmt: skip
+CPU = MappingProxyType(
+    {
+        "dataset": "mnist",
+        "seeds": 4,
+        "steps": 1000,
+        "batch_size": 256,
+        "learning_rate": 1e-3,
+        "log_every": 250,
+        "options": ("width=16", "units=128"),
+    }
+)
+PAPER = MappingProxyType(
+    {
+        "dataset": "mnist",
+        "seeds": 4,
+        "steps": 14000,
+        "batch_size": 256,
+        "learning_rate": 1e-4,
+        "log_every": 1000,
+        "options": (),
+    }
+)
 """What the presets of several experiments have in common."""
 
 
@@ -55,11 +69,21 @@ class ClassifierExperiment(Experiment):
         arch = self.arch or arch
         known = option_names(CLASSIFIERS[arch])
         return train_classifiers(
-            name, data, context, dataset=self.dataset, arch=arch, seeds=f"0:{self.seeds}", steps=self.steps,
+            name,
+            data,
+            context,
+            dataset=self.dataset,
+            arch=arch,
+            seeds=f"0:{self.seeds}",
+            steps=self.steps,
             set=tuple(each for each in self.options if each.partition("=")[0] in known),
-            batch_size=self.batch_size, optimizer=self.optimizer, learning_rate=self.learning_rate,
-            learning_rate_final=self.learning_rate_final, log_every=self.log_every, **options,
-        )  # fmt: skip
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            learning_rate_final=self.learning_rate_final,
+            log_every=self.log_every,
+            **options,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +116,9 @@ class BaselineComparison(ClassifierExperiment):
     ) -> tuple[dict[tuple[str, int], nn.Module], tuple[str, ...]]:
         """Return the trained networks by variant and seed, and the names of their hidden layers."""
         runs = self.train_variants(data, context)
-        networks = {(name, seed): network for name, run in runs.items()
-                    for seed, network in enumerate(load_networks(run, context.device))}  # fmt: skip
+        networks = {
+            (name, seed): network
+            for name, run in runs.items()
+            for seed, network in enumerate(load_networks(run, context.device))
+        }
         return networks, runs["baseline"].config.layer_names

@@ -58,9 +58,16 @@ class GanEntanglement(GeneratorExperiment):
             for objective in self.objectives:
                 try:
                     run = self.train(
-                        objective, data, context, seed, objective=objective, stages=stages, metrics_every=every,
-                        log_every=max(1, every // 2), set=() if objective == "snnl-pixel" else self.options,
-                    )  # fmt: skip
+                        objective,
+                        data,
+                        context,
+                        seed,
+                        objective=objective,
+                        stages=stages,
+                        metrics_every=every,
+                        log_every=max(1, every // 2),
+                        set=() if objective == "snnl-pixel" else self.options,
+                    )
                 except DivergedError as error:
                     diverged.append(f"{objective}-seed{seed}: {error}")
                     context.notify(diverged[-1])
@@ -73,8 +80,11 @@ class GanEntanglement(GeneratorExperiment):
             for name, each in sorted(logs.items(), key=lambda item: mean(map(last_value(FID), item[1])))
         }
         tags = [tag for tag in (*CORRELATIONS.values(), FID) if all(tag in log for log in all_logs)]
-        last_scores = {title: [_scores_with_fid(log, tag)[-1] for log in all_logs]
-                       for title, tag in CORRELATIONS.items() if tag in tags}  # fmt: skip
+        last_scores = {
+            title: [_scores_with_fid(log, tag)[-1] for log in all_logs]
+            for title, tag in CORRELATIONS.items()
+            if tag in tags
+        }
         across_runs = {title: _rank_correlation(pairs) for title, pairs in last_scores.items()}
         order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
         real = to_unit_range(data.test_images[order[:500]])

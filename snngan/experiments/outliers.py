@@ -90,9 +90,11 @@ def outlier_images(name: str, data: Dataset, count: int, context: ExperimentCont
     path = data_folder(context.data_dir) / f"{name}.npz"
     _, height, width = data.image_shape
     images = open_source(
-        str(path) if name not in DATASETS.names() and path.exists() else name, data_dir=context.data_dir,
-        image_size=height if height == width else None, notify=context.notify,
-    ).first(count)  # fmt: skip
+        str(path) if name not in DATASETS.names() and path.exists() else name,
+        data_dir=context.data_dir,
+        image_size=height if height == width else None,
+        notify=context.notify,
+    ).first(count)
     if images.shape[1:] != data.image_shape or images.dtype != data.test_images.dtype:
         expected, given = ("x".join(map(str, shape)) for shape in (data.image_shape, images.shape[1:]))
         raise ValueError(f"images of {name} must be {expected} like those of {data.name}, got {given}")

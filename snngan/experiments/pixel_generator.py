@@ -32,9 +32,14 @@ class PixelGenerator(GeneratorExperiment):
         grid_side, plane_side = (10, 12) if data.image_shape[0] == 1 else (8, 8)  # grids of color noise are large
         for form in self.forms:
             run, numbers[form] = self.train_seeds(
-                form, data, context, objective="snnl-pixel", set=(f"form={form}", *self.options),
-                batch_size=self.batch_size, metrics_every=self.steps,
-            )  # fmt: skip
+                form,
+                data,
+                context,
+                objective="snnl-pixel",
+                set=(f"form={form}", *self.options),
+                batch_size=self.batch_size,
+                metrics_every=self.steps,
+            )
             plots.append(save_grid(sample_random(run, grid_side**2), context.folder / f"{form}-samples.png"))
             plots.append(save_grid(sample_plane(run, plane_side), context.folder / f"{form}-plane.png"))
         return ExperimentResult(numbers, metrics_table("form", numbers), plots)

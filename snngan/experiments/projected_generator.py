@@ -38,10 +38,15 @@ class ProjectedGenerator(GeneratorExperiment):
         objectives = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
         for title, (objective, settings) in objectives.items():
             run, numbers[title] = self.train_seeds(
-                title, data, context, objective=objective, stages=self.stages, learning_rate=8e-4,
+                title,
+                data,
+                context,
+                objective=objective,
+                stages=self.stages,
+                learning_rate=8e-4,
                 set=("discriminator_learning_rate=0.0002", *settings, *self.options),
                 metrics_every=math.gcd(*self.stages, self.steps),
-            )  # fmt: skip
+            )
             for step in self.stages:
                 images = load_stage(run, step)[:num_shown]
                 plots.append(save_grid(images, context.folder / f"{title}-{step:06d}.png"))

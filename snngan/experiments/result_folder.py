@@ -39,8 +39,10 @@ def make_experiment(name: str, preset: str, settings: Sequence[str] = ()) -> Exp
     words = [setting.partition("=") for setting in settings]
     changed = parse_settings(
         [f"{current.get(option, option)}{equals}{value}" for option, equals, value in words],
-        dict.fromkeys(options, kind), f"setting of {name}", f"{name} has {', '.join(options)}",
-    )  # fmt: skip
+        dict.fromkeys(options, kind),
+        f"setting of {name}",
+        f"{name} has {', '.join(options)}",
+    )
     return kind(**{**kind.presets.get(preset, {}), **changed})
 
 
@@ -75,9 +77,15 @@ def run_experiment(
     own = environment(context.device)
     environments = run_environments(context.folder) or [own]
     content = {
-        "experiment": name, "source": kind.source, "preset": preset, "command": command, "settings": options,
-        "environment": own, "runs": environments, "numbers": result.numbers,
-    }  # fmt: skip
+        "experiment": name,
+        "source": kind.source,
+        "preset": preset,
+        "command": command,
+        "settings": options,
+        "environment": own,
+        "runs": environments,
+        "numbers": result.numbers,
+    }
     write_atomically(context.folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
     where = dict.fromkeys(
         f"snngan {each.get('snngan')} at {each.get('commit') or 'no commit'}, torch {each.get('torch')}, "
@@ -85,10 +93,18 @@ def run_experiment(
         for each in environments
     )
     lines = [
-        f"# {name}", "", f"{kind.summary} ({kind.source}).", "", f"    {command}", "",
+        f"# {name}",
+        "",
+        f"{kind.summary} ({kind.source}).",
+        "",
+        f"    {command}",
+        "",
         f"{', and '.join(where)}; " + ", ".join(f"{key} {value}" for key, value in options.items()),
-        "", *result.text, "", *(f"![{path.stem}]({path.name})" for path in result.plots),
-    ]  # fmt: skip
+        "",
+        *result.text,
+        "",
+        *(f"![{path.stem}]({path.name})" for path in result.plots),
+    ]
     write_atomically(context.folder / "result.md", ("\n".join(lines) + "\n").encode())
     return result
 

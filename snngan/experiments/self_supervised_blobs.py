@@ -30,8 +30,14 @@ PUBLISHED = 0.986
 VARIANTS = ("baseline", "SNNL of the code")
 """Autoencoders whose codes are clustered; the second is trained with labels."""
 CPU = {
-    **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300, "num_codes": 5000,
-}  # fmt: skip
+    **MNIST,
+    "steps": 600,
+    "sets": 50,
+    "spreads": (0.3, 1.0),
+    "restarts": 5,
+    "cluster_steps": 300,
+    "num_codes": 5000,
+}
 
 
 @EXPERIMENTS.register("self-supervised-blobs")

@@ -67,9 +67,14 @@ class TemplateModels(ClassifierExperiment):
             for variant in ("baseline", *self.layer_reduction):
                 is_baseline = variant == "baseline"
                 run = self.train(
-                    f"{arch}-{variant}", data, context, arch, temperature=self.temperature,
-                    alpha=0.0 if is_baseline else self.alpha, layer_reduction="sum" if is_baseline else variant,
-                )  # fmt: skip
+                    f"{arch}-{variant}",
+                    data,
+                    context,
+                    arch,
+                    temperature=self.temperature,
+                    alpha=0.0 if is_baseline else self.alpha,
+                    layer_reduction="sum" if is_baseline else variant,
+                )
                 logs[variant] = seed_logs(run)
             for reduction in self.layer_reduction:
                 pair = {"baseline": logs["baseline"], "SNNL": logs[reduction]}
