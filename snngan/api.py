@@ -279,5 +279,5 @@ def prepare_resumed(
     # The run folder may come from someone else, so nothing is written to the data folder that it names.
     data = run_on_all_ranks(lambda: load_data(config, keep=False, notify=notify))
     if state is None:
-        run_on_all_ranks(lambda: run.restart(device) if is_main_process() else None)
+        run_on_all_ranks(lambda: run.rewind(-1, device) if is_main_process() else None)
     return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state, data_dir))

@@ -108,7 +108,7 @@ def _open_or_create_run(
         if checkpoint_paths(run.checkpoints):
             checkpoint = load_newest(run.checkpoints, context.notify)
         elif not is_new:  # interrupted before its first checkpoint
-            run.restart(context.device)
+            run.rewind(-1, context.device)
         if checkpoint is None or checkpoint["step"] < config.steps:
             since = f" from step {checkpoint['step']}" if checkpoint else ""
             context.notify(f"{name}: {config.steps} steps{since}")

@@ -187,27 +187,27 @@ def is_discriminator_option(name: str) -> bool:
 
 
 def _apply_settings(config: C) -> C:
-    """Return ``config`` with the texts of ``set`` as values of the fields, or of the mappings of options, they name."""
-    owners: dict[str, list[type]] = {"arch_options": []}
+    """Return ``config`` with its ``set`` texts as values of its options, or those of objective and architecture."""
+    owners: dict[str, list[type]]
     if isinstance(config, TrainConfig):
         objective = OBJECTIVES[config.objective]
         arch = config.arch or objective.recommended.get("arch")
-        owners["objective_options"] = [objective.Options]
-        owners["arch_options"] = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
+        architectures: list[type] = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
+        owners = {"objective_options": [objective.Options], "arch_options": architectures}
     else:
-        owners["arch_options"] = [CLASSIFIERS[config.fill_gaps().arch]]
-    owner_of: dict[str, type] = dict.fromkeys(option_names(type(config)), type(config))
-    del owner_of["set"]
-    mapping_of: dict[str, str] = {}
-    for mapping, kinds in owners.items():
+        owners = {"arch_options": [CLASSIFIERS[config.fill_gaps().arch]]}
+    owner_of: dict[str, type] = {name: type(config) for name in option_names(type(config)) if name != "set"}
+    field_of: dict[str, str] = {}  # the field of the config that holds an option of objective or architecture
+    for field, kinds in owners.items():
         for kind in kinds:
-            owner_of |= dict.fromkeys(option_names(kind), kind)
-            mapping_of |= dict.fromkeys(option_names(kind), mapping)
-    values = parse_settings(config.set, owner_of)
-    changed: dict[str, Any] = {name: value for name, value in values.items() if name not in mapping_of}
-    for mapping in owners:
-        own = {name: value for name, value in values.items() if mapping_of.get(name) == mapping}
-        changed[mapping] = {**getattr(config, mapping), **own}
+            for name in option_names(kind):
+                owner_of[name], field_of[name] = kind, field
+    changed: dict[str, Any] = {field: dict(getattr(config, field)) for field in owners}
+    for name, value in parse_settings(config.set, owner_of).items():
+        if name in field_of:
+            changed[field_of[name]][name] = value
+        else:
+            changed[name] = value
     return dataclasses.replace(config, set=(), **changed)
 
 

@@ -155,22 +155,22 @@ class RunFolder(Generic[C]):
     def samples(self) -> Path:
         return self.path / "samples"
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, restarted_on: torch.device | None = None) -> None:
         """Remove what was logged after ``step``, so that a resumed run logs it once, and write the config.
 
         Checkpoints of later steps, which were damaged, are set aside. Files that a killed process left half written
         are removed.
 
+        Args:
+            step: the last step to keep; -1: the run starts again.
+            restarted_on: the device of a run that starts again, whose environment is written, too.
+
         Raises:
             SaveError: the folder cannot be written to.
         """
-        self._rewind(step, {"config": self.config.to_json()})
-
-    def restart(self, device: torch.device) -> None:
-        """Remove everything that was logged and saved, as :meth:`rewind` does, and write the current environment."""
-        self._rewind(-1, {"config": self.config.to_json(), "environment": environment(device)})
-
-    def _rewind(self, step: int, changed: dict[str, Any]) -> None:
+        changed = {"config": self.config.to_json()}
+        if restarted_on is not None:
+            changed["environment"] = environment(restarted_on)
         with explain_write_errors(self.path):
             remove_temporary_files(self.path)
             for folder in ("samples", "projector"):

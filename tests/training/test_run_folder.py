@@ -317,7 +317,7 @@ def test_a_rewind_removes_later_grids_and_projections(dataset: Dataset) -> None:
     again.rewind(2)
     assert sorted(os.listdir(run.samples)) == ["step-00000000.png", "step-00000002.png", "step-by-step.txt"]
     assert sorted(os.listdir(run.path / "projector")) == ["step-00000000", "step-00000002"]
-    again.restart(CPU)
+    again.rewind(-1, CPU)
     assert os.listdir(run.samples) == ["step-by-step.txt"]
     assert not os.listdir(run.path / "projector")
 
@@ -329,7 +329,7 @@ def test_a_change_of_environment_is_described_until_the_run_restarts(dataset: Da
     file.write_text(json.dumps(content | {"environment": content["environment"] | {"threads": 99}}))
     run.rewind(0)
     assert any("started with threads 99, continued with" in line for line in run.describe_changes())
-    run.restart(CPU)
+    run.rewind(-1, CPU)
     assert run.describe_changes() == []
     assert json.loads(file.read_text()) == content
 
