@@ -63,6 +63,7 @@ def process_group(device: str) -> Iterator[torch.device]:
         if is_lost_rank_error(error):
             raise ValueError("another process ended before the run was created") from error
         raise
+    run_on_all_ranks(lambda: None)  # no rank leaves while another one still communicates
     dist.destroy_process_group()  # not after an error, when it might wait for ever
 
 

@@ -365,7 +365,7 @@ def test_images_of_the_average_that_overflow_are_named(
 
     run = run_of("run", *PLAIN, objective="gan", log_every=1)
     message = message_of(monkeypatch, run, points, fault)
-    check_message(message, "the average's 3.weight", 1)
+    check_message(message, "the ema_generator's 3.weight", 1)
     check_kept(run, points)
 
 
