@@ -73,7 +73,12 @@ class Commands(SuggestingGroup):
         options["standalone_mode"] = False
         try:
             with nullcontext() if is_distributed else raise_on_signals():  # torchrun ends its processes itself
-                sys.exit(super().main(args, *rest, **options) or 0)
+                status = super().main(args, *rest, **options) or 0
+            if is_distributed:
+                from snngan.training.distributed import exit_without_finalizing
+
+                exit_without_finalizing(status)
+            sys.exit(status)
         except Termination as error:
             print_status(f"Error: ended by {error.signal.name}", err=True)
             sys.exit(128 + error.signal)

@@ -8,10 +8,11 @@ rounding of sums. Only rank 0 evaluates and writes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,16 @@ def process_group(device: str) -> Iterator[torch.device]:
         raise
     run_on_all_ranks(lambda: None)  # no rank leaves while another one still communicates
     dist.destroy_process_group()  # not after an error, when it might wait for ever
+
+
+def exit_without_finalizing(status: int) -> NoReturn:
+    """Leave a process of a group that was destroyed, without finalizing the Python interpreter.
+
+    Threads of torch's Gloo backend may outlive the group, and abort the process when they need the interpreter then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def is_lost_rank_error(error: RuntimeError) -> bool:

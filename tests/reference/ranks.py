@@ -22,7 +22,13 @@ from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.distributed import is_distributed
-from snngan.training.distributed import broadcast_from_rank0, is_main_process, process_group, run_on_all_ranks
+from snngan.training.distributed import (
+    broadcast_from_rank0,
+    exit_without_finalizing,
+    is_main_process,
+    process_group,
+    run_on_all_ranks,
+)
 from snngan.training.resolve import resolve
 from snngan.training.run_folder import RunFolder, open_run
 from snngan.training.trainer import Trainer, train
@@ -118,3 +124,4 @@ def run_rank(folder: Path, steps: int, names: list[str]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run_rank(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    exit_without_finalizing(0)
