@@ -1,4 +1,4 @@
-"""What train, classify train and resume share: a run from start to end, with progress, signals and last words."""
+"""What train, classify train and resume share: a run from start to end, with progress, signals and a final summary."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def print_settings(config: Config) -> None:
 
 
 def start_runs(configs: Sequence[Config]) -> None:
-    """Train one run after the other, each from the options of a user to its last words."""
+    """Train one run after the other, each from the options of a user to its final summary."""
     with process_group(configs[0].device) as device:
         for config in configs:
             trainer = prepare(config, device, notify=print_note)
@@ -64,7 +64,7 @@ def start_runs(configs: Sequence[Config]) -> None:
             for line in trainer.describe():
                 print_lines(line, indent=11)
             if config.dry_run:
-                print_lines("run       ", config.run_dir or str(next_run_dir(config)), indent=0)
+                print_lines("run       ", config.run_dir or str(next_run_dir(trainer.config)), indent=0)
                 print_lines("dry run: nothing was written")
                 continue
             run = create_run(trainer)
@@ -91,9 +91,8 @@ def resume_run(
     """Continue the run in the folder ``path`` to step ``steps``, or to its planned end; every rank reads the folder."""
     with process_group(device) as chosen:
         run = run_on_all_ranks(lambda: open_run(path, Config))
-        with (
-            nullcontext() if dry_run else lock_run(run)
-        ):  # before anything is read: nothing newer is saved from then on
+        # The lock comes before anything is read, so that nothing newer is saved meanwhile.
+        with nullcontext() if dry_run else lock_run(run):
             state = load_state(run, print_note)
             step, last = 0 if state is None else state["step"], steps or run.config.steps
             print_lines = print_wrapped if is_main_process() else _print_nothing

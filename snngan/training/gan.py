@@ -98,6 +98,11 @@ class GanTrainer(Trainer):
                 discriminator = architecture.discriminator(config.image_shape, self.objective.discriminator_dim)
         self.generator, self.discriminator = self._place(generator), self._place(discriminator)
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # Each step needs these tensors: they are looked up once.
+        self._discriminator_weights = list(self.discriminator.parameters())
+        averaged = (*self.ema_generator.parameters(), *self.ema_generator.buffers())
+        current = (*self.generator.parameters(), *self.generator.buffers())
+        self._ema_pairs = list(zip(averaged, current, strict=True))
 
     def _place(self, network: nn.Module) -> nn.Module:
         """Return ``network`` on the device, in its best memory layout, with float32 outputs."""
@@ -213,14 +218,13 @@ class GanTrainer(Trainer):
         return losses
 
     def _set_discriminator_grad(self, flag: bool) -> None:
-        for weight in self.discriminator.parameters():
+        for weight in self._discriminator_weights:
             weight.requires_grad_(flag)
 
     @torch.no_grad()
     def _update_average(self, weight: float | Tensor) -> None:
         """Move the EMA generator, batch statistics included, toward the generator; copy integer buffers."""
-        averaged = (*self.ema_generator.parameters(), *self.ema_generator.buffers())
-        for kept, new in zip(averaged, (*self.generator.parameters(), *self.generator.buffers()), strict=True):
+        for kept, new in self._ema_pairs:
             if kept.is_floating_point():
                 kept.lerp_(new, weight)
             else:

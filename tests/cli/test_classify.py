@@ -128,6 +128,7 @@ def test_a_single_seed_has_no_interval(cli: Cli) -> None:
 def test_nothing_is_written_by_a_dry_run(cli: Cli) -> None:
     said = cli(f"classify train {TINY} --dry-run").out
     assert "run        runs/0001-digits-feedforward" in said
+    assert "run        runs/0001-digits-cnn" in cli("classify train --dataset digits --dry-run").out
     assert not list(Path().iterdir())
     assert "widths=500-500-2000" in cli("classify train --arch feedforward --list-settings").out
 
