@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -9,10 +10,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from torch import Tensor
 
 
 class SaveError(RuntimeError):
@@ -84,6 +86,34 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool =
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any = None) -> None:
+    """Write ``tensors`` by name, and ``content`` as JSON in the metadata, as a safetensors file, atomically.
+
+    Raises:
+        SaveError: the file could not be written; the old one stays.
+    """
+    from safetensors.torch import save
+
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none share memory
+    write_atomically(path, save(own, {"content": json.dumps(content)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors, on the CPU, and the content that :func:`save_tensors` wrote.
+
+    Raises:
+        ValueError: the file does not exist, is damaged or of another kind.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            content = json.loads((file.metadata() or {})["content"])
+            return {name: file.get_tensor(name) for name in file.keys()}, content  # noqa: SIM118
+    except Exception as error:  # safetensors' own errors, those of JSON and of the file system
+        raise ValueError(f"{path} cannot be read as a safetensors file of snngan: {error}") from error
 
 
 def temporary_path(path: Path) -> Path:
