@@ -15,6 +15,7 @@ from snngan.config import ClassifyConfig, Config, TrainConfig, make_config
 from snngan.data import Dataset, to_uint8
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.evaluation.measure import Evaluation, evaluate
+from snngan.files import read_lines
 from snngan.training.checkpoint import checkpoint_paths, load_newest
 from snngan.training.classifier import ClassifierTrainer
 from snngan.training.distributed import (
@@ -30,7 +31,6 @@ from snngan.training.run_folder import RunFolder, check_new, open_run
 from snngan.training.sampling import draw_latents, load_generator, sample_images
 from snngan.training.trainer import Trainer
 from snngan.training.trainer import train as train_loop
-from snngan.untrusted import read_lines
 
 C = TypeVar("C", bound=Config)
 Notify = Callable[[str], None]

@@ -35,6 +35,37 @@ def check_absent(path: Path, *, force: bool) -> None:
         raise ValueError(f"{path} exists already: give another --out, or --force to replace it")
 
 
+def check_regular(path: Path) -> None:
+    """Raise ``ValueError`` unless ``path`` is a regular file."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ValueError(f"cannot find the file {path} ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}; expected a file")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of the JSON file ``path``; raises ``ValueError`` with its name."""
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file with one JSON object per line; damaged and unfinished lines are skipped."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            with suppress(ValueError, RecursionError):
+                found = json.loads(line)
+                if isinstance(found, dict) and line.endswith("\n"):
+                    yield found
+
+
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` to ``path``, durably; folders are created as needed.
 

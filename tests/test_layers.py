@@ -22,7 +22,7 @@ LAYERS = [
         "seeds",
         "version",
         "stats",
-        "untrusted",
+        "memory", "untrusted",
         "files",
         "tensors",
         "labels",

@@ -31,11 +31,11 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     """
     from snngan.config import TrainConfig
     from snngan.data.image_output import check_output, save_images
+    from snngan.memory import check_memory
     from snngan.training.device import choose_device
     from snngan.training.resolve import build_architecture
     from snngan.training.run_folder import open_run
     from snngan.training.sampling import build_ema_generator, draw_latents, sample_images
-    from snngan.untrusted import check_memory
 
     check_output(out, force=force)
     folder = open_run(run, TrainConfig)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snngan.data import error_line
-from snngan.untrusted import check_regular
+from snngan.files import check_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +56,7 @@ def read_header(path: Path) -> Header | None:
     from PIL import Image
 
     try:
-        check_regular(path, bounded=False)
+        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
@@ -76,7 +76,7 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
     from PIL import Image
 
     try:
-        check_regular(path, bounded=False)
+        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from snngan.data import POINT_SHAPE, Dataset, error_line, to_uint8
 from snngan.data.holdout import hold_out
-from snngan.files import write_npz
-from snngan.untrusted import check_memory, check_regular, memory_bytes, npz_keys, read_npy_header, read_npz_array
+from snngan.files import check_regular, write_npz
+from snngan.memory import check_memory, memory_bytes
+from snngan.untrusted import npz_keys, read_npy_header, read_npz_array
 
 Array = NDArray[np.generic]
 
@@ -129,7 +130,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
 
 def _open(path: Path) -> _Npz:
     """Read the arrays of the file that have a meaning here; large uint8 images are memory-mapped instead."""
-    check_regular(path, bounded=False)
+    check_regular(path)
     arrays: dict[str, Array] = {}
     name = "its index"
     try:

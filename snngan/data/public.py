@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, ImageShape, error_line
-from snngan.untrusted import check_memory
+from snngan.memory import check_memory
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from snngan.data import Dataset, error_line, to_unit_range
 from snngan.data.datasets import Notify
-from snngan.evaluation.memory import check_available
 from snngan.evaluation.sources import digest_of
 from snngan.files import SaveError
+from snngan.memory import check_available
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import load_tensors, save_tensors
 

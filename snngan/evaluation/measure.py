@@ -17,7 +17,6 @@ from torch import Tensor
 from snngan.data import error_line
 from snngan.data.datasets import Notify, data_folder
 from snngan.evaluation.features import Extractor, choose_extractor, default_extractor
-from snngan.evaluation.memory import check_available
 from snngan.evaluation.sources import (
     FidStatistics,
     ImagesLike,
@@ -32,6 +31,7 @@ from snngan.evaluation.sources import (
     refuse_shapes,
 )
 from snngan.files import SaveError
+from snngan.memory import check_available
 from snngan.metrics import FeatureStatistics, Metric, Sizes, choose_metrics, compute_metrics, metric_values
 from snngan.metrics.distances import NEIGHBORS
 from snngan.metrics.moments import Moments

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from snngan.files import check_regular
+from snngan.memory import check_memory
 from snngan.tensors import pack_tensors, read_tensors
-from snngan.untrusted import check_memory, check_regular, parse_json
 
 _EXPORTED = re.compile(
     r"models/\w+\.json|data/(weights|constants)/(\w+_config\.json|(weight|tensor)_\d+|model\.pt)|data/sample_inputs/\w+\.pt"
@@ -70,7 +71,7 @@ def _check_exported(name: str, content: bytes) -> bytes:
     if name.endswith(".pt"):
         return bytes(pack_tensors(read_tensors(content)))
     if name.endswith(".json"):
-        document = parse_json(content.decode())
+        document = json.loads(content.decode())
         for key, value in _walk(document):
             if (
                 (key in ("use_pickle", "guards_code") and value)

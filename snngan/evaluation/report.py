@@ -13,11 +13,10 @@ from typing import Any, NoReturn
 
 from snngan.config import ClassifyConfig, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS
-from snngan.files import write_atomically
+from snngan.files import check_regular, read_json, read_lines, write_atomically
 from snngan.metrics import metric_values
 from snngan.stats import mean_interval
 from snngan.training.run_folder import RunFolder
-from snngan.untrusted import check_regular, read_json, read_lines
 from snngan.version import __version__
 
 Run = RunFolder[Any]

@@ -27,7 +27,6 @@ from snngan.evaluation.features import (
     extract_features,
 )
 from snngan.evaluation.measure import check_count, describe_resizes
-from snngan.evaluation.memory import check_available
 from snngan.evaluation.plots import plot_loss_by_temperature
 from snngan.evaluation.sources import (
     ImagesLike,
@@ -39,6 +38,7 @@ from snngan.evaluation.sources import (
 )
 from snngan.evaluation.two_sample import TwoSampleResult, compare_features
 from snngan.files import check_absent, write_atomically
+from snngan.memory import check_available
 from snngan.training.device import choose_device
 from snngan.version import __version__
 

@@ -11,8 +11,7 @@ from typing import Any
 from snngan.config import parse_settings
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.runs import environment, run_environments
-from snngan.files import check_absent, write_atomically
-from snngan.untrusted import read_json
+from snngan.files import check_absent, read_json, write_atomically
 
 FORMER_NAMES = {
     "adversary": ("adversarial_training",),

@@ -21,6 +21,7 @@ from snngan.evaluation.report import read_metrics
 from snngan.evaluation.training_metrics import TrainingMetrics
 from snngan.experiments import ExperimentContext
 from snngan.experiments.cache import load_arrays, save_arrays
+from snngan.files import read_json
 from snngan.training.checkpoint import checkpoint_paths, load_newest
 from snngan.training.classifier import ClassifierTrainer, classification_metrics, compute_logits, fixed_permutation
 from snngan.training.divergence import DivergedError as DivergedError
@@ -30,7 +31,6 @@ from snngan.training.resolve import build_architecture, check_labels, resolve
 from snngan.training.run_folder import RunFolder, open_run
 from snngan.training.sampling import draw_latents, latent_plane, load_generator, sample_images
 from snngan.training.trainer import train
-from snngan.untrusted import read_json
 
 C = TypeVar("C", bound=Config)
 GanRun = RunFolder[TrainConfig]

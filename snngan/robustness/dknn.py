@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.files import write_npz
+from snngan.files import check_regular, write_npz
 from snngan.labels import integer_labels
+from snngan.memory import check_memory
 from snngan.registry import Registry
-from snngan.untrusted import check_memory, check_regular, npz_keys, parse_json, read_npz_array
+from snngan.untrusted import npz_keys, read_npz_array
 
 SETTINGS = ("num_classes", "num_neighbors", "distance")
 MAX_CLASSES = 1 << 20
@@ -175,7 +176,7 @@ class DkNN:
             with zipfile.ZipFile(path) as archive:
                 check_memory(sum(entry.file_size for entry in archive.infolist()), "it")
                 arrays = {name: read_npz_array(archive, name) for name in npz_keys(archive)}
-            settings = parse_json(str(arrays.pop("settings")))
+            settings = json.loads(str(arrays.pop("settings")))
             for name, largest in (("num_classes", MAX_CLASSES), ("num_neighbors", len(arrays["labels"]))):
                 if type(settings[name]) is not int or settings[name] > largest:
                     raise ValueError(f"{name} must be a whole number of at most {largest}, got {settings[name]}")

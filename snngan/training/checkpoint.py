@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from snngan.files import SaveError, write_atomically
+from snngan.files import SaveError, check_regular, write_atomically
 from snngan.tensors import PickledCodeError, pack_tensors, read_tensors
-from snngan.untrusted import check_regular
 
 KEEP = 3
 """How many of the newest checkpoints stay: if one is damaged there are others."""

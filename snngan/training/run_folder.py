@@ -20,13 +20,20 @@ from torch import Tensor
 
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data.grids import draw_images, save_png
-from snngan.files import SaveError, remove_temporary_files, sync, temporary_path, write_atomically
+from snngan.files import (
+    SaveError,
+    read_json,
+    read_lines,
+    remove_temporary_files,
+    sync,
+    temporary_path,
+    write_atomically,
+)
 from snngan.registry import UnknownNameError
 from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
 from snngan.training.environment import describe_changes, environment
 from snngan.training.resolve import check_names
 from snngan.training.tensorboard import EventFile, write_projection
-from snngan.untrusted import read_json, read_lines
 
 C = TypeVar("C", bound=Config)
 D = TypeVar("D", bound=Config)

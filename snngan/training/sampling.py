@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import TrainConfig
+from snngan.memory import check_memory
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, explain_mismatch, load_newest
 from snngan.training.resolve import build_architecture, build_objective
 from snngan.training.run_folder import RunFolder, open_run
-from snngan.untrusted import check_memory
 
 CHUNK = 100
 """Images generated at a time, always so many, so that the first images do not depend on how many follow."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from snngan.evaluation import measure
 from snngan.evaluation.features import Pixels, extract_features
 from snngan.evaluation.measure import Evaluation, evaluate, evaluate_sources, label_metric
-from snngan.evaluation.memory import available_bytes
 from snngan.evaluation.sources import (
     FidStatistics,
     ImageSource,
@@ -24,6 +23,7 @@ from snngan.evaluation.sources import (
     open_source,
     open_statistics,
 )
+from snngan.memory import available_bytes
 from snngan.metrics import METRICS, metric_values
 
 
@@ -128,7 +128,7 @@ def test_memory_limit_of_the_process() -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
-    code = "from snngan.evaluation.memory import available_bytes; print(available_bytes())"
+    code = "from snngan.memory import available_bytes; print(available_bytes())"
     done = subprocess.run([sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 8 << 30
     assert available_bytes() > 0

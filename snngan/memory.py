@@ -7,7 +7,19 @@ import os
 import resource
 from pathlib import Path
 
-from snngan.untrusted import memory_bytes
+
+def memory_bytes() -> float:
+    """Return the size of the machine's memory in bytes; infinity if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def check_memory(size: int, what: str) -> None:
+    """Raise ``ValueError`` if ``what``, of ``size`` bytes, is larger than the machine's memory."""
+    if size > memory_bytes():
+        raise ValueError(f"{what} would take {size / 2**30:.1f} GiB, more than this machine's memory")
 
 
 def check_available(size: float, what: str, remedy: str) -> None:
