@@ -22,7 +22,7 @@ LAYERS = [
         "seeds",
         "version",
         "stats",
-        "memory", "untrusted",
+        "memory",
         "files",
         "tensors",
         "labels",

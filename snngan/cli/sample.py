@@ -31,7 +31,7 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     """
     from snngan.config import TrainConfig
     from snngan.data.image_output import check_output, save_images
-    from snngan.memory import check_memory
+    from snngan.memory import check_available
     from snngan.training.device import choose_device
     from snngan.training.resolve import build_architecture
     from snngan.training.run_folder import open_run
@@ -40,7 +40,8 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     check_output(out, force=force)
     folder = open_run(run, TrainConfig)
     latent_dim = build_architecture(folder.config).latent_dim
-    check_memory(16 * count * (math.prod(folder.config.image_shape) + latent_dim), f"--count {count}")
+    size = 16 * count * (math.prod(folder.config.image_shape) + latent_dim)
+    check_available(size, f"--count {count}", "a smaller --count")
     generator = build_ema_generator(folder, choose_device(device), print_note)
     images = sample_images(generator, draw_latents(count, latent_dim, seed))
     save_images(images, out)

@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -91,49 +90,46 @@ class Dataset:
         state = hashlib.blake2b(digest_size=16)
         for images in (self.train_images, self.test_images):
             state.update(f"{images.dtype} {tuple(images.shape)}".encode())
-            for start in range(0, len(images), 4096):  # in chunks, since memory-mapped images may have to be copied
-                state.update(images[start : start + 4096].contiguous().numpy().data)
+            for chunk in torch.split(images, 4096):  # memory-mapped images may have to be copied
+                state.update(chunk.contiguous().numpy().data)
         return state.hexdigest()
 
 
-class DatasetSource(Protocol):
-    """The source of one named data set, used where the data folder has no NAME.npz."""
+@dataclass(frozen=True)
+class DatasetSource:
+    """Where a named data set comes from if the data folder has no NAME.npz; a set is a subclass and its instance.
 
-    @property
-    def image_shape(self) -> ImageShape:
-        """(channels, height, width) of one image."""
+    Args:
+        image_shape: (channels, height, width) of one image.
+        num_classes: the number of classes.
+        keep: whether the set is written to NAME.npz after it was read, and read from there the next time.
+        remedy: how to get the set if it is missing: an option or a shell command.
+    """
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-
-    @property
-    def keep(self) -> bool:
-        """Whether the set is written to NAME.npz after it was loaded, and read from there the next time."""
-
-    @property
-    def remedy(self) -> str:
-        """How to get a set that is missing: an option or a shell command."""
+    image_shape: ImageShape
+    num_classes: int
+    keep: bool = True
+    remedy: str = "--download"
 
     def find(self, data_dir: Path) -> str | None:
-        """Describe where :meth:`load` would read from, without loading anything; None if the set is missing."""
+        """Describe where :meth:`read` would read from, without reading anything; None if the set is missing."""
+        raise NotImplementedError
 
-    def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
-        """Load the set, and download it first if it is missing and ``download`` is true.
+    def download(self, data_dir: Path) -> None:
+        """Download the files of the set into ``data_dir``; any error means that this failed."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: the set is missing, could not be downloaded or cannot be read.
-        """
+    def read(self, name: str, data_dir: Path) -> Dataset:
+        """Return the set, which :meth:`find` has found, under ``name``; any error means that its files are damaged."""
+        raise NotImplementedError
 
 
-DATASETS: Registry[DatasetSource] = Registry("dataset", "snngan.data")
+DATASETS: Registry[DatasetSource] = Registry("dataset", "snngan.data", DatasetSource)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
     """Map uint8 images (any shape) to float32 in [-1, 1]; floating-point images are returned unchanged."""
-    if images.is_floating_point():
-        return images
-    return images.to(torch.float32).div_(127.5).sub_(1.0)
+    return images if images.is_floating_point() else images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -152,15 +148,7 @@ def error_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+_CLASSES = ("DATASETS", "Dataset", "DatasetSource", "to_uint8", "to_unit_range")
 __getattr__, __dir__ = public_names(
-    __name__,
-    {
-        "DATASETS": "",
-        "Dataset": "",
-        "DatasetSource": "",
-        "list_datasets": "datasets",
-        "load_dataset": "datasets",
-        "to_uint8": "",
-        "to_unit_range": "",
-    },
+    __name__, dict.fromkeys(_CLASSES, "") | dict.fromkeys(("list_datasets", "load_dataset"), "datasets")
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from snngan.data import DATASETS, Dataset, ImageShape
+from snngan.data import DATASETS, Dataset, ImageShape, error_line
 from snngan.data.folder import read_folder
 from snngan.data.image_files import describe_resize, resize_images
 from snngan.data.npz import read_npz, save_dataset
@@ -21,7 +21,7 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """One line of the list of known sets; ``where`` says where the set would be loaded from, or how to get it."""
+    """One line of the list of known sets; ``where`` says where the set would be read from, or how to get it."""
 
     name: str
     image_shape: ImageShape
@@ -65,12 +65,8 @@ def load_dataset(
     dataset = read_npz(name, path) if kind else _load_named(name, data_folder(data_dir), download, keep, notify)
     if image_size is None or (dataset.image_shape[1:] == (image_size, image_size) and not dataset.is_points):
         return dataset
-    return replace(
-        dataset,
-        train_images=shrink_images(name, dataset.train_images, image_size),
-        test_images=shrink_images(name, dataset.test_images, image_size),
-        resize=describe_resize(image_size),
-    )
+    train, test = (shrink_images(name, images, image_size) for images in (dataset.train_images, dataset.test_images))
+    return replace(dataset, train_images=train, test_images=test, resize=describe_resize(image_size))
 
 
 def absolute_name(name: str) -> str:
@@ -81,24 +77,22 @@ def absolute_name(name: str) -> str:
 
 def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
     """Return a row for each registered set, without loading any; ``data_dir`` as in :func:`load_dataset`."""
-    folder, rows = data_folder(data_dir), []
+    rows = []
     for name in DATASETS.names():
-        source = DATASETS[name]
-        kept = folder / f"{name}.npz"
-        found = str(kept) if source.keep and os.path.exists(kept) else source.find(folder)
-        where = f"not here: {source.remedy}" if found is None else found
+        source, found = DATASETS[name], _find(name, data_folder(data_dir))
+        where = found or f"not here: {source.remedy}"
         rows.append(DatasetRow(name, source.image_shape, source.num_classes, where, found is not None))
     return rows
 
 
 def is_here(name: str, data_dir: str | Path | None = None) -> bool:
     """Return whether :func:`load_dataset` needs no download for ``name``."""
-    return all(row.here for row in list_datasets(data_dir) if row.name == name)
+    return name not in DATASETS.names() or _find(name, data_folder(data_dir)) is not None
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
     """Return ``data_dir``, else the folder in SNNGAN_DATA, else ``data`` in the current folder."""
-    return Path(os.path.expanduser(data_dir or os.environ.get("SNNGAN_DATA") or "data"))
+    return Path(data_dir or os.environ.get("SNNGAN_DATA") or "data").expanduser()
 
 
 def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
@@ -125,22 +119,44 @@ def _split_path(name: str) -> tuple[str, Path]:
         return "", Path()
     if not place:
         raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
-    return kind, Path(os.path.expanduser(place))
+    return kind, Path(place).expanduser()
+
+
+def _find(name: str, folder: Path) -> str | None:
+    """Return where the named set would be read from, or None if it is missing."""
+    kept = folder / f"{name}.npz"
+    return str(kept) if DATASETS[name].keep and kept.exists() else DATASETS[name].find(folder)
 
 
 def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Notify) -> Dataset:
     try:
         source = DATASETS[name]
     except UnknownNameError as error:
-        path = os.path.expanduser(name)
-        kind = "folder" if os.path.isdir(path) else "npz" if os.path.isfile(path) and path.endswith(".npz") else None
+        path = Path(name).expanduser()
+        kind = "folder" if path.is_dir() else "npz" if path.is_file() and path.suffix == ".npz" else None
         if kind is not None:
             raise UnknownNameError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
         raise UnknownNameError(f"{error}; your own images are folder:PATH or npz:PATH") from None
     kept = folder / f"{name}.npz"
-    if source.keep and os.path.exists(kept):
+    if source.keep and kept.exists():
         return read_npz(name, kept)
-    dataset = source.load(name, folder, download)
+    if source.find(folder) is None:
+        if not download:
+            raise ValueError(f"{name} is not here: neither {kept} nor its own files in {folder}; use {source.remedy}")
+        try:
+            source.download(folder)
+        except Exception as error:  # network, disk, checksum, archive: each raises its own kind of error
+            raise ValueError(
+                f"{name} could not be downloaded into {folder} ({error_line(error)}); check the network, or put the "
+                f"set there as {name}.npz"
+            ) from error
+    try:
+        dataset = source.read(name, folder)
+    except Exception as error:  # a damaged file fails in as many ways as there are formats
+        raise ValueError(
+            f"the files of {name} in {source.find(folder)} cannot be read ({error_line(error)}); remove them and use "
+            f"{source.remedy}"
+        ) from error
     if source.keep and keep:
         try:
             save_dataset(dataset, kept)

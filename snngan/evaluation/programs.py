@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snngan.files import check_regular
-from snngan.memory import check_memory
+from snngan.memory import check_available
 from snngan.tensors import pack_tensors, read_tensors
 
 _EXPORTED = re.compile(
@@ -49,7 +49,8 @@ def checked_program(path: Path) -> io.BytesIO:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            check_memory(3 * sum(entry.file_size for entry in entries), "it")  # as it is read, copied and loaded
+            size = 3 * sum(entry.file_size for entry in entries)  # as it is read, copied and loaded
+            check_available(size, "it", "a smaller network")
             if len({entry.filename.lower() for entry in entries}) < len(entries):  # torch looks for names in any case
                 raise ValueError("two entries have one name")
             parts = {entry.filename: archive.read(entry) for entry in entries}

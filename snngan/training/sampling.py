@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import TrainConfig
-from snngan.memory import check_memory
+from snngan.memory import check_available
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import AsLargeAs, explain_mismatch, load_newest
 from snngan.training.resolve import build_architecture, build_objective
@@ -49,7 +49,7 @@ def build_ema_generator(
     """Return the EMA generator of an opened run, as :func:`load_generator` does."""
     config = run.config
     size = "x".join(map(str, config.image_shape))
-    check_memory(16 * CHUNK * math.prod(config.image_shape), f"{CHUNK} images of {size}")
+    check_available(16 * CHUNK * math.prod(config.image_shape), f"{CHUNK} images of {size}", "a smaller network")
     state = load_newest(run.checkpoints, notify)
     architecture = build_architecture(config)
     with AsLargeAs(state), torch.random.fork_rng(devices=[]):

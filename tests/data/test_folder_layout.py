@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from snngan.data.folder_layout import list_images
 
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
-from snngan.data.folder_layout import list_images
 
 
 def save(folder: Path, *names: str) -> None:

@@ -21,12 +21,12 @@ import matplotlib.font_manager  # noqa: F401 (they create folders when they are 
 import numpy as np
 import torch
 from PIL import Image
+from snngan.data.folder_layout import list_images
 
 from snngan.api import make_trainer
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.folder import read_folder
-from snngan.data.folder_layout import list_images
 from snngan.data.image_files import read_header
 from snngan.data.npz import read_images, read_npz
 from snngan.evaluation.feature_classifier import load_or_train_features
