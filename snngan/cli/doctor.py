@@ -45,8 +45,8 @@ def doctor(data_dir: str | None) -> None:
         state = "found in" if os.path.isfile(weights) else "missing (only --features inception needs them), expected in"
         print_row("Inception weights", f"{state} {weights.parent}")
         print_result("data:")
-        for row in list_datasets(data_dir):
-            print_row(f"  {row.name}", row.where)
+        for name, where in list_datasets(data_dir).items():
+            print_row(f"  {name}", where)
     print_result("problems:" if problems else "problems: none")
     for problem in problems:
         print_row(f"  {problem}", indent=4)

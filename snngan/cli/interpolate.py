@@ -25,7 +25,7 @@ from snngan.cli.output import print_note, print_result
 def interpolate(run: Path, side: int, seed: int, out: Path, force: bool, device: str) -> None:
     """Draw a grid of images on a plane through RUN's latent space, spanned by two great circles."""
     from snngan.config import TrainConfig
-    from snngan.data.image_output import check_output, save_images
+    from snngan.data.grids import check_output, save_images
     from snngan.training.device import choose_device
     from snngan.training.resolve import build_architecture
     from snngan.training.run_folder import open_run

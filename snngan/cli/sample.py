@@ -30,7 +30,7 @@ def sample(run: Path, count: int, seed: int, out: Path, force: bool, device: str
     other name becomes a new folder of PNG files.
     """
     from snngan.config import TrainConfig
-    from snngan.data.image_output import check_output, save_images
+    from snngan.data.grids import check_output, save_images
     from snngan.memory import check_available
     from snngan.training.device import choose_device
     from snngan.training.resolve import build_architecture

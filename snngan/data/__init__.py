@@ -54,7 +54,7 @@ class Dataset:
 
     @property
     def missing_labels(self) -> str:
-        """The beginning of an error message for a command that needs labels: the name and, where known, the reason."""
+        """The beginning of an error message for a command that needs labels."""
         return f"{self.name} has no labels" + (f" ({self.why_no_labels})" if self.why_no_labels else "")
 
     @property
@@ -133,11 +133,7 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Map float images (any shape) in [-1, 1] to uint8, rounded to the nearest level and clamped to 0..255.
-
-    Raises:
-        ValueError: a pixel is NaN.
-    """
+    """Map float images (any shape) in [-1, 1] to uint8, rounded and clamped; raises ``ValueError`` for NaN."""
     if images.isnan().any():
         raise ValueError("images must be numbers, got NaN: the network that generated them has diverged")
     return images.to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)

@@ -132,10 +132,8 @@ def check_batch_size(batch_size: int, num_images: int) -> None:
     if num_images < 2:
         raise ValueError(f"a data set must have 2 training images or more, got {num_images}")
     if batch_size > num_images:
-        raise ValueError(
-            f"batch of {batch_size} is larger than the {num_images} training images;"
-            f" use --batch-size {num_images} or less"
-        )
+        remedy = f"use --batch-size {num_images} or less"
+        raise ValueError(f"batch of {batch_size} is larger than the {num_images} training images; {remedy}")
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from snngan.data import DATASETS, Dataset, ImageShape, error_line
+from snngan.data import DATASETS, Dataset, error_line
 from snngan.data.folder import read_folder
 from snngan.data.image_files import describe_resize, resize_images
 from snngan.data.npz import read_npz, save_dataset
@@ -17,17 +17,6 @@ from snngan.files import check_local
 from snngan.registry import UnknownNameError
 
 Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class DatasetRow:
-    """One line of the list of known sets; ``where`` says where the set would be read from, or how to get it."""
-
-    name: str
-    image_shape: ImageShape
-    num_classes: int
-    where: str
-    here: bool
 
 
 def load_dataset(
@@ -47,7 +36,7 @@ def load_dataset(
         data_dir: the folder of NAME.npz and of torchvision's files; default: the environment variable SNNGAN_DATA, else
             ``data``.
         image_size: height and width in pixels to crop and resize to; default: the size of the images, and for a folder
-            the largest of :data:`snngan.data.folder.SIZES` that all images have, at most 64.
+            the largest of :data:`snngan.data.folder.SIZES` that all images have.
         download: whether to download a set that is missing.
         skip_broken: whether to leave out images of a folder that are unreadable or too small, instead of stopping.
         keep: whether a set that was built or downloaded may be written as NAME.npz, to load faster the next time.
@@ -75,14 +64,10 @@ def absolute_name(name: str) -> str:
     return f"{kind}:{path.absolute()}" if kind else name
 
 
-def list_datasets(data_dir: str | Path | None = None) -> list[DatasetRow]:
-    """Return a row for each registered set, without loading any; ``data_dir`` as in :func:`load_dataset`."""
-    rows = []
-    for name in DATASETS.names():
-        source, found = DATASETS[name], _find(name, data_folder(data_dir))
-        where = found or f"not here: {source.remedy}"
-        rows.append(DatasetRow(name, source.image_shape, source.num_classes, where, found is not None))
-    return rows
+def list_datasets(data_dir: str | Path | None = None) -> dict[str, str]:
+    """Return by name of each registered set where :func:`load_dataset` would read it from, or how to get it."""
+    folder = data_folder(data_dir)
+    return {name: _find(name, folder) or f"not here: {DATASETS[name].remedy}" for name in DATASETS.names()}
 
 
 def is_here(name: str, data_dir: str | Path | None = None) -> bool:
@@ -96,19 +81,17 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 
 
 def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
-    """Crop and resize uint8 images (N, C, H, W) to (N, C, size, size), as the images of a folder are.
+    """Crop and resize uint8 images (N, C, H, W) of the set ``name`` to (N, C, size, size), as those of folders are.
 
     Raises:
-        ValueError: the images are smaller than that, or are 2-D points; the message names the set ``name``.
+        ValueError: the images are smaller than that, or are 2-D points.
     """
     height, width = images.shape[2:]
     if images.is_floating_point():
         raise ValueError(f"{name} holds 2-D points, not images; leave out --image-size")
     if min(height, width) < size:
-        raise ValueError(
-            f"{name}: images are {width}x{height}, smaller than --image-size {size}; use {min(height, width)} or less, "
-            "or leave it out"
-        )
+        remedy = f"use {min(height, width)} or less, or leave it out"
+        raise ValueError(f"{name}: images are {width}x{height}, smaller than --image-size {size}; {remedy}")
     return resize_images(images, size)
 
 
@@ -146,17 +129,13 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
         try:
             source.download(folder)
         except Exception as error:  # network, disk, checksum, archive: each raises its own kind of error
-            raise ValueError(
-                f"{name} could not be downloaded into {folder} ({error_line(error)}); check the network, or put the "
-                f"set there as {name}.npz"
-            ) from error
+            remedy = f"check the network, or put the set there as {name}.npz"
+            raise ValueError(f"{name} could not be downloaded into {folder} ({error_line(error)}); {remedy}") from error
     try:
         dataset = source.read(name, folder)
     except Exception as error:  # a damaged file fails in as many ways as there are formats
-        raise ValueError(
-            f"the files of {name} in {source.find(folder)} cannot be read ({error_line(error)}); remove them and use "
-            f"{source.remedy}"
-        ) from error
+        problem = f"cannot be read ({error_line(error)}); remove them and use {source.remedy}"
+        raise ValueError(f"the files of {name} in {source.find(folder)} {problem}") from error
     if source.keep and keep:
         try:
             save_dataset(dataset, kept)

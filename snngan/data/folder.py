@@ -15,14 +15,7 @@ from torch import Tensor
 
 from snngan.data import Dataset
 from snngan.data.holdout import hold_out
-from snngan.data.image_files import (
-    UnusableImageError,
-    describe_resize,
-    image_to_array,
-    open_image,
-    read_header,
-    resize_image,
-)
+from snngan.data.image_files import UnusableImageError, describe_resize, open_image, read_header, resize_image, to_array
 
 SIZES = (64, 56, 32, 28, 16, 14, 8)
 """Image sizes to choose from where the user gives none: those up to 64 pixels that every architecture takes."""
@@ -69,7 +62,7 @@ def read_folder(
             left_out.append(f"{path} ({error.reason})")
             continue
         resized = resized or image.size != (size, size)
-        arrays[path] = image_to_array(resize_image(image, size))
+        arrays[path] = to_array(resize_image(image, size))
         if len(arrays) % 10000 == 0:
             notify(f"read {len(arrays)} of {len(paths)} images")
     if left_out:
@@ -94,9 +87,7 @@ def read_folder(
 
 
 def find_splits(folder: Path, notify: Callable[[str], None]) -> list[Split]:
-    """Return the splits ``train`` and ``test`` of ``folder`` if these are its only two folders, else one of all images.
-
-    The second may be called ``val`` instead; ``notify`` is called with a line about folders that are not used.
+    """Return the splits ``train`` and ``test`` (or ``val``) of ``folder`` if it holds no others, else all images.
 
     Raises:
         ValueError: the folder is missing, cannot be read or holds no images, or its splits are ambiguous.
@@ -111,10 +102,8 @@ def find_splits(folder: Path, notify: Callable[[str], None]) -> list[Split]:
     others = [top for top in tops if top not in (train, test)]
     if train and test:
         if unknown := [top for top in others if top.lower() not in VALIDATION]:
-            raise ValueError(
-                f"{folder} must hold nothing beside {train} and {test}, the two splits of a data set, got "
-                f"{unknown[0]}; move that away, or give folder:{folder / train}"
-            )
+            got = f"got {unknown[0]}; move that away, or give folder:{folder / train}"
+            raise ValueError(f"{folder} must hold nothing beside {train} and {test}, the splits of a data set, {got}")
         for name in others:
             notify(f"{folder / name} is not used: {test} is the held-out split")
         return [Split(folder / name, tops[name]) for name in (train, test)]
@@ -124,19 +113,13 @@ def find_splits(folder: Path, notify: Callable[[str], None]) -> list[Split]:
     if (known := train or test) and len(others) == 1 and (folder / others[0]).is_dir():
         own, other = ({*Split(folder / top, tops[top]).classes()} - {None} for top in (known, others[0]))
         if own & other or difflib.get_close_matches(others[0].lower(), (*TRAIN, *TEST, *VALIDATION), cutoff=0.75):
-            raise ValueError(
-                f"{folder} must hold two splits called train and test (or val), got {known} and {others[0]}; "
-                f"rename {others[0]}"
-            )
+            got = f"got {known} and {others[0]}; rename {others[0]}"
+            raise ValueError(f"{folder} must hold two splits called train and test (or val), {got}")
     return [Split(folder, [path for paths in tops.values() for path in paths])]
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files below ``folder``, sorted; hidden files and folders are left out, links are followed.
-
-    Raises:
-        ValueError: the folder is missing, cannot be read, or holds no images.
-    """
+    """Return the image files below ``folder``, sorted; hidden files and folders are left out, links are followed."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
 
@@ -155,10 +138,8 @@ def list_images(folder: Path) -> list[Path]:
 def label_images(splits: Sequence[Split]) -> tuple[tuple[str, ...], list[Tensor | None], str]:
     """Number the classes of all ``splits`` in alphabetical order.
 
-    A split has labels if each of its images lies in a class folder, and there are two class folders or more.
-
-    Returns:
-        The class names, the labels (N,) of each split, and, where a split with class folders has no labels, the reason.
+    A split has labels if each of its images lies in a class folder, and there are two class folders or more. Returns
+    the class names, the labels (N,) of each split, and, where a split with class folders has no labels, the reason.
 
     Raises:
         ValueError: the second split has a class that the first does not have.
@@ -168,9 +149,8 @@ def label_images(splits: Sequence[Split]) -> tuple[tuple[str, ...], list[Tensor 
     if len(names) < 2:
         return (), [None] * len(splits), ""
     if len(splits) == 2 and None not in (*found[0], *found[1]) and (new := sorted({*found[1]} - {*found[0]}, key=str)):
-        raise ValueError(
-            f"{splits[1].root} must hold classes of {splits[0].root} only, got {new[0]}; rename or remove {new[0]}"
-        )
+        got = f"got {new[0]}; rename or remove {new[0]}"
+        raise ValueError(f"{splits[1].root} must hold classes of {splits[0].root} only, {got}")
     index, reason = {name: number for number, name in enumerate(names)}, ""
     labels: list[Tensor | None] = []
     for split, classes in zip(splits, found, strict=True):

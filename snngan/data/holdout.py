@@ -19,12 +19,9 @@ def hold_out(name: str, images: Tensor, labels: Tensor | None) -> Dataset:
 
     Args:
         name: the name of the set.
-        images: (N, C, H, W), N >= 2.
+        images: (N, C, H, W), N >= 2; 1 to 2000 of them are held out.
         labels: (N,) int64 or None; with labels each class is held out in proportion, and classes of one image stay in
             training (except where every class has one image).
-
-    Returns:
-        A data set with 1 to 2000 held-out images.
     """
     count = len(images)
     assert count >= 2, "too few images to hold one out"

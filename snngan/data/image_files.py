@@ -58,8 +58,7 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
     """Decode an image file to mode L or RGB, rotated as its EXIF data say, with transparent parts white.
 
     Raises:
-        UnusableImageError: the file cannot be decoded, is a decompression bomb, has pixels of an unknown range, or a
-            side shorter than ``smallest`` pixels.
+        UnusableImageError: the file cannot be decoded, is huge, of unknown range or smaller than ``smallest``.
     """
     from PIL import Image
 
@@ -80,13 +79,9 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
 
 
 def read_image(path: Path, size: int | None = None) -> NDArray[np.uint8]:
-    """Return an image file as (C, H, W) with C = 1 (gray) or 3, cropped and resized to ``size`` pixels where given.
-
-    Raises:
-        UnusableImageError: as :func:`open_image`; also if a side is shorter than ``size``.
-    """
+    """Return :func:`open_image` as (C, H, W) with C = 1 (gray) or 3, cropped and resized to ``size`` if given."""
     image = open_image(path, size or 1)
-    return image_to_array(image if size is None else resize_image(image, size))
+    return to_array(image if size is None else resize_image(image, size))
 
 
 def describe_resize(size: int) -> str:
@@ -108,11 +103,11 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     resized = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
     for target, each in zip(resized.numpy(), images.permute(0, 2, 3, 1).numpy(), strict=True):
         image = Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else np.ascontiguousarray(each))
-        target[:] = image_to_array(resize_image(image, size))
+        target[:] = to_array(resize_image(image, size))
     return resized
 
 
-def image_to_array(image: Image.Image) -> NDArray[np.uint8]:
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
     """Return an image of mode L or RGB as (1, H, W) or (3, H, W)."""
     return np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
 

@@ -35,10 +35,8 @@ def read_npz(name: str, path: Path) -> Dataset:
     and, optionally, ``labels``; or the same under the names of Keras (``x_train``, ...) or of ``numpy.savez`` without
     names (``arr_0``, ``arr_1``). Images are (N, C, H, W), (N, H, W, C) or (N, H, W), integers from 0 to 255 or floats
     in [-1, 1]; all become uint8 (N, C, H, W), except for 2-D points (N, 1, 1, 2). Labels are (N,) or (N, 1). Without
-    test images, a tenth is held out.
-
-    uint8 images that would fill more than a quarter of the available memory are left in the file if it is not
-    compressed, and are read as needed, without verifying checksums, unless a tenth is to be held out.
+    test images, a tenth is held out. uint8 images that would fill more than a quarter of the available memory are left
+    in the file if it is not compressed, and are read as needed, without verifying checksums.
 
     Raises:
         ValueError: the file is missing, damaged, too large for memory or not of that form.
@@ -58,11 +56,7 @@ def read_npz(name: str, path: Path) -> Dataset:
 
 
 def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | None]:
-    """Return images, labels and name of one split of the file ``path``, or all of ``images``, whose split is None.
-
-    Raises:
-        ValueError: as :func:`read_npz`.
-    """
+    """Return images, labels and name of one split of a file (None for all of ``images``); see :func:`read_npz`."""
     choices = ("images", f"{split}_images", "train_images")
     arrays = _open(path, *choices)
     found = next(key for key in choices if key in arrays)
@@ -70,36 +64,26 @@ def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | No
 
 
 def read_statistics(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the mean and covariance of features that pytorch-fid and similar tools save as ``mu`` and ``sigma``.
+    """Return mean (D,) and covariance (D, D) of features, saved as ``mu`` and ``sigma`` by pytorch-fid and other tools.
 
-    Returns:
-        mu (D,) and sigma (D, D), or None if the file has no such arrays, or has images too, which take precedence.
+    Returns None if the file has no such arrays, or has images too, which take precedence.
 
     Raises:
-        ValueError: the file is missing or damaged, or mu and sigma cannot be a mean and a covariance.
+        ValueError: the file is missing or damaged, or mu and sigma have other shapes, NaN or infinities.
     """
     arrays = _open(path)
     if not {"mu", "sigma"} <= set(arrays) or any(key.endswith("images") for key in arrays):
         return None
     mu, sigma = arrays["mu"][1], arrays["sigma"][1]
-    if mu.ndim != 1 or mu.size == 0 or sigma.shape != (mu.size, mu.size):
+    if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
         raise ValueError(f"{path}: mu and sigma must have shapes (D,) and (D, D), got {mu.shape} and {sigma.shape}")
     if not all(each.dtype.kind in "fiu" and np.isfinite(each).all() for each in (mu, sigma)):
         raise ValueError(f"{path}: mu and sigma must be finite numbers, got {mu.dtype} and {sigma.dtype}")
-    mean, covariance = mu.astype(np.float64), sigma.astype(np.float64)
-    # Covariances computed in float32 are symmetric to about 1e-7 of their largest element.
-    asymmetry = np.abs(covariance - covariance.T).max()
-    if asymmetry > 1e-5 * np.abs(covariance).max() or covariance.diagonal().min() < 0:
-        raise ValueError(f"{path}: sigma must be a covariance, got one that is not symmetric or has negative variances")
-    return mean, covariance
+    return mu.astype(np.float64), sigma.astype(np.float64)
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write ``dataset`` atomically to the file ``path``; its folder is created if needed.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write ``dataset`` atomically to ``path``; its folder is created if needed. Raises ``OSError``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: getattr(dataset, key) for key in _SPLITS}
     write_npz(path, {key: tensor.numpy() for key, tensor in tensors.items() if tensor is not None})

@@ -1,8 +1,9 @@
-"""Public data sets of torchvision, read from its files or Debian's, or downloaded through torchvision."""
+"""Public data sets: those of torchvision, from its files or Debian's, and notMNIST, from its author's archive."""
 
 from __future__ import annotations
 
 import gzip
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,15 @@ import torch
 from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, DatasetSource
+from snngan.data.holdout import hold_out
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 """Where Debian's packages dataset-NAME install the files of MNIST-like sets, compressed."""
+NOTMNIST = "notMNIST_small.tar.gz"
+NOTMNIST_URL = f"http://yaroslavvb.com/upload/notMNIST/{NOTMNIST}"
+NOTMNIST_BYTES = 8458043
+"""Bytes of the complete archive; its author published no checksum."""
+LETTERS = "ABCDEFGHIJ"
 
 Labeled = tuple[Tensor, Tensor]
 """Images (N, C, H, W) uint8 and labels (N,) int64."""
@@ -62,8 +69,6 @@ class PublicSource(DatasetSource):
 
 def _read_mnist(source: PublicSource, folder: Path, split: int) -> Labeled:
     images, labels = (_read_idx(folder / file) for file in source.files[2 * split : 2 * split + 2])
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise ValueError(f"images of shape {tuple(images.shape)} with labels of shape {tuple(labels.shape)}")
     return images[:, None], labels.long()
 
 
@@ -100,6 +105,42 @@ def _find_file(path: Path) -> Path | None:
     return next((each for each in (path, path.with_name(f"{path.name}.gz")) if each.is_file()), None)
 
 
+@dataclass(frozen=True)
+class NotMNISTSource(DatasetSource):
+    """notMNIST: the smaller, hand-cleaned part of Bulatov 2011, about 18700 letters, read from its archive."""
+
+    def find(self, data_dir: Path) -> str | None:
+        path = data_dir / NOTMNIST
+        return str(path) if path.exists() else None
+
+    def download(self, data_dir: Path) -> None:
+        from torchvision.datasets.utils import download_url
+
+        download_url(NOTMNIST_URL, data_dir, NOTMNIST)
+        path = data_dir / NOTMNIST
+        if (size := path.stat().st_size) != NOTMNIST_BYTES:
+            path.unlink()
+            raise ValueError(
+                f"{NOTMNIST_URL} gave {size} bytes, not the {NOTMNIST_BYTES} of {NOTMNIST}; nothing was kept"
+            )
+
+    def read(self, name: str, data_dir: Path) -> Dataset:
+        from PIL import Image
+
+        images, labels = [], []
+        with tarfile.open(data_dir / NOTMNIST) as archive:
+            for member in archive:
+                letter = Path(member.name).parent.name
+                if member.isfile() and letter in tuple(LETTERS):
+                    try:
+                        with Image.open(archive.extractfile(member), formats=["PNG"]) as image:  # type: ignore[arg-type]
+                            images.append(np.asarray(image.convert("L")))
+                    except (OSError, SyntaxError):  # two files are broken
+                        continue
+                    labels.append(LETTERS.index(letter))
+        return hold_out(name, torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels))
+
+
 _TRAIN_FLAG = ({"train": True}, {"train": False})
 _IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
@@ -125,3 +166,4 @@ DATASETS.register("svhn")(PublicSource(
     (3, 32, 32), 10, torchvision_name="SVHN", options=({"split": "train"}, {"split": "test"}), folder="",
     files=("train_32x32.mat", "test_32x32.mat"), read_split=_read_svhn,
 ))  # fmt: skip
+DATASETS.register("notmnist")(NotMNISTSource((1, 28, 28), len(LETTERS)))

@@ -20,7 +20,6 @@ from snngan.registry import Registry
 
 Model = Callable[[Tensor], Tensor]
 """Maps images (N, ...) to logits (N, K), each image independently, such as a network in evaluation mode."""
-Bounds = tuple[float, float]
 Norm = Literal["linf", "l2"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -30,31 +29,14 @@ and ``generator``; the images stay within ``epsilon`` of the original and within
 
 
 @ATTACKS.register("fgsm")
-def fgsm(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    *,
-    targeted: bool = False,
-    bounds: Bounds = (-1.0, 1.0),
-) -> Tensor:
+def fgsm(model: Model, images: Tensor, labels: Tensor, epsilon: float, **options: Any) -> Tensor:
     """Return images (N, ...) moved by ``epsilon`` along the sign of the gradient: x + epsilon * sign(grad L(x, y)).
 
-    Args:
-        model: maps images to logits (N, K).
-        images: (N, ...), floating point, within ``bounds``.
-        labels: (N,) integers: the true classes or, if ``targeted``, the classes to be predicted instead.
-        epsilon: largest change of a pixel, 0 or above.
-        targeted: lower the loss of ``labels`` instead of raising it.
-        bounds: lowest and highest pixel value; pass (0, 1) for images in [0, 1].
-
-    Raises:
-        ValueError: an argument is out of its range.
+    Arguments, and the ``options`` ``targeted`` and ``bounds``, are those of :func:`pgd`.
 
     Source: Goodfellow et al. 2015, section 4.
     """
-    return bim(model, images, labels, epsilon, step_size=epsilon, steps=1, targeted=targeted, bounds=bounds)
+    return bim(model, images, labels, epsilon, step_size=epsilon, steps=1, **options)
 
 
 @ATTACKS.register("bim")
@@ -66,18 +48,16 @@ def bim(
     *,
     step_size: float | None = None,
     steps: int = 10,
-    targeted: bool = False,
-    bounds: Bounds = (-1.0, 1.0),
+    **options: Any,
 ) -> Tensor:
     """Return images (N, ...) after ``steps`` steps of FGSM, each projected back to within ``epsilon`` of the originals.
 
-    Arguments are those of :func:`fgsm` and ``step_size``, by default ``epsilon / steps``.
+    The step size is ``epsilon / steps`` by default. Arguments and ``options`` are those of :func:`pgd`.
 
     Source: Kurakin et al. 2017, eq. 2.
     """
     size = epsilon / max(1, steps) if step_size is None else step_size
-    options = {"random_start": False, "targeted": targeted, "bounds": bounds}
-    return pgd(model, images, labels, epsilon, step_size=size, steps=steps, **options)
+    return pgd(model, images, labels, epsilon, step_size=size, steps=steps, random_start=False, **options)
 
 
 @ATTACKS.register("pgd")
@@ -93,20 +73,31 @@ def pgd(
     random_start: bool = True,
     norm: Norm = "linf",
     targeted: bool = False,
-    bounds: Bounds = (-1.0, 1.0),
+    bounds: tuple[float, float] = (-1.0, 1.0),
     generator: Generators = None,
 ) -> Tensor:
     """Return the best images (N, ...) of ``restarts`` gradient ascents, each from a random point of the epsilon ball.
 
     For each image, the best is the result with the highest loss after the last step (the lowest if ``targeted``).
 
-    Arguments are those of :func:`fgsm` and:
+    Args:
+        model: maps images to logits (N, K).
+        images: (N, ...), floating point, within ``bounds``.
+        labels: (N,) integers: the true classes or, if ``targeted``, the classes to be predicted instead.
+        epsilon: radius of the ball, 0 or above: with the norm "linf" the largest change of a pixel.
         step_size: size of each step, by default ``2.5 * epsilon / steps``.
+        steps: number of steps, 1 or above.
+        restarts: number of ascents, 1 or above.
         random_start: False starts from the images themselves.
         norm: norm of the ball and of each step. "linf" steps along the signs of the gradient, "l2" along the gradient
             scaled to length ``step_size``.
+        targeted: lower the loss of ``labels`` instead of raising it.
+        bounds: lowest and highest pixel value; pass (0, 1) for images in [0, 1].
         generator: source of the random starts, by default the global one; several generators each serve an equal share
             of the images.
+
+    Raises:
+        ValueError: an argument is out of its range.
 
     Source: Madry et al. 2018, section 2.1.
     """
@@ -130,8 +121,8 @@ def pgd(
         return -loss if targeted else loss
 
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
-    best, highest = images, torch.full(images.shape[:1], -torch.inf, device=images.device)
-    for _ in range(restarts):
+    best, highest = images, torch.empty(0)
+    for restart in range(restarts):
         found = images
         if random_start:
             found = (images + _random_offsets(images, epsilon, norm, generator)).clamp(*bounds)
@@ -144,11 +135,12 @@ def pgd(
         if restarts == 1:
             return found
         with torch.no_grad():
-            reached = objective(found).to(highest)
-        # If the objective is NaN, keep the first result, so that the caller sees that the model is broken.
-        better = (reached > highest) | ~(highest > -torch.inf)
-        best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), found, best)
-        highest = torch.where(better, reached, highest)
+            reached = objective(found)
+        if restart:
+            better = reached > highest
+            found = torch.where(better.view(-1, *[1] * (images.dim() - 1)), found, best)
+            reached = torch.where(better, reached, highest)
+        best, highest = found, reached
     return best
 
 
@@ -204,23 +196,23 @@ def parse_attack(text: str) -> Attack:
         >>> parse_attack("pgd:0.3:40")
         Attack(name='pgd', epsilon=0.3, steps=40, step_size=None)
     """
-    name, *numbers = text.split(":")
+    name, _, numbers = text.partition(":")
+    number, _, count = numbers.partition(":")
     try:
-        if len(numbers) not in (1, 2):
-            raise ValueError
-        epsilon, steps = float(numbers[0]), [int(number) for number in numbers[1:]]
+        epsilon, steps = float(number), int(count) if count else None
     except ValueError:
         form = "NAME:EPSILON or NAME:EPSILON:STEPS, such as pgd:0.3:40"
         raise ValueError(f"an attack must be {form}, got {text!r}") from None
-    return Attack(name, epsilon, *steps)
+    return Attack(name, epsilon, steps)
 
 
 def _project(found: Tensor, images: Tensor, epsilon: float, norm: Norm) -> Tensor:
     """Return the nearest images (N, ...) to ``found`` in the ball of radius ``epsilon`` around ``images``."""
     if norm == "linf":
         return torch.clamp(found, images - epsilon, images + epsilon)
-    offsets = found - images
-    return images + offsets * (epsilon / _lengths(offsets).clamp_min(epsilon)) if epsilon else images
+    offsets = (found - images).flatten(1)
+    lengths = torch.linalg.vector_norm(offsets, dim=1, keepdim=True)
+    return images + (offsets * (epsilon / lengths.clamp_min(epsilon))).view_as(images) if epsilon else images
 
 
 def _random_offsets(images: Tensor, epsilon: float, norm: Norm, generator: Generators) -> Tensor:
@@ -237,13 +229,6 @@ def _random_offsets(images: Tensor, epsilon: float, norm: Norm, generator: Gener
     return epsilon * volumes ** (1 / max(1, images[:1].numel())) * _unit_vectors(directions)
 
 
-def _lengths(vectors: Tensor) -> Tensor:
-    """Return the Euclidean lengths (N, 1, ...) of vectors (N, ...)."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=tuple(range(1, vectors.dim())), keepdim=True)
-    return lengths
-
-
 def _unit_vectors(vectors: Tensor) -> Tensor:
     """Return vectors (N, ...) scaled to length 1; zero vectors stay zero."""
-    lengths = _lengths(vectors)
-    return vectors / lengths.masked_fill(lengths == 0, 1)
+    return F.normalize(vectors.flatten(1), dim=1, eps=torch.finfo(vectors.dtype).tiny).view_as(vectors)

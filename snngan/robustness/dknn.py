@@ -55,8 +55,7 @@ class DkNN:
     Args:
         layers: activations (N, ...) of the training samples by name of the layer; float32 and float64 tensors are not
             copied.
-        labels: (N,) integer classes from 0 to ``num_classes - 1``.
-        num_classes: K; default: one more than the highest label.
+        labels: (N,) integer classes from 0 to ``num_classes - 1``; by default ``num_classes`` is one above the highest.
         num_neighbors: number of neighbors in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
         search: ``"torch"`` finds the neighbors exactly, by distances in float64; ``"faiss"`` (an optional package, on
@@ -87,8 +86,7 @@ class DkNN:
         self.labels = integer_labels(labels, len(labels))
         lowest, highest = (int(self.labels.min()), int(self.labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
-        self.num_neighbors, self.distance = num_neighbors, distance
-        self._find_nearest = SEARCHES[search]
+        self.num_neighbors, self.distance, self._find_nearest = num_neighbors, distance, SEARCHES[search]
         if distance not in ("cosine", "sqeuclidean"):
             raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', got {distance!r}")
         if not layers:
@@ -103,11 +101,7 @@ class DkNN:
         """(C,) int64, sorted: nonconformity of each held-out sample with its true class."""
 
     def calibrate(self, layers: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Calibrate by held-out samples: their activations (C, ...) by name of the layer, and true classes (C,).
-
-        Raises:
-            ValueError: the samples are missing, or a layer or label does not match.
-        """
+        """Calibrate by held-out samples: their activations (C, ...) by name of the layer, and true classes (C,)."""
         labels = integer_labels(labels, len(labels))
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(f"calibration needs at least one sample, with labels from 0 to below {self.num_classes}")
@@ -121,10 +115,7 @@ class DkNN:
         have no neighbor of another class, and so share one p-value near 1. With ``ties``, only a random share of the
         calibration samples that are exactly as nonconforming counts, drawn for each sample: then the p-value of the
         true class is uniform for samples like those of the calibration (Vovk et al. 2005, "Algorithmic Learning in a
-        Random World", section 2.2).
-
-        Raises:
-            ValueError: the DkNN is not calibrated, or a layer is missing or has another size.
+        Random World", section 2.2). Raises ``ValueError`` before :meth:`calibrate`.
         """
         size = len(self.calibration)
         if not size:
@@ -198,24 +189,19 @@ def find_nearest(queries: Tensor, samples: Tensor, count: int, distance: str = "
         block = _to_float64(samples[start : start + TRAIN_BLOCK], center, distance)
         squares = block.square().sum(1) if distance == "sqeuclidean" else torch.zeros_like(block[:, 0])
         found = []
-        for asked, kept, near in zip(
-            *(torch.split(each, QUERY_BLOCK) for each in (queries, indices, nearness)), strict=True
-        ):
+        parts = (torch.split(each, QUERY_BLOCK) for each in (queries, indices, nearness))
+        for asked, kept, near in zip(*parts, strict=True):
             new = torch.addmm(squares, _to_float64(asked, center, distance), block.T, beta=-1, alpha=2)
             own = torch.arange(start, start + len(block), device=samples.device).expand(len(asked), -1)
             best = torch.cat([near, new], 1).topk(min(count, near.shape[1] + len(block)))
             found.append((torch.cat([kept, own], 1).gather(1, best.indices), best.values))
-        indices, nearness = (torch.cat(parts) for parts in zip(*found, strict=True))
+        indices, nearness = map(torch.cat, zip(*found, strict=True))
     return indices
 
 
 @SEARCHES.register("faiss")
 def find_nearest_by_faiss(queries: Tensor, samples: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
-    """Return what :func:`find_nearest` returns, computed by the package faiss on the CPU.
-
-    Raises:
-        ValueError: faiss is not installed.
-    """
+    """Return what :func:`find_nearest` returns, computed by the package faiss on the CPU."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # raised by the bindings of faiss
