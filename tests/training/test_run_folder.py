@@ -267,7 +267,7 @@ def test_after_a_resume_no_step_is_missing_and_none_appears_twice(dataset: Datas
     """The first start reaches step 5 and falls back to 4; the second reaches 7 and saves; the third ends."""
     run = new_run("run", gan_config(dataset, objective="snnl-projected", steps=9, sample_every=1))
     train_run(run, dataset, should_stop=stop_after(5))
-    (run.checkpoints / "step-00000005.pt").unlink()
+    (run.checkpoints / "step-00000005.safetensors").unlink()
     train_run(reopen(run), dataset, state_of(run), should_stop=stop_after(3))
     train_run(reopen(run), dataset, state_of(run))
     assert [line["step"] for line in metrics_of(run)] == list(range(10))
@@ -380,7 +380,8 @@ def fail_to_open(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["metrics.jsonl", "events.out", ".png.part", "tensors.tsv", "sprite.png", "projector_config", ".pt.part"]
+    "part",
+    ["metrics.jsonl", "events.out", ".png.part", "tensors.tsv", "sprite.png", "projector_config", ".safetensors.part"],
 )
 def test_a_full_disk_names_the_file_and_the_run_resumes(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, part: str
