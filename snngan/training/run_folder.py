@@ -68,15 +68,17 @@ class RunFolder(Generic[C]):
             ValueError: it exists, or cannot be made.
             SaveError: ``config.json`` could not be written.
         """
+        if path is not None:
+            check_new(path)
         while True:
             chosen = path or next_run_dir(config)
-            check_new(chosen)
             temporary = temporary_path(chosen)
             content = {"kind": config.kind, "config": config.to_json(), "environment": environment(device)}
             try:
                 temporary.mkdir(parents=True)
                 with explain_write_errors(chosen / "config.json"):
-                    (temporary / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+                    with open(temporary / "config.json", "w", encoding="utf-8") as file:
+                        file.write(json.dumps(content, indent=2) + "\n")
                     sync(temporary / "config.json")
                 sync(temporary)
                 os.rename(temporary, chosen)  # fails if another run has taken the folder meanwhile
