@@ -179,20 +179,15 @@ def test_16_bit_tiff(order: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, COLORS >> 8)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
-def test_compressed_16_bit_tiff(compression: str, tmp_path: Path) -> None:
-    Image.fromarray(RAMP).save(tmp_path / "a.tif", compression=compression)
+def test_compressed_16_bit_tiff(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.tif", compression="tiff_lzw")
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), RAMP >> 8)
 
 
-def test_tiff_with_white_as_zero(tmp_path: Path) -> None:
-    levels = (RAMP >> 8).astype(np.uint8)
-    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", levels, photometric=0)), 255 - levels)
-
-
-def test_8_bit_colors_in_separate_planes(tmp_path: Path) -> None:
-    levels = (COLORS >> 8).astype(np.uint8)
-    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", levels, photometric=2, planar=2)), levels)
+def test_8_bit_tiff_with_white_as_zero_or_separate_planes(tmp_path: Path) -> None:
+    gray, colors = ((levels >> 8).astype(np.uint8) for levels in (RAMP, COLORS))
+    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "a.tif", gray, photometric=0)), 255 - gray)
+    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", colors, photometric=2, planar=2)), colors)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.float32])

@@ -74,24 +74,18 @@ def test_p_values_equal_a_slow_count(distance: str) -> None:
     assert (output.predicted.numpy() == expected.argmax(1)).all()
 
 
-def test_the_p_value_of_the_true_class_is_uniform() -> None:
-    """Far fewer queries than calibration samples, whose own randomness is in every p-value."""
-    dknn = DkNN(*make_samples(2000, 0), num_neighbors=75)
-    dknn.calibrate(*make_samples(5000, 1))
-    queries, labels = make_samples(500, 2)
-    own = dknn(queries).p_values.gather(1, labels[:, None])[:, 0].numpy()
-    assert scipy.stats.kstest(own, "uniform").pvalue > 0.01
-    assert 0.03 < (own <= 0.05).mean() < 0.08
+@pytest.mark.parametrize(("spread", "num_neighbors", "ties"), [(1.0, 75, False), (6.0, 7, True)])
+def test_the_p_value_of_the_true_class_is_uniform(spread: float, num_neighbors: int, ties: bool) -> None:
+    """Far fewer queries than calibration samples, whose own randomness is in every p-value.
 
-
-def test_p_values_with_random_ties_are_uniform_for_separated_classes() -> None:
-    """Nearly every sample has no neighbor with another label, and so, without random ties, the p-value 1."""
-    dknn = DkNN(*make_samples(2000, 0, spread=6.0), num_neighbors=7)
-    dknn.calibrate(*make_samples(5000, 1, spread=6.0))
-    queries, labels = make_samples(500, 2, spread=6.0)
+    Of far classes, nearly every sample has no neighbor with another label, and so, without random ties, the p-value 1.
+    """
+    dknn = DkNN(*make_samples(2000, 0, spread), num_neighbors=num_neighbors)
+    dknn.calibrate(*make_samples(5000, 1, spread))
+    queries, labels = make_samples(500, 2, spread)
     tied = dknn(queries).p_values.gather(1, labels[:, None])[:, 0].numpy()
-    assert (tied == 1).mean() > 0.9
-    output = dknn(queries, ties=torch.Generator().manual_seed(0))
+    assert ((tied == 1).mean() > 0.9) == ties
+    output = dknn(queries, ties=torch.Generator().manual_seed(0) if ties else None)
     own = output.p_values.gather(1, labels[:, None])[:, 0].numpy()
     assert scipy.stats.kstest(own, "uniform").pvalue > 0.01
     assert (own > 0).all() and (own <= tied).all()
@@ -117,13 +111,6 @@ def test_p_values_on_a_gpu_equal_those_on_a_cpu(distance: Any) -> None:
     found = fit(distance, device="cuda")(move(queries, "cuda")).p_values
     assert found.device.type == "cuda"
     assert torch.equal(found.cpu(), fit(distance)(queries).p_values)
-
-
-def test_samples_unlike_the_training_data_have_little_credibility() -> None:
-    dknn = fit("sqeuclidean")
-    between = {name: torch.zeros(20, *shape) for name, shape in LAYERS.items()}
-    known, _ = make_samples(200, 5)
-    assert float(dknn(between).credibility.mean()) < float(dknn(known).credibility.mean())
 
 
 def test_neighbors_do_not_depend_on_the_size_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +181,6 @@ def test_files_that_are_not_a_saved_dknn_are_refused(tmp_path: Path) -> None:
         ({"num_classes": 2}, "got labels from 0 to 3 and 2 classes"),
         ({"labels": torch.arange(20) % 4 - 1}, "got labels from -1 to 2 and 3 classes"),
         ({"labels": torch.zeros(20)}, r"labels must be integers \(20,\), one per sample, got float32"),
-        ({"labels": torch.zeros(20, 1, dtype=torch.int64)}, r"labels must be integers \(20,\), .* got int64 \(20, 1\)"),
         ({"layers": {"fc": torch.zeros(19, 5)}}, "layer fc must have one sample for each of 20 labels, got 19"),
         ({"layers": {"fc": torch.full((20, 5), torch.nan)}}, "layer fc must hold finite numbers, got NaN or infinity"),
     ],
@@ -213,10 +199,7 @@ def test_queries_and_calibration_that_do_not_match_are_refused() -> None:
         dknn(layers)
     with pytest.raises(ValueError, match="calibration needs at least one sample, with labels from 0 to below 4"):
         dknn.calibrate(layers, labels + 4)
-    with pytest.raises(ValueError, match=r"labels must be integers \(20,\), one per sample, got float32"):
-        dknn.calibrate(layers, labels.float())
-    dknn.calibrate(layers, labels)
     with pytest.raises(ValueError, match="activations must include layer conv, got: fc"):
-        dknn({"fc": layers["fc"]})
+        dknn.calibrate({"fc": layers["fc"]}, labels)
     with pytest.raises(ValueError, match="layer fc must have 5 values a sample, got 4"):
-        dknn(layers | {"fc": layers["fc"][:, :4]})
+        dknn.calibrate(layers | {"fc": layers["fc"][:, :4]}, labels)
