@@ -138,7 +138,7 @@ def test_folder_with_unusable_images(refused: Cli, cli: Cli, tiny: str) -> None:
     Path("pictures/broken.png").unlink()
     save_image(Path("pictures/small.png"), size=(16, 7))
     refused(
-        f"train {options}", r"pictures/small\.png is 16x7, too small for images of 8x8; remove it, or use --skip-brok"
+        f"train {options}", r"pictures/small\.png is 16x7, too small for images of 8x8; use --image-size 7 or less, or"
     )
     output = cli(f"train {options} --skip-broken --run-dir second")
     assert "left out 1 of 21 images that cannot be used, the first: pictures/small.png (16x7, too small" in output.err
@@ -157,11 +157,11 @@ def test_folder_with_too_few_images(refused: Cli, tiny: str) -> None:
 def test_unusable_npz_file(refused: Cli, tiny: str) -> None:
     command = f"train {tiny} --dataset npz:few.npz --batch-size 4"
     np.savez("few.npz", images=np.full((40, 1, 8, 8), 256))
-    refused(command, r"few\.npz: images must be integers from 0 to 255, got int64 256 to 256")
+    refused(command, r"few\.npz: images must be integers from 0 .* to 255 .*, got int64 256 to 256")
     np.savez("few.npz", images=np.array([{}, {}]))
-    refused(command, r"few\.npz: images cannot be read \(it holds Python objects, which are")
+    refused(command, r"few\.npz: images cannot be read \(Object arrays")
     Path("few.npz").write_text("text")
-    refused(command, r"few\.npz: .*it is not an npz file, or a damaged one")
+    refused(command, r"few\.npz: .*npz file|few\.npz: .*numpy\.savez")
 
 
 for_commands_on_runs = pytest.mark.parametrize(
