@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,35 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     resize: str = "none"
     why_no_labels: str = ""
+
+    @classmethod
+    def hold_out(cls, name: str, images: Tensor, labels: Tensor | None) -> Dataset:
+        """Return the set ``name`` with every tenth of ``images`` held out, at most 2000, the same ones every time.
+
+        Both parts are shuffled, so that their first images are of all classes even where the source was sorted.
+
+        Args:
+            name: the name of the set.
+            images: (N, C, H, W), N >= 2.
+            labels: (N,) int64 or None; with labels each class is held out in proportion, and classes of one image stay
+                in training (except where every class has one image).
+        """
+        count = len(images)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        by_class = order if labels is None else order[labels[order].argsort(stable=True)]
+        step = min(count, max(10, math.ceil(count / 2000)))
+        held_out = torch.zeros(count, dtype=torch.bool)
+        held_out[by_class[step - 1 :: step]] = True
+        if labels is not None:  # every step-th image of the sorted order: no class of two or more loses all of them
+            _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+            divisible = counts[index] > 1
+            if divisible.any():
+                held_out &= divisible
+                if not held_out.any():
+                    held_out[by_class[divisible[by_class]][-1]] = True
+        train, test = order[~held_out[order]], order[held_out[order]]
+        train_labels, test_labels = (None, None) if labels is None else (labels[train], labels[test])
+        return cls(name, images[train], train_labels, images[test], test_labels)
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name}: {self.summary()}>"

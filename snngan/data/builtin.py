@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, DatasetSource
-from snngan.data.holdout import hold_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class BuiltInSource(DatasetSource):
         return self.where
 
     def read(self, name: str, data_dir: Path) -> Dataset:
-        return hold_out(name, *self.build())
+        return Dataset.hold_out(name, *self.build())
 
 
 def _mnist_5k() -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snngan.data import Dataset
-from snngan.data.holdout import hold_out
 from snngan.data.image_files import UnusableImageError, describe_resize, open_image, read_header, resize_image, to_array
 
 SIZES = (64, 56, 32, 28, 16, 14, 8)
@@ -79,7 +78,7 @@ def read_folder(
         torch.from_numpy(np.stack([np.broadcast_to(arrays[path], shape) for path in split.paths])) for split in splits
     ]
     if len(splits) == 1:
-        dataset = hold_out(name, images[0], labels[0])
+        dataset = Dataset.hold_out(name, images[0], labels[0])
     else:
         dataset = Dataset(name, images[0], labels[0], images[1], labels[1])
     resize = describe_resize(size) if resized else "none"

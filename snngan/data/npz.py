@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snngan.data import POINT_SHAPE, Dataset, error_line, to_uint8
-from snngan.data.holdout import hold_out
 from snngan.files import check_regular, write_npz
 from snngan.memory import available_bytes, check_available
 
@@ -47,7 +46,7 @@ def read_npz(name: str, path: Path) -> Dataset:
     if len(images) < 2:
         raise ValueError(f"{arrays[train][0]} must hold 2 training images or more, got {len(images)}")
     if train == "images" or "test_images" not in arrays or arrays["test_images"][1].size == 0:
-        return hold_out(name, images, labels)
+        return Dataset.hold_out(name, images, labels)
     test_images, test_labels = _read_split(arrays, "test_images")
     if images.shape[1:] != test_images.shape[1:] or images.dtype != test_images.dtype:
         expected, got = (f"{tuple(each.shape[1:])} {each.dtype}" for each in (images, test_images))

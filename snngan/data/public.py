@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, DatasetSource
-from snngan.data.holdout import hold_out
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 """Where Debian's packages dataset-NAME install the files of MNIST-like sets, compressed."""
@@ -138,7 +137,7 @@ class NotMNISTSource(DatasetSource):
                     except (OSError, SyntaxError):  # two files are broken
                         continue
                     labels.append(LETTERS.index(letter))
-        return hold_out(name, torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels))
+        return Dataset.hold_out(name, torch.from_numpy(np.stack(images))[:, None], torch.tensor(labels))
 
 
 _TRAIN_FLAG = ({"train": True}, {"train": False})

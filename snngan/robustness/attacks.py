@@ -88,7 +88,7 @@ def pgd(
         step_size: size of each step, by default ``2.5 * epsilon / steps``.
         steps: number of steps, 1 or above.
         restarts: number of ascents, 1 or above.
-        random_start: False starts from the images themselves.
+        random_start: False starts each ascent from the images themselves.
         norm: norm of the ball and of each step. "linf" steps along the signs of the gradient, "l2" along the gradient
             scaled to length ``step_size``.
         targeted: lower the loss of ``labels`` instead of raising it.

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from snngan.data import DATASETS, public, to_uint8, to_unit_range
+from snngan.data import DATASETS, Dataset, public, to_uint8, to_unit_range
 from snngan.data.datasets import data_folder, list_datasets, load_dataset
-from snngan.data.holdout import hold_out
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +153,7 @@ def test_data_sets_describe_themselves(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labeled", [False, True])
 def test_a_tenth_is_held_out_up_to_2000(count: int, labeled: bool) -> None:
     images, labels = torch.arange(count).view(-1, 1, 1, 1), torch.arange(count) // max(1, count // 2)
-    dataset = hold_out("numbers", images, labels if labeled else None)
+    dataset = Dataset.hold_out("numbers", images, labels if labeled else None)
     together = torch.cat((dataset.train_images, dataset.test_images)).flatten()
     assert_close(together.sort().values, torch.arange(count))
     assert len(dataset.test_images) == (max(1, count // 10) if count <= 20000 else 2000)
@@ -167,7 +166,7 @@ def test_a_tenth_is_held_out_up_to_2000(count: int, labeled: bool) -> None:
 @pytest.mark.parametrize("sizes", [[2, 2], [60, 59], [500] * 10, [9, 2, 100, 3], [30000, 2], [2] * 50])
 def test_every_tenth_image_of_each_class_is_held_out(sizes: list[int]) -> None:
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    dataset = hold_out("numbers", torch.arange(len(labels)).view(-1, 1, 1, 1), labels)
+    dataset = Dataset.hold_out("numbers", torch.arange(len(labels)).view(-1, 1, 1, 1), labels)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     step = min(len(labels), max(10, -(-len(labels) // 2000)))
     expected = order[labels[order].argsort(stable=True)][step - 1 :: step]
@@ -182,7 +181,7 @@ def test_every_class_has_training_images(seed: int) -> None:
     sizes = torch.randint(1, 4, (int(torch.randint(2, 40, (), generator=generator)),), generator=generator)
     sizes[int(torch.randint(len(sizes), (), generator=generator))] = 2  # one of which an image can be held out
     labels = (torch.arange(len(sizes)) * 10**12).repeat_interleave(sizes)  # numbers may have gaps
-    dataset = hold_out("numbers", torch.zeros(len(labels), 1, 1, 1), labels)
+    dataset = Dataset.hold_out("numbers", torch.zeros(len(labels), 1, 1, 1), labels)
     assert dataset.train_labels is not None and dataset.test_labels is not None
     assert set(labels.tolist()) == set(dataset.train_labels.tolist())
     assert len(dataset.test_labels) >= 1
