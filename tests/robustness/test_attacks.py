@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.batches import INTEGERS
 from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -110,32 +109,19 @@ def test_pgd_succeeds_as_often_as_that_of_art(digits: Digits, norm: Any, epsilon
 
 
 @given(
-    seed=st.integers(0, 2**16),
-    epsilon=st.floats(0, 3),
-    steps=st.integers(1, 4),
-    share=st.floats(0.01, 3),
-    norm=st.sampled_from(["linf", "l2"]),
-    targeted=st.booleans(),
-    name=st.sampled_from(["fgsm", "bim", "pgd"]),
-)
+    seed=st.integers(0, 2**16), epsilon=st.floats(0, 3), steps=st.integers(1, 4), share=st.floats(0.01, 3),
+    order=st.sampled_from([math.inf, 2]), targeted=st.booleans(),
+)  # fmt: skip
 def test_no_attack_leaves_the_ball_or_the_range_of_pixels(
-    seed: int, epsilon: float, steps: int, share: float, norm: Any, targeted: bool, name: str
+    seed: int, epsilon: float, steps: int, share: float, order: float, targeted: bool
 ) -> None:
     """Up to float32's rounding: of one sum for linf, of 64 squares for l2."""
-    model, (images, labels) = random_classifier(seed), images_on_a_grid(seed)
-    options: dict[str, Any] = {"targeted": targeted}
-    if name != "fgsm":
-        options |= {"steps": steps, "step_size": share * epsilon}
-    if name == "pgd":
-        options |= {"norm": norm, "restarts": 2, "generator": seeded(seed)}
-    found = ATTACKS[name](model, images, labels, epsilon, **options)
-    assert found.shape == images.shape
+    batch = random_classifier(seed), *images_on_a_grid(seed)
+    options: dict[str, Any] = {"norm": "l2" if order == 2 else "linf", "restarts": 2, "targeted": targeted}
+    found = pgd(*batch, epsilon, steps=steps, step_size=share * epsilon, generator=seeded(seed), **options)
     assert float(found.abs().max()) <= 1
-    moved = found - images
-    if name == "pgd" and norm == "l2":
-        assert float(torch.linalg.vector_norm(moved.flatten(1), dim=1).max()) <= epsilon * (1 + 1e-5) + 1e-6
-    else:
-        assert float(moved.abs().max()) <= epsilon + 2e-7 * (1 + epsilon)
+    moved = torch.linalg.vector_norm((found - batch[1]).flatten(1), order, dim=1)
+    assert float(moved.max()) <= epsilon * (1 + 1e-5) + 1e-6
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -148,12 +134,6 @@ def test_random_starts_are_uniform_in_the_ball(norm: Any) -> None:
     for signs in itertools.product((-1, 1), repeat=3):
         share = float((starts.sign() == torch.tensor(signs)).all(1).double().mean())
         assert share == pytest.approx(1 / 8, abs=0.025)
-
-
-def test_a_broken_model_gives_a_broken_or_moved_result() -> None:
-    images, labels = torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64)
-    found = pgd(lambda x: x[:, :2] * torch.nan, images, labels, 0.5, restarts=2)
-    assert bool(found.isnan().any()) or not torch.equal(found, images)
 
 
 def test_an_untargeted_attack_raises_the_loss_and_a_targeted_one_lowers_it(digits: Digits) -> None:
@@ -195,12 +175,6 @@ def test_model_and_images_keep_their_gradients_and_mode(attack: Any, epsilon: fl
     assert leaf.grad is None
     assert model.training
     assert all(weight.grad is None for weight in model.parameters())
-
-
-@pytest.mark.parametrize("dtype", INTEGERS)
-def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
-    model, images, labels = random_classifier(), torch.rand(6, *SHAPE), torch.arange(6) % 2
-    assert torch.equal(fgsm(model, images, labels.to(dtype), 0.1), fgsm(model, images, labels, 0.1))
 
 
 @pytest.mark.parametrize(

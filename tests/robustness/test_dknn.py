@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from reference.batches import INTEGERS
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -144,17 +143,6 @@ def test_neighbors_are_exact_far_from_the_origin(offset: float, distance: Any, d
     assert_close(distances.gather(1, found), distances.sort(1).values[:, :9], rtol=1e-2, atol=1e-14)
     dknn = DkNN({"only": many}, torch.arange(500) // 250, num_neighbors=9, distance=distance)
     assert torch.equal(dknn.layers["only"], many)  # not rounded to a narrower type
-
-
-@pytest.mark.parametrize("dtype", INTEGERS)
-def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
-    (train, labels), (held_out, held_out_labels) = make_samples(200, 0), make_samples(60, 1)
-    found = []
-    for kind in (torch.int64, dtype):
-        dknn = DkNN(train, (labels % 2).to(kind), num_neighbors=7)
-        dknn.calibrate(held_out, (held_out_labels % 2).to(kind))
-        found.append(dknn(make_samples(30, 2)[0]).p_values)
-    assert torch.equal(*found)
 
 
 def test_a_saved_dknn_gives_the_same_p_values(tmp_path: Path) -> None:
