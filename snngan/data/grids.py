@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from snngan.data import POINT_SHAPE, to_uint8
@@ -42,8 +43,6 @@ def draw_grid(images: Tensor, columns: int | None = None, *, enlarge: bool = Tru
 
 def draw_points(points: Tensor, background: Tensor | None = None) -> Pixels:
     """Draw ``points`` (N, 1, 1, 2) in red over the points ``background`` in gray; both axes show [-1, 1]."""
-    from PIL import Image, ImageDraw
-
     canvas = Image.new("RGB", (MIN_WIDTH, MIN_WIDTH), "white")
     draw = ImageDraw.Draw(canvas)
     for layer, color in ((background, (170, 170, 170)), (points, (200, 30, 30))):
@@ -55,8 +54,6 @@ def draw_points(points: Tensor, background: Tensor | None = None) -> Pixels:
 
 def save_png(pixels: Pixels, path: Path) -> None:
     """Write ``pixels`` atomically as a PNG file; folders are created as needed. Raises ``OSError``."""
-    from PIL import Image
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=False) as file:
         Image.fromarray(pixels).save(file, format="PNG")

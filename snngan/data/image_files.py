@@ -5,17 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from snngan.data import error_line
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow may recognize, whatever the file's name: for some of the others it runs external programs."""
@@ -42,8 +39,6 @@ class Header:
 
 def read_header(path: Path) -> Header | None:
     """Return the header of an image file, or None if it cannot be read; :func:`open_image` then says why."""
-    from PIL import Image
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,8 +55,6 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
     Raises:
         UnusableImageError: the file cannot be decoded, is huge, of unknown range or smaller than ``smallest``.
     """
-    from PIL import Image
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
@@ -91,15 +84,11 @@ def describe_resize(size: int) -> str:
 
 def resize_image(image: Image.Image, size: int) -> Image.Image:
     """Crop an 8-bit image to its central square and resize that to ``size`` pixels, with Pillow's antialiasing."""
-    from PIL import Image, ImageOps
-
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
     """Resize uint8 images (N, C, H, W), C = 1 or 3, to (N, C, size, size), each by :func:`resize_image`."""
-    from PIL import Image
-
     resized = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
     for target, each in zip(resized.numpy(), images.permute(0, 2, 3, 1).numpy(), strict=True):
         image = Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else np.ascontiguousarray(each))
@@ -114,8 +103,6 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Convert an opened image of any mode to mode L or RGB, rotated as its EXIF data say."""
-    from PIL import Image, ImageOps
-
     is_gray, tags = _is_16_bit_gray(image), getattr(image, "tag_v2", {})
     is_16_bit = is_gray or ";16" in str(getattr(image, "tile", [])[:1]) or 16 in tags.get(BITS, ())
     if image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):

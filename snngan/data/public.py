@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from snngan.data import DATASETS, Dataset, DatasetSource
@@ -124,8 +125,6 @@ class NotMNISTSource(DatasetSource):
             )
 
     def read(self, name: str, data_dir: Path) -> Dataset:
-        from PIL import Image
-
         images, labels = [], []
         with tarfile.open(data_dir / NOTMNIST) as archive:
             for member in archive:

@@ -146,13 +146,7 @@ def pgd(
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack with its strength, in units of pixels in [0, 1].
-
-    Args:
-        name: one of ``ATTACKS``.
-        epsilon: largest change of a pixel, above 0 and at most 1.
-        steps: number of steps, 1 or above; default: that of the attack.
-        step_size: size of each step, above 0 and at most 1; default: that of the attack.
+    """One of ``ATTACKS`` with its strength, in units of pixels in [0, 1], and steps if not those of the attack.
 
     Raises:
         ValueError: an unknown name, a number out of its range, or an option that the attack does not have.
@@ -187,10 +181,7 @@ class Attack:
 
 
 def parse_attack(text: str) -> Attack:
-    """Return the attack written as ``NAME:EPSILON`` or ``NAME:EPSILON:STEPS``.
-
-    Raises:
-        ValueError: the text has another form, or a number is out of its range.
+    """Return the attack written as ``NAME:EPSILON`` or ``NAME:EPSILON:STEPS``; raises ``ValueError`` for other texts.
 
     Example:
         >>> parse_attack("pgd:0.3:40")
