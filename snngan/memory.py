@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,17 +19,14 @@ def check_available(size: float, what: str, remedy: str) -> None:
 
 
 def available_bytes() -> float:
-    """Return the bytes left by machine, process limit (``ulimit -v``) and container, as far as these are known."""
+    """Return the bytes left by machine and control group (of a container or a job), as far as these are known."""
     bounds = [math.inf]
-    with suppress(OSError, ValueError):  # not Linux, or an old one
+    with suppress(OSError, ValueError):  # not Linux, or no limit
         page = os.sysconf("SC_PAGE_SIZE")
         bounds.append(page * os.sysconf("SC_PHYS_PAGES"))
-        mapped, resident = (page * int(pages) for pages in Path("/proc/self/statm").read_text().split()[:2])
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
-            bounds.append(limit - mapped)
         machine = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         bounds.append(int(machine["MemAvailable"].split()[0]) * 1024)
         group = Path("/proc/self/cgroup").read_text().partition("::/")[2].strip()
-        bounds.append(int(Path("/sys/fs/cgroup", group, "memory.max").read_text()) - resident)  # "max": no limit
+        limit = int(Path("/sys/fs/cgroup", group, "memory.max").read_text())
+        bounds.append(limit - page * int(Path("/proc/self/statm").read_text().split()[1]))  # what this process has
     return max(0.0, min(bounds))

@@ -46,15 +46,10 @@ class Dataset:
 
     @classmethod
     def hold_out(cls, name: str, images: Tensor, labels: Tensor | None) -> Dataset:
-        """Return the set ``name`` with every tenth of ``images`` held out, at most 2000, the same ones every time.
+        """Return ``images`` (N, C, H, W) with every tenth held out, at most 2000, the same ones every time.
 
-        Both parts are shuffled, so that their first images are of all classes even where the source was sorted.
-
-        Args:
-            name: the name of the set.
-            images: (N, C, H, W), N >= 2.
-            labels: (N,) int64 or None; with labels each class is held out in proportion, and classes of one image stay
-                in training (except where every class has one image).
+        Each class of ``labels`` (N,) is held out in proportion; classes of one image stay in training, except where
+        every class has one image. Both parts are shuffled, so that their first images are of all classes.
         """
         count = len(images)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -62,7 +57,7 @@ class Dataset:
         step = min(count, max(10, math.ceil(count / 2000)))
         held_out = torch.zeros(count, dtype=torch.bool)
         held_out[by_class[step - 1 :: step]] = True
-        if labels is not None:  # every step-th image of the sorted order: no class of two or more loses all of them
+        if labels is not None:  # no class of two images or more loses all of them
             _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
             divisible = counts[index] > 1
             if divisible.any():

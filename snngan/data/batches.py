@@ -27,14 +27,11 @@ class Batches:
 
     Args:
         images: (N, C, H, W), uint8, or float32 in [-1, 1].
-        batch_size: images per batch, 2 to N.
+        batch_size: images per batch, 2 to N; raises ``ValueError`` for others.
         seed: seed of the order.
         device: the device of the batches.
         labels: (N,) int64, or None.
         shard: (rank, number of ranks) where several processes share each batch: this one gets its rows only.
-
-    Raises:
-        ValueError: the batch size is out of range.
     """
 
     def __init__(

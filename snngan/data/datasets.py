@@ -81,11 +81,7 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 
 
 def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
-    """Crop and resize uint8 images (N, C, H, W) of the set ``name`` to (N, C, size, size), as those of folders are.
-
-    Raises:
-        ValueError: the images are smaller than that, or are 2-D points.
-    """
+    """Crop and resize uint8 images (N, C, H, W), of the set ``name`` in errors, to (N, C, size, size)."""
     height, width = images.shape[2:]
     if images.is_floating_point():
         raise ValueError(f"{name} holds 2-D points, not images; leave out --image-size")

@@ -41,11 +41,8 @@ def read_folder(
 ) -> Dataset:
     """Return the images below ``folder``, cropped to squares of one size: ``train`` and ``test``, or a tenth held out.
 
-    They are gray (C = 1) if every one of them is, else RGB. The labels are those of :func:`label_images`, the arguments
-    those of :func:`snngan.data.datasets.load_dataset`.
-
-    Raises:
-        ValueError: the folder is missing or has fewer than two images, or an image is unreadable or too small.
+    They are gray (C = 1) if every one of them is, else RGB. The labels are those of :func:`label_images`, arguments and
+    errors those of :func:`snngan.data.datasets.load_dataset`.
     """
     splits = find_splits(folder, notify)
     paths = [path for split in splits for path in split.paths]
@@ -88,8 +85,7 @@ def read_folder(
 def find_splits(folder: Path, notify: Callable[[str], None]) -> list[Split]:
     """Return the splits ``train`` and ``test`` (or ``val``) of ``folder`` if it holds no others, else all images.
 
-    Raises:
-        ValueError: the folder is missing, cannot be read or holds no images, or its splits are ambiguous.
+    Raises ``ValueError`` if the folder is missing, cannot be read or holds no images, or its splits are ambiguous.
     """
     tops: dict[str, list[Path]] = {}
     for path in list_images(folder):
@@ -139,9 +135,7 @@ def label_images(splits: Sequence[Split]) -> tuple[tuple[str, ...], list[Tensor 
 
     A split has labels if each of its images lies in a class folder, and there are two class folders or more. Returns
     the class names, the labels (N,) of each split, and, where a split with class folders has no labels, the reason.
-
-    Raises:
-        ValueError: the second split has a class that the first does not have.
+    Raises ``ValueError`` if the second split has a class that the first does not have.
     """
     found = [split.classes() for split in splits]
     names = sorted({name for classes in found for name in classes if name is not None})

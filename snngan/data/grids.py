@@ -76,8 +76,7 @@ def check_output(path: Path, *, force: bool) -> None:
         check_absent(path, force=force)
         if others := [each.name for each in path.iterdir() if not re.fullmatch(r"[0-9]{6}\.png", each.name)]:
             raise ValueError(f"--out {path} holds other files, such as {others[0]}: give a new folder")
-    parent = path.absolute().parent
-    if not parent.is_dir():
+    if not (parent := path.absolute().parent).is_dir():
         raise ValueError(f"--out {path}: cannot find the folder {parent}")
 
 
@@ -85,10 +84,7 @@ def save_images(images: Tensor, path: Path, columns: int | None = None) -> None:
     """Write ``images`` (N, C, H, W) in [-1, 1]: as one grid (.png), under the key ``images`` (.npz), else to a folder.
 
     Images in npz files and folders are uint8; 2-D points (N, 1, 1, 2) stay float32 in npz files. An existing file is
-    replaced, and in a folder the files ``000000.png``, ``000001.png``, ...
-
-    Raises:
-        ValueError: the images hold NaN, are 2-D points for a folder, or cannot be written.
+    replaced, and in a folder ``000000.png``, ``000001.png``, ... Raises ``ValueError`` if they cannot be written.
     """
     is_points = images.shape[1:] == POINT_SHAPE
     try:

@@ -65,10 +65,8 @@ def read_images(path: Path, split: str) -> tuple[Tensor, Tensor | None, str | No
 def read_statistics(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return mean (D,) and covariance (D, D) of features, saved as ``mu`` and ``sigma`` by pytorch-fid and other tools.
 
-    Returns None if the file has no such arrays, or has images too, which take precedence.
-
-    Raises:
-        ValueError: the file is missing or damaged, or mu and sigma have other shapes, NaN or infinities.
+    Returns None if the file has no such arrays, or has images too, which take precedence. Raises ``ValueError`` if
+    it is missing or damaged, or they have other shapes, NaN or infinities.
     """
     arrays = _open(path)
     if not {"mu", "sigma"} <= set(arrays) or any(key.endswith("images") for key in arrays):
@@ -140,9 +138,8 @@ def _read_split(arrays: Arrays, key: str) -> tuple[Tensor, Tensor | None]:
     if labels.shape == (len(images), 1):
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise ValueError(
-            f"{where} must be integers ({len(images)},), one for each image, got {labels.dtype} {labels.shape}"
-        )
+        found = f"{labels.dtype} {labels.shape}"
+        raise ValueError(f"{where} must be integers ({len(images)},), one for each image, got {found}")
     numbers = torch.from_numpy(labels.astype(np.int64))
     if len(numbers) and numbers.min() < 0:
         raise ValueError(f"{where} must be 0 or more, got {int(numbers.min())}")

@@ -59,10 +59,7 @@ class DkNN:
         num_neighbors: number of neighbors in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
         search: ``"torch"`` finds the neighbors exactly, by distances in float64; ``"faiss"`` (an optional package, on
-            the CPU) by distances of centered samples in float32.
-
-    Raises:
-        ValueError: sizes, layers or labels that do not match, fewer samples than neighbors, or faiss not installed.
+            the CPU) by distances of centered samples in float32. Raises ``ValueError`` if it is not installed.
 
     Example:
         >>> samples = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
