@@ -6,8 +6,6 @@ import gzip
 import io
 import pickle
 import struct
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -157,19 +155,6 @@ def test_a_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match=r"mnist could not be downloaded .*Tried this mirror.*mnist\.npz") as caught:
         load_dataset("mnist", data_dir=tmp_path, download=True)
     assert "\n" not in str(caught.value)
-
-
-def test_a_kept_set_is_loaded_without_torchvision(tmp_path: Path) -> None:
-    images, labels = np.zeros((4, 1, 28, 28), np.uint8), np.arange(4)
-    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
-    np.savez(tmp_path / "mnist.npz", **arrays)  # type: ignore[arg-type]
-    program = (
-        "import sys; from snngan.data.datasets import load_dataset, list_datasets\n"
-        f"load_dataset('mnist', data_dir={str(tmp_path)!r}); list_datasets()\n"
-        "print([name for name in ('torchvision', 'mlxtend', 'sklearn', 'scipy') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def png(letter: int, number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Deep k-nearest neighbors: p-values against a slow count, calibration, exact search, saved files and bad arguments."""
+"""Deep k-nearest neighbors: p-values against a slow count, calibration, exact search, saved files; activations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from snngan.files import save_tensors
+from snngan.losses.entangled import hidden_layers
+from snngan.robustness.activations import compute_activations
 from snngan.robustness.dknn import DkNN, find_nearest, find_nearest_by_faiss
 
 CLASSES, LAYERS = 4, {"conv": (3, 2), "fc": (5,)}
@@ -191,3 +193,16 @@ def test_queries_and_calibration_that_do_not_match_are_refused() -> None:
         dknn.calibrate({"fc": layers["fc"]}, labels)
     with pytest.raises(ValueError, match="layer fc must have 5 values a sample, got 4"):
         dknn.calibrate(layers | {"fc": layers["fc"][:, :4]}, labels)
+
+
+def test_activations_equal_those_of_a_forward_pass_by_hand() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 3))
+    images = torch.randn(7, 1, 4, 4)
+    logits, found = compute_activations(model, hidden_layers(model, ["0", "1"]), images, chunk=3)
+    by_hand = model[0](images)
+    torch.testing.assert_close(found["0"], by_hand.flatten(1))  # not what the in-place ReLU wrote over it
+    torch.testing.assert_close(found["1"], by_hand.relu().flatten(1))
+    torch.testing.assert_close(logits, model[3](by_hand.relu().flatten(1)))
+    assert not logits.requires_grad
+    assert not found["0"].requires_grad
