@@ -8,7 +8,7 @@ from snngan.metrics import metric_values
 
 TAGS = {
     "entanglement/input": "loss of samples and held-out images in pixels: log 2 = 0.693 is chance and ideal",
-    "entanglement/input_score": "entanglement score of samples and held-out images in pixels: higher is better, 1 is ideal",
+    "entanglement/input_score": "score of samples and held-out images in pixels: higher is better, 1 is ideal",
     "entanglement/real_anchors": "loss of real anchors: log 2 = 0.693 is chance and ideal",
     "entanglement/fake_anchors": "loss of synthetic anchors: log 2 = 0.693 is chance and ideal",
     "entanglement/temperature": "temperature at which the loss in pixels is lowest, in units of squared distance",
