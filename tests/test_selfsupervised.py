@@ -172,7 +172,7 @@ def test_the_global_random_state_does_not_change() -> None:
         (torch.zeros(20, 2, dtype=torch.int64), {}, "must be \\(N, ...\\), floating point and finite"),
         (torch.full((20, 2), math.nan), {}, "must be \\(N, ...\\), floating point and finite"),
         (torch.zeros(20, 2), {"num_clusters": 1}, "num_clusters must be an integer of 2 or above"),
-        (torch.zeros(20, 2), {"restarts": 0}, "restarts of 1 or above"),
+        (torch.zeros(20, 2), {"restarts": 0}, "restarts must be an integer of 1 or above, got 0"),
         (torch.zeros(20, 2), {"num_clusters": 2.5}, "must be an integer"),
         (torch.zeros(20, 2), {"near": 2.5}, "near must be a positive integer"),
         (torch.zeros(20, 2), {"entropy_weight": -1.0}, "entropy_weight must be 0 or above .* got -1.0 and 0.01"),

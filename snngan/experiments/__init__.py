@@ -1,4 +1,4 @@
-"""Every figure and table of the papers as one command, one file each; the rest of the package never imports them."""
+"""Every figure and table of the papers as one command; the rest of the package never imports them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from snngan.config import check_options
 from snngan.lazy import public_names
@@ -40,12 +40,13 @@ class ExperimentResult:
     plots: list[Path]
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
     """An experiment with its options, whose defaults are those of the preset ``smoke``.
 
-    Raises:
-        ValueError: an option has a value of the wrong type or out of its range.
+    Subclasses become frozen dataclasses with keyword arguments. Raises ``ValueError`` for an option of the wrong type
+    or out of its range.
     """
 
     source: ClassVar[str]
@@ -54,6 +55,9 @@ class Experiment(ABC):
     """What it shows, in one line."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Options that differ from the defaults, by preset: ``cpu`` (the committed results), ``paper`` (as published)."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -68,7 +72,6 @@ class Experiment(ABC):
 
 
 EXPERIMENTS: Registry[type[Experiment]] = Registry("experiment", "snngan.experiments")
-
 
 _PUBLIC = ("EXPERIMENTS", "PRESETS", "Experiment", "ExperimentContext", "ExperimentResult")
 __getattr__, __dir__ = public_names(__name__, {**dict.fromkeys(_PUBLIC, ""), "run_experiment": "result_folder"})

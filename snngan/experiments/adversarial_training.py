@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,22 +14,23 @@ from snngan.evaluation.attack_evaluation import accuracy, compute_logits, make_a
 from snngan.evaluation.plots import plot_bars
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
+from snngan.experiments.runs import load_labeled
 from snngan.experiments.tables import format_cell, markdown_table, record, summarize_nested
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.robustness.activations import compute_activations
 from snngan.robustness.attacks import parse_attack
+from snngan.stats import summarize
 
 PUBLISHED = {"conv1": (1.39, 2.21), "conv2": (0.75, 1.97), "fc1": (1.75, 0.46), "logits": (0.13, 0.21)}
 """Baseline and PGD on MNIST; the paper's network has one fully connected layer."""
 BATCH = 128
 """Test images whose entanglement is measured together, as in the paper."""
-TEMPERATURES: Mapping[str, Any] = MappingProxyType({"T = 100": 100.0, "optimal T": "optimal"})
+TEMPERATURES: dict[str, Any] = {"T = 100": 100.0, "optimal T": "optimal"}
 """The paper's text does not say which; the published code starts at 100."""
 
 
 @EXPERIMENTS.register("adversarial-training")
-@dataclass(frozen=True, kw_only=True)
 class AdversarialTraining(BaselineComparison):
     """Train on the cross-entropy of plain images, and of PGD's examples."""
 
@@ -65,45 +64,37 @@ class AdversarialTraining(BaselineComparison):
         return {"baseline": {"alpha": self.alpha}, "PGD": pgd}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = self.load_data(context)
+        data = load_labeled(self.dataset, context)
         networks, layers = self.train_networks(data, context)
         images, labels = select_queries(data, max(self.num_images, self.batches * BATCH))
-        attacked, classes, measured = (
-            images[: self.num_images],
-            labels[: self.num_images],
-            images[: self.batches * BATCH],
-        )
+        attacked, classes = images[: self.num_images], labels[: self.num_images]
+        measured = images[: self.batches * BATCH]
         attack = parse_attack(self.evaluation_attack)
         accuracies: dict[str, Any] = {}
         by_seed: dict[str, Any] = {}
-        of_learned: dict[str, Any] = {}
         for (variant, _), network in networks.items():
             examples = make_adversarial(network, attack, attacked, classes, context.device)
             for name, shown in (("accuracy", to_unit_range(attacked)), ("accuracy under attack", examples)):
                 logits = compute_logits(network, shown, context.device)
                 record(accuracies, name, variant, value=accuracy(logits, classes))
-        learned = {name: seeds_that_learned(each, data.num_classes) for name, each in accuracies["accuracy"].items()}
-        for (variant, seed), network in networks.items():
             losses = layer_losses(network, layers, measured, labels, context.device)
             for (temperature, layer), loss in losses.items():
                 record(by_seed, temperature, layer, variant, value=loss)
-                if seed in learned[variant]:
-                    record(of_learned, temperature, layer, variant, value=loss)
-        means = summarize_nested(of_learned)
-        numbers = {
-            "layers": means,
-            "networks": summarize_nested(accuracies),
-            "learned": learned,
-            "layers_by_seed": by_seed,
+        learned = {name: seeds_that_learned(each, data.num_classes) for name, each in accuracies["accuracy"].items()}
+        means = {
+            temperature: {
+                layer: {name: summarize([values[seed] for seed in learned[name]]) for name, values in row.items()}
+                for layer, row in by_layer.items()
+            }
+            for temperature, by_layer in by_seed.items()
         }
+        of_networks = summarize_nested(accuracies)
+        numbers = {"layers": means, "networks": of_networks, "learned": learned, "layers_by_seed": by_seed}
         failed = [f"{name} seed {seed}" for name, seed in networks if seed not in learned[name]]
         published = PUBLISHED if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
-        rows: list[list[Any]] = [
-            [name, *(format_cell(each, 4) for each in row.values()), "", ""]
-            for name, row in numbers["networks"].items()
-        ]
-        for temperature, by_name in means.items():
-            for layer, row in by_name.items():
+        rows = [[name, *(format_cell(each, 4) for each in row.values()), "", ""] for name, row in of_networks.items()]
+        for temperature, by_layer in means.items():
+            for layer, row in by_layer.items():
                 paper = published.get(layer, ("", "")) if temperature == "T = 100" else ("", "")
                 rows.append([f"{layer}, {temperature}", *row.values(), *paper])
         text = [
@@ -137,13 +128,15 @@ def layer_losses(
     network: nn.Module, layers: tuple[str, ...], images: Tensor, labels: Tensor, device: torch.device
 ) -> dict[tuple[str, str], float]:
     """Return the mean loss over batches of images (N, ...) by temperature and layer; the logits are one more layer."""
-    modules, count = hidden_layers(network, layers), num_batches(images)
-    means = {(temperature, layer): 0.0 for temperature in TEMPERATURES for layer in (*layers, "logits")}
-    for batch, classes in list(zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=False))[:count]:
-        logits, found = compute_activations(network, modules, to_unit_range(batch.to(device)))
-        found["logits"] = logits
-        for temperature, layer in means:
-            own = classes[: len(batch)].to(device)
-            loss = soft_nearest_neighbor_loss(found[layer], own, TEMPERATURES[temperature])
-            means[temperature, layer] += float(loss) / count
-    return means
+    count = num_batches(images)
+    shown = to_unit_range(images[: count * BATCH].to(device))
+    logits, found = compute_activations(network, hidden_layers(network, layers), shown, BATCH)
+    classes = torch.split(labels[: len(shown)].to(device), BATCH)
+    return {
+        (title, layer): sum(
+            float(soft_nearest_neighbor_loss(batch, own, temperature)) / count
+            for batch, own in zip(torch.split(features, BATCH), classes, strict=True)
+        )
+        for title, temperature in TEMPERATURES.items()
+        for layer, features in {**found, "logits": logits}.items()
+    }

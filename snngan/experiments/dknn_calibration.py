@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from snngan.evaluation.attack_evaluation import DkNNEvaluator, make_adversarial,
 from snngan.evaluation.plots import plot_credibility_by_accuracy
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
+from snngan.experiments.runs import load_labeled
 from snngan.experiments.tables import compare_paired, format_cell, markdown_table
 from snngan.registry import unknown_name
 from snngan.robustness.attacks import Attack
@@ -25,11 +24,13 @@ Curves = dict[str, list[float]]
 """Metrics of one network by name, one value per strength of the attack."""
 FGSM, BIM, SAME_LOSS = "FGSM, white box", "BIM, white box", "BIM from the same loss"
 CROSS_ENTROPY = "BIM from cross-entropy"
-STRENGTHS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+COMMON = {
+    "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4), "step_size": 0.01,
+}  # fmt: skip
+"""What the presets have in common."""
 
 
 @EXPERIMENTS.register("dknn-calibration")
-@dataclass(frozen=True, kw_only=True)
 class DknnCalibration(BaselineComparison):
     """Attack each variant's networks directly, by examples of the next seed's network, and by those of a baseline.
 
@@ -50,15 +51,9 @@ class DknnCalibration(BaselineComparison):
     num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
 
     presets = {
-        "cpu": {
-            **CPU, "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": STRENGTHS, "attack_steps": 40, "step_size": 0.01,
-            "num_images": 500, "num_train_images": 20000,
-        },
-        "paper": {
-            **PAPER, "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": STRENGTHS, "attack_steps": 1000,
-            "step_size": 0.01, "num_images": 5000, "num_train_images": 60000,
-        },
-    }  # fmt: skip
+        "cpu": {**CPU, **COMMON, "attack_steps": 40, "num_images": 500, "num_train_images": 20000},
+        "paper": {**PAPER, **COMMON, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000},
+    }
 
     def check(self) -> None:
         _ = self.variants, self._attacks("bim")
@@ -74,7 +69,7 @@ class DknnCalibration(BaselineComparison):
         return {"baseline": known["baseline"], **dict(others[name] for name in self.regularizer)}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = self.load_data(context)
+        data = load_labeled(self.dataset, context)
         networks, layers = self.train_networks(data, context)
         images, labels = select_queries(data, self.num_images)
 
@@ -97,7 +92,7 @@ class DknnCalibration(BaselineComparison):
             for title, examples in attacks.items():
                 rows = [plain, *(dknn(each).metrics(labels) for each in examples)]
                 curves[title][variant].append({name: [row[name] for row in rows] for name in plain})
-            del dknn
+            del dknn  # before the next one takes as much memory
         # examples from a baseline are examples from cross-entropy
         curves[CROSS_ENTROPY] = {"baseline": curves[SAME_LOSS]["baseline"], **curves[CROSS_ENTROPY]}
         middle = (len(self.epsilons) + 1) // 2
@@ -105,15 +100,14 @@ class DknnCalibration(BaselineComparison):
         panels: dict[str, dict[str, list[Any]]] = defaultdict(dict)
         table = []
         for title in dict.fromkeys((FGSM, BIM, SAME_LOSS, CROSS_ENTROPY, *curves)):
+            baseline = curves[title]["baseline"]
             for variant, by_seed in curves[title].items():
                 keys = ("accuracy", "dknn_accuracy", "credibility")
-                means = [f"{statistics.mean(each[key][middle] for each in by_seed):.3f}" for key in keys]
-                baseline = curves[title]["baseline"]
-                row = {name: compare_with_baseline(baseline, by_seed, each) for name, each in MEASURES.items()}
-                cells = [format_compared(each, with_difference=variant != "baseline") for each in row.values()]
+                means = [f"{mean(each[key][middle] for each in by_seed):.3f}" for key in keys]
+                row = {each.__name__: compare_with_baseline(baseline, by_seed, each) for each in (correlation, gap)}
                 attacked[title][variant] = {"by_seed": by_seed, **row}
                 panels[title][variant] = [(each["dknn_accuracy"], each["credibility"]) for each in by_seed]
-                table.append([title, variant, *means, *cells])
+                table.append([title, variant, *means, *(_format(each, variant) for each in row.values())])
         num_train_images = min(self.num_train_images, len(data.train_images))
         header = ("attack", "on", f"network's accuracy at {self.epsilons[middle - 1]:g}", "DkNN's", "credibility")
         text = [
@@ -124,7 +118,7 @@ class DknnCalibration(BaselineComparison):
             "seeds (Student's 95 % interval); in brackets the difference from the baseline, seed by seed, and the "
             "p-value of a paired t-test. For the baseline, examples from the same loss and from cross-entropy are the "
             "same.",
-            *markdown_table((*header, *MEASURES), table),
+            *markdown_table((*header, "correlation", "gap"), table),
         ]
         plot = plot_credibility_by_accuracy(panels, context.folder / "credibility.png")
         sizes = {"num_images": len(images), "num_train_images": num_train_images}
@@ -138,35 +132,30 @@ class DknnCalibration(BaselineComparison):
 def correlation(curves: Curves) -> float | None:
     """Return Pearson's correlation of accuracy and credibility, or None where one of them is constant."""
     pairs = torch.tensor([curves["dknn_accuracy"], curves["credibility"]], dtype=torch.float64)
-    if bool((pairs.amax(1) == pairs.amin(1)).any()):
-        return None
-    return float(torch.corrcoef(pairs)[0, 1])
+    return None if bool((pairs.amax(1) == pairs.amin(1)).any()) else float(torch.corrcoef(pairs)[0, 1])
 
 
 def gap(curves: Curves) -> float:
     """Return the mean distance between accuracy and credibility."""
     pairs = zip(curves["dknn_accuracy"], curves["credibility"], strict=True)
-    return statistics.mean(abs(accuracy - credibility) for accuracy, credibility in pairs)
-
-
-MEASURES: Mapping[str, Callable[[Curves], float | None]] = MappingProxyType({"correlation": correlation, "gap": gap})
+    return mean(abs(accuracy - credibility) for accuracy, credibility in pairs)
 
 
 def compare_with_baseline(
-    baseline: list[Curves], curves: list[Curves], measure: Callable[[Curves], float | None]
+    baseline: Sequence[Curves], curves: Sequence[Curves], measure: Callable[[Curves], float | None]
 ) -> dict[str, Any] | None:
     """Return statistics of a measure and of its difference from the baseline; None where a seed has no value."""
-    before, after = ([measure(each) for each in side] for side in (baseline, curves))
-    first, second = ([value for value in side if value is not None] for side in (before, after))
-    if len(first) < len(before) or len(second) < len(after):
+    measured = [[measure(each) for each in side] for side in (baseline, curves)]
+    first, second = ([value for value in side if value is not None] for side in measured)
+    if len(first) < len(baseline) or len(second) < len(curves):
         return None
     paired = compare_paired({"baseline": first, "variant": second}, min)
     return {**paired["variant"], "difference": paired["difference"], "p_value": paired["p_value"]}
 
 
-def format_compared(row: Mapping[str, Any] | None, *, with_difference: bool) -> str:
-    """Return :func:`compare_with_baseline` as a cell of the table; an empty one for None."""
-    if row is None:
-        return ""
+def _format(row: Mapping[str, Any] | None, variant: str) -> str:
+    """Return :func:`compare_with_baseline` as a cell of the table."""
+    if row is None or variant == "baseline":
+        return format_cell(row)
     p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
-    return format_cell(row) + (f" [{format_cell(row['difference'], 2)}{p_value}]" if with_difference else "")
+    return f"{format_cell(row)} [{format_cell(row['difference'], 2)}{p_value}]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -15,9 +14,10 @@ from snngan.data import to_unit_range
 from snngan.evaluation.plots import plot_groups, plot_stages
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.generators import METRICS, MNIST, GeneratorExperiment, last_metrics, metrics_table
-from snngan.experiments.runs import DivergedError, Log, load_stage, seed_logs
+from snngan.experiments.runs import Log, load_stage, seed_logs
 from snngan.experiments.tables import last_value
 from snngan.stats import summarize
+from snngan.training.divergence import DivergedError
 
 FID = "metrics/fid"
 CORRELATIONS = {
@@ -31,7 +31,6 @@ ALL = ("gan", "minimax", "wgan", "wgan-gp", "lsgan", "hinge", "mmd", "snnl-pixel
 
 
 @EXPERIMENTS.register("gan-entanglement")
-@dataclass(frozen=True, kw_only=True)
 class GanEntanglement(GeneratorExperiment):
     """Train every objective for the same number of generator steps, with its recommended settings."""
 
@@ -56,18 +55,10 @@ class GanEntanglement(GeneratorExperiment):
         diverged: list[str] = []
         for seed in self.seeds:
             for objective in self.objectives:
+                options: dict[str, Any] = {"objective": objective, "stages": stages, "metrics_every": every}
+                options |= {"log_every": max(1, every // 2), "set": self.options if objective != "snnl-pixel" else ()}
                 try:
-                    run = self.train(
-                        objective,
-                        data,
-                        context,
-                        seed,
-                        objective=objective,
-                        stages=stages,
-                        metrics_every=every,
-                        log_every=max(1, every // 2),
-                        set=() if objective == "snnl-pixel" else self.options,
-                    )
+                    run = self.train(objective, data, context, seed, **options)
                 except DivergedError as error:
                     diverged.append(f"{objective}-seed{seed}: {error}")
                     context.notify(diverged[-1])
@@ -80,12 +71,11 @@ class GanEntanglement(GeneratorExperiment):
             for name, each in sorted(logs.items(), key=lambda item: mean(map(last_value(FID), item[1])))
         }
         tags = [tag for tag in (*CORRELATIONS.values(), FID) if all(tag in log for log in all_logs)]
-        last_scores = {
-            title: [_scores_with_fid(log, tag)[-1] for log in all_logs]
+        across_runs = {
+            title: _rank_correlation([_scores_with_fid(log, tag)[-1] for log in all_logs])
             for title, tag in CORRELATIONS.items()
             if tag in tags
         }
-        across_runs = {title: _rank_correlation(pairs) for title, pairs in last_scores.items()}
         order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
         real = to_unit_range(data.test_images[order[:500]])
         plots = [
@@ -99,7 +89,6 @@ class GanEntanglement(GeneratorExperiment):
 
 
 def _metrics_by_step(logs: Sequence[Log]) -> dict[str, list[dict[int, float]]]:
-    """Return each metric by title: of each seed its value by step."""
     return {title: [dict(zip(*log[tag], strict=True)) for log in logs if tag in log] for title, tag in METRICS.items()}
 
 
@@ -132,12 +121,11 @@ def describe_correlations(numbers: Mapping[str, Any], across_runs: Mapping[str, 
     lines = ["Does entanglement follow FID? (Spearman's rank correlation; -1: the score rises whenever FID falls.)", ""]
     for title, between in across_runs.items():
         values = [value for each in numbers.values() if each[title] for value in each[title]["values"]]
-        if not values or between is None:
-            continue
-        num_following = sum(value <= FOLLOWS for value in values)
-        verdict = "follows" if between <= FOLLOWS else "does not follow"
-        lines.append(
-            f"- {title.capitalize()}: within a run the score follows FID ({FOLLOWS} or lower) in {num_following} of "
-            f"{len(values)} runs; across runs, at the last step, it {verdict} it ({between:.2f})."
-        )
+        if values and between is not None:
+            num_following = sum(value <= FOLLOWS for value in values)
+            verdict = "follows" if between <= FOLLOWS else "does not follow"
+            lines.append(
+                f"- {title.capitalize()}: within a run the score follows FID ({FOLLOWS} or lower) in {num_following} "
+                f"of {len(values)} runs; across runs, at the last step, it {verdict} it ({between:.2f})."
+            )
     return lines

@@ -1,11 +1,10 @@
-"""Experiments on generators: the options they share, and the table of their metrics at the last step."""
+"""Experiments on generators: the options they share, the table of their metrics, and figures 6 and 23."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -16,10 +15,12 @@ from snngan.data.datasets import data_folder, load_dataset
 from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.training_metrics import NUM_IMAGES
-from snngan.experiments import Experiment, ExperimentContext
-from snngan.experiments.runs import GanRun, Log, seed_logs, train_generator
+from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
+from snngan.experiments.runs import GanRun, Log, load_stage, seed_logs, train_generator
 from snngan.experiments.tables import markdown_table
 from snngan.stats import summarize
+from snngan.training.resolve import build_architecture
+from snngan.training.sampling import draw_latents, latent_plane, load_generator, sample_images
 
 METRICS = {
     "FID": "metrics/fid",
@@ -31,11 +32,10 @@ METRICS = {
     "synthetic anchors": "entanglement/fake_anchors",
 }
 """Columns of the table of metrics, and their tags."""
-MNIST = MappingProxyType({"dataset": "mnist", "seeds": (0, 1, 2), "options": ()})
+MNIST = {"dataset": "mnist", "seeds": (0, 1, 2), "options": ()}
 """What the presets of several experiments have in common."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class GeneratorExperiment(Experiment):
     """An experiment that trains generators with several seeds."""
 
@@ -63,12 +63,6 @@ class GeneratorExperiment(Experiment):
         return runs[0], last_metrics([log for run in runs for log in seed_logs(run)])
 
 
-def save_grid(images: Tensor, path: Path) -> Path:
-    """Write a grid of images (N, C, H, W) in [-1, 1] as a PNG file."""
-    save_png(draw_images(images), path)
-    return path
-
-
 def last_metrics(logs: Sequence[Log]) -> dict[str, Any]:
     """Return statistics over the logs of each of ``METRICS`` at the last step, if all logs have it."""
     known = {title: tag for title, tag in METRICS.items() if all(tag in log for log in logs)}
@@ -85,3 +79,82 @@ def metrics_table(title: str, numbers: Mapping[str, Mapping[str, Any]], more: Se
         "space, 0.693 by chance.",
         *markdown_table((title, *columns), ([name, *map(row.get, columns)] for name, row in numbers.items())),
     ]
+
+
+def _save_grid(images: Tensor, path: Path) -> Path:
+    save_png(draw_images(images), path)
+    return path
+
+
+@EXPERIMENTS.register("pixel-generator")
+class PixelGenerator(GeneratorExperiment):
+    """Train snnl-pixel in each form; show samples, and a plane through the latent space."""
+
+    source = "Frosst et al. 2019, figure 6"
+    summary = "Images of a generator that only raises entanglement in pixel space, with no discriminator"
+
+    forms: tuple[str, ...] = option(("chance-capped",), "forms of the loss")
+    batch_size: int = option(32, "real images per step", low=2)
+
+    presets = {
+        "cpu": {**MNIST, "forms": ("chance-capped", "literal"), "steps": 2000, "batch_size": 256},
+        "paper": {**MNIST, "forms": ("chance-capped", "log-odds", "literal"), "steps": 20000, "batch_size": 4096},
+    }
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        numbers, plots = {}, []
+        grid_side, plane_side = (10, 12) if data.image_shape[0] == 1 else (8, 8)  # grids of color noise are large
+        options = {"objective": "snnl-pixel", "batch_size": self.batch_size, "metrics_every": self.steps}
+        for form in self.forms:
+            settings = (f"form={form}", *self.options)
+            run, numbers[form] = self.train_seeds(form, data, context, set=settings, **options)
+            generator, latent_dim = load_generator(run.path), build_architecture(run.config).latent_dim
+            for name, latents in (
+                ("samples", draw_latents(grid_side**2, latent_dim, 0)),
+                ("plane", latent_plane(latent_dim, plane_side, 0)),
+            ):
+                images = sample_images(generator, latents)
+                plots.append(_save_grid(images, context.folder / f"{form}-{name}.png"))
+        return ExperimentResult(numbers, metrics_table("form", numbers), plots)
+
+
+@EXPERIMENTS.register("projected-generator")
+class ProjectedGenerator(GeneratorExperiment):
+    """Train snnl-projected in each form, and gan at the same learning rates."""
+
+    source = "Frosst et al. 2019, figure 23"
+    summary = "Samples through the training of snnl-projected, beside the classic GAN at the same rates"
+
+    forms: tuple[str, ...] = option(("log-odds",), "forms of the loss")
+    stages: tuple[int, ...] = option((3, 6), "steps at which samples are shown")
+
+    presets = {
+        "cpu": {**MNIST, "forms": ("log-odds", "literal"), "steps": 1500, "stages": (100, 500, 1000, 1500)},
+        "paper": {**MNIST, "forms": ("log-odds", "literal"), "steps": 20000, "stages": (1000, 5000, 10000, 20000)},
+    }
+
+    def check(self) -> None:
+        if not all(0 < stage <= self.steps for stage in self.stages):
+            raise ValueError(f"stages must be steps from 1 to {self.steps}, got {self.stages}")
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        numbers, plots = {}, []
+        num_shown = 64 if data.image_shape[0] == 1 else 36  # grids of color noise are large
+        objectives = {form: ("snnl-projected", (f"form={form}",)) for form in self.forms} | {"gan": ("gan", ())}
+        for title, (objective, settings) in objectives.items():
+            run, numbers[title] = self.train_seeds(
+                title,
+                data,
+                context,
+                objective=objective,
+                stages=self.stages,
+                learning_rate=8e-4,
+                set=("discriminator_learning_rate=0.0002", *settings, *self.options),
+                metrics_every=math.gcd(*self.stages, self.steps),
+            )
+            for step in self.stages:
+                images = load_stage(run, step)[:num_shown]
+                plots.append(_save_grid(images, context.folder / f"{title}-{step:06d}.png"))
+        return ExperimentResult(numbers, metrics_table("objective, all at the same rates", numbers), plots)

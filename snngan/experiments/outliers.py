@@ -1,34 +1,33 @@
-"""Figures 12 and 21: whether images of another data set are told from test images by logits and by credibility."""
+"""Figures 12, 21 and 22: whether images of other data sets, and adversarial ones, lie apart from test images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snngan.config import option
-from snngan.data import DATASETS, Dataset
+from snngan.data import DATASETS, Dataset, to_unit_range
 from snngan.data.datasets import data_folder
-from snngan.evaluation.attack_evaluation import DkNNEvaluator, Prediction, select_queries
+from snngan.evaluation.attack_evaluation import DkNNEvaluator, Prediction, make_adversarial, select_queries
 from snngan.evaluation.plots import plot_tsne
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
+from snngan.experiments.runs import load_labeled
 from snngan.experiments.tables import compare_paired, comparison_table, format_cell, record, summarize_nested
+from snngan.losses.entangled import hidden_layers
+from snngan.losses.snnl import entanglement
+from snngan.robustness.activations import compute_activations
+from snngan.robustness.attacks import parse_attack
 
-SCORES: Mapping[str, Callable[[Prediction], Tensor]] = {
-    "credibility": lambda prediction: prediction.dknn.credibility,
-    "highest probability": lambda prediction: prediction.logits.softmax(1).amax(1),
-}
-"""Scores that should be high for test images and low for outliers; the second needs no DkNN."""
 OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
+FASHION = {"dataset": "fashion-mnist", "alpha": -0.02}
+"""What the presets of each experiment have in common."""
 
 
 @EXPERIMENTS.register("outliers")
-@dataclass(frozen=True, kw_only=True)
 class Outliers(BaselineComparison):
     """Score test images and as many of each other data set by networks of both variants."""
 
@@ -46,7 +45,7 @@ class Outliers(BaselineComparison):
     }
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = self.load_data(context)
+        data = load_labeled(self.dataset, context)
         outliers = {name: outlier_images(name, data, self.num_images, context) for name in self.outliers}
         networks, layers = self.train_networks(data, context)
         images, labels = select_queries(data, self.num_images)
@@ -60,12 +59,11 @@ class Outliers(BaselineComparison):
             record(accuracies, variant, value=known.metrics(labels)["accuracy"])
             for name, others in outliers.items():
                 found = dknn(others)
-                for score, score_of in SCORES.items():
-                    area = area_under_roc(score_of(known), score_of(found))
-                    record(areas, f"{name}, {score}", variant, value=area)
+                for (score, high), low in zip(_scores(known).items(), _scores(found).values(), strict=True):
+                    record(areas, f"{name}, {score}", variant, value=area_under_roc(high, low))
                 if seed == 0:
                     panels[f"{variant}, {name}"] = known.logits[: self.num_drawn], found.logits[: self.num_drawn]
-            del dknn
+            del dknn  # before the next one takes as much memory
         rows = {name: compare_paired(values) for name, values in areas.items()}
         numbers = {"auroc": rows, "accuracy": summarize_nested(accuracies)}
         accuracy = ", ".join(f"{name} {format_cell(value, 4)}" for name, value in numbers["accuracy"].items())
@@ -79,6 +77,12 @@ class Outliers(BaselineComparison):
         title = "t-SNE of logits, seed 0: test images blue, outliers red"
         plot = plot_tsne(panels, len(outliers), title, context.folder / "logits.png", size=2.8)
         return ExperimentResult(numbers, text, [plot])
+
+
+def _scores(prediction: Prediction) -> dict[str, Tensor]:
+    """Return scores that should be high for test images and low for outliers; the second needs no DkNN."""
+    probability = prediction.logits.softmax(1).amax(1)
+    return {"credibility": prediction.dknn.credibility, "highest probability": probability}
 
 
 def outlier_images(name: str, data: Dataset, count: int, context: ExperimentContext) -> Tensor:
@@ -107,3 +111,52 @@ def area_under_roc(known: Tensor, outliers: Tensor) -> float:
 
     is_known = torch.cat([torch.ones(len(known)), torch.zeros(len(outliers))])
     return float(roc_auc_score(is_known.numpy(), torch.cat([known, outliers]).double().numpy()))
+
+
+@EXPERIMENTS.register("hidden-activations")
+class HiddenActivations(BaselineComparison):
+    """Measure the entanglement of plain and adversarial test images in each hidden layer."""
+
+    source = "Frosst et al. 2019, figure 22"
+    summary = "Whether hidden layers put adversarial images apart, with and without entanglement"
+
+    attack: str = option("bim:0.3:2", "attack, such as bim:0.1:20")
+    num_images: int = option(40, "most test images; a third is attacked, two thirds are not", low=12)
+    num_drawn: int = option(20, "number of images of each kind in the plot", low=1)
+
+    presets = {
+        "cpu": {**CPU, **FASHION, "attack": "bim:0.1:20", "num_images": 3000, "num_drawn": 500},
+        "paper": {**PAPER, **FASHION, "attack": "bim:0.1:100", "num_images": 9000, "num_drawn": 1000},
+    }
+
+    def check(self) -> None:
+        parse_attack(self.attack)
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = load_labeled(self.dataset, context)
+        networks, layers = self.train_networks(data, context)
+        images, labels = select_queries(data, self.num_images)
+        panels: dict[str, tuple[Tensor, Tensor]] = {}
+        scores: dict[str, Any] = {}
+        third = len(images) // 3
+        for (variant, seed), network in networks.items():
+            attack = parse_attack(self.attack)
+            examples = make_adversarial(network, attack, images[:third], labels[:third], context.device)
+            shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
+            _, found = compute_activations(network, hidden_layers(network, layers), shown)
+            for layer, features in found.items():
+                attacked, reference, plain = torch.split(features, third)
+                record(scores, f"{layer}, attacked", variant, value=entanglement(reference, attacked).score)
+                record(scores, f"{layer}, unattacked", variant, value=entanglement(reference, plain).score)
+                if seed == 0 and layer == layers[0]:
+                    panels[variant] = reference[: self.num_drawn].cpu(), attacked[: self.num_drawn].cpu()
+        numbers = {name: compare_paired(values, min) for name, values in scores.items()}
+        text = [
+            f"{self.seeds} seeds; {third} plain test images compared with {third} others, attacked by {self.attack} "
+            "and unattacked. Score: the entanglement of both groups, 1 if they cannot be told apart, 0 if they are "
+            "separate; best is the lowest. In the paper, attacked images are separate in entangled networks only.",
+            *comparison_table(numbers, 3),
+        ]
+        title = f"t-SNE of {layers[0]}, seed 0: plain test images blue, attacked red"
+        plot = plot_tsne(panels, 2, title, context.folder / "activations.png", size=4.0)
+        return ExperimentResult(numbers, text, [plot])

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from snngan.config import parse_settings
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
-from snngan.experiments.runs import environment, run_environments
 from snngan.files import check_absent, read_json, write_atomically
+from snngan.training.environment import environment
 
 FORMER_NAMES = {
-    "adversary": ("adversarial_training",),
-    "code": ("code_size",),
-    "every": ("log_every", "metrics_every"),
-    "judge": ("evaluation_attack",),
-    "length": ("step_length",),
-    "over_layers": ("layer_reduction",),
-    "points": ("num_train_images", "num_codes"),
-    "rate": ("step_size",),
-}
+    "adversary": ("adversarial_training",), "code": ("code_size",), "every": ("log_every", "metrics_every"),
+    "judge": ("evaluation_attack",), "length": ("step_length",), "over_layers": ("layer_reduction",),
+    "points": ("num_train_images", "num_codes"), "rate": ("step_size",),
+}  # fmt: skip
 """Options of version 0.1 and their present names; an experiment has at most one of these."""
 
 
@@ -68,16 +62,17 @@ def run_experiment(
         ValueError: as :func:`make_experiment`; data that are missing; or, without ``force``, a folder that holds
             anything but results of this experiment.
     """
-    kind, experiment = EXPERIMENTS[name], make_experiment(name, preset, settings)
+    experiment, folder = make_experiment(name, preset, settings), context.folder
     options = dataclasses.asdict(experiment)
-    if not _is_reusable(context.folder, name, options):
-        check_absent(context.folder, force=force)
+    if folder.exists() and not (folder.is_dir() and _is_reusable(context, name, options)):
+        check_absent(folder, force=force)
     result = experiment.run(context)
     own = environment(context.device)
-    environments = run_environments(context.folder) or [own]
+    trained = [read_json(path).get("environment") for path in sorted(folder.glob("runs/*/config.json"))]
+    environments = [each for number, each in enumerate(trained) if each not in trained[:number]] or [own]
     content = {
         "experiment": name,
-        "source": kind.source,
+        "source": experiment.source,
         "preset": preset,
         "command": command,
         "settings": options,
@@ -85,16 +80,15 @@ def run_experiment(
         "runs": environments,
         "numbers": result.numbers,
     }
-    write_atomically(context.folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(folder / "numbers.json", (json.dumps(content, indent=1) + "\n").encode())
     where = dict.fromkeys(
-        f"snngan {each.get('snngan')} at {each.get('commit') or 'no commit'}, torch {each.get('torch')}, "
-        f"{each.get('device')}"
+        f"snngan {each['snngan']} at {each['commit'] or 'no commit'}, torch {each['torch']}, {each['device']}"
         for each in environments
     )
     lines = [
         f"# {name}",
         "",
-        f"{kind.summary} ({kind.source}).",
+        f"{experiment.summary} ({experiment.source}).",
         "",
         f"    {command}",
         "",
@@ -104,19 +98,13 @@ def run_experiment(
         "",
         *(f"![{path.stem}]({path.name})" for path in result.plots),
     ]
-    write_atomically(context.folder / "result.md", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "result.md", ("\n".join(lines) + "\n").encode())
     return result
 
 
-def _is_reusable(folder: Path, name: str, options: Mapping[str, Any]) -> bool:
-    """Return whether a folder is missing, empty, or left by the experiment ``name``.
-
-    Runs and kept tensors, which lie in subfolders, are checked one by one as they are reused; a folder with nothing but
-    a result must be of the same options.
-    """
-    if not folder.is_dir():
-        return not (folder.exists() or folder.is_symlink())
-    paths = list(folder.iterdir())
-    found = read_json(folder / "numbers.json") if (folder / "numbers.json").exists() else {}
+def _is_reusable(context: ExperimentContext, name: str, options: dict[str, Any]) -> bool:
+    """Return whether a folder is empty or holds this experiment; runs and kept tensors in it are checked on use."""
+    paths, file = list(context.folder.iterdir()), context.folder / "numbers.json"
+    found = read_json(file) if file.exists() else {}
     has_parts = any(path.is_dir() for path in paths) or found.get("settings") == json.loads(json.dumps(options))
     return not paths or (found.get("experiment", name) == name and has_parts)

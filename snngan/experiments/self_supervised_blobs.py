@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,11 @@ import torch
 from torch import Tensor
 
 from snngan.config import option
-from snngan.data import Dataset
-from snngan.data.batches import check_batch_size
 from snngan.evaluation.clusters import cluster_accuracy, confusion_matrix, k_means, match_clusters, spectral_clusters
 from snngan.evaluation.plots import draw_scatter, new_figure, save_figure
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
-from snngan.experiments.autoencoder_codes import MNIST, AutoencoderExperiment
-from snngan.experiments.cache import compute_once
-from snngan.experiments.runs import held_out_subset, load_labeled
+from snngan.experiments.autoencoders import MNIST, AutoencoderExperiment
+from snngan.experiments.runs import compute_once, held_out_subset, load_labeled
 from snngan.experiments.tables import markdown_table, record, summarize_nested
 from snngan.selfsupervised import cluster
 
@@ -27,21 +22,12 @@ NUM_BLOBS, BLOB_SIZE = 10, 100
 """Number of blobs, and of points in each."""
 PUBLISHED = 0.986
 """Accuracy of the blog post's one run."""
-VARIANTS = ("baseline", "SNNL of the code")
-"""Autoencoders whose codes are clustered; the second is trained with labels."""
 CPU = {
-    **MNIST,
-    "steps": 600,
-    "sets": 50,
-    "spreads": (0.3, 1.0),
-    "restarts": 5,
-    "cluster_steps": 300,
-    "num_codes": 5000,
-}
+    **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300, "num_codes": 5000,
+}  # fmt: skip
 
 
 @EXPERIMENTS.register("self-supervised-blobs")
-@dataclass(frozen=True, kw_only=True)
 class SelfSupervisedBlobs(AutoencoderExperiment):
     """Cluster many sets of blobs, the digits of scikit-learn, and codes of held-out images of ``dataset``."""
 
@@ -49,7 +35,9 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
     summary = "Classes without labels: the min-max objective against k-means and spectral clustering"
 
     sets: int = option(1, "number of random sets of blobs", low=1)
-    spreads: tuple[float, ...] = option((0.3,), "standard deviations of a blob, for centers in a square of side 20")
+    spreads: tuple[float, ...] = option(
+        (0.3,), "standard deviations of a blob, for centers in a square of side 20", low=0.001
+    )
     restarts: int = option(2, "number of starts, of which the one with the lowest loss is kept", low=1)
     cluster_steps: int = option(10, "optimizer steps of each start", low=1)
     seeds: int = option(1, "number of runs on the digits and on the codes, and of autoencoders", low=1)
@@ -57,22 +45,32 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
 
     presets = {"cpu": CPU, "paper": {**CPU, "steps": 7000}}
 
-    def check(self) -> None:
-        super().check()
-        if not self.spreads or not all(0 < spread < math.inf for spread in self.spreads):
-            raise ValueError(f"spreads must be above 0, got {self.spreads}")
-        if len({f"{spread:g}" for spread in self.spreads}) < len(self.spreads):
-            raise ValueError(f"spreads must differ, got {self.spreads}")
-
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = load_labeled(self.dataset, context)
-        check_batch_size(self.batch_size, len(data.train_images))
-        if len(data.test_images) < 100:
-            raise ValueError(f"{data.name} must hold out 100 images or more, got {len(data.test_images)}")
+        data, digits = load_labeled(self.dataset, context), load_labeled("digits", context)
         accuracies: dict[str, Any] = {}
-        plots = self._cluster_blobs(context, accuracies)
-        self._cluster_digits(context, accuracies)
-        self._cluster_codes(data, context, accuracies)
+        plots = []
+        for spread in self.spreads:
+            rows = accuracies[f"standard deviation {spread:g}"] = {}
+            for seed in range(self.sets):
+                points, labels, best_accuracy = sample_blobs(spread, seed)
+                record(rows, "nearest true center", value=best_accuracy)
+                clusters = self._compare(points, labels, NUM_BLOBS, seed, context, rows)
+                if seed == 0:
+                    plots.append(plot_clusters(points, labels, clusters, context.folder / f"blobs-{spread:g}.png"))
+            context.notify(f"{self.sets} sets of standard deviation {spread:g}")
+        assert digits.train_labels is not None
+        assert digits.test_labels is not None
+        pixels = torch.cat([digits.train_images, digits.test_images]).flatten(1).float()
+        labels = torch.cat([digits.train_labels, digits.test_labels])
+        rows = accuracies[f"digits, {len(pixels)} images, pixels"] = {}
+        for seed in range(self.seeds):
+            self._compare(pixels, labels, digits.num_classes, seed, context, rows)
+        subset, labels = held_out_subset(data, self.num_codes)
+        for variant in ("baseline", "SNNL of the code"):
+            rows = accuracies[f"{self.dataset}, {len(subset)} codes, {variant}"] = {}
+            for seed in range(self.seeds):
+                codes = self.codes(variant, seed, data, context)[0][subset]
+                self._compare(codes, labels, data.num_classes, seed, context, rows)
         numbers = summarize_nested(accuracies)
         table = []
         for name, rows in numbers.items():
@@ -93,59 +91,21 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
         ]
         return ExperimentResult(numbers, text, plots)
 
-    def _cluster_blobs(self, context: ExperimentContext, accuracies: dict[str, Any]) -> list[Path]:
-        """Cluster blobs of each spread, and return a plot of the first set of each."""
-        plots = []
-        for spread in self.spreads:
-            rows = accuracies[f"standard deviation {spread:g}"] = {}
-            for seed in range(self.sets):
-                points, labels, best_accuracy = sample_blobs(spread, seed)
-                record(rows, "nearest true center", value=best_accuracy)
-                clusters = self._compare(points, labels, NUM_BLOBS, seed, context, rows)
-                if seed == 0:
-                    plots.append(plot_clusters(points, labels, clusters, context.folder / f"blobs-{spread:g}.png"))
-            context.notify(f"{self.sets} sets of standard deviation {spread:g}")
-        return plots
-
-    def _cluster_digits(self, context: ExperimentContext, accuracies: dict[str, Any]) -> None:
-        """Cluster the pixels of the digits of scikit-learn."""
-        digits = load_labeled("digits", context)
-        assert digits.train_labels is not None
-        assert digits.test_labels is not None
-        pixels = torch.cat([digits.train_images, digits.test_images]).flatten(1).float()
-        labels = torch.cat([digits.train_labels, digits.test_labels])
-        rows = accuracies[f"digits, {len(pixels)} images, pixels"] = {}
-        for seed in range(self.seeds):
-            self._compare(pixels, labels, digits.num_classes, seed, context, rows)
-
-    def _cluster_codes(self, data: Dataset, context: ExperimentContext, accuracies: dict[str, Any]) -> None:
-        """Cluster the codes of held-out images of ``data``."""
-        subset, labels = held_out_subset(data, self.num_codes)
-        for variant in VARIANTS:
-            rows = accuracies[f"{self.dataset}, {len(subset)} codes, {variant}"] = {}
-            for seed in range(self.seeds):
-                codes = self.codes(variant, seed, data, context)[0][subset]
-                self._compare(codes, labels, data.num_classes, seed, context, rows)
-
     def _compare(
         self, features: Tensor, labels: Tensor, count: int, seed: int, context: ExperimentContext, rows: dict[str, Any]
     ) -> Tensor:
-        """Add each method's accuracy on features (N, D) to its list in ``rows``; return the objective's clusters (N,).
-
-        The clusters are kept in the context's folder.
-        """
+        """Record each method's accuracy on features (N, D) in ``rows``; return the objective's clusters (N,)."""
         methods = "min-max, one start", f"min-max, {self.restarts} starts", "k-means", "spectral"
 
         def compute() -> dict[str, Tensor]:
-            found = cluster(
-                features.to(context.device), count, steps=self.cluster_steps, restarts=self.restarts, seed=seed
-            )
+            on_device = features.to(context.device)
+            found = cluster(on_device, count, steps=self.cluster_steps, restarts=self.restarts, seed=seed)
             others = k_means(features, count, seed=seed), spectral_clusters(features, count, seed=seed)
-            return dict(zip(methods, (found.starts[0].cpu(), found.labels.cpu(), *others), strict=True))
+            return dict(zip(methods, (found.starts[0], found.labels, *others), strict=True))
 
         digest = hashlib.sha256(features.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
-        path = context.folder / "clusters" / f"{digest}-{seed}-{self.restarts}-{self.cluster_steps}.npz"
-        clusters = compute_once(path, {}, compute)
+        file = f"{digest}-{seed}-{self.restarts}-{self.cluster_steps}.safetensors"
+        clusters = compute_once(context.folder / "clusters" / file, {}, compute)
         for method in methods:
             record(rows, method, value=cluster_accuracy(labels, clusters[method], count))
         return clusters[methods[1]]
@@ -155,12 +115,8 @@ def sample_blobs(spread: float, seed: int) -> tuple[Tensor, Tensor, float]:
     """Return points (N, 2), labels (N,), and the accuracy of the rule that knows the true centers."""
     from sklearn.datasets import make_blobs
 
-    points, labels, centers = (
-        torch.from_numpy(each)
-        for each in make_blobs(
-            NUM_BLOBS * BLOB_SIZE, centers=NUM_BLOBS, cluster_std=spread, random_state=seed, return_centers=True
-        )
-    )
+    options = {"centers": NUM_BLOBS, "cluster_std": spread, "random_state": seed, "return_centers": True}
+    points, labels, centers = map(torch.from_numpy, make_blobs(NUM_BLOBS * BLOB_SIZE, **options))
     nearest = torch.cdist(points, centers).argmin(1)
     return points.float(), labels.long(), float((nearest == labels).double().mean())
 

@@ -18,11 +18,9 @@ def record(values: dict[str, Any], *keys: str, value: float) -> None:
 
 def summarize_nested(values: Any) -> Any:
     """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.stats.summarize``."""
-    return (
-        {key: summarize_nested(each) for key, each in values.items()}
-        if isinstance(values, Mapping)
-        else summarize(values)
-    )
+    if isinstance(values, Mapping):
+        return {key: summarize_nested(each) for key, each in values.items()}
+    return summarize(values)
 
 
 def format_cell(value: Any, digits: int = 3) -> str:
@@ -67,16 +65,13 @@ def compare_paired(values: Mapping[str, Sequence[float]], best: Callable[..., fl
 
 def comparison_table(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list[str]:
     """Return the Markdown table of :func:`compare_paired` by name, with the same two variants in each row."""
-    legend = (
-        "Mean over seeds (Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired "
-        "t-test."
-    )
     variants = [name for name in next(iter(rows.values())) if name not in ("difference", "p_value")]
     cells = []
     for name, row in rows.items():
         means = [f"{format_cell(row[each], digits)}, {format_cell(row[each]['best'], digits)}" for each in variants]
         cells.append([name, *means, row["difference"], format_cell(row["p_value"], 2)])
     return [
-        legend,
+        "Mean over seeds (Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired "
+        "t-test.",
         *markdown_table(("", *(f"{name}: mean, best" for name in variants), "difference", "p"), cells, digits),
     ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
+from statistics import mean
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from snngan.evaluation.attack_evaluation import compute_logits, make_adversarial
 from snngan.evaluation.plots import plot_tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
+from snngan.experiments.runs import load_labeled
 from snngan.experiments.tables import markdown_table
 from snngan.robustness.attacks import Attack
 from snngan.stats import summarize
@@ -27,10 +27,11 @@ CHUNK = 500
 """Images whose gradients are computed at a time."""
 Network = tuple[str, int]
 """Variant and seed of a network."""
+EPSILONS = {"alpha": -0.02, "epsilons": (0.1, 0.2, 0.3)}
+"""What the presets have in common."""
 
 
 @EXPERIMENTS.register("transferability")
-@dataclass(frozen=True, kw_only=True)
 class Transferability(BaselineComparison):
     """Attack each network by the examples of every other seed's networks, of its own variant and of the other."""
 
@@ -45,42 +46,37 @@ class Transferability(BaselineComparison):
     num_drawn: int = option(20, "number of images whose gradients are plotted", low=1)
 
     presets = {
-        "cpu": {
-            **CPU, "alpha": -0.02, "epsilons": (0.1, 0.2, 0.3), "attack_steps": 10, "num_images": 1000,
-            "num_drawn": 500,
-        },
-        "paper": {
-            **PAPER, "alpha": -0.02, "epsilons": (0.1, 0.2, 0.3), "attack_steps": 100, "num_images": 5000,
-            "num_drawn": 1000,
-        },
-    }  # fmt: skip
+        "cpu": {**CPU, **EPSILONS, "attack_steps": 10, "num_images": 1000, "num_drawn": 500},
+        "paper": {**PAPER, **EPSILONS, "attack_steps": 100, "num_images": 5000, "num_drawn": 1000},
+    }
 
     def check(self) -> None:
-        _ = self._attacks
+        self.attacks()
 
-    @property
-    def _attacks(self) -> list[Attack]:
+    def attacks(self) -> list[Attack]:
+        """Return the attack of each strength; raises ``ValueError`` for one out of range."""
         return [Attack("bim", epsilon, self.attack_steps) for epsilon in self.epsilons]
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = self.load_data(context)
+        data = load_labeled(self.dataset, context)
         if self.target >= data.num_classes:
             raise ValueError(f"target must be below {data.num_classes}, the classes of {data.name}, got {self.target}")
         networks, _ = self.train_networks(data, context)
         images, labels = select_queries(data, self.num_images)
 
-        def predictions(shown: Tensor) -> dict[Network, Tensor]:
-            return {key: compute_logits(each, shown, context.device).argmax(1) for key, each in networks.items()}
+        def fooled_by(shown: Tensor) -> dict[Network, Tensor]:
+            return {
+                key: compute_logits(each, shown, context.device).argmax(1) != labels for key, each in networks.items()
+            }
 
         plain = to_unit_range(images)
-        correct = {key: classes == labels for key, classes in predictions(plain).items()}
+        correct = {key: ~wrong for key, wrong in fooled_by(plain).items()}
         transfer: dict[str, dict[str, dict[str, Any] | None]] = {}
-        for attack in self._attacks:
+        for attack in self.attacks():
             context.notify(f"attacks of strength {attack.epsilon:g}")
             rates: dict[tuple[Network, Network], float | None] = {}
             for source, network in networks.items():
-                examples = make_adversarial(network, attack, images, labels, context.device)
-                fooled = {key: classes != labels for key, classes in predictions(examples).items()}
+                fooled = fooled_by(make_adversarial(network, attack, images, labels, context.device))
                 rates[source, source] = conditional_rate(fooled[source], correct[source])
                 for victim in networks:
                     if victim[1] != source[1]:
@@ -97,6 +93,7 @@ class Transferability(BaselineComparison):
         rows = []
         for pair in next(iter(transfer.values())):
             rows.append([*pair.split(" to "), *(found[pair] for found in transfer.values()), alignment.get(pair)])
+        header = ("from", "to", *(f"fooled at {epsilon:g}" for epsilon in self.epsilons), "alignment")
         text = [
             f"{self.seeds} seeds per variant, {len(images)} test images, BIM of {self.attack_steps} steps. To itself: "
             "the share of correctly classified images whose example, made on the network, fools it. Transfer: among "
@@ -104,9 +101,7 @@ class Transferability(BaselineComparison):
             "that it was made on, the share whose example fools the other network as well. Alignment: mean cosine of "
             f"both networks' gradients of the loss of class {self.target}, image by image. Mean (Student's 95 % "
             "interval of a jackknife over seeds, for three or more: every network is in several pairs).",
-            *markdown_table(
-                ("from", "to", *(f"fooled at {epsilon:g}" for epsilon in self.epsilons), "alignment"), rows
-            ),
+            *markdown_table(header, rows),
         ]
         panels = {
             f"{one} 0 and {other} 1": (gradients[one, 0][: self.num_drawn], gradients[other, 1][: self.num_drawn])
@@ -137,13 +132,12 @@ def summarize_pairs(values: Mapping[tuple[Network, Network], float | None]) -> d
 
 
 def _jackknife(values: Mapping[tuple[int, int], float]) -> dict[str, Any]:
-    mean = statistics.mean(values.values())
     seeds = sorted({seed for pair in values for seed in pair})
     without = [[value for pair, value in values.items() if seed not in pair] for seed in seeds]
     if not all(without):
-        return summarize([mean])
+        return summarize([mean(values.values())])
     count = len(seeds)
-    return summarize([count * mean - (count - 1) * statistics.mean(rest) for rest in without])
+    return summarize([count * mean(values.values()) - (count - 1) * mean(rest) for rest in without])
 
 
 def unit_gradients(network: nn.Module, images: Tensor, target: int, device: torch.device) -> Tensor:
