@@ -33,7 +33,9 @@ HEARTBEAT, GRACE = 20, 60
 
 @EXPERIMENTS.register("alpha-search")
 class AlphaSearch(Experiment):
-    """Let workers train one classifier at a time; a shared study suggests what each tries next.
+    """Which alpha a Gaussian-process search settles on, and test accuracy against alpha.
+
+    Let workers train one classifier at a time; a shared study suggests what each tries next.
 
     The objective is the accuracy on a tenth of the training images, which is held out from training; the test split is
     only reported. Alpha is ``largest_alpha`` * u^3 for u in [-1, 1], which treats both signs alike and is fine near 0.
@@ -42,7 +44,6 @@ class AlphaSearch(Experiment):
     """
 
     source = "Frosst et al. 2019, figure 7"
-    summary = "Which alpha a Gaussian-process search settles on, and test accuracy against alpha"
 
     dataset: str = option("digits", "data set that the classifiers are trained on")
     trials: int = option(3, "number of trials", low=1)
@@ -54,14 +55,12 @@ class AlphaSearch(Experiment):
     storage: str | None = option(None, "optuna storage, such as postgresql://... [SQLite in the folder]")
     options: tuple[str, ...] = option(("width=4", "units=16"), "options of the network")
 
-    presets = {
-        "cpu": {
-            "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2, "options": ("width=16",)
-        },
-        "paper": {
-            "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
-            "options": (),
-        },
+    cpu = {
+        "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2, "options": ("width=16",)
+    }  # fmt: skip
+    paper = {
+        "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
+        "options": (),
     }  # fmt: skip
 
     def run(self, context: ExperimentContext) -> ExperimentResult:

@@ -1,24 +1,28 @@
-"""Experiments on generators: the options they share, the table of their metrics, and figures 6 and 23."""
+"""Experiments on generators: what they share, and figures 4, 5, 6, 17 and 23."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from snngan.config import option
-from snngan.data import Dataset
+from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.plots import plot_groups, plot_stages
 from snngan.evaluation.training_metrics import NUM_IMAGES
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.runs import GanRun, Log, load_stage, seed_logs, train_generator
-from snngan.experiments.tables import markdown_table
+from snngan.experiments.tables import last_value, markdown_table
 from snngan.stats import summarize
+from snngan.training.divergence import DivergedError
 from snngan.training.resolve import build_architecture
 from snngan.training.sampling import draw_latents, latent_plane, load_generator, sample_images
 
@@ -88,18 +92,15 @@ def _save_grid(images: Tensor, path: Path) -> Path:
 
 @EXPERIMENTS.register("pixel-generator")
 class PixelGenerator(GeneratorExperiment):
-    """Train snnl-pixel in each form; show samples, and a plane through the latent space."""
+    """Images of a generator that only raises entanglement in pixel space, with no discriminator."""
 
     source = "Frosst et al. 2019, figure 6"
-    summary = "Images of a generator that only raises entanglement in pixel space, with no discriminator"
 
     forms: tuple[str, ...] = option(("chance-capped",), "forms of the loss")
     batch_size: int = option(32, "real images per step", low=2)
 
-    presets = {
-        "cpu": {**MNIST, "forms": ("chance-capped", "literal"), "steps": 2000, "batch_size": 256},
-        "paper": {**MNIST, "forms": ("chance-capped", "log-odds", "literal"), "steps": 20000, "batch_size": 4096},
-    }
+    cpu = {**MNIST, "forms": ("chance-capped", "literal"), "steps": 2000, "batch_size": 256}
+    paper = {**MNIST, "forms": ("chance-capped", "log-odds", "literal"), "steps": 20000, "batch_size": 4096}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = self.load_data(context)
@@ -121,18 +122,15 @@ class PixelGenerator(GeneratorExperiment):
 
 @EXPERIMENTS.register("projected-generator")
 class ProjectedGenerator(GeneratorExperiment):
-    """Train snnl-projected in each form, and gan at the same learning rates."""
+    """Samples through the training of snnl-projected, beside the classic GAN at the same rates."""
 
     source = "Frosst et al. 2019, figure 23"
-    summary = "Samples through the training of snnl-projected, beside the classic GAN at the same rates"
 
     forms: tuple[str, ...] = option(("log-odds",), "forms of the loss")
     stages: tuple[int, ...] = option((3, 6), "steps at which samples are shown")
 
-    presets = {
-        "cpu": {**MNIST, "forms": ("log-odds", "literal"), "steps": 1500, "stages": (100, 500, 1000, 1500)},
-        "paper": {**MNIST, "forms": ("log-odds", "literal"), "steps": 20000, "stages": (1000, 5000, 10000, 20000)},
-    }
+    cpu = {**MNIST, "forms": ("log-odds", "literal"), "steps": 1500, "stages": (100, 500, 1000, 1500)}
+    paper = {**MNIST, "forms": ("log-odds", "literal"), "steps": 20000, "stages": (1000, 5000, 10000, 20000)}
 
     def check(self) -> None:
         if not all(0 < stage <= self.steps for stage in self.stages):
@@ -158,3 +156,112 @@ class ProjectedGenerator(GeneratorExperiment):
                 images = load_stage(run, step)[:num_shown]
                 plots.append(_save_grid(images, context.folder / f"{title}-{step:06d}.png"))
         return ExperimentResult(numbers, metrics_table("objective, all at the same rates", numbers), plots)
+
+
+FID = "metrics/fid"
+CORRELATIONS = {
+    "rank correlation in pixels": "entanglement/input_score",
+    "rank correlation in features": "metrics/entanglement_features",
+}
+"""Names of the correlations between FID and a score, and the tags of the scores."""
+FOLLOWS = -0.7
+"""A score follows FID if their rank correlation is this or lower."""
+ALL = ("gan", "minimax", "wgan", "wgan-gp", "lsgan", "hinge", "mmd", "snnl-pixel", "snnl-projected")
+
+
+@EXPERIMENTS.register("gan-entanglement")
+class GanEntanglement(GeneratorExperiment):
+    """Entanglement of real and synthetic images through the training of GANs, beside FID."""
+
+    source = "Frosst et al. 2019, figures 4, 5 and 17"
+
+    objectives: tuple[str, ...] = option(("gan", "snnl-pixel"), "objectives to compare")
+    metrics_every: int = option(4, "steps between two FIDs; entanglement is measured twice as often", low=1)
+
+    smoke = {"seeds": (0, 1), "steps": 8}
+    cpu = {**MNIST, "objectives": ALL, "steps": 1000, "metrics_every": 100}
+    paper = {**MNIST, "objectives": ALL, "steps": 20000, "metrics_every": 1000}
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = self.load_data(context)
+        every = self.metrics_every
+        stages = sorted({every, self.steps // 4 // every * every, self.steps} - {0})
+        logs: dict[str, list[Log]] = {}
+        samples: dict[str, list[Tensor]] = {}
+        diverged: list[str] = []
+        for seed in self.seeds:
+            for objective in self.objectives:
+                options: dict[str, Any] = {"objective": objective, "stages": stages, "metrics_every": every}
+                options |= {"log_every": max(1, every // 2), "set": self.options if objective != "snnl-pixel" else ()}
+                try:
+                    run = self.train(objective, data, context, seed, **options)
+                except DivergedError as error:
+                    diverged.append(f"{objective}-seed{seed}: {error}")
+                    context.notify(diverged[-1])
+                else:
+                    logs.setdefault(objective, []).extend(seed_logs(run))
+                    samples[objective] = [load_stage(run, step) for step in stages]
+        all_logs = [log for each in logs.values() for log in each]
+        numbers = {
+            name: {**last_metrics(each), "by_step": _metrics_by_step(each), **rank_correlations(each)}
+            for name, each in sorted(logs.items(), key=lambda item: mean(map(last_value(FID), item[1])))
+        }
+        tags = [tag for tag in (*CORRELATIONS.values(), FID) if all(tag in log for log in all_logs)]
+        across_runs = {
+            title: _rank_correlation([_scores_with_fid(log, tag)[-1] for log in all_logs])
+            for title, tag in CORRELATIONS.items()
+            if tag in tags
+        }
+        order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
+        real = to_unit_range(data.test_images[order[:500]])
+        plots = [
+            plot_groups(logs, tags, context.folder / "curves.png"),
+            plot_stages(real, samples, stages, context.folder / "stages.png"),
+        ]
+        text = [*metrics_table("objective", numbers, [*CORRELATIONS]), "", *describe_correlations(numbers, across_runs)]
+        text += [f"- Diverged and left out: {line}" for line in diverged]
+        found = {"objectives": numbers, "correlation_of_last_steps": across_runs, "diverged": diverged}
+        return ExperimentResult(found, text, plots)
+
+
+def _metrics_by_step(logs: Sequence[Log]) -> dict[str, list[dict[int, float]]]:
+    return {title: [dict(zip(*log[tag], strict=True)) for log in logs if tag in log] for title, tag in METRICS.items()}
+
+
+def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
+    """Return statistics over the runs of Spearman's correlation between score and FID over the steps of a run."""
+    found: dict[str, Any] = {}
+    for title, tag in CORRELATIONS.items():
+        values = [_rank_correlation(_scores_with_fid(log, tag)) for log in logs if tag in log]
+        known = [value for value in values if value is not None]
+        found[title] = summarize(known) if known else None
+    return found
+
+
+def _scores_with_fid(log: Log, tag: str) -> list[tuple[float, float]]:
+    """Return score and FID at every step that has both."""
+    score = dict(zip(*log[tag], strict=True))
+    return [(score[step], fid) for step, fid in zip(*log[FID], strict=True) if step in score]
+
+
+def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return Spearman's correlation, or None where it is undefined: fewer than three distinct values."""
+    from scipy.stats import spearmanr
+
+    first, second = zip(*pairs, strict=True)
+    return float(spearmanr(first, second).statistic) if min(len({*first}), len({*second})) > 2 else None
+
+
+def describe_correlations(numbers: Mapping[str, Any], across_runs: Mapping[str, float | None]) -> list[str]:
+    """Return lines that say whether entanglement follows FID."""
+    lines = ["Does entanglement follow FID? (Spearman's rank correlation; -1: the score rises whenever FID falls.)", ""]
+    for title, between in across_runs.items():
+        values = [value for each in numbers.values() if each[title] for value in each[title]["values"]]
+        if values and between is not None:
+            num_following = sum(value <= FOLLOWS for value in values)
+            verdict = "follows" if between <= FOLLOWS else "does not follow"
+            lines.append(
+                f"- {title.capitalize()}: within a run the score follows FID ({FOLLOWS} or lower) in {num_following} "
+                f"of {len(values)} runs; across runs, at the last step, it {verdict} it ({between:.2f})."
+            )
+    return lines

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from snngan.config import option
 from snngan.evaluation.plots import plot_scatter_panels, save_scatter_gif
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
-from snngan.experiments.tables import markdown_table, record, summarize_nested
+from snngan.experiments.tables import markdown_table, record, summarize_all
 from snngan.losses.pairwise import mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
@@ -83,15 +83,15 @@ def _animate(path: Sequence[Tensor], labels: Tensor, file: Path) -> Path:
 
 @EXPERIMENTS.register("toy-gaussian")
 class ToyGaussian(PointsExperiment):
-    """Move the points by gradient descent on their own entanglement."""
+    """Gradient descent on points lowers their entanglement and keeps both modes of each class."""
 
     source = "Frosst et al. 2019, figures 1 and 13"
-    summary = "Gradient descent on points lowers their entanglement and keeps both modes of each class"
 
     temperature: float = option(1.0, "temperature, as a share of the mean squared distance at the start", low=0.001)
     step_size: float = option(0.25, "length of a step, as a share of N T times the gradient", low=0, high=1)
 
-    presets = {"smoke": {"steps": 40}, **dict.fromkeys(("cpu", "paper"), {"seeds": 20, "steps": 400, "frames": 30})}
+    smoke = {"steps": 40}
+    cpu = paper = {"seeds": 20, "steps": 400, "frames": 30}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         values: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class ToyGaussian(PointsExperiment):
                 if seed == 0:
                     panels |= {f"{title}: start": (path[0], labels), f"{title}: end": (path[-1], labels)}
                     animations.append(_animate(path, labels, context.folder / f"modes-{num_modes}.gif"))
-        numbers = summarize_nested(values)
+        numbers = summarize_all(values)
         measures = ("entanglement", "clusters", "modes kept")
         columns = [f"{name} {when}" for name in measures for when in ("before", "after")]
         header = ("", "entanglement before", "after", "clusters a class before", "after", "modes kept before", "after")
@@ -153,16 +153,18 @@ def measure_modes(points: Tensor, labels: Tensor, modes: Tensor) -> dict[str, fl
 
 @EXPERIMENTS.register("triplet-comparison")
 class TripletComparison(PointsExperiment):
-    """Move all points by the same distance, which falls to 0 linearly; the loss gives the direction."""
+    """Points moved by the triplet loss and by the soft nearest neighbor loss, down and up.
+
+    Move all points by the same distance, which falls to 0 linearly; the loss gives the direction.
+    """
 
     source = "Frosst et al. 2019, figure 2"
-    summary = "Points moved by the triplet loss and by the soft nearest neighbor loss, down and up"
 
     step_length: float = option(0.025, "first step, as a share of the root mean squared distance", low=0, high=1)
     margin: float = option(0.25, "margin of the triplet loss, as a share of the mean squared distance", low=0)
     temperature: float = option(1.0, "temperature, as a share of the mean squared distance", low=0.001)
 
-    presets = dict.fromkeys(("cpu", "paper"), {"seeds": 20, "steps": 200, "frames": 30})
+    cpu = paper = {"seeds": 20, "steps": 200, "frames": 30}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         measured: dict[str, Any] = {}
@@ -188,7 +190,7 @@ class TripletComparison(PointsExperiment):
                 record(measured, row, "entanglement", value=normalized_loss(positions, labels))
                 record(measured, row, "radius variance over area", value=ringness(positions))
                 record(measured, row, "still", value=float(moved < 0.01 * unit))
-        numbers = summarize_nested(measured)
+        numbers = summarize_all(measured)
         measures = ("entanglement", "radius variance over area")
         text = [
             f"{self.num_points} points of one Gaussian, {self.num_classes} random classes, {self.seeds} sets, "

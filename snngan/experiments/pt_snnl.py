@@ -31,21 +31,18 @@ PUBLISHED_2020 = {
 
 @EXPERIMENTS.register("template-models")
 class TemplateModels(ClassifierExperiment):
-    """Train each network with cross-entropy alone and with the loss, with the same seeds and steps."""
+    """Test accuracy of template models with the loss on all hidden layers, and without."""
 
     source = "pt-snnl, table of its README"
-    summary = "Test accuracy of template models with the loss on all hidden layers, and without"
 
     archs: tuple[str, ...] = option(("feedforward", "cnn"), "networks, unless arch names one")
     alpha: float = option(10.0, "weight of the layer loss")
     temperature: str = option("absolute:50", "temperature rule of the layer loss")
     layer_reduction: tuple[str, ...] = option(("sum", "min"), "reductions of the loss over layers")
 
-    presets = {
-        "cpu": {**CPU, "learning_rate": 1e-4},
-        "paper": {
-            **PAPER, "steps": 7000, "log_every": 500, "archs": ("feedforward", "cnn", "resnet18", "resnet34"),
-        },
+    cpu = {**CPU, "learning_rate": 1e-4}
+    paper = {
+        **PAPER, "steps": 7000, "log_every": 500, "archs": ("feedforward", "cnn", "resnet18", "resnet34"),
     }  # fmt: skip
 
     def check(self) -> None:
@@ -102,18 +99,15 @@ class TemplateModels(ClassifierExperiment):
 
 @EXPERIMENTS.register("temperature-and-factor")
 class TemperatureAndFactor(ClassifierExperiment):
-    """Train one network in five ways, with the same seeds and steps."""
+    """Accuracy at a fixed and an annealed temperature, entangled and disentangled."""
 
     source = "pt-snnl, table of its README of 2020"
-    summary = "Accuracy at a fixed and an annealed temperature, entangled and disentangled"
 
     factor: float = option(10.0, "weight of the loss, which is used with either sign", low=0)
     temperature: float = option(100.0, "fixed temperature; the annealed one is 1 / (1 + epoch) ** 0.55", low=1e-6)
 
-    presets = {
-        "cpu": {**CPU, "learning_rate": 1e-4, "options": ()},
-        "paper": {**PAPER, "steps": 7000, "log_every": 500},
-    }
+    cpu = {**CPU, "learning_rate": 1e-4, "options": ()}
+    paper = {**PAPER, "steps": 7000, "log_every": 500}
 
     def check(self) -> None:
         CLASSIFIERS[self.arch or "feedforward"]

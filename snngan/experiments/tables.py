@@ -16,10 +16,10 @@ def record(values: dict[str, Any], *keys: str, value: float) -> None:
     values.setdefault(keys[-1], []).append(value)
 
 
-def summarize_nested(values: Any) -> Any:
+def summarize_all(values: Any) -> Any:
     """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.stats.summarize``."""
     if isinstance(values, Mapping):
-        return {key: summarize_nested(each) for key, each in values.items()}
+        return {key: summarize_all(each) for key, each in values.items()}
     return summarize(values)
 
 

@@ -20,9 +20,8 @@ from snngan.config import ClassifyConfig
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.classifier import load_ensemble
-from snngan.experiments import ExperimentContext
+from snngan.experiments import ExperimentContext, make_experiment, run_experiment
 from snngan.experiments.alpha_search import AlphaSearch, entangled_shares, split_validation
-from snngan.experiments.result_folder import make_experiment, run_experiment
 from snngan.training.run_folder import open_run
 
 pytest.importorskip("optuna")

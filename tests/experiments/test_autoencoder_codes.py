@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from snngan.experiments.autoencoder_codes import VARIANTS, AutoencoderExperiment
+from snngan.experiments.temperature_and_factor import PUBLISHED, TemperatureAndFactor
 from torch.nn import functional as F
 
 from snngan import soft_nearest_neighbor_loss
@@ -14,8 +16,6 @@ from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.data.datasets import load_dataset
 from snngan.experiments import ExperimentContext, ExperimentResult
-from snngan.experiments.autoencoder_codes import VARIANTS, AutoencoderExperiment
-from snngan.experiments.temperature_and_factor import PUBLISHED, TemperatureAndFactor
 from snngan.losses.temperature import AnnealedTemperature, FixedTemperature, parse_temperature
 from snngan.models.autoencoder import Autoencoder
 from snngan.seeds import seed_for

@@ -14,9 +14,8 @@ from PIL import Image
 
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
-from snngan.experiments import EXPERIMENTS, PRESETS, ExperimentContext
+from snngan.experiments import EXPERIMENTS, FORMER_NAMES, PRESETS, ExperimentContext, make_experiment, run_experiment
 from snngan.experiments.gan_entanglement import CORRELATIONS, describe_correlations, rank_correlations
-from snngan.experiments.result_folder import FORMER_NAMES, make_experiment, run_experiment
 from snngan.experiments.runs import train_generator
 from snngan.experiments.tables import compare_logs
 from snngan.training.checkpoint import save_checkpoint

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-
 from snngan.experiments.toy_gaussian import ToyGaussian, measure
 from snngan.experiments.toy_points import mean_squared_distance, sample_points
 from snngan.experiments.triplet_comparison import TripletComparison, ringness

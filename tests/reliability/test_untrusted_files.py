@@ -21,8 +21,7 @@ import snngan
 from snngan.cli import main
 from snngan.config import TrainConfig
 from snngan.evaluation.report import read_metrics
-from snngan.experiments import ExperimentContext
-from snngan.experiments.result_folder import run_experiment
+from snngan.experiments import ExperimentContext, run_experiment
 from snngan.training.checkpoint import load_tensors, save_tensors
 from snngan.training.run_folder import open_run
 

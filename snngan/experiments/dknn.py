@@ -1,4 +1,4 @@
-"""Figures 9, 14, 18, 19 and 20: credibility against accuracy under attacks of growing strength."""
+"""Figures 9, 12, 14 and 18 to 21: DkNN's credibility under attacks and for images of other data sets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import option
-from snngan.evaluation.attack_evaluation import DkNNEvaluator, make_adversarial, select_queries
-from snngan.evaluation.plots import plot_credibility_by_accuracy
+from snngan.data import DATASETS, Dataset
+from snngan.data.datasets import data_folder
+from snngan.evaluation.attack_evaluation import DkNNEvaluator, Prediction, make_adversarial, select_queries
+from snngan.evaluation.plots import plot_credibility_by_accuracy, plot_tsne
+from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import load_labeled
-from snngan.experiments.tables import compare_paired, format_cell, markdown_table
+from snngan.experiments.tables import (
+    compare_paired,
+    comparison_table,
+    format_cell,
+    markdown_table,
+    record,
+    summarize_all,
+)
 from snngan.registry import unknown_name
 from snngan.robustness.attacks import Attack
 
@@ -32,13 +42,14 @@ COMMON = {
 
 @EXPERIMENTS.register("dknn-calibration")
 class DknnCalibration(BaselineComparison):
-    """Attack each variant's networks directly, by examples of the next seed's network, and by those of a baseline.
+    """DkNN's credibility against its accuracy under attacks, with and without entanglement.
+
+    Attack each variant's networks directly, by examples of the next seed's network, and by those of a baseline.
 
     Baselines are also attacked by examples from the networks of the other variants (figure 20).
     """
 
     source = "Frosst et al. 2019, figures 9, 14 and 18 to 20"
-    summary = "DkNN's credibility against its accuracy under attacks, with and without entanglement"
 
     seeds: int = option(2, "number of seeds", low=2)
     regularizer: tuple[str, ...] = option(("snnl", "triplet"), "layer losses compared with the baseline")
@@ -50,10 +61,8 @@ class DknnCalibration(BaselineComparison):
     num_images: int = option(40, "most test images attacked", low=1)
     num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
 
-    presets = {
-        "cpu": {**CPU, **COMMON, "attack_steps": 40, "num_images": 500, "num_train_images": 20000},
-        "paper": {**PAPER, **COMMON, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000},
-    }
+    cpu = {**CPU, **COMMON, "attack_steps": 40, "num_images": 500, "num_train_images": 20000}
+    paper = {**PAPER, **COMMON, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000}
 
     def check(self) -> None:
         _ = self.variants, self._attacks("bim")
@@ -159,3 +168,89 @@ def _format(row: Mapping[str, Any] | None, variant: str) -> str:
         return format_cell(row)
     p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
     return f"{format_cell(row)} [{format_cell(row['difference'], 2)}{p_value}]"
+
+
+OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
+
+
+@EXPERIMENTS.register("outliers")
+class Outliers(BaselineComparison):
+    """Telling images of other data sets by DkNN's credibility, with and without entanglement."""
+
+    source = "Frosst et al. 2019, figures 12 and 21"
+
+    outliers: tuple[str, ...] = option(("mnist-5k",), "data sets of outliers, or of files NAME.npz in the data folder")
+    num_images: int = option(60, "most test images, and most outliers of each data set", low=1)
+    num_drawn: int = option(30, "number of images of each kind in the plot", low=1)
+    num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
+
+    cpu = {**CPU, **OUTLIERS, "num_images": 2000, "num_drawn": 500, "num_train_images": 20000}
+    paper = {**PAPER, **OUTLIERS, "num_images": 9250, "num_drawn": 1000, "num_train_images": 60000}
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = load_labeled(self.dataset, context)
+        outliers = {name: outlier_images(name, data, self.num_images, context) for name in self.outliers}
+        networks, layers = self.train_networks(data, context)
+        images, labels = select_queries(data, self.num_images)
+        areas: dict[str, Any] = {}
+        accuracies: dict[str, Any] = {}
+        panels: dict[str, tuple[Tensor, Tensor]] = {}
+        for (variant, seed), network in networks.items():
+            context.notify(f"{variant}, seed {seed}: neighbors among {self.num_train_images} training images")
+            dknn = DkNNEvaluator(network, layers, data, context.device, num_train_images=self.num_train_images)
+            known = dknn(images)
+            record(accuracies, variant, value=known.metrics(labels)["accuracy"])
+            for name, others in outliers.items():
+                found = dknn(others)
+                for (score, high), low in zip(_scores(known).items(), _scores(found).values(), strict=True):
+                    record(areas, f"{name}, {score}", variant, value=area_under_roc(high, low))
+                if seed == 0:
+                    panels[f"{variant}, {name}"] = known.logits[: self.num_drawn], found.logits[: self.num_drawn]
+            del dknn  # before the next one takes as much memory
+        rows = {name: compare_paired(values) for name, values in areas.items()}
+        numbers = {"auroc": rows, "accuracy": summarize_all(accuracies)}
+        accuracy = ", ".join(f"{name} {format_cell(value, 4)}" for name, value in numbers["accuracy"].items())
+        text = [
+            f"{self.seeds} seeds, {len(images)} test images, "
+            + ", ".join(f"{len(others)} of {name}" for name, others in outliers.items())
+            + f"; neighbors among {min(self.num_train_images, len(data.train_images))} training images; test accuracy: "
+            f"{accuracy}. AUROC of telling test images from outliers: 1 is always, 0.5 is chance.",
+            *comparison_table(rows, 3),
+        ]
+        title = "t-SNE of logits, seed 0: test images blue, outliers red"
+        plot = plot_tsne(panels, len(outliers), title, context.folder / "logits.png", size=2.8)
+        return ExperimentResult(numbers, text, [plot])
+
+
+def _scores(prediction: Prediction) -> dict[str, Tensor]:
+    """Return scores that should be high for test images and low for outliers; the second needs no DkNN."""
+    probability = prediction.logits.softmax(1).amax(1)
+    return {"credibility": prediction.dknn.credibility, "highest probability": probability}
+
+
+def outlier_images(name: str, data: Dataset, count: int, context: ExperimentContext) -> Tensor:
+    """Return the first ``count`` test images (N, C, H, W) of another source, resized to those of ``data``.
+
+    Raises:
+        ValueError: the source is missing, or its images have other channels or are smaller.
+    """
+    path = data_folder(context.data_dir) / f"{name}.npz"
+    _, height, width = data.image_shape
+    images = open_source(
+        str(path) if name not in DATASETS.names() and path.exists() else name,
+        data_dir=context.data_dir,
+        image_size=height if height == width else None,
+        notify=context.notify,
+    ).first(count)
+    if images.shape[1:] != data.image_shape or images.dtype != data.test_images.dtype:
+        expected, given = ("x".join(map(str, shape)) for shape in (data.image_shape, images.shape[1:]))
+        raise ValueError(f"images of {name} must be {expected} like those of {data.name}, got {given}")
+    return images
+
+
+def area_under_roc(known: Tensor, outliers: Tensor) -> float:
+    """Return the area under the ROC curve of telling scores (N,) of known images from lower ones (M,) of outliers."""
+    from sklearn.metrics import roc_auc_score
+
+    is_known = torch.cat([torch.ones(len(known)), torch.zeros(len(outliers))])
+    return float(roc_auc_score(is_known.numpy(), torch.cat([known, outliers]).double().numpy()))
