@@ -73,6 +73,7 @@ def min_max_loss(
         L = \operatorname{mean}_{near} (1 - s_{ij})^2 + \operatorname{mean}_{far} s_{ij}^2 - \lambda H(\bar p)
 
     where s is the cosine of two samples' probabilities. Both means have the same weight, whatever the number of pairs.
+    The loss is at least ``-entropy_weight * log(K)``.
 
     Args:
         probabilities: (N, K) of K classes, of all samples.
@@ -80,14 +81,8 @@ def min_max_loss(
         anchors: indices (B,) of the samples whose pairs count; default: all.
         entropy_weight: weight of the entropy (nats), 0 or above; at 0 all samples may share a class.
 
-    Returns:
-        (), at least ``-entropy_weight * log(K)``.
-
     Raises:
         ValueError: the probabilities are of another number of samples.
-
-    Source:
-        The blog post named above: dot products of normalized predictions, their squared error, and the entropy.
     """
     if len(probabilities) != len(neighborhood.near):
         raise ValueError(f"probabilities must be of {len(neighborhood.near)} samples, got {len(probabilities)}")
@@ -145,14 +140,12 @@ def cluster(
 ) -> Clusters:
     """Train networks of one hidden layer to classify features (N, D) without labels; keep the one of the lowest loss.
 
-    Network and optimizer are our own choice; the blog post has the objective only.
-
     Args:
         features: (N, ...), floating point; flattened, centered and divided by their mean norm for training.
         num_clusters: number of classes, 2 or above.
-        near: as for :func:`find_neighborhood`, like ``far``.
+        near: number of near samples, see :func:`find_neighborhood`.
         far: share of far samples.
-        entropy_weight: as for :func:`min_max_loss`.
+        entropy_weight: weight of the entropy, see :func:`min_max_loss`.
         units: rectified linear units of the hidden layer.
         steps: steps of Adam.
         batch_size: anchors per step.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 from snngan.config import check_options, parse_settings
 from snngan.files import check_absent, read_json, write_atomically
 from snngan.lazy import public_names
-from snngan.registry import Registry
+from snngan.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +61,9 @@ class Experiment(ABC):
     source: ClassVar[str]
     """The figure or table that is reproduced."""
     smoke: ClassVar[Mapping[str, Any]] = {}
-    """Options of this preset that differ from the defaults, which take seconds."""
     cpu: ClassVar[Mapping[str, Any]] = {}
-    """The same for the committed results."""
     paper: ClassVar[Mapping[str, Any]] = {}
-    """The same for the options that were published."""
+    """Options that differ from the defaults, by preset: of a test, of the committed results, and as published."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
@@ -94,9 +92,11 @@ def make_experiment(name: str, preset: str, settings: Sequence[str] = ()) -> Exp
     """Return the experiment ``name`` with the options of ``preset``, changed by ``settings`` such as ``dataset=mnist``.
 
     Raises:
-        ValueError: an unknown experiment or option, or a value of the wrong type or out of range.
+        ValueError: an unknown experiment, preset or option, or a value of the wrong type or out of range.
     """
     kind = EXPERIMENTS[name]
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
     options = [field.name for field in dataclasses.fields(kind)]
     current = {old: new for old, names in FORMER_NAMES.items() if old not in options for new in names if new in options}
     words = [setting.partition("=") for setting in settings]
@@ -116,13 +116,7 @@ def describe_options(experiment: Experiment) -> list[str]:
 
 
 def run_experiment(
-    name: str,
-    preset: str,
-    context: ExperimentContext,
-    command: str,
-    settings: Sequence[str] = (),
-    *,
-    force: bool = False,
+    name: str, preset: str, context: ExperimentContext, command: str, settings: Sequence[str] = (), force: bool = False
 ) -> ExperimentResult:
     """Run an experiment and write ``numbers.json`` and ``result.md`` into its folder.
 

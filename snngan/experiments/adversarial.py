@@ -19,14 +19,7 @@ from snngan.evaluation.plots import plot_bars, plot_tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import load_labeled
-from snngan.experiments.tables import (
-    compare_paired,
-    comparison_table,
-    format_cell,
-    markdown_table,
-    record,
-    summarize_all,
-)
+from snngan.experiments.tables import cell_text, compare_paired, markdown_table, paired_table, record, summarize_all
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement, soft_nearest_neighbor_loss
 from snngan.robustness.activations import compute_activations
@@ -53,13 +46,6 @@ class AdversarialTraining(BaselineComparison):
     """Entanglement of each layer of a PGD-trained and of a plain network."""
 
     source = "Frosst et al. 2019, table 2"
-
-    alpha: float = option(0.0, "weight of the layer loss of both networks")
-    adversarial_training: str = option("pgd:0.2:2", "attack whose examples one variant is trained on")
-    evaluation_attack: str = option("pgd:0.2:3", "attack that measures the robustness of both variants")
-    num_images: int = option(40, "number of test images attacked", low=1)
-    batches: int = option(1, "batches of 128 test images whose entanglement is averaged", low=1)
-
     cpu = {
         **CPU, "seeds": 2, "steps": 1500, "batch_size": 128, "adversarial_training": "pgd:0.3:8",
         "evaluation_attack": "pgd:0.3:40", "num_images": 1000, "batches": 10,
@@ -68,6 +54,12 @@ class AdversarialTraining(BaselineComparison):
         **PAPER, "steps": 20000, "batch_size": 128, "options": ("width=64", "units=1024"),
         "adversarial_training": "pgd:0.3:40", "evaluation_attack": "pgd:0.3:100", "num_images": 5000, "batches": 40,
     }  # fmt: skip
+
+    alpha: float = option(0.0, "weight of the layer loss of both networks")
+    adversarial_training: str = option("pgd:0.2:2", "attack whose examples one variant is trained on")
+    evaluation_attack: str = option("pgd:0.2:3", "attack that measures the robustness of both variants")
+    num_images: int = option(40, "number of test images attacked", low=1)
+    batches: int = option(1, "batches of 128 test images whose entanglement is averaged", low=1)
 
     def check(self) -> None:
         parse_attack(self.adversarial_training)
@@ -107,7 +99,7 @@ class AdversarialTraining(BaselineComparison):
         numbers = {"layers": means, "networks": of_networks, "learned": learned, "layers_by_seed": by_seed}
         failed = [f"{name} seed {seed}" for name, seed in networks if seed not in learned[name]]
         published = PUBLISHED if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
-        rows = [[name, *(format_cell(each, 4) for each in row.values()), "", ""] for name, row in of_networks.items()]
+        rows = [[name, *(cell_text(each, 4) for each in row.values()), "", ""] for name, row in of_networks.items()]
         for temperature, by_layer in means.items():
             for layer, row in by_layer.items():
                 paper = published.get(layer, ("", "")) if temperature == "T = 100" else ("", "")
@@ -162,6 +154,8 @@ class Transferability(BaselineComparison):
     """Whether gradients align and attacks transfer between baseline and entangled networks."""
 
     source = "Frosst et al. 2019, figures 10 and 11"
+    cpu = {**CPU, **EPSILONS, "attack_steps": 10, "num_images": 1000, "num_drawn": 500}
+    paper = {**PAPER, **EPSILONS, "attack_steps": 100, "num_images": 5000, "num_drawn": 1000}
 
     seeds: int = option(2, "number of seeds", low=2)
     epsilons: tuple[float, ...] = option((0.3,), "strengths of BIM, for pixels in [0, 1]")
@@ -170,14 +164,10 @@ class Transferability(BaselineComparison):
     num_images: int = option(40, "most test images attacked", low=1)
     num_drawn: int = option(20, "number of images whose gradients are plotted", low=1)
 
-    cpu = {**CPU, **EPSILONS, "attack_steps": 10, "num_images": 1000, "num_drawn": 500}
-    paper = {**PAPER, **EPSILONS, "attack_steps": 100, "num_images": 5000, "num_drawn": 1000}
-
     def check(self) -> None:
-        self.attacks()
+        self._attacks()
 
-    def attacks(self) -> list[Attack]:
-        """Return the attack of each strength; raises ``ValueError`` for one out of range."""
+    def _attacks(self) -> list[Attack]:
         return [Attack("bim", epsilon, self.attack_steps) for epsilon in self.epsilons]
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
@@ -188,14 +178,13 @@ class Transferability(BaselineComparison):
         images, labels = select_queries(data, self.num_images)
 
         def fooled_by(shown: Tensor) -> dict[Network, Tensor]:
-            return {
-                key: compute_logits(each, shown, context.device).argmax(1) != labels for key, each in networks.items()
-            }
+            logits = {key: compute_logits(each, shown, context.device) for key, each in networks.items()}
+            return {key: each.argmax(1) != labels for key, each in logits.items()}
 
         plain = to_unit_range(images)
         correct = {key: ~wrong for key, wrong in fooled_by(plain).items()}
         transfer: dict[str, dict[str, dict[str, Any] | None]] = {}
-        for attack in self.attacks():
+        for attack in self._attacks():
             context.notify(f"attacks of strength {attack.epsilon:g}")
             rates: dict[tuple[Network, Network], float | None] = {}
             for source, network in networks.items():
@@ -219,11 +208,10 @@ class Transferability(BaselineComparison):
         header = ("from", "to", *(f"fooled at {epsilon:g}" for epsilon in self.epsilons), "alignment")
         text = [
             f"{self.seeds} seeds per variant, {len(images)} test images, BIM of {self.attack_steps} steps. To itself: "
-            "the share of correctly classified images whose example, made on the network, fools it. Transfer: among "
-            "the images that two networks of different seeds classify correctly and whose example fools the network "
-            "that it was made on, the share whose example fools the other network as well. Alignment: mean cosine of "
-            f"both networks' gradients of the loss of class {self.target}, image by image. Mean (Student's 95 % "
-            "interval of a jackknife over seeds, for three or more: every network is in several pairs).",
+            "share of correctly classified images whose example, made on the network, fools it. Transfer: among images "
+            "that two networks of different seeds classify correctly and whose example fools the one it was made on, "
+            f"share that fools the other as well. Alignment: mean cosine of the gradients of the loss of class "
+            f"{self.target}, image by image. Mean (Student's 95 % interval of a jackknife over three or more seeds).",
             *markdown_table(header, rows),
         ]
         panels = {
@@ -279,13 +267,12 @@ class HiddenActivations(BaselineComparison):
     """Whether hidden layers put adversarial images apart, with and without entanglement."""
 
     source = "Frosst et al. 2019, figure 22"
+    cpu = {**CPU, **FASHION, "attack": "bim:0.1:20", "num_images": 3000, "num_drawn": 500}
+    paper = {**PAPER, **FASHION, "attack": "bim:0.1:100", "num_images": 9000, "num_drawn": 1000}
 
     attack: str = option("bim:0.3:2", "attack, such as bim:0.1:20")
     num_images: int = option(40, "most test images; a third is attacked, two thirds are not", low=12)
     num_drawn: int = option(20, "number of images of each kind in the plot", low=1)
-
-    cpu = {**CPU, **FASHION, "attack": "bim:0.1:20", "num_images": 3000, "num_drawn": 500}
-    paper = {**PAPER, **FASHION, "attack": "bim:0.1:100", "num_images": 9000, "num_drawn": 1000}
 
     def check(self) -> None:
         parse_attack(self.attack)
@@ -313,7 +300,7 @@ class HiddenActivations(BaselineComparison):
             f"{self.seeds} seeds; {third} plain test images compared with {third} others, attacked by {self.attack} "
             "and unattacked. Score: the entanglement of both groups, 1 if they cannot be told apart, 0 if they are "
             "separate; best is the lowest. In the paper, attacked images are separate in entangled networks only.",
-            *comparison_table(numbers, 3),
+            *paired_table(numbers, 3),
         ]
         title = f"t-SNE of {layers[0]}, seed 0: plain test images blue, attacked red"
         plot = plot_tsne(panels, 2, title, context.folder / "activations.png", size=4.0)

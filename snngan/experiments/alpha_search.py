@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import multiprocessing
 import signal
 import warnings
@@ -18,17 +19,14 @@ from snngan.data import Dataset, error_line
 from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.plots import plot_errors_by_alpha
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
-from snngan.experiments.classifiers import default_architecture
-from snngan.experiments.runs import load_labeled, resolve_classifiers, seed_logs, train_classifiers
+from snngan.experiments.classifiers import default_architecture, resolve_classifiers, train_classifiers
+from snngan.experiments.runs import load_labeled, seed_logs
 from snngan.seeds import seed_for
 from snngan.training.classifier import classification_metrics, compute_logits
 from snngan.training.divergence import DivergedError
 
 if TYPE_CHECKING:
     import optuna
-
-HEARTBEAT, GRACE = 20, 60
-"""Seconds between a worker's signs of life, and without one until its trial counts as failed."""
 
 
 @EXPERIMENTS.register("alpha-search")
@@ -44,6 +42,13 @@ class AlphaSearch(Experiment):
     """
 
     source = "Frosst et al. 2019, figure 7"
+    cpu = {
+        "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2, "options": ("width=16",)
+    }  # fmt: skip
+    paper = {
+        "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
+        "options": (),
+    }  # fmt: skip
 
     dataset: str = option("digits", "data set that the classifiers are trained on")
     trials: int = option(3, "number of trials", low=1)
@@ -54,14 +59,6 @@ class AlphaSearch(Experiment):
     seed: int = option(0, "seed of the search")
     storage: str | None = option(None, "optuna storage, such as postgresql://... [SQLite in the folder]")
     options: tuple[str, ...] = option(("width=4", "units=16"), "options of the network")
-
-    cpu = {
-        "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2, "options": ("width=16",)
-    }  # fmt: skip
-    paper = {
-        "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
-        "options": (),
-    }  # fmt: skip
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = load_labeled(self.dataset, context)
@@ -95,9 +92,10 @@ class AlphaSearch(Experiment):
 
     def _start_workers(self, context: ExperimentContext) -> None:
         """Run trials in this process or in several, until all are finished or no worker is left."""
-        quiet = dataclasses.replace(context, notify=_ignore)
+        quiet = dataclasses.replace(context, notify=logging.debug)
         if self.workers == 1:
-            return self.run_trials(quiet, 0)
+            self.run_trials(quiet, 0)
+            return
         spawn = multiprocessing.get_context("spawn")
         workers = [
             spawn.Process(target=self.run_trials, args=(quiet, number), daemon=True) for number in range(self.workers)
@@ -108,7 +106,6 @@ class AlphaSearch(Experiment):
             worker.join()
             if worker.exitcode:
                 context.notify(f"worker {number} ended with status {worker.exitcode}; its finished trials are kept")
-        return None
 
     def run_trials(self, context: ExperimentContext, number: int) -> None:
         """Run what the study suggests until all its trials are finished, as the worker of that number."""
@@ -128,7 +125,6 @@ class AlphaSearch(Experiment):
             study.optimize(lambda trial: self._run_trial(trial, data, context), n_trials=1)
 
     def _classifier_options(self, data: Dataset) -> dict[str, Any]:
-        """Return the options that all trials have in common."""
         every = dict.fromkeys(("steps", "log_every", "checkpoint_every"), self.steps)
         shared = {"dataset": self.dataset, "set": self.options, "batch_size": self.batch_size}
         return {**shared, **every, "arch": default_architecture(data)}
@@ -148,8 +144,7 @@ class AlphaSearch(Experiment):
             return 1 / data.num_classes
         assert data.test_labels is not None
         logits = compute_logits(load_ensemble(run, context.device)[0], data.test_images, context.device)
-        accuracy = float(classification_metrics(logits, data.test_labels)["accuracy"])
-        trial.set_user_attr("test_accuracy", accuracy)
+        trial.set_user_attr("test_accuracy", float(classification_metrics(logits, data.test_labels)["accuracy"]))
         return seed_logs(run)[0]["accuracy/test"][1][-1]
 
     def open_study(self, folder: Path, data: Dataset) -> optuna.Study:
@@ -172,17 +167,14 @@ class AlphaSearch(Experiment):
         options["data"] = data.labeled_digest()
         name = f"alpha-search-{hashlib.blake2b(repr(options).encode(), digest_size=6).hexdigest()}"
         try:
-            storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            # a trial whose worker gives no sign of life for 60 seconds counts as failed
+            storage = optuna.storages.RDBStorage(url, heartbeat_interval=20, grace_period=60)
             known = optuna.get_all_study_names(storage)
             if known and name not in known and not self.storage:
                 raise ValueError(f"{folder} holds a different search: give another --out, or remove it")
             return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             raise ValueError(f"the storage {url} cannot be opened: {error_line(error)}") from error
-
-
-def _ignore(line: str) -> None:
-    pass
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

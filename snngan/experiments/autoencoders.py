@@ -31,12 +31,12 @@ CHUNK = 1000
 """Held-out images encoded at a time."""
 NUM_DRAWN = 1000
 """Held-out images whose codes are plotted, and whose entanglement is measured."""
-CODE = ("encoder.code",)
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "baseline": (),
-    "SNNL of the code": CODE,
-    "SNNL of half the code": CODE,
-    "SNNL of all encoder layers": ("encoder.fc?", "encoder.code"),
+CODE = "encoder.code"
+VARIANTS = {
+    "baseline": [],
+    "SNNL of the code": [CODE],
+    "SNNL of half the code": [CODE],
+    "SNNL of all encoder layers": ["encoder.fc?", CODE],
 }
 """Layers whose loss is added; for half the code, the loss of its first units."""
 MNIST = {"dataset": "mnist", "seeds": 4, "batch_size": 256, "code_size": 32, "widths": "500-500-2000"}
@@ -61,22 +61,15 @@ class AutoencoderExperiment(Experiment):
             raise ValueError(f"widths must be positive integers such as 500-500-2000, got {self.widths!r}")
 
     def codes(self, variant: str, seed: int, data: Dataset, context: ExperimentContext) -> tuple[Tensor, float]:
-        """Return the codes (N, code_size) of the held-out images, and the mean squared error of reconstructions.
-
-        Raises:
-            ValueError: the context's folder holds codes of other options or data.
-            DivergedError: the loss is not finite.
-        """
+        """Return the codes (N, code_size) of the held-out images, and the mean squared error of reconstructions."""
         path = context.folder / "codes" / f"{variant.replace(' ', '-')}-{seed}.safetensors"
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(AutoencoderExperiment)}
         settings["data"] = data.labeled_digest()
-        found = compute_once(path, settings, lambda: self._train(variant, seed, data, context, path.stem))
+        found = compute_once(path, settings, lambda: self._train(variant, seed, data, context))
         return found["codes"], float(found["errors"].mean())
 
-    def _train(
-        self, variant: str, seed: int, data: Dataset, context: ExperimentContext, name: str
-    ) -> dict[str, Tensor]:
-        context.notify(f"{name}: {self.steps} steps")
+    def _train(self, variant: str, seed: int, data: Dataset, context: ExperimentContext) -> dict[str, Tensor]:
+        context.notify(f"{variant.replace(' ', '-')}-{seed}: {self.steps} steps")
         device = context.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "weights"))
@@ -84,7 +77,7 @@ class AutoencoderExperiment(Experiment):
         network.to(device)
         criterion = EntangledLoss(
             network,
-            VARIANTS[variant] or CODE,
+            VARIANTS[variant] or [CODE],
             self.alpha if VARIANTS[variant] else 0.0,
             parse_temperature(self.temperature),
             units=self.code_size // 2 if "half" in variant else None,
@@ -114,13 +107,14 @@ class LatentCode(AutoencoderExperiment):
     """An autoencoder's latent code with the loss and without: pictures, and k-means' accuracy."""
 
     source = "pt-snnl, figure of its README"
-
-    seeds: int = option(2, "number of seeds", low=1)
-
     cpu = {**MNIST, "steps": 600}
     paper = {**MNIST, "steps": 7000}
 
+    seeds: int = option(2, "number of seeds", low=1)
+
     def run(self, context: ExperimentContext) -> ExperimentResult:
+        from sklearn.decomposition import PCA
+
         data = load_labeled(self.dataset, context)
         assert data.test_labels is not None
         subset, labels = held_out_subset(data, NUM_DRAWN)
@@ -138,29 +132,21 @@ class LatentCode(AutoencoderExperiment):
         numbers = summarize_all(values)
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, a code of {self.code_size} "
-            "values. Accuracy of k-means (10 starts) on the held-out images' codes, under the best matching of "
-            "clusters and classes. The loss uses the labels of training images; k-means uses no labels. Squared error "
-            "of the reconstructions, with pixels in [-1, 1]. Entanglement: the loss of the whole code at its optimal "
-            f"T, divided by the loss at an infinite T, for {len(subset)} held-out images. Mean over seeds (Student's "
-            "95 % interval).",
+            "values. Accuracy of k-means (10 starts), which uses no labels, on held-out images' codes, under the best "
+            "matching of clusters and classes. Squared error of reconstructions, with pixels in [-1, 1]. Entanglement: "
+            f"the loss of the whole code at its optimal T, divided by that at an infinite T, for {len(subset)} "
+            "held-out images. Mean over seeds (Student's 95 % interval).",
             *markdown_table(
                 ("", "k-means accuracy", "squared error", "entanglement of the code"),
                 ([variant, *row.values()] for variant, row in numbers.items()),
             ),
         ]
         panels = {
-            f"{variant}: {embed.__name__}": (embed(drawn[variant]), labels)
-            for embed in (pca, tsne)
-            for variant in ("baseline", "SNNL of the code")
+            f"{name}: {title}": (torch.as_tensor(embed(drawn[name])), labels)
+            for title, embed in (("pca", PCA(2).fit_transform), ("tsne", tsne))
+            for name in ("baseline", "SNNL of the code")
         }
         return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 2, context.folder / "codes.png")])
-
-
-def pca(features: Tensor) -> Tensor:
-    """Return the coordinates (N, 2) of features (N, D) along their two principal components."""
-    centered = features - features.mean(0)
-    coordinates: Tensor = centered @ torch.linalg.svd(centered, full_matrices=False).Vh[:2].T
-    return coordinates
 
 
 NUM_BLOBS, BLOB_SIZE = 10, 100
@@ -174,6 +160,11 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
     """Classes without labels: the min-max objective against k-means and spectral clustering."""
 
     source = 'the blog post "Min-Max Loss, Self Supervised Classification"'
+    cpu = {
+        **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300,
+        "num_codes": 5000,
+    }  # fmt: skip
+    paper = {**cpu, "steps": 7000}
 
     sets: int = option(1, "number of random sets of blobs", low=1)
     spreads: tuple[float, ...] = option(
@@ -183,12 +174,6 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
     cluster_steps: int = option(10, "optimizer steps of each start", low=1)
     seeds: int = option(1, "number of runs on the digits and on the codes, and of autoencoders", low=1)
     num_codes: int = option(200, "most held-out images whose codes are clustered", low=200)
-
-    cpu = {
-        **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300,
-        "num_codes": 5000,
-    }  # fmt: skip
-    paper = {**cpu, "steps": 7000}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data, digits = load_labeled(self.dataset, context), load_labeled("digits", context)

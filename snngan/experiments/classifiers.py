@@ -7,22 +7,29 @@ from typing import Any
 
 from torch import nn
 
-from snngan.config import option, option_names
+from snngan.config import ClassifyConfig, option, option_names
 from snngan.data import Dataset
 from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.plots import plot_groups, plot_tags
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
-from snngan.experiments.runs import ClassifierRun, Log, load_labeled, seed_logs, train_classifiers
+from snngan.experiments.runs import Log, load_labeled, seed_logs, train_to_end
 from snngan.experiments.tables import (
+    cell_text,
     compare_logs,
-    comparison_table,
-    format_cell,
-    last_value,
+    compare_paired,
     markdown_table,
+    paired_table,
     summarize_all,
 )
 from snngan.models import CLASSIFIERS
 from snngan.stats import summarize
+from snngan.training.classifier import ClassifierTrainer
+from snngan.training.resolve import resolve
+from snngan.training.run_folder import RunFolder
+
+ClassifierRun = RunFolder[ClassifyConfig]
+Networks = dict[tuple[str, int], nn.Module]
+"""Trained networks by variant and seed."""
 
 CPU = {
     "dataset": "mnist", "seeds": 4, "steps": 1000, "batch_size": 256, "learning_rate": 1e-3, "log_every": 250,
@@ -30,11 +37,33 @@ CPU = {
 }  # fmt: skip
 PAPER = {**CPU, "steps": 14000, "learning_rate": 1e-4, "log_every": 1000, "options": ()}
 """What the presets of several experiments have in common."""
+PUBLISHED = {
+    "mnist": "best 98.83 % and 99.23 %, average 98.82 % and 99.16 %",
+    "fashion-mnist": "best 90.42 % and 91.48 %, average 90.25 % and 91.06 %",
+    "cifar10": "best 90.78 % and 91.22 %, average 89.71 % and 89.9 %",
+}
+"""Test accuracy of baseline and entangled network in table 1; SVHN's average is a misprint."""
 
 
 def default_architecture(data: Dataset) -> str:
     """Return the paper's network for a data set: cnn for gray images, resnet15 for color images."""
     return "cnn" if data.image_shape[0] == 1 else "resnet15"
+
+
+def resolve_classifiers(data: Dataset, context: ExperimentContext, **options: Any) -> ClassifyConfig:
+    """Return the config of these options, fields of ``ClassifyConfig``; raises ``ValueError`` if they do not fit."""
+    options = {"checkpoint_every": max(1, options["steps"] // 10), **options}
+    config = resolve(ClassifyConfig(data_dir=context.data_dir, **options), data)
+    return ClassifierTrainer(config, data, context.device).config  # which names the layers
+
+
+def train_classifiers(name: str, data: Dataset, context: ExperimentContext, **options: Any) -> ClassifierRun:
+    """Return the finished run of classifiers, one per seed; see :func:`train_to_end` and the options above."""
+
+    def make_trainer(config: ClassifyConfig, checkpoint: dict[str, Any] | None) -> ClassifierTrainer:
+        return ClassifierTrainer(config, data, context.device, checkpoint)
+
+    return train_to_end(name, resolve_classifiers(data, context, **options), context, make_trainer)
 
 
 class ClassifierExperiment(Experiment):
@@ -78,9 +107,7 @@ class BaselineComparison(ClassifierExperiment):
         arch = default_architecture(data)
         return {name: self.train(name, data, context, arch, **options) for name, options in self.variants.items()}
 
-    def train_networks(
-        self, data: Dataset, context: ExperimentContext
-    ) -> tuple[dict[tuple[str, int], nn.Module], tuple[str, ...]]:
+    def train_networks(self, data: Dataset, context: ExperimentContext) -> tuple[Networks, tuple[str, ...]]:
         """Return the trained networks by variant and seed, and the names of their hidden layers."""
         runs = self.train_variants(data, context)
         networks = {
@@ -89,14 +116,6 @@ class BaselineComparison(ClassifierExperiment):
             for seed, network in enumerate(load_ensemble(run, context.device)[0].networks())
         }
         return networks, runs["baseline"].config.layer_names
-
-
-PUBLISHED = {
-    "mnist": ((98.83, 99.23), (98.82, 99.16)),
-    "fashion-mnist": ((90.42, 91.48), (90.25, 91.06)),
-    "cifar10": ((90.78, 91.22), (89.71, 89.90)),
-}
-"""Best and average test accuracy in percent of baseline and entangled network; SVHN's average is a misprint."""
 
 
 @EXPERIMENTS.register("entangled-regularizer")
@@ -112,24 +131,19 @@ class EntangledRegularizer(BaselineComparison):
         logs = {name: seed_logs(run) for name, run in runs.items()}
         layers = [tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")]
         rows = {
-            "test accuracy": compare_logs(logs, last_value("accuracy/test")),
-            "test cross-entropy": compare_logs(logs, last_value("cross_entropy/test"), min),
-            "calibration error": compare_logs(logs, last_value("calibration_error/test"), min),
-            **{f"entanglement of {tag.split('/')[-1]}": compare_logs(logs, last_value(tag)) for tag in layers},
+            "test accuracy": compare_logs(logs, "accuracy/test"),
+            "test cross-entropy": compare_logs(logs, "cross_entropy/test", min),
+            "calibration error": compare_logs(logs, "calibration_error/test", min),
+            **{f"entanglement of {tag.split('/')[-1]}": compare_logs(logs, tag) for tag in layers},
         }
         text = [
             f"{runs['baseline'].config.arch}, {self.seeds} seeds, {self.steps} steps each; values at the last step. "
             "Entanglement: the loss of held-out images at its optimal temperature, which shows the effect of the "
             "regularizer.",
-            *comparison_table(rows),
+            *paired_table(rows),
         ]
         if self.dataset in PUBLISHED:
-            best, average = PUBLISHED[self.dataset]
-            text += [
-                "",
-                f"The paper reports, for baseline and entangled network: best {best[0]} % and {best[1]} %, "
-                f"average {average[0]} % and {average[1]} %.",
-            ]
+            text += ["", f"The paper reports, for baseline and entangled network: {PUBLISHED[self.dataset]}."]
         plot = plot_groups(logs, ("accuracy/test", "cross_entropy/test"), context.folder / "curves.png")
         return ExperimentResult(rows, text, [plot])
 
@@ -148,25 +162,27 @@ class Overfitting(BaselineComparison):
     def run(self, context: ExperimentContext) -> ExperimentResult:
         runs = self.train_variants(load_labeled(self.dataset, context), context)
         logs = {name: seed_logs(run) for name, run in runs.items()}
-        train, test = last_value("cross_entropy/train"), last_value("cross_entropy/test")
-        rows = {
-            "step of the lowest test cross-entropy": compare_logs(logs, lambda log: _lowest(log)[1]),
-            "lowest test cross-entropy": compare_logs(logs, lambda log: _lowest(log)[0], min),
-            "rise from there to the last step": compare_logs(logs, lambda log: test(log) - _lowest(log)[0], min),
-            "test minus training cross-entropy, last step": compare_logs(logs, lambda log: test(log) - train(log), min),
-        }
+        measured = {variant: [_overfitting(log) for log in each] for variant, each in logs.items()}
+        rows = {}
+        for name in measured["baseline"][0]:
+            values = {variant: [each[name] for each in found] for variant, found in measured.items()}
+            rows[name] = compare_paired(values, max if name.startswith("step") else min)
         text = [
             f"{runs['baseline'].config.arch}, {self.seeds} seeds, {self.steps} steps each.",
-            *comparison_table(rows),
+            *paired_table(rows),
         ]
         tags = ("cross_entropy/train", "cross_entropy/test", "accuracy/test")
         return ExperimentResult(rows, text, [plot_groups(logs, tags, context.folder / "curves.png")])
 
 
-def _lowest(log: Log) -> tuple[float, float]:
-    """Return the lowest test cross-entropy and its step."""
-    steps, values = log["cross_entropy/test"]
-    return min(values), float(steps[values.index(min(values))])
+def _overfitting(log: Log) -> dict[str, float]:
+    steps, test = log["cross_entropy/test"]
+    return {
+        "step of the lowest test cross-entropy": float(steps[test.index(min(test))]),
+        "lowest test cross-entropy": min(test),
+        "rise from there to the last step": test[-1] - min(test),
+        "test minus training cross-entropy, last step": test[-1] - log["cross_entropy/train"][1][-1],
+    }
 
 
 @EXPERIMENTS.register("layer-entanglement")
@@ -188,13 +204,13 @@ class LayerEntanglement(ClassifierExperiment):
         logs = seed_logs(run)
         tags = {layer: f"entanglement/train/{layer}" for layer in run.config.layer_names}
         numbers = {layer: _course(logs, tag) for layer, tag in tags.items()}
-        accuracy = summarize([last_value("accuracy/test")(log) for log in logs])
+        accuracy = summarize([log["accuracy/test"][1][-1] for log in logs])
         columns = ("first", "lowest", "lowest_at", "last", "change", "rise")
         fell = [layer for layer, course in numbers.items() if course["change"]["mean"] < 0]
         rose = [layer for layer, course in numbers.items() if course["rise"]["mean"] > 0.05 * course["first"]["mean"]]
         text = [
             f"{run.config.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
-            f"{format_cell(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; "
+            f"{cell_text(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; "
             "mean over seeds (Student's 95 % interval).",
             *markdown_table(
                 ("layer", "at the start", "lowest", "at step", "at the end", "end minus start", "end minus lowest"),

@@ -19,14 +19,7 @@ from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import load_labeled
-from snngan.experiments.tables import (
-    compare_paired,
-    comparison_table,
-    format_cell,
-    markdown_table,
-    record,
-    summarize_all,
-)
+from snngan.experiments.tables import cell_text, compare_paired, markdown_table, paired_table, record, summarize_all
 from snngan.registry import unknown_name
 from snngan.robustness.attacks import Attack
 
@@ -50,6 +43,8 @@ class DknnCalibration(BaselineComparison):
     """
 
     source = "Frosst et al. 2019, figures 9, 14 and 18 to 20"
+    cpu = {**CPU, **COMMON, "attack_steps": 40, "num_images": 500, "num_train_images": 20000}
+    paper = {**PAPER, **COMMON, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000}
 
     seeds: int = option(2, "number of seeds", low=2)
     regularizer: tuple[str, ...] = option(("snnl", "triplet"), "layer losses compared with the baseline")
@@ -60,9 +55,6 @@ class DknnCalibration(BaselineComparison):
     step_size: float = option(0.2, "step size of BIM at every strength, for pixels in [0, 1]")
     num_images: int = option(40, "most test images attacked", low=1)
     num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
-
-    cpu = {**CPU, **COMMON, "attack_steps": 40, "num_images": 500, "num_train_images": 20000}
-    paper = {**PAPER, **COMMON, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000}
 
     def check(self) -> None:
         _ = self.variants, self._attacks("bim")
@@ -154,20 +146,19 @@ def compare_with_baseline(
     baseline: Sequence[Curves], curves: Sequence[Curves], measure: Callable[[Curves], float | None]
 ) -> dict[str, Any] | None:
     """Return statistics of a measure and of its difference from the baseline; None where a seed has no value."""
-    measured = [[measure(each) for each in side] for side in (baseline, curves)]
-    first, second = ([value for value in side if value is not None] for side in measured)
-    if len(first) < len(baseline) or len(second) < len(curves):
+    values: dict[str, list[Any]] = {"baseline": [*map(measure, baseline)], "variant": [*map(measure, curves)]}
+    if None in values["baseline"] + values["variant"]:
         return None
-    paired = compare_paired({"baseline": first, "variant": second}, min)
+    paired = compare_paired(values, min)
     return {**paired["variant"], "difference": paired["difference"], "p_value": paired["p_value"]}
 
 
 def _format(row: Mapping[str, Any] | None, variant: str) -> str:
     """Return :func:`compare_with_baseline` as a cell of the table."""
     if row is None or variant == "baseline":
-        return format_cell(row)
+        return cell_text(row)
     p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
-    return f"{format_cell(row)} [{format_cell(row['difference'], 2)}{p_value}]"
+    return f"{cell_text(row)} [{cell_text(row['difference'], 2)}{p_value}]"
 
 
 OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
@@ -178,14 +169,13 @@ class Outliers(BaselineComparison):
     """Telling images of other data sets by DkNN's credibility, with and without entanglement."""
 
     source = "Frosst et al. 2019, figures 12 and 21"
+    cpu = {**CPU, **OUTLIERS, "num_images": 2000, "num_drawn": 500, "num_train_images": 20000}
+    paper = {**PAPER, **OUTLIERS, "num_images": 9250, "num_drawn": 1000, "num_train_images": 60000}
 
     outliers: tuple[str, ...] = option(("mnist-5k",), "data sets of outliers, or of files NAME.npz in the data folder")
     num_images: int = option(60, "most test images, and most outliers of each data set", low=1)
     num_drawn: int = option(30, "number of images of each kind in the plot", low=1)
     num_train_images: int = option(200, "most training images among which DkNN searches neighbors", low=75)
-
-    cpu = {**CPU, **OUTLIERS, "num_images": 2000, "num_drawn": 500, "num_train_images": 20000}
-    paper = {**PAPER, **OUTLIERS, "num_images": 9250, "num_drawn": 1000, "num_train_images": 60000}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = load_labeled(self.dataset, context)
@@ -209,13 +199,13 @@ class Outliers(BaselineComparison):
             del dknn  # before the next one takes as much memory
         rows = {name: compare_paired(values) for name, values in areas.items()}
         numbers = {"auroc": rows, "accuracy": summarize_all(accuracies)}
-        accuracy = ", ".join(f"{name} {format_cell(value, 4)}" for name, value in numbers["accuracy"].items())
+        accuracy = ", ".join(f"{name} {cell_text(value, 4)}" for name, value in numbers["accuracy"].items())
         text = [
             f"{self.seeds} seeds, {len(images)} test images, "
             + ", ".join(f"{len(others)} of {name}" for name, others in outliers.items())
             + f"; neighbors among {min(self.num_train_images, len(data.train_images))} training images; test accuracy: "
             f"{accuracy}. AUROC of telling test images from outliers: 1 is always, 0.5 is chance.",
-            *comparison_table(rows, 3),
+            *paired_table(rows, 3),
         ]
         title = "t-SNE of logits, seed 0: test images blue, outliers red"
         plot = plot_tsne(panels, len(outliers), title, context.folder / "logits.png", size=2.8)

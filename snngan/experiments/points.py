@@ -86,12 +86,11 @@ class ToyGaussian(PointsExperiment):
     """Gradient descent on points lowers their entanglement and keeps both modes of each class."""
 
     source = "Frosst et al. 2019, figures 1 and 13"
+    smoke = {"steps": 40}
+    cpu = paper = {"seeds": 20, "steps": 400, "frames": 30}
 
     temperature: float = option(1.0, "temperature, as a share of the mean squared distance at the start", low=0.001)
     step_size: float = option(0.25, "length of a step, as a share of N T times the gradient", low=0, high=1)
-
-    smoke = {"steps": 40}
-    cpu = paper = {"seeds": 20, "steps": 400, "frames": 30}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         values: dict[str, Any] = {}
@@ -159,12 +158,11 @@ class TripletComparison(PointsExperiment):
     """
 
     source = "Frosst et al. 2019, figure 2"
+    cpu = paper = {"seeds": 20, "steps": 200, "frames": 30}
 
     step_length: float = option(0.025, "first step, as a share of the root mean squared distance", low=0, high=1)
     margin: float = option(0.25, "margin of the triplet loss, as a share of the mean squared distance", low=0)
     temperature: float = option(1.0, "temperature, as a share of the mean squared distance", low=0.001)
-
-    cpu = paper = {"seeds": 20, "steps": 200, "frames": 30}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         measured: dict[str, Any] = {}
@@ -194,13 +192,13 @@ class TripletComparison(PointsExperiment):
         measures = ("entanglement", "radius variance over area")
         text = [
             f"{self.num_points} points of one Gaussian, {self.num_classes} random classes, {self.seeds} sets, "
-            f"{self.steps} steps in which all points move by the same distance, each in the direction of its gradient; "
-            f"margin and T are {self.margin:g} and {self.temperature:g} of the first mean squared distance. At the "
-            "optimal T points stay in place where it is infinite, since the gradient vanishes: a random set is at or "
-            "near its maximum already. Still: the share of sets whose points end within a hundredth of the first root "
-            "mean squared distance of their start. Entanglement: the loss at its optimal T, divided by the loss at an "
-            "infinite T. Radius variance over area: variance of the distances from the mean, over the area of the "
-            "convex hull; 0 for a ring and 0.018 for a full disc. Mean over sets (Student's 95 % interval).",
+            f"{self.steps} steps in which all points move by the same distance along their gradients; margin and T are "
+            f"{self.margin:g} and {self.temperature:g} of the first mean squared distance. At the optimal T points "
+            "stay where it is infinite, for want of a gradient: a random set is near its maximum already. Still: "
+            "the share of sets that end within a hundredth of the first root mean squared distance of their start. "
+            "Entanglement: the loss at its optimal T, divided by that at an infinite T. Radius variance over area: "
+            "variance of the distances from the mean, over the area of the convex hull; 0 for a ring, 0.018 for a full "
+            "disc. Mean over sets (Student's 95 % interval).",
             *markdown_table(
                 ("", *measures, "still"),
                 ([name, *map(row.get, measures), row["still"]["mean"]] for name, row in numbers.items()),
