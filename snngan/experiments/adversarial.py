@@ -19,7 +19,7 @@ from snngan.evaluation.plots import plot_bars, plot_tsne
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import load_labeled
-from snngan.experiments.tables import cell_text, compare_paired, markdown_table, paired_table, record, summarize_all
+from snngan.experiments.tables import as_text, compare_paired, markdown_table, paired_table, record, summarize_all
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.snnl import entanglement, soft_nearest_neighbor_loss
 from snngan.robustness.activations import compute_activations
@@ -99,7 +99,7 @@ class AdversarialTraining(BaselineComparison):
         numbers = {"layers": means, "networks": of_networks, "learned": learned, "layers_by_seed": by_seed}
         failed = [f"{name} seed {seed}" for name, seed in networks if seed not in learned[name]]
         published = PUBLISHED if (self.dataset, self.arch or "cnn") == ("mnist", "cnn") else {}
-        rows = [[name, *(cell_text(each, 4) for each in row.values()), "", ""] for name, row in of_networks.items()]
+        rows = [[name, *(as_text(each, 4) for each in row.values()), "", ""] for name, row in of_networks.items()]
         for temperature, by_layer in means.items():
             for layer, row in by_layer.items():
                 paper = published.get(layer, ("", "")) if temperature == "T = 100" else ("", "")

@@ -13,14 +13,7 @@ from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.plots import plot_groups, plot_tags
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.runs import Log, load_labeled, seed_logs, train_to_end
-from snngan.experiments.tables import (
-    cell_text,
-    compare_logs,
-    compare_paired,
-    markdown_table,
-    paired_table,
-    summarize_all,
-)
+from snngan.experiments.tables import as_text, compare_logs, compare_paired, markdown_table, paired_table, summarize_all
 from snngan.models import CLASSIFIERS
 from snngan.stats import summarize
 from snngan.training.classifier import ClassifierTrainer
@@ -210,7 +203,7 @@ class LayerEntanglement(ClassifierExperiment):
         rose = [layer for layer, course in numbers.items() if course["rise"]["mean"] > 0.05 * course["first"]["mean"]]
         text = [
             f"{run.config.arch}, {distance} distances, {self.seeds} seeds, {self.steps} steps; test accuracy "
-            f"{cell_text(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; "
+            f"{as_text(accuracy, 4)}. The loss of each layer at its optimal temperature, 256 training images; "
             "mean over seeds (Student's 95 % interval).",
             *markdown_table(
                 ("layer", "at the start", "lowest", "at step", "at the end", "end minus start", "end minus lowest"),

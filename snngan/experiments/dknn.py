@@ -19,7 +19,7 @@ from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.classifiers import CPU, PAPER, BaselineComparison
 from snngan.experiments.runs import load_labeled
-from snngan.experiments.tables import cell_text, compare_paired, markdown_table, paired_table, record, summarize_all
+from snngan.experiments.tables import as_text, compare_paired, markdown_table, paired_table, record, summarize_all
 from snngan.registry import unknown_name
 from snngan.robustness.attacks import Attack
 
@@ -156,9 +156,9 @@ def compare_with_baseline(
 def _format(row: Mapping[str, Any] | None, variant: str) -> str:
     """Return :func:`compare_with_baseline` as a cell of the table."""
     if row is None or variant == "baseline":
-        return cell_text(row)
+        return as_text(row)
     p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
-    return f"{cell_text(row)} [{cell_text(row['difference'], 2)}{p_value}]"
+    return f"{as_text(row)} [{as_text(row['difference'], 2)}{p_value}]"
 
 
 OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
@@ -199,7 +199,7 @@ class Outliers(BaselineComparison):
             del dknn  # before the next one takes as much memory
         rows = {name: compare_paired(values) for name, values in areas.items()}
         numbers = {"auroc": rows, "accuracy": summarize_all(accuracies)}
-        accuracy = ", ".join(f"{name} {cell_text(value, 4)}" for name, value in numbers["accuracy"].items())
+        accuracy = ", ".join(f"{name} {as_text(value, 4)}" for name, value in numbers["accuracy"].items())
         text = [
             f"{self.seeds} seeds, {len(images)} test images, "
             + ", ".join(f"{len(others)} of {name}" for name, others in outliers.items())

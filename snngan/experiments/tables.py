@@ -23,7 +23,7 @@ def summarize_all(values: Any) -> Any:
     return summarize(values)
 
 
-def cell_text(value: Any, digits: int = 3) -> str:
+def as_text(value: Any, digits: int = 3) -> str:
     """Return a summary as ``mean (low to high)``, a number in short form, and None as nothing."""
     if isinstance(value, Mapping):
         bounds = [f"{bound:.{digits}g}" for bound in value["interval"] or ()]
@@ -32,8 +32,8 @@ def cell_text(value: Any, digits: int = 3) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> list[str]:
-    """Return an empty line and the lines of a Markdown table, its cells written by :func:`cell_text`."""
-    lines = [f"| {' | '.join(cell_text(cell, digits) for cell in cells)} |" for cells in (header, *rows)]
+    """Return an empty line and the lines of a Markdown table, its cells written by :func:`as_text`."""
+    lines = [f"| {' | '.join(as_text(cell, digits) for cell in cells)} |" for cells in (header, *rows)]
     return ["", lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
@@ -64,8 +64,8 @@ def paired_table(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list
     variants = [name for name in next(iter(rows.values())) if name not in ("difference", "p_value")]
     cells = []
     for name, row in rows.items():
-        means = [f"{cell_text(row[each], digits)}, {cell_text(row[each]['best'], digits)}" for each in variants]
-        cells.append([name, *means, row["difference"], cell_text(row["p_value"], 2)])
+        means = [f"{as_text(row[each], digits)}, {as_text(row[each]['best'], digits)}" for each in variants]
+        cells.append([name, *means, row["difference"], as_text(row["p_value"], 2)])
     return [
         "Mean over seeds (Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired "
         "t-test.",
