@@ -41,6 +41,10 @@ VARIANTS = {
 """Layers whose loss is added; for half the code, the loss of its first units."""
 MNIST = {"dataset": "mnist", "seeds": 4, "batch_size": 256, "code_size": 32, "widths": "500-500-2000"}
 """What the presets of both experiments have in common."""
+NUM_BLOBS, BLOB_SIZE = 10, 100
+"""Number of blobs, and of points in each."""
+PUBLISHED = 0.986
+"""Accuracy of the blog post's one run."""
 
 
 class AutoencoderExperiment(Experiment):
@@ -147,12 +151,6 @@ class LatentCode(AutoencoderExperiment):
             for name in ("baseline", "SNNL of the code")
         }
         return ExperimentResult(numbers, text, [plot_scatter_panels(panels, 2, context.folder / "codes.png")])
-
-
-NUM_BLOBS, BLOB_SIZE = 10, 100
-"""Number of blobs, and of points in each."""
-PUBLISHED = 0.986
-"""Accuracy of the blog post's one run."""
 
 
 @EXPERIMENTS.register("self-supervised-blobs")

@@ -27,10 +27,11 @@ Curves = dict[str, list[float]]
 """Metrics of one network by name, one value per strength of the attack."""
 FGSM, BIM, SAME_LOSS = "FGSM, white box", "BIM, white box", "BIM from the same loss"
 CROSS_ENTROPY = "BIM from cross-entropy"
-COMMON = {
+ATTACKS = {
     "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4), "step_size": 0.01,
 }  # fmt: skip
-"""What the presets have in common."""
+OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
+"""What the presets of dknn-calibration and of outliers have in common."""
 
 
 @EXPERIMENTS.register("dknn-calibration")
@@ -43,8 +44,8 @@ class DknnCalibration(BaselineComparison):
     """
 
     source = "Frosst et al. 2019, figures 9, 14 and 18 to 20"
-    cpu = {**CPU, **COMMON, "attack_steps": 40, "num_images": 500, "num_train_images": 20000}
-    paper = {**PAPER, **COMMON, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000}
+    cpu = {**CPU, **ATTACKS, "attack_steps": 40, "num_images": 500, "num_train_images": 20000}
+    paper = {**PAPER, **ATTACKS, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000}
 
     seeds: int = option(2, "number of seeds", low=2)
     regularizer: tuple[str, ...] = option(("snnl", "triplet"), "layer losses compared with the baseline")
@@ -159,9 +160,6 @@ def _format(row: Mapping[str, Any] | None, variant: str) -> str:
         return as_text(row)
     p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
     return f"{as_text(row)} [{as_text(row['difference'], 2)}{p_value}]"
-
-
-OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
 
 
 @EXPERIMENTS.register("outliers")
