@@ -49,6 +49,7 @@ COMMAND_LINES = [
     ("train {tiny} --dataset MNIST", "unknown dataset 'MNIST'; did you mean 'mnist'.*folder:PATH"),
     ("train {tiny} --objective snl-pixel", "did you mean 'snnl-pixel'.*in a module of yours, .* --import MODULE$"),
     ("train {tiny} --arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'.* --import MODULE$"),
+    ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'.* --import MODULE$"),
     ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'.* --import MODULE$"),
     ("train {tiny} --import nothing", "--import nothing: it cannot be imported"),
     ("train --dataset mnist-5k --objective snl", "unknown objective"),  # before data are prepared
@@ -68,6 +69,7 @@ COMMAND_LINES = [
     ("train {tiny} --set width=wide", "width must be a whole number, got 'wide'"),
     ("train {tiny} --set form=free", "unknown value for form 'free'"),
     ("train {tiny} --set temperature=hot", "temperature must be .*, got 'hot'"),
+    ("classify train --dataset digits --seeds 3:1", "--seeds must be 0:4"),
     ("train {tiny} --device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     ("sample {run} --out x.png --count 0", "0 is not in the range"),
     ("interpolate {run} --out x.png --side 1", "1 is not in the range"),
