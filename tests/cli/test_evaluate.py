@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from snngan.data.datasets import load_dataset
@@ -184,6 +185,12 @@ def test_skip_broken(cli: Cli, refused: Cli, command: str) -> None:
     refused(command.format("folder:broken"), r"broken/13\.")
     content = json.loads(cli(f"{command.format('folder:broken')} --skip-broken").out)
     assert content.get("protocol", content)["num_real"] == 12
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_network_that_returns_no_features(refused: Cli) -> None:
+    torch.jit.trace(torch.nn.Flatten(0), torch.rand(2, 1, 8, 8)).save("odd.pt")  # type: ignore[no-untyped-call]
+    refused("evaluate digits --reference digits --features odd.pt", r"must return features \(2, D\), got \(128,\)")
 
 
 def test_download_of_weights(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
