@@ -110,16 +110,6 @@ def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
     )
 
 
-def test_control_characters_do_not_reach_the_terminal(here: Path) -> None:
-    config = here / "run" / "config.json"
-    content = json.loads(config.read_text())
-    content["environment"]["torch"] = "1\x1b]0;owned\x07\x1b[2J\rError: no"
-    config.write_text(json.dumps(content))
-    text = output_of("resume run --steps 9 --device cpu", here)
-    assert r"started with torch 1\x1b]0;owned\x07\x1b[2J\rError: no, continued with" in text
-    assert all(each.isprintable() or each == "\n" for each in text)
-
-
 @pytest.mark.parametrize("label", [10**6, 2**62, 2**63 - 1])
 def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: int) -> None:
     with np.load("few.npz") as file:
@@ -224,14 +214,6 @@ def test_a_report_of_hostile_metrics(here: Path) -> None:
     assert "metrics/fid" not in page
     with pytest.raises(ValueError, match="holds no values of nothing: remove its folder"):
         read_metrics(open_run(here / "run", TrainConfig))["nothing"]
-
-
-def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
-    Path("matplotlibrc").write_text("text.usetex: True\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
-    command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
 
 
 def test_names_that_are_not_utf8(here: Path) -> None:
