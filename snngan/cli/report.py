@@ -29,14 +29,16 @@ def report(runs: tuple[Path, ...], out: Path, force: bool) -> None:
     from snngan.training.run_folder import RunFolder, open_run
 
     found: list[RunFolder[Config]] = []
-    errors: list[ValueError] = []
+    errors: list[str] = []
     for path in {each.resolve(): each for each in runs}.values():
         try:
             found.append(open_run(path, Config))
         except ValueError as error:
-            errors.append(error)
-    if not found or not all(path.exists() for path in runs):
-        raise errors[0]
+            if not path.exists():
+                raise
+            errors.append(str(error))
+    if not found:
+        raise ValueError(errors[0] if len(errors) == 1 else f"none of {len(errors)} paths is a run: {errors[0]}")
     for each in errors:  # shell patterns such as runs/* name other files, too
         print_note(f"left out: {each}")
     write_report(found, out)
