@@ -62,21 +62,23 @@ def print_note(line: str) -> None:
 
 
 def print_next_commands(run: RunFolder[Any]) -> None:
-    """Print what may be typed next about a run; files are written into its folder."""
+    """Print what may be typed next about a run, other than this command; files are written into its folder."""
 
     def out(name: str) -> str:
         return f"--out {shlex.quote(str(run.path / name))}"
 
-    imports = "".join(f" --import {shlex.quote(name)}" for name in IMPORTED_MODULES)
-    commands = [f"classify evaluate {run.quoted}{imports}"]
+    commands = {"classify": f"evaluate {run.quoted}"}
     if run.config.kind == "generator":
-        commands = [
-            f"sample {run.quoted} {out('grid.png')}{imports}",
-            f"interpolate {run.quoted} {out('plane.png')}{imports}",
-            f"evaluate {run.quoted}{imports}",
-        ]
-    commands += [f"report {run.quoted} {out('report.html')}{imports}", f"board {run.quoted}"]
-    print_status("next:\n" + "\n".join(f"  snngan {each}" for each in commands))
+        commands = {
+            "sample": f"{run.quoted} {out('grid.png')}",
+            "interpolate": f"{run.quoted} {out('plane.png')}",
+            "evaluate": run.quoted,
+        }
+    commands |= {"report": f"{run.quoted} {out('report.html')}", "board": run.quoted}
+    commands.pop(click.get_current_context().info_name or "", None)
+    imports = "".join(f" --import {shlex.quote(name)}" for name in IMPORTED_MODULES)
+    lines = [f"  snngan {name} {words}{imports * (name != 'board')}" for name, words in commands.items()]
+    print_status("\n".join(["next:", *lines]))
 
 
 class Progress:

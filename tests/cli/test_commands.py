@@ -135,7 +135,7 @@ def test_resuming_a_finished_run_to_a_later_step_equals_the_unbroken_run(cli: Cl
 
 def test_sample(cli: Cli, finished: Path) -> None:
     output = cli(f"sample {finished} --count 70 --seed 1 --out s.npz")
-    assert output.out.startswith("70 images of step 6 -> s.npz\nnext:\n  snngan sample ")
+    assert output.out.startswith("70 images of step 6 -> s.npz\nnext:\n  snngan interpolate ")
     images = load_images("s.npz")
     assert (images.dtype, images.shape) == (np.uint8, (70, 1, 8, 8))
     assert len(np.unique(images.reshape(70, -1), axis=0)) == 70

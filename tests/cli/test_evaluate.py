@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from PIL import Image
 
 from snngan.data.datasets import load_dataset
 from snngan.evaluation import two_sample
-from snngan.evaluation.features import INCEPTION_FILE
 
 Cli = Callable[..., Any]
 
@@ -72,16 +70,18 @@ def test_compare_two_sets(cli: Cli, run: Path) -> None:
     assert 0 <= content["score_interval"][0] <= content["score"] <= content["score_interval"][1] <= 1
 
 
-def test_every_space_and_kind_of_source(cli: Cli, run: Path) -> None:
+def test_every_space_and_kind_of_source(cli: Cli, refused: Cli, run: Path) -> None:
     images = load_dataset("digits").test_images[:30]
     np.savez("some.npz", images=images.numpy())
     Path("folder").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image[0].numpy()).save(f"folder/{number}.png")
-    said = cli("compare some.npz folder")
+    Path("folder/broken.png").write_bytes(Path("folder/1.png").read_bytes()[:60])
+    refused("compare some.npz folder", r"folder/broken\.png cannot be read")
+    said = cli("compare some.npz folder --skip-broken")
     assert "not told apart by neighborhoods" in said.out
     for words, extractor in (
-        ("folder --space pixel", "pixels"),
+        ("folder --space pixel --skip-broken", "pixels"),
         (f"{run} --space projection", "learned space of run run"),
         ("digits --features classifier:digits", "classifier:digits"),
         ("digits --space features", "classifier:digits"),
@@ -175,44 +175,7 @@ def test_features_follow_from_the_reference(cli: Cli) -> None:
     assert json.loads(cli(f"evaluate {run} --count 50 --json").out)["protocol"]["extractor"] == "pixels"
 
 
-@pytest.mark.parametrize("command", ["evaluate {0} --reference {0} --features pixels --json", "compare {0} {0} --json"])
-def test_skip_broken(cli: Cli, refused: Cli, command: str) -> None:
-    Path("broken").mkdir()
-    for number in range(12):
-        pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"broken/{number:02}.png")
-    Path("broken/13.png").write_bytes(Path("broken/00.png").read_bytes()[:60])
-    refused(command.format("folder:broken"), r"broken/13\.")
-    content = json.loads(cli(f"{command.format('folder:broken')} --skip-broken").out)
-    assert content.get("protocol", content)["num_real"] == 12
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_network_that_returns_no_features(refused: Cli) -> None:
     torch.jit.trace(torch.nn.Flatten(0), torch.rand(2, 1, 8, 8)).save("odd.pt")  # type: ignore[no-untyped-call]
     refused("evaluate digits --reference digits --features odd.pt", r"must return features \(2, D\), got \(128,\)")
-
-
-def test_download_of_weights(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytorch_fid import inception
-
-    content, command = b"these are no weights", "evaluate digits --reference digits --download"
-    wrong, right = Path("net-01234567.pth"), Path(f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth")
-    for path in (wrong, right):
-        path.write_bytes(content)
-    monkeypatch.setattr(inception, "FID_WEIGHTS_URL", wrong.absolute().as_uri())
-    assert "invalid hash value" in cli(command, 2).err
-    assert not list(Path("torch/hub/checkpoints").iterdir())
-    monkeypatch.setattr(inception, "FID_WEIGHTS_URL", right.absolute().as_uri())
-    assert f"fetching {right.absolute().as_uri()} as " in cli(command, 2).err
-    assert Path("torch/hub/checkpoints", INCEPTION_FILE).read_bytes() == content
-
-
-def test_fid_statistics_of_another_tool(cli: Cli, refused: Cli) -> None:
-    points = load_dataset("digits").test_images.flatten(1).double().numpy() / 127.5 - 1
-    np.savez("statistics.npz", mu=points.mean(0), sigma=np.cov(points, rowvar=False))
-    said = cli("evaluate digits --reference statistics.npz --features pixels --json")
-    assert json.loads(said.out)["metrics"]["fid"] < 1e-6
-    assert "left out, statistics.npz holds FID statistics, which give fid only" in said.err
-    # Such files are made with Inception features.
-    refused("evaluate digits --reference statistics.npz", "cannot find Inception weights at ")
