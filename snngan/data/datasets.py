@@ -114,7 +114,7 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
         path = Path(name).expanduser()
         kind = "folder" if path.is_dir() else "npz" if path.is_file() and path.suffix == ".npz" else None
         if kind is not None:
-            raise UnknownNameError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
+            raise ValueError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
         raise UnknownNameError(f"{error}; your own images are folder:PATH or npz:PATH") from None
     kept = folder / f"{name}.npz"
     if source.keep and kept.exists():

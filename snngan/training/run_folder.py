@@ -195,6 +195,11 @@ class RunFolder(Generic[C]):
         with explain_write_errors(self._events.path):
             self._events.add_scalars(step, scalars)
 
+    def log_config(self) -> None:
+        """Show the options in TensorBoard, as text and as hyperparameters."""
+        with explain_write_errors(self._events.path):
+            self._events.add_config(self.config.flat_values())
+
     @cached_property
     def _events(self) -> EventFile:
         return EventFile(self.path, self._resumed_at)

@@ -179,6 +179,7 @@ def train(
     if step:
         run_on_all_ranks(lambda: run.rewind(step) if main else None)
     elif main:
+        run.log_config()
         metrics = trainer.evaluate(0)
         run.log(0, metrics)
         trainer.log_artifacts(run, 0)

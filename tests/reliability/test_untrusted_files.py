@@ -19,8 +19,7 @@ from torch import nn
 
 import snngan
 from snngan.cli import main
-from snngan.experiments import ExperimentContext
-from snngan.experiments.result_folder import run_experiment
+from snngan.experiments import ExperimentContext, run_experiment
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +130,6 @@ def test_closed_output_ends_no_run(here: Path) -> None:
 )  # fmt: skip
 def test_the_home_of_an_unknown_user_is_refused(here: Path, command: str) -> None:
     assert "~missing-user" in output_of(command, here, 2)
-
-
-def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
-    Path("matplotlibrc").write_text("text.usetex: True\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
-    command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
 
 
 @pytest.mark.parametrize("name", TARGETS)
