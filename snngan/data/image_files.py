@@ -58,6 +58,7 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if min(width, height) >= smallest:
