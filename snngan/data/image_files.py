@@ -16,8 +16,8 @@ from snngan.data import error_line
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow may recognize, whatever the file's name: for some of the others it runs external programs."""
-BITS, PHOTOMETRIC, PLANAR = 258, 262, 284
-"""TIFF tags: bits per sample; 0 where white is zero; 2 where channels are stored apart."""
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
+"""TIFF tags: bits per sample; 0 where white is zero; 2 where channels are stored apart; 2 for signed numbers."""
 
 
 class UnusableImageError(ValueError):
@@ -105,14 +105,19 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Convert an opened image of any mode to mode L or RGB, rotated as its EXIF data say."""
     is_gray, tags = _is_16_bit_gray(image), getattr(image, "tag_v2", {})
-    is_16_bit = is_gray or ";16" in str(getattr(image, "tile", [])[:1]) or 16 in tags.get(BITS, ())
-    if image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
+    layout = str(getattr(image, "tile", [])[:1])  # which Pillow forgets once the pixels are loaded
+    is_16_bit = is_gray or ";16" in layout or 16 in tags.get(BITS, ())
+    is_signed = 2 in tags.get(SAMPLE_FORMAT, ()) or (image.format == "TIFF" and image.mode == "I")
+    if image.mode == "F" or is_signed:
         raise ValueError(
             "its pixels are floating-point, signed or 32-bit numbers, of unknown range; save it with 8 bits"
         )
     if is_16_bit and ("transparency" in image.info or tags.get(PHOTOMETRIC) == 0 or tags.get(PLANAR) == 2):
         raise ValueError("its 16-bit levels are stored in a way that Pillow does not read; save it with 8 bits")
     image = ImageOps.exif_transpose(image)
+    for name, step in (("L;2", 85), ("L;4", 17)):  # Pillow leaves the transparent level as it is stored
+        if f"'{name}'" in layout and "transparency" in image.info:
+            image.info["transparency"] *= step
     if is_16_bit:
         levels = np.asarray(image)  # of colors, Pillow keeps the upper 8 bits
         if 0 < levels.max() < 4096 if is_gray else levels.max() < 16:
