@@ -171,7 +171,15 @@ def test_8_bit_tiff_with_white_as_zero_or_separate_planes(tmp_path: Path) -> Non
     np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", colors, photometric=2, planar=2)), colors)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.float32])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_level_of_a_gray_png_is_white(bits: int, tmp_path: Path) -> None:
+    levels = np.arange(64).reshape(8, 8) % 2**bits
+    path = write_png(tmp_path / "a.png", levels, bits, GRAY, clear=[1])
+    expected = np.where(levels == 1, 255, levels * 255 // (2**bits - 1))
+    np.testing.assert_array_equal(pixels(path), np.stack([expected] * 3, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32, np.float32])
 def test_pixels_of_unknown_range_are_refused(dtype: type, tmp_path: Path) -> None:
     sample_format = {"i": 2, "u": 1, "f": 3}[np.dtype(dtype).kind]
     path = write_tiff(tmp_path / "a.tif", (RAMP >> 9).astype(dtype), sample_format=sample_format)
