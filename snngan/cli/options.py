@@ -236,7 +236,7 @@ def add_image_options(default_features: str) -> Callable[[Callable[..., Any]], C
             "--features",
             metavar="SPACE",
             help="feature space: classifier:NAME (small classifier of that data set, trained once and kept), "
-            f"inception, inception:FILE, pixels, or a torch.export or TorchScript file [{default_features}]",
+            f"inception, inception:FILE, pixels, or module:function of your own [{default_features}]",
         ),
         click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),
         click.option("--skip-broken", is_flag=True, help="leave out unreadable images of a folder"),

@@ -25,7 +25,7 @@ Log = Mapping[str, tuple[list[int], list[float]]]
 def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
     """Plot the loss against the temperature: the anchors of both sides, and the band of permuted labels."""
     figure, (axes,) = new_figure()
-    curve, (num_real, num_fake) = result.curve, result.num_subset
+    curve, (num_real, num_fake) = result.test.curve, result.test.sizes
     of_all = (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake)
     axes.fill_between(curve.temperatures, curve.low, curve.high, color="0.85", label="95 % of permuted labels")
     axes.plot(curve.temperatures, of_all, "k", label="all anchors")
@@ -36,7 +36,8 @@ def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("temperature (squared distance)")
     axes.set_ylabel("soft nearest neighbor loss (nats)")
-    axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} images")
+    score, p_value = result.entanglement.score, result.test.p_value
+    axes.set_title(f"score {score:.3f}, p = {p_value:.3g}; {num_real} + {num_fake} images")
     axes.legend()
     save_figure(figure, path)
 

@@ -64,9 +64,7 @@ def unbiased_squared_mmd(real: Tensor, fake: Tensor) -> float:
     Metric,
     values={"kid": MetricValue("unbiased squared MMD of the features, cubic kernel", "lower is better", low=-math.inf)},
     needs=("features",),
-    peak_bytes=lambda sizes: 24 * sizes.dims * min(sizes.pairwise_count, 2 * BLOCK),
-    works_in_pixels=False,
-    position=1,
+    logged_in_pixels=False,
 )
 def kid(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, Estimate]:
     """Return the kernel distance of the features that are compared pairwise."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
-from snngan.metrics.distances import NEIGHBORS, center, neighbor_peak_bytes, own_distance_rows, squared_distance_rows
+from snngan.metrics.distances import NEIGHBORS, center, own_distance_rows, squared_distance_rows
 
 
 def nearest_neighbor_accuracy(real: Tensor, fake: Tensor) -> tuple[float, float, float]:
@@ -49,9 +49,7 @@ def _is_nearest_own(features: Tensor, others: Tensor) -> Tensor:
         "1nn_accuracy_fake": MetricValue("the same of synthetic images", "0.5 is ideal", high=1),
     },
     needs=("features",),
-    peak_bytes=neighbor_peak_bytes,
     min_images=NEIGHBORS + 1,
-    position=3,
 )
 def one_nearest_neighbor(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
     """Return the 1-NN accuracy of the features that are compared pairwise, over all and over each side."""

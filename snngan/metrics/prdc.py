@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
-from snngan.metrics.distances import NEIGHBORS, center, neighbor_peak_bytes, own_distance_rows, squared_distance_rows
+from snngan.metrics.distances import NEIGHBORS, center, own_distance_rows, squared_distance_rows
 
 
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGHBORS) -> dict[str, float]:
@@ -58,9 +58,7 @@ def _squared_reach(features: Tensor, k: int) -> Tensor:
         "coverage": MetricValue("share of real images that reach a sample", "higher is better", high=1),
     },
     needs=("features",),
-    peak_bytes=neighbor_peak_bytes,
     min_images=NEIGHBORS + 1,
-    position=2,
 )
 def prdc(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
     """Return precision, recall, density and coverage of the features that are compared pairwise."""
