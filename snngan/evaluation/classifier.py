@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,11 +63,7 @@ def load_classifier(
 def load_ensemble(
     run: RunFolder[ClassifyConfig], device: torch.device, notify: Notify = lambda line: None
 ) -> tuple[Ensemble, int]:
-    """Return the networks of a run's newest sound checkpoint, and its step.
-
-    Raises:
-        CheckpointError: every checkpoint is damaged or missing.
-    """
+    """Return the networks of a run's newest sound checkpoint, and its step; raises ``ValueError`` if there is none."""
     state = load_newest(run.checkpoints, notify)
     ensemble = build_ensemble(run.config, None, device, state["networks"])
     ensemble.load_state_dict(state)
@@ -115,7 +110,6 @@ def evaluate_classifier(
             name,
             data_dir=data_dir or config.data_dir,
             skip_broken=config.skip_broken,
-            keep=False,
             notify=notify,
             image_size=config.image_shape[1] if name.startswith("folder:") else config.image_size,
         )
@@ -135,22 +129,12 @@ def evaluate_classifier(
     layers = measure_layers(ensemble, images, labels, device)
     values |= {f"entanglement/{layer}": value for layer, value in layers.items()}
     protocol: dict[str, Any] = {
-        "dataset": dataset.name,
-        "data_digest": dataset.labeled_digest(),
-        "split": split,
-        "num_images": len(images),
-        "num_entanglement": min(NUM_ENTANGLED, len(images)),
-        "arch": config.arch,
-        "alpha": config.alpha,
-        "seeds": list(config.seed_list),
-        "step": step,
-        "snngan": __version__,
-        "torch": torch.__version__,
-    }
-    metrics = {
-        name: summarize(each.double().tolist(), best=max if name == "accuracy" else min)
-        for name, each in values.items()
-    }
+        "dataset": dataset.name, "data_digest": dataset.labeled_digest(), "split": split, "num_images": len(images),
+        "num_entanglement": min(NUM_ENTANGLED, len(images)), "arch": config.arch, "alpha": config.alpha,
+        "seeds": list(config.seed_list), "step": step, "snngan": __version__, "torch": torch.__version__,
+    }  # fmt: skip
+    best = {name: max if name == "accuracy" else min for name in values}
+    metrics = {name: summarize(each.double().tolist(), best=best[name]) for name, each in values.items()}
     content: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
     if attack_protocol is not None:
         queries = select_queries(own) if uses_dknn and is_own else (images, labels)
@@ -171,7 +155,13 @@ def _select_split(run: RunFolder[ClassifyConfig], dataset: Dataset, split: str) 
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
         raise ValueError(f"{dataset.missing_labels}, and accuracy needs them")
-    labels = _match_classes(labels, dataset.class_names, config.class_names, dataset.name)
+    if dataset.class_names and config.class_names:
+        if unknown := [name for name in dataset.class_names if name not in config.class_names]:
+            raise ValueError(
+                f"classes of {dataset.name} must be those of the run, {', '.join(config.class_names)}; "
+                f"got {', '.join(unknown)}"
+            )
+        labels = torch.tensor([config.class_names.index(name) for name in dataset.class_names])[labels]
     if dataset.image_shape != config.image_shape or int(labels.max()) >= config.num_classes:
         raise ValueError(
             f"{run.path} classifies images {config.image_shape} into {config.num_classes} classes; {dataset.name} has "
@@ -179,16 +169,6 @@ def _select_split(run: RunFolder[ClassifyConfig], dataset: Dataset, split: str) 
         )
     order = fixed_permutation(images)
     return images[order], labels[order]
-
-
-def _match_classes(labels: Tensor, names: Sequence[str], known: Sequence[str], dataset: str) -> Tensor:
-    """Return labels (N,) of classes ``names`` as indices into ``known``, unchanged if either is empty."""
-    if not names or not known:
-        return labels
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"classes of {dataset} must be those of the run, {', '.join(known)}; got {', '.join(unknown)}")
-    return torch.tensor([known.index(name) for name in names])[labels]
 
 
 def _load_sources(

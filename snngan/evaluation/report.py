@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from snngan.config import ClassifyConfig, TrainConfig
+from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS, values_of_all_images
 from snngan.evaluation.plots import Log, new_figure
 from snngan.files import read_json, read_lines, write_atomically
@@ -56,16 +56,15 @@ LAST_LOGGED = "Last metrics logged while training on {dataset}, at step {trainin
 NOTE = "<p>Several seeds: mean and Student's 95 % interval. Bold: the best mean of a row.</p>"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere } h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem }
-h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc } nav a { margin-right: 1.5rem }
-h4 { font-size: .9rem; font-weight: 400; margin: 1.2rem 0 .2rem } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem } tr { border-bottom: 1px solid #ddd }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.25rem; border-bottom: 1px solid #ccc }
+h3 { font-size: 1.05rem } h4 { font-size: .9rem; font-weight: 400 } nav a { margin-right: 1.5rem } figure { margin: 0 }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem } tr { border-bottom: 1px solid #ddd }
 td, th { padding: .2rem 1.6rem .2rem .3rem; text-align: left; vertical-align: top; max-width: 24rem }
 td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums } tbody th { font-weight: 400 }
 small, figcaption, .metrics td:nth-child(2) { color: #666; font-size: .8rem; font-weight: 400 }
 small { margin-left: .5em } th small { display: block; margin: 0 } .metrics td:nth-child(n + 3) { white-space: nowrap }
-.differs { background: #fff6d6 } summary { cursor: pointer; color: #06c; font-size: .85rem; margin: .3rem 0 }
-i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em } figure { margin: 0 }
+.differs { background: #fff6d6 } summary { cursor: pointer; color: #06c; font-size: .85rem }
+i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em }
 .curves, .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
 .grids { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)) } figcaption b { color: #222 }
 .curves figcaption { min-height: 3em } .curves svg { width: 100%; height: auto }
@@ -74,8 +73,7 @@ i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One seed of a run: its name on the page, and its logged values."""
 
     name: str
@@ -83,8 +81,7 @@ class Series:
     log: Log
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The seeds of one configuration."""
 
     label: str
@@ -151,7 +148,7 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
             repeats[options, seed] += 1
             found.setdefault((options, repeats[options, seed]), []).append(Series(title, run, own))
     configs = [series[0].run.config for series in found.values()]
-    rows = _rows([_flatten(config.to_json()) for config in configs])
+    rows = _rows([_flat_options(config) for config in configs])
     groups = []
     for number, (config, series) in enumerate(zip(configs, found.values(), strict=True)):
         alike = [n for n, each in enumerate(configs) if (each.title, each.dataset) == (config.title, config.dataset)]
@@ -162,12 +159,12 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
     return groups
 
 
-def _flatten(values: dict[str, Any]) -> dict[str, Any]:
+def _flat_options(config: Config) -> dict[str, Any]:
     """Return the options of a config with those of objective and architecture on one level."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= value if isinstance(value, dict) else {key: value}
-    return flat
+    items = config.to_json().items()
+    return dict(
+        chain.from_iterable(value.items() if isinstance(value, dict) else [(key, value)] for key, value in items)
+    )
 
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -216,23 +213,18 @@ def _last_logged(series: Series) -> Iterator[dict[str, Any]]:
 def _table(groups: Sequence[Group], table: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """Yield means over the evaluations (by name) of each group, and below them each evaluation."""
     columns = [[series.name for series in group.series if series.name in table] for group in groups]
-    first = defaultdict(lambda: "?", next(iter(table.values()))["protocol"])
+    first = defaultdict(lambda: "?", next(iter(table.values()))["protocol"], pairwise="")
     if (count := first["pairwise_count"]) != "0":
         first["pairwise"] = f"; all but {', '.join(values_of_all_images())} over the first {count} of each"
-    else:
-        first["pairwise"] = ""
     yield f"<h4>{escape((LAST_LOGGED if 'training step' in first else PROTOCOL).format_map(first))}</h4>"
     headings = [group.heading(names) for group, names in zip(groups, columns, strict=True) if names]
     head = "".join(f"<th>{each}</th>" for each in ["", "", *headings])
     yield _wide("metrics", f"<tr>{head}</tr>", _means([[table[name] for name in names] for names in columns if names]))
     names = [name for column in columns for name in column]
-    protocols = _rows([table[name]["protocol"] for name in names])
-    each_seed = [
-        *_means([[table[name]] for name in names]),
-        *(_row("td", [key, "", *cells]) for key, cells in protocols.items()),
-    ]
+    each_seed = [_row("td", [key, "", *cells]) for key, cells in _rows([table[n]["protocol"] for n in names]).items()]
     yield "<details><summary>numbers of each seed</summary>"
-    yield _wide("metrics", _row("th", ["", "", *names]), each_seed) + "</details>"
+    yield _wide("metrics", _row("th", ["", "", *names]), [*_means([[table[n]] for n in names]), *each_seed])
+    yield "</details>"
 
 
 def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
@@ -246,21 +238,22 @@ def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
         means = [mean for mean, _ in cells if mean is not None]
         best = choose(means) if choose and len(means) > 1 else None
         space = f" ({extractor})" if extractor and not metric.startswith("entanglement_input") else ""
-        row = f"<tr><th>{escape(metric + space)}</th><td>{escape(description)}</td>"
+        row = f"<th>{escape(metric + space)}</th><td>{escape(description)}</td>"
         for mean, note in cells:
             text = "" if mean is None else f"<b>{mean:.4g}</b>" if mean == best else f"{mean:.4g}"
             row += f"<td>{text}{note}</td>"
-        yield row + "</tr>"
+        yield f"<tr>{row}</tr>"
 
 
 def _mean(evaluations: Sequence[dict[str, Any]], metric: str) -> tuple[float | None, str]:
     """Return the mean of a metric, None without evaluations, and its interval and their number as HTML."""
     if not evaluations:
         return None, ""
-    mean, *bounds = mean_interval([each["metrics"][metric] for each in evaluations])
-    count = f", n = {len(evaluations)}" if len(evaluations) > 1 else ""
-    low, high = bounds if count else evaluations[0]["intervals"].get(metric, (None, None))
-    return mean, "" if low is None else f"<small>{low:.4g} to {high:.4g}{count}</small>"
+    mean, low, high = mean_interval([each["metrics"][metric] for each in evaluations])
+    if len(evaluations) > 1:
+        return mean, f"<small>{low:.4g} to {high:.4g}, n = {len(evaluations)}</small>"
+    interval = evaluations[0]["intervals"].get(metric)
+    return mean, f"<small>{interval[0]:.4g} to {interval[1]:.4g}</small>" if interval else ""
 
 
 def describe(name: str) -> str:
@@ -275,20 +268,18 @@ def describe(name: str) -> str:
 
 def _samples(groups: Sequence[Group]) -> Iterator[str]:
     """Yield each generator's sample grids by step."""
-    for color, run, name in [(group.color, each.run, escape(each.name)) for group in groups for each in group.series]:
-        if not isinstance(run.config, TrainConfig):
-            return
-        paths = sorted(run.samples.glob("step-*.png"))
-        shown = sorted({round(number * (len(paths) - 1) / (MAX_GRIDS - 1)) for number in range(MAX_GRIDS)})
-        yield f'<h3><i style="background:{color}"></i>{name}</h3><div class="grids">'
-        for path in [paths[row] for row in shown] if paths else []:
-            picture = base64.b64encode(path.read_bytes()).decode()
-            step = path.stem.removeprefix("step-").lstrip("0") or "0"
-            yield (
-                f'<figure><img src="data:image/png;base64,{picture}" alt="{name}, step {step}">'
-                f"<figcaption>step {step}</figcaption></figure>"
-            )
-        yield "</div>" if paths else "</div><p>No samples yet.</p>"
+    for group in groups:
+        for name, run, _ in group.series:
+            if not isinstance(run.config, TrainConfig):
+                return
+            paths = sorted(run.samples.glob("step-*.png"))
+            chosen = sorted({round(number * (len(paths) - 1) / (MAX_GRIDS - 1)) for number in range(MAX_GRIDS)})
+            yield f'<h3><i style="background:{group.color}"></i>{escape(name)}</h3><div class="grids">'
+            for path in [paths[number] for number in chosen] if paths else []:
+                picture, step = base64.b64encode(path.read_bytes()).decode(), int(path.stem.removeprefix("step-"))
+                yield f'<figure><img src="data:image/png;base64,{picture}" alt="{escape(name)}, step {step}">'
+                yield f"<figcaption>step {step}</figcaption></figure>"
+            yield "</div>" if paths else "</div><p>No samples yet.</p>"
 
 
 def _curves(groups: Sequence[Group]) -> Iterator[str]:
@@ -299,8 +290,8 @@ def _curves(groups: Sequence[Group]) -> Iterator[str]:
     everything = [(group.color, series.log) for group in groups for series in group.series]
     for tag in _curve_tags([log for _, log in everything]):
         lines = [(color, *log[tag]) for color, log in everything if tag in log]
-        yield f"<figure><figcaption><b>{escape(tag)}</b><br>{escape(describe(tag))}</figcaption>{_plot(tag, lines)}"
-        yield "</figure>"
+        caption = f"<figcaption><b>{escape(tag)}</b><br>{escape(describe(tag))}</figcaption>"
+        yield f"<figure>{caption}{_plot(tag, lines)}</figure>"
     yield "</div>"
 
 
@@ -343,9 +334,7 @@ def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
 def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
     """Yield the options of every run; those in which runs differ are first and highlighted."""
     head = _row("th", ["", *(name for name, _ in named)])
-    environments = [read_json(run.path / "config.json").get("environment", {}) for _, run in named]
-    options = [_flatten(run.config.to_json()) for _, run in named]
-    rows = _rows([own | environment for own, environment in zip(options, environments, strict=True)])
+    rows = _rows([_flat_options(run.config) | read_json(run.path / "config.json")["environment"] for _, run in named])
     differing, alike = (
         [_row("td", [key, *cells]) for key, cells in rows.items() if (len(set(cells)) > 1) == differ]
         for differ in (True, False)

@@ -54,14 +54,10 @@ class MetricValue:
     Attributes:
         title: what it measures, for tables and plots.
         direction: ``lower is better``, ``higher is better`` or ``NUMBER is ideal``.
-        low: lowest possible value.
-        high: highest possible value.
     """
 
     title: str
     direction: str
-    low: float = 0.0
-    high: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -88,11 +84,6 @@ class Metric:
     needs: tuple[Literal["moments", "features", "images"], ...]
     min_images: int = 2
     logged_in_pixels: bool = True
-
-    @property
-    def needs_moments_only(self) -> bool:
-        """Whether it compares no images pairwise, and so uses all of them."""
-        return self.needs == ("moments",)
 
 
 METRICS: Registry[Metric] = Registry("metric", "snngan.metrics", Metric)
@@ -131,8 +122,8 @@ def compute_metrics(
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        **dict.fromkeys(("METRICS", "Estimate", "FeatureStatistics", "Metric", "MetricValue"), ""),
-        **dict.fromkeys(("choose_metrics", "compute_metrics", "metric_values"), ""),
+        **dict.fromkeys(("METRICS", "Estimate", "FeatureStatistics", "Metric", "MetricValue", "choose_metrics"), ""),
+        **dict.fromkeys(("compute_metrics", "metric_values"), ""),
         "frechet_distance": "fid",
         "kernel_distance": "kid",
         "nearest_neighbor_accuracy": "nearest_neighbor",

@@ -16,7 +16,7 @@ from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
         f"entanglement_{space}{part}": value
         for space, where in (("features", "in features"), ("input", "in pixels"))
         for part, value in {
-            "": MetricValue(f"soft nearest neighbor score {where}", "higher is better", high=1),
+            "": MetricValue(f"soft nearest neighbor score {where}", "higher is better"),
             "_real_anchors": MetricValue(f"loss of real anchors {where}", "0.693 is ideal"),
             "_fake_anchors": MetricValue(f"loss of synthetic anchors {where}", "0.693 is ideal"),
         }.items()

@@ -44,9 +44,9 @@ def _is_nearest_own(features: Tensor, others: Tensor) -> Tensor:
 @partial(
     Metric,
     values={
-        "1nn_accuracy": MetricValue("share whose nearest neighbor is on its own side", "0.5 is ideal", high=1),
-        "1nn_accuracy_real": MetricValue("the same of real images", "0.5 is ideal", high=1),
-        "1nn_accuracy_fake": MetricValue("the same of synthetic images", "0.5 is ideal", high=1),
+        "1nn_accuracy": MetricValue("share whose nearest neighbor is on its own side", "0.5 is ideal"),
+        "1nn_accuracy_real": MetricValue("the same of real images", "0.5 is ideal"),
+        "1nn_accuracy_fake": MetricValue("the same of synthetic images", "0.5 is ideal"),
     },
     needs=("features",),
     min_images=NEIGHBORS + 1,

@@ -52,10 +52,10 @@ def _squared_reach(features: Tensor, k: int) -> Tensor:
 @partial(
     Metric,
     values={
-        "precision": MetricValue("share of samples within reach of a real image", "higher is better", high=1),
-        "recall": MetricValue("share of real images within reach of a sample", "higher is better", high=1),
+        "precision": MetricValue("share of samples within reach of a real image", "higher is better"),
+        "recall": MetricValue("share of real images within reach of a sample", "higher is better"),
         "density": MetricValue("real images that reach a sample, over 5", "1 is ideal"),
-        "coverage": MetricValue("share of real images that reach a sample", "higher is better", high=1),
+        "coverage": MetricValue("share of real images that reach a sample", "higher is better"),
     },
     needs=("features",),
     min_images=NEIGHBORS + 1,
