@@ -9,6 +9,7 @@ __getattr__, __dir__ = public_names(
         "Comparison": "two_sample_report",
         "Evaluation": "measure",
         "ImageSource": "sources",
+        "Reader": "sources",
         "compare": "two_sample_report",
         "compare_sources": "two_sample_report",
         "evaluate": "measure",

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.data import error_line, to_unit_range
-from snngan.data.datasets import Notify, data_folder, load_dataset
 from snngan.evaluation.feature_classifier import load_or_train_features
-from snngan.evaluation.sources import ImagesLike, digest_of, find_run
+from snngan.evaluation.sources import ImagesLike, Reader, digest_of, find_run
 from snngan.registry import import_module
 from snngan.training.resolve import build_objective
 from snngan.training.sampling import load_discriminator
@@ -131,7 +130,7 @@ class DiscriminatorFeatures:
 
     resize = "none"
 
-    def __init__(self, images: Iterable[ImagesLike], device: torch.device, notify: Notify) -> None:
+    def __init__(self, images: Iterable[ImagesLike], reader: Reader) -> None:
         run = next((run for run in map(find_run, images) if run is not None), None)
         if run is None:
             raise ValueError("--space projection needs a run among A and B, whose discriminator learns a feature space")
@@ -139,8 +138,9 @@ class DiscriminatorFeatures:
             raise ValueError(
                 f"{run.path}: the discriminator of {run.config.objective} learns no feature space; use --space features"
             )
-        self.discriminator, self.image_shape = load_discriminator(run, device, notify), run.config.image_shape
-        self.device, self.name = device, f"learned space of run {run.path.name}"
+        self.device, self.image_shape = torch.device(reader.device), run.config.image_shape
+        self.discriminator = load_discriminator(run, self.device, reader.notify)
+        self.name = f"learned space of run {run.path.name}"
         self.digest = digest_of(self.discriminator.state_dict().values())
 
     @torch.no_grad()
@@ -151,20 +151,11 @@ class DiscriminatorFeatures:
         return features.cpu()
 
 
-def choose_extractor(
-    features: str,
-    *,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    skip_broken: bool = False,
-    download: bool = False,
-    device: torch.device,
-    notify: Notify,
-) -> Extractor:
+def choose_extractor(features: str, reader: Reader, image_size: int | None = None, download: bool = False) -> Extractor:
     """Return the extractor that ``--features`` names, one of ``FEATURE_SPACES``.
 
-    ``data_dir``, ``image_size`` and ``skip_broken`` say how the data set of ``classifier:NAME`` is read; the classifier
-    is kept in the folder ``features`` in ``data_dir``. ``download`` allows to fetch Inception weights.
+    ``reader`` reads the data set of ``classifier:NAME`` at ``image_size``; ``download`` allows to fetch Inception
+    weights.
 
     Raises:
         ValueError: the feature space is unknown or cannot be used.
@@ -175,18 +166,18 @@ def choose_extractor(
     if features == "pixels":
         return Pixels()
     if kind == "classifier" and place:
-        dataset = load_dataset(place, data_dir=data_dir, image_size=image_size, skip_broken=skip_broken, notify=notify)
-        return load_or_train_features(dataset, data_folder(data_dir) / "features", device, notify)
+        dataset = reader.load(place, image_size)
+        return load_or_train_features(dataset, reader.feature_folder, reader.device, reader.notify)
     if features == "inception" and download and not published_weights().is_file():
         from pytorch_fid.inception import FID_WEIGHTS_URL
 
-        notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
+        reader.notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
         fetch(FID_WEIGHTS_URL, published_weights())
     if features == "inception" or (kind == "inception" and place):
-        return Inception(Path(place).expanduser() if colon else None, device)
+        return Inception(Path(place).expanduser() if colon else None, reader.device)
     if not place:
         raise ValueError(f"--features must be {FEATURE_SPACES}, got {features!r}")
-    return FunctionFeatures(features, device)
+    return FunctionFeatures(features, reader.device)
 
 
 def published_weights() -> Path:

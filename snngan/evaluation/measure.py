@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,16 @@ import torch
 from torch import Tensor
 
 from snngan.data import POINT_SHAPE
-from snngan.data.datasets import Notify, data_folder
+from snngan.data.datasets import Notify
 from snngan.evaluation.feature_classifier import can_train_features, load_or_train_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
 from snngan.evaluation.sources import (
     FidStatistics,
     ImagesLike,
     ImageSource,
+    Reader,
     dataset_source,
     find_run,
-    load_labeled_set,
-    load_training_set,
-    open_source,
     open_statistics,
 )
 from snngan.files import SaveError, load_tensors, save_tensors
@@ -33,7 +31,6 @@ from snngan.memory import check_available
 from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics, metric_values
 from snngan.metrics.distances import NEIGHBORS, ROWS
 from snngan.metrics.moments import Moments
-from snngan.training.device import choose_device
 from snngan.version import __version__
 
 MAX_CACHED_DIMS = 4096
@@ -92,14 +89,9 @@ def evaluate(
     metrics: Collection[str] | None = None,
     count: int = 10000,
     pairwise_count: int = 5000,
-    split: str = "test",
-    image_size: int | None = None,
     seed: int = 0,
-    data_dir: str | Path | None = None,
-    device: str | torch.device = "auto",
-    skip_broken: bool = False,
     download: bool = False,
-    notify: Notify = lambda line: None,
+    **options: Any,
 ) -> Evaluation:
     """Return the metrics of ``images`` against ``reference``, as ``snngan evaluate`` prints them.
 
@@ -115,14 +107,10 @@ def evaluate(
         metrics: names of ``snngan.metrics.METRICS``; default: all.
         count: number of images of each side, or as many as there are.
         pairwise_count: number of them in the metrics of pairs (all but fid).
-        split: "test" or "train", the split of data sets.
-        image_size: height and width in pixels that images of folders and sets are shrunk and cropped to.
         seed: seed of a run's noise; a run as reference has seed + 1.
-        data_dir: folder of data sets; default: that of the run, else the variable SNNGAN_DATA, else ``data``.
-        device: "auto", "cuda" or "cpu".
-        skip_broken: whether unreadable images of a folder are left out.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
-        notify: called with each line worth telling the user.
+        options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
+            ``data_dir`` (default: that of the run), ``device``, ``skip_broken``, ``notify``.
 
     Raises:
         ValueError: images, reference, features or metrics are unknown or do not fit together, or there is too little
@@ -134,65 +122,58 @@ def evaluate(
         >>> found.metrics["precision"], found.protocol["num_real"]
         (0.0, 40)
     """
-    chosen, run = choose_metrics(metrics), find_run(images)
-    data_dir = data_folder(data_dir or (run.config.data_dir if run else None))
-    fake, real, extractor = open_sides(
-        images, reference, features, download, seed, split=split, image_size=image_size, data_dir=data_dir,
-        device=choose_device(str(device)), skip_broken=skip_broken, notify=notify,
-    )  # fmt: skip
-    result = evaluate_sources(
-        fake, real, extractor, metrics=chosen, count=count, pairwise_count=pairwise_count,
-        cache=data_dir / "features", notify=notify,
-    )  # fmt: skip
+    chosen, run, reader = choose_metrics(metrics), find_run(images), Reader(**options)
+    if run is not None:
+        reader = replace(reader, data_dir=reader.data_dir or run.config.data_dir)
+    sides = open_sides(images, reference, reader, features, download, seed)
+    counts: dict[str, Any] = {"count": count, "pairwise_count": pairwise_count}
+    result = evaluate_sources(*sides, metrics=chosen, **counts, cache=reader.feature_folder, notify=reader.notify)
     if run is not None:
         try:
             result.append_to(run.path)
         except OSError as error:
-            notify(f"{run.path / EVALUATIONS} could not be written ({error.strerror}); going on without")
+            reader.notify(f"{run.path / EVALUATIONS} could not be written ({error.strerror}); going on without")
     return result
 
 
 def open_sides(
     fake: ImagesLike,
     real: ImagesLike | None,
+    reader: Reader,
     features: str | None,
     download: bool,
     seed: int,
     use_fake_labels: bool = False,
-    **reading: Any,
 ) -> tuple[ImageSource, ImageSource | FidStatistics, Extractor]:
     """Return both sets of images and the feature extractor that the arguments of :func:`evaluate` name.
 
-    ``reading`` is for :func:`open_source`. With ``use_fake_labels`` a small classifier of ``fake`` gives the features
-    where ``real`` has no labels.
+    With ``use_fake_labels`` a small classifier of ``fake`` gives the features where ``real`` has no labels.
     """
-    data = {name: reading[name] for name in ("data_dir", "skip_broken", "notify")}
-    run, dataset, device, notify = find_run(fake), None, reading["device"], reading["notify"]
-    fake_source = open_source(fake, seed=seed, **reading)
+    run, dataset, fake_source = find_run(fake), None, reader.open(fake, seed)
     real_source: ImageSource | FidStatistics
     if real is not None:
-        real_source = open_statistics(real) or open_source(real, seed=seed + 1, **reading)  # noise of its own
+        real_source = open_statistics(real) or reader.open(real, seed + 1)  # noise of its own
     elif run is not None:
-        dataset = load_training_set(run, image_size=reading["image_size"], **data)
-        real_source = dataset_source(dataset, reading["split"])
+        dataset = reader.load_training_set(run)
+        real_source = dataset_source(dataset, reader.split)
     else:
         name = fake_source.name if isinstance(fake, Tensor) else fake
         raise ValueError(
             f"{name} is not a run folder, which knows its data set: name the real images by --reference SET"
         )
     if features or download or isinstance(real_source, FidStatistics):
-        size = reading["image_size"] or (run.config.image_size if run else None)
-        extractor = choose_extractor(features or "inception", image_size=size, download=download, device=device, **data)
-        return fake_source, real_source, extractor
+        size = reader.image_size or (run.config.image_size if run else None)
+        return fake_source, real_source, choose_extractor(features or "inception", reader, size, download)
     if real is not None:
-        dataset = load_labeled_set(real, real_source, **data)
+        dataset = reader.load_labeled_set(real, real_source)
     if dataset is None and use_fake_labels:
-        dataset = load_labeled_set(fake, fake_source, **data)
+        dataset = reader.load_labeled_set(fake, fake_source)
     channels = max(fake_source.shape[0], real_source.shape[0])
     shapes = {source.with_channels(channels).shape for source in (fake_source, real_source)}
     if dataset is None or shapes != {dataset.image_shape} or not can_train_features(dataset):
         return fake_source, real_source, Pixels()
-    return fake_source, real_source, load_or_train_features(dataset, data["data_dir"] / "features", device, notify)
+    extractor = load_or_train_features(dataset, reader.feature_folder, reader.device, reader.notify)
+    return fake_source, real_source, extractor
 
 
 def evaluate_sources(

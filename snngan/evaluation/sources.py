@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from snngan.config import TrainConfig
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
-from snngan.data.datasets import Notify, load_dataset, shrink_images
+from snngan.data.datasets import Notify, data_folder, load_dataset, shrink_images
 from snngan.data.folder import notify_left_out
 from snngan.data.folder_layout import Split, find_splits, label_images
 from snngan.data.image_files import UnusableImageError, describe_resize, read_header, read_image
 from snngan.data.npz import read_images, read_statistics
 from snngan.files import check_local
 from snngan.metrics.moments import Moments
+from snngan.training.device import choose_device
 from snngan.training.resolve import build_architecture, check_same_data
 from snngan.training.run_folder import RunFolder, open_run
 from snngan.training.sampling import CHUNK, build_ema_generator, draw_latents, sample_images
@@ -90,17 +92,95 @@ class FidStatistics:
     moments: Moments
 
 
-def open_source(
-    images: ImagesLike,
-    *,
-    split: str = "test",
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    skip_broken: bool = False,
-    notify: Notify = lambda line: None,
-) -> ImageSource:
+@dataclass
+class Reader:
+    """How images are read.
+
+    Attributes:
+        split: "test" or "train", the split of a data set, or of a folder or npz file that has both.
+        image_size: height and width in pixels to crop and shrink to; a run's images keep their size.
+        data_dir: folder of data sets; default: the variable SNNGAN_DATA, else ``data``.
+        device: "auto", "cuda" or "cpu": the device of networks.
+        skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
+            each once.
+        notify: called with each line worth telling the user.
+
+    Raises:
+        ValueError: there is no such split or device.
+    """
+
+    split: str = "test"
+    image_size: int | None = None
+    data_dir: str | Path | None = None
+    device: str | torch.device = "auto"
+    skip_broken: bool = False
+    notify: Notify = lambda line: None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("test", "train"):
+            raise ValueError(f"split must be 'test' or 'train', got {self.split!r}")
+        self.device = choose_device(str(self.device))
+
+    @property
+    def feature_folder(self) -> Path:
+        """The folder in which classifiers for features, and features of reference sets, are kept."""
+        return data_folder(self.data_dir) / "features"
+
+    def open(self, images: ImagesLike, seed: int = 0) -> ImageSource:
+        """Return the images meant by a name, path or tensor: see :func:`open_source`."""
+        if isinstance(images, Tensor):
+            return array_source("tensor", _check_tensor(images.detach().cpu()), image_size=self.image_size)
+        kind, path = _kind_of(images)
+        if kind == "run":
+            return _run_source(path, seed, torch.device(self.device), self.notify)
+        if kind == "folder":
+            return _folder_source(path, self)
+        if kind == "npz":
+            return array_source(path.name, *read_images(path, self.split), image_size=self.image_size)
+        name = os.fspath(images)
+        try:
+            return dataset_source(self.load(name, self.image_size), self.split)
+        except ValueError as error:
+            if "/" in name:
+                raise ValueError(f"{name} is not a run folder, folder of images or npz file") from error
+            raise
+
+    def load(self, name: str, image_size: int | None) -> Dataset:
+        """Return the data set ``name``."""
+        options: dict[str, Any] = {"skip_broken": self.skip_broken, "notify": self.notify}
+        return load_dataset(name, data_dir=self.data_dir, image_size=image_size, **options)
+
+    def load_training_set(self, run: RunFolder[TrainConfig]) -> Dataset:
+        """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
+
+        Raises:
+            ValueError: the data set is not here or has changed.
+        """
+        config = run.config
+        reader = replace(
+            self, data_dir=self.data_dir or config.data_dir, skip_broken=self.skip_broken or config.skip_broken
+        )
+        dataset = reader.load(config.dataset, self.image_size or config.image_size)
+        if self.image_size in (None, config.image_size):
+            check_same_data(config, dataset)
+        return dataset
+
+    def load_labeled_set(self, images: ImagesLike, source: ImageSource) -> Dataset | None:
+        """Return the labeled data set behind a source, for a run that of its training; None without one."""
+        try:
+            if (run := find_run(images)) is not None:
+                return replace(self, image_size=None).load_training_set(run)
+            if source.labels is None or isinstance(images, Tensor):
+                return None
+            kind, path = _kind_of(images)
+            _, height, width = source.shape
+            name = os.fspath(images) if kind == "dataset" else f"{kind}:{path}"
+            return self.load(name, height if height == width else None)
+        except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
+            return None
+
+
+def open_source(images: ImagesLike, *, seed: int = 0, **options: Any) -> ImageSource:
     """Return the images meant by ``images``: a data set's name, a run folder, a folder of images or an npz file.
 
     ``folder:PATH`` and ``npz:PATH`` say which of these a path is. Files and data sets are read in one random order that
@@ -108,37 +188,13 @@ def open_source(
 
     Args:
         images: name or path; or a tensor (N, C, H, W) of uint8, or float in [-1, 1].
-        split: "test" or "train", the split of a data set, or of a folder or npz file that has both.
-        data_dir: folder of data sets.
-        image_size: height and width in pixels to crop and shrink to; a run's images keep their size.
         seed: seed of the noise that a run's generator starts from.
-        device: device of a run's generator.
-        skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
-            each once.
-        notify: called with each line worth telling the user.
+        options: fields of :class:`Reader`.
 
     Raises:
         ValueError: there is nothing of this name, or it cannot be read.
     """
-    if split not in ("test", "train"):
-        raise ValueError(f"split must be 'test' or 'train', got {split!r}")
-    if isinstance(images, Tensor):
-        return array_source("tensor", _check_tensor(images.detach().cpu()), image_size=image_size)
-    kind, path = _kind_of(images)
-    if kind == "run":
-        return _run_source(path, seed, torch.device(device), notify)
-    if kind == "folder":
-        return _folder_source(path, split, image_size, skip_broken, notify)
-    if kind == "npz":
-        return array_source(path.name, *read_images(path, split), image_size=image_size)
-    name = os.fspath(images)
-    try:
-        dataset = load_dataset(name, data_dir=data_dir, image_size=image_size, notify=notify)
-    except ValueError as error:
-        if "/" in name:
-            raise ValueError(f"{name} is not a run folder, folder of images or npz file") from error
-        raise
-    return dataset_source(dataset, split)
+    return Reader(**options).open(images, seed)
 
 
 def _kind_of(images: str | os.PathLike[str]) -> tuple[str, Path]:
@@ -209,11 +265,11 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
     return ImageSource(f"run {path.name}", None, run.config.image_shape, digest, read, seed=seed, step=step)
 
 
-def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
-    splits = find_splits(folder, notify)
-    index = 1 if len(splits) == 2 and split == "test" else 0
-    if skip_broken:
-        splits[index] = _without_broken(splits[index], image_size, notify)
+def _folder_source(folder: Path, reader: Reader) -> ImageSource:
+    image_size, splits = reader.image_size, find_splits(folder, reader.notify)
+    index = 1 if len(splits) == 2 and reader.split == "test" else 0
+    if reader.skip_broken:
+        splits[index] = _without_broken(splits[index], image_size, reader.notify)
     labels = label_images(splits)[1][index]
     order = _random_order(len(splits[index].paths))
     paths = [splits[index].paths[row] for row in order.tolist()]
@@ -243,7 +299,7 @@ def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken
         state.hexdigest(),
         read,
         None if labels is None else labels[order],
-        split if len(splits) == 2 else None,
+        reader.split if len(splits) == 2 else None,
         describe_resize(image_size) if image_size and is_resized else "none",
     )
 
@@ -269,50 +325,6 @@ def find_run(images: ImagesLike) -> RunFolder[TrainConfig] | None:
     if isinstance(images, Tensor) or not (path := Path(images) / "config.json").exists():
         return None
     return open_run(path.parent, TrainConfig)
-
-
-def load_training_set(
-    run: RunFolder[TrainConfig],
-    *,
-    data_dir: str | Path | None,
-    skip_broken: bool,
-    notify: Notify,
-    image_size: int | None = None,
-) -> Dataset:
-    """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
-
-    Raises:
-        ValueError: the data set is not here or has changed.
-    """
-    config = run.config
-    dataset = load_dataset(
-        config.dataset,
-        data_dir=data_dir or config.data_dir,
-        image_size=image_size or config.image_size,
-        skip_broken=skip_broken or config.skip_broken,
-        notify=notify,
-    )
-    if image_size in (None, config.image_size):
-        check_same_data(config, dataset)
-    return dataset
-
-
-def load_labeled_set(
-    images: ImagesLike, source: ImageSource, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify
-) -> Dataset | None:
-    """Return the labeled data set behind a source, for a run the one that it was trained on, or None without one."""
-    try:
-        if (run := find_run(images)) is not None:
-            return load_training_set(run, data_dir=data_dir, skip_broken=skip_broken, notify=notify)
-        if source.labels is None or isinstance(images, Tensor):
-            return None
-        kind, path = _kind_of(images)
-        name = os.fspath(images) if kind == "dataset" else f"{kind}:{path}"
-        _, height, width = source.shape
-        size = height if height == width else None
-        return load_dataset(name, image_size=size, data_dir=data_dir, skip_broken=skip_broken, notify=notify)
-    except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
-        return None
 
 
 def open_statistics(images: ImagesLike) -> FidStatistics | None:

@@ -16,16 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.data import to_unit_range
-from snngan.data.datasets import Notify, data_folder
 from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.features import DiscriminatorFeatures, Extractor, extract_features
 from snngan.evaluation.measure import describe_resizes, match_sides, open_sides
 from snngan.evaluation.plots import plot_loss_by_temperature
-from snngan.evaluation.sources import ImagesLike, ImageSource
+from snngan.evaluation.sources import ImagesLike, ImageSource, Reader
 from snngan.evaluation.two_sample import TwoSampleResult, compare_features
 from snngan.files import check_absent, write_atomically
 from snngan.memory import check_available
-from snngan.training.device import choose_device
 from snngan.version import __version__
 
 Space = Literal["pixel", "features", "projection"]
@@ -104,14 +102,9 @@ def compare(
     space: Space | None = None,
     features: str | None = None,
     count: int | None = None,
-    split: str = "test",
-    image_size: int | None = None,
     seed: int = 0,
-    data_dir: str | Path | None = None,
-    device: str | torch.device = "auto",
-    skip_broken: bool = False,
     download: bool = False,
-    notify: Notify = lambda line: None,
+    **options: Any,
 ) -> Comparison:
     """Return how entangled two sets of images are, and whether they can be told apart: what ``snngan compare`` prints.
 
@@ -125,14 +118,10 @@ def compare(
             of the first or second set, if one has labels, else pixels.
         count: number of images of each side, or as many as there are; default: all, and for a generator as many as on
             the other side.
-        split: "test" or "train", the split of data sets.
-        image_size: height and width in pixels that images of folders and sets are shrunk and cropped to.
         seed: seed of permutations and resamples and of the second set's noise; the first set's noise has seed + 1.
-        data_dir: folder of data sets; default: the variable SNNGAN_DATA, else ``data``.
-        device: "auto", "cuda" or "cpu".
-        skip_broken: whether unreadable images of a folder are left out.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
-        notify: called with each line worth telling the user.
+        options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
+            ``data_dir``, ``device``, ``skip_broken``, ``notify``.
 
     Raises:
         ValueError: the sets are unknown or do not fit together, or there is too little memory.
@@ -147,15 +136,12 @@ def compare(
     space = space or ("features" if has_features else "pixel")
     if space != "features" and has_features:
         raise ValueError(f"--features and --download need --space features, got --space {space}")
-    place = choose_device(str(device))
-    fake, real, extractor = open_sides(
-        second, first, features if space == "features" else "pixels", download, seed, use_fake_labels=True, split=split,
-        image_size=image_size, data_dir=data_folder(data_dir), device=place, skip_broken=skip_broken, notify=notify,
-    )  # fmt: skip
+    reader, features = Reader(**options), features if space == "features" else "pixels"
+    fake, real, extractor = open_sides(second, first, reader, features, download, seed, use_fake_labels=True)
     if not isinstance(real, ImageSource):
         raise ValueError(f"{real.name} holds FID statistics, which cannot be compared: use snngan evaluate")
     if space == "projection":
-        extractor = DiscriminatorFeatures((first, second), place, notify)
+        extractor = DiscriminatorFeatures((first, second), reader)
     return compare_sources(real, fake, extractor, count=count, seed=seed)
 
 
