@@ -106,9 +106,9 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     for heading, kind in {"Generators": TrainConfig, "Classifiers": ClassifyConfig}.items():
         if some := [each for each in named if isinstance(each[1].config, kind)]:
             groups = group_by_seed(some)
-            sections["Metrics"] += [f"<h3>{heading}</h3>", *_metrics(groups)]
+            sections["Metrics"] += [f"<h3>{heading}</h3>", *metric_tables(groups)]
             sections["Samples"] += _samples(groups)
-            sections["Curves"] += [f"<h3>{heading}</h3>", *_curves(groups)]
+            sections["Curves"] += [f"<h3>{heading}</h3>", *curves(groups)]
             sections["Options"] += [f"<h3>{heading}</h3>", *_options(some)]
     body = [f"<h1>{escape(title)}</h1><nav>", *(f'<a href="#{name}">{name}</a>' for name in sections), "</nav>"]
     for name, content in sections.items():
@@ -173,7 +173,7 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {key: [str(column.get(key, "")) for column in columns] for key in keys}
 
 
-def _metrics(groups: Sequence[Group]) -> Iterator[str]:
+def metric_tables(groups: Sequence[Group]) -> Iterator[str]:
     """Yield a table for each protocol of evaluations, and for each step of last logged values."""
     every = [series for group in groups for series in group.series]
     evaluated = {series.name: read_evaluations(series.run) for series in every}
@@ -282,7 +282,7 @@ def _samples(groups: Sequence[Group]) -> Iterator[str]:
             yield "</div>" if paths else "</div><p>No samples yet.</p>"
 
 
-def _curves(groups: Sequence[Group]) -> Iterator[str]:
+def curves(groups: Sequence[Group]) -> Iterator[str]:
     """Yield a plot for each tag, with a line for each seed in the color of its group."""
     for group in groups:
         yield f"<div>{group.heading([series.name for series in group.series])}</div>"
@@ -308,9 +308,10 @@ def read_metrics(run: Run) -> dict[str, tuple[list[int], list[float]]]:
     for values in read_lines(run.path / "metrics.jsonl"):
         step = values.pop("step")
         for tag, value in values.items():
-            steps, numbers = found.setdefault(tag, ([], []))
-            steps.append(step)
-            numbers.append(value)
+            if value is not None:  # not finite
+                steps, numbers = found.setdefault(tag, ([], []))
+                steps.append(step)
+                numbers.append(value)
     return found
 
 

@@ -46,10 +46,9 @@ def rows() -> Dataset:
 def test_images_that_calibrate_are_not_evaluated(rows: Dataset) -> None:
     held_out = calibration_indices(rows)
     images, labels = select_queries(rows)
-    assert len(held_out) == len(images) == 150  # at most half of them calibrate
-    assert rows.test_labels is not None
     order = fixed_permutation(rows.test_images)
-    assert torch.equal(held_out, order[:150])
+    assert rows.test_labels is not None
+    assert torch.equal(held_out, order[:150])  # at most half of them calibrate
     assert torch.equal(images, rows.test_images[order[150:]])
     assert torch.equal(labels, rows.test_labels[order[150:]])
     assert len(select_queries(rows, 20)[0]) == 20
@@ -80,7 +79,7 @@ def test_an_evaluator_searches_as_many_training_images_as_asked(rows: Dataset) -
     kept = fixed_permutation(rows.train_images)[:90]
     torch.testing.assert_close(evaluator.dknn.layers["1"], to_unit_range(rows.train_images[kept]).flatten(1))
     assert len(evaluator.dknn.calibration) == 150
-    with pytest.raises(ValueError, match="DkNN needs at least 100 training images, one for each neighbor, got 90"):
+    with pytest.raises(ValueError, match="DkNN needs at least 100 training images, one for each, got 90"):
         DkNNEvaluator(make_network(0), ["1"], rows, CPU, num_train_images=90, num_neighbors=100)
 
 
@@ -121,7 +120,7 @@ def test_dknn_evaluates_every_strength(rows: Dataset) -> None:
 def test_one_image_cannot_both_calibrate_and_be_evaluated(rows: Dataset) -> None:
     assert rows.test_labels is not None
     small = dataclasses.replace(rows, test_images=rows.test_images[:1], test_labels=rows.test_labels[:1])
-    with pytest.raises(ValueError, match=r"rows must have at least 2 test images for DkNN, .* got 1"):
+    with pytest.raises(ValueError, match="rows must have at least 2 test images, one to calibrate DkNN, got 1"):
         DkNNEvaluator(make_network(0), ["1"], small, CPU)
 
 
