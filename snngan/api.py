@@ -239,7 +239,6 @@ def load_state(run: RunFolder[Any], notify: Notify = lambda line: None) -> dict[
     """
 
     def load() -> dict[str, Any] | None:
-        run.check_links()
         if not checkpoint_paths(run.checkpoints) and run.last_logged() <= run.config.checkpoint_every:
             return None
         state = load_newest(run.checkpoints, notify)

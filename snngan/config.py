@@ -366,6 +366,13 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
         saved = (field for field in dataclasses.fields(self) if field.metadata.get("saved", True))
         return {field.name: getattr(self, field.name) for field in saved}
 
+    def flat_values(self) -> dict[str, Any]:
+        """Return the values of :meth:`to_json`, with the options of objective and architecture on one level."""
+        flat: dict[str, Any] = {}
+        for name, value in self.to_json().items():
+            flat |= value if isinstance(value, Mapping) else {name: value}
+        return flat
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the resolved config of which :meth:`to_json` gave ``values``.

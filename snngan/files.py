@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -128,7 +129,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any = None)
     from safetensors.torch import save
 
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none share memory
-    write_atomically(path, save(own, {"content": json.dumps(content)}))
+    text = json.dumps(content)
+    write_atomically(path, save(own, {"content": text, "sha256": _digest(own, text)}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -141,10 +143,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {})["content"])
-            return {name: file.get_tensor(name) for name in file.keys()}, content  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("sha256") != _digest(tensors, metadata.get("content", "")):
+            raise ValueError("its checksum does not match")
+        return tensors, json.loads(metadata["content"])
     except Exception as error:  # safetensors' own errors, those of JSON and of the file system
-        raise ValueError(f"{path} cannot be read as a safetensors file of snngan: {error}") from error
+        raise ValueError(f"{path} is damaged, or not written by snngan: {error}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    import torch
+
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def temporary_path(path: Path) -> Path:

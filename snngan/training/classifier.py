@@ -19,6 +19,7 @@ from snngan.stats import mean_interval
 from snngan.training.checkpoint import explain_mismatch
 from snngan.training.distributed import average_gradients
 from snngan.training.ensemble import build_ensemble
+from snngan.training.optimizers import WeightStates
 from snngan.training.resolve import parse_adversarial_training
 from snngan.training.trainer import Trainer, random_state, restore_random_state
 
@@ -117,8 +118,8 @@ class ClassifierTrainer(Trainer):
         seeds = self.config.seed_list
         return {f"network of seed {seed}": each for seed, each in zip(seeds, self.ensemble.networks(), strict=True)}
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        return self.ensemble.optimizer_state()
+    def optimizer_states(self) -> dict[str, WeightStates]:
+        return {f"network of seed {seed}": state for seed, state in self.ensemble.optimizer_states().items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -49,18 +49,6 @@ def collect_weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
-def collect_optimizer_state(
-    network: str, weights: Iterable[tuple[str, Tensor]], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Return what an optimizer keeps of the named ``weights`` of a ``network``, by a name for a message."""
-    return {
-        f"{key} of the {network}'s {name}": tensor
-        for name, weight in weights
-        for key, tensor in optimizer.state.get(weight, {}).items()
-        if isinstance(tensor, Tensor)
-    }
-
-
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether every value of all tensors is finite; waits for the device once."""
     flags = [tensor.isfinite().all() for tensor in tensors]

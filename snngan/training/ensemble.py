@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,9 @@ from snngan.losses.temperature import parse_temperature
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.robustness.attacks import Attack
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import AsLargeAs, CheckpointError, explain_mismatch
+from snngan.training.checkpoint import CheckpointError, build_to_fit, explain_mismatch
 from snngan.training.device import choose_layout
-from snngan.training.divergence import collect_optimizer_state
-from snngan.training.optimizers import load_optimizer, make_optimizer
+from snngan.training.optimizers import WeightStates, load_optimizer, make_optimizer, optimizer_state
 from snngan.training.resolve import build_classifier, parse_regularizer
 
 
@@ -66,15 +66,15 @@ class Ensemble(ABC):
         return {
             "networks": {str(seed): each.state_dict() for seed, each in zip(self._seeds, self.networks(), strict=True)},
             "temperatures": [losses.state_dict() for losses in self.layer_losses],
-            "optimizer": self._optimizer_state(),
+            "optimizers": self.optimizer_states(),
         }
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Return what the optimizer keeps of each network's weights, by a name for a message."""
-        found: dict[str, Tensor] = {}
-        for seed, network in zip(self._seeds, self._networks, strict=True):
-            found |= collect_optimizer_state(f"network of seed {seed}", network.named_parameters(), self.optimizer)
-        return found
+    def optimizer_states(self) -> dict[str, WeightStates]:
+        """Return what the optimizer keeps of the weights of each network, by its seed."""
+        return {
+            str(seed): optimizer_state(self.optimizer, network.named_parameters())
+            for seed, network in zip(self._seeds, self._networks, strict=True)
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state that :meth:`state_dict` returned.
@@ -91,15 +91,11 @@ class Ensemble(ABC):
             with explain_mismatch("temperatures"):
                 self.layer_losses[number].load_state_dict(state["temperatures"][number])
         with explain_mismatch("optimizer"):
-            self._load_optimizer_state(state["optimizer"])
+            self._load_optimizer([state["optimizers"][str(seed)] for seed in self._seeds])
 
-    def _optimizer_state(self) -> dict[str, Any]:
-        """Return the optimizer's state as that of one over the weights of all networks, one network after the other."""
-        return self.optimizer.state_dict()
-
-    def _load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Load the state that :meth:`_optimizer_state` returned."""
-        load_optimizer(self.optimizer, state)
+    def _load_optimizer(self, states: list[WeightStates]) -> None:
+        for network, state in zip(self._networks, states, strict=True):
+            load_optimizer(self.optimizer, network.named_parameters(), state)
 
 
 def build_network(config: ClassifyConfig, seed: int) -> nn.Module:
@@ -125,8 +121,12 @@ def build_ensemble(config: ClassifyConfig, images: Tensor | None, device: torch.
         CheckpointError: ``saved`` is that of smaller networks.
     """
     layout = choose_layout(device, config.precision)
-    with AsLargeAs(saved):
-        networks = [build_network(config, seed).to(device).to(memory_format=layout) for seed in config.seed_list]
+    networks = [
+        build_to_fit(partial(build_network, config, seed), saved and saved.get(str(seed)), "network")
+        .to(device)
+        .to(memory_format=layout)
+        for seed in config.seed_list
+    ]
     if images is not None:
         config = dataclasses.replace(config, layers=",".join(find_layers(networks[0], config, images.to(device))))
     vectorized = config.ensemble == "vectorized" or (config.ensemble == "auto" and device.type == "cuda")
@@ -292,43 +292,25 @@ class VectorizedEnsemble(Ensemble):
                 network.load_state_dict({name: part[index] for name, part in (self.weights | self.buffers).items()})
         return self._networks
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def optimizer_states(self) -> dict[str, WeightStates]:
+        stacked = optimizer_state(self.optimizer, self.weights.items())
         return {
-            name.replace("network of a seed", f"network of seed {seed}"): part if part.dim() == 0 else part[index]
-            for name, part in collect_optimizer_state("network of a seed", self.weights.items(), self.optimizer).items()
+            str(seed): {
+                weight: {name: tensor if name == "step" else tensor[index] for name, tensor in parts.items()}
+                for weight, parts in stacked.items()
+            }
             for index, seed in enumerate(self._seeds)
         }
 
-    def _optimizer_state(self) -> dict[str, Any]:
-        state, num_networks, num_weights = self.optimizer.state_dict(), len(self._seeds), len(self.weights)
-
-        def copy_of(name: str, part: Tensor | None, index: int) -> Tensor | None:
-            return None if part is None else (part if name == "step" else part[index]).clone()
-
-        return {
-            "state": {
-                index * num_weights + weight: {name: copy_of(name, part, index) for name, part in parts.items()}
-                for index in range(num_networks)
-                for weight, parts in state["state"].items()
-            },
-            "param_groups": [
-                {**group, "params": list(range(num_networks * num_weights))} for group in state["param_groups"]
-            ],
-        }
-
-    def _load_optimizer_state(self, state: dict[str, Any]) -> None:
-        num_networks, num_weights = len(self._seeds), len(self.weights)
-
-        def stack(weight: int) -> dict[str, Any]:
-            each = [state["state"][index * num_weights + weight] for index in range(num_networks)]
-            parts = {name: [own[name] for own in each] for name in each[0]}
-            return {
-                name: own[0] if name == "step" or own[0] is None else torch.stack(own) for name, own in parts.items()
+    def _load_optimizer(self, states: list[WeightStates]) -> None:
+        stacked = {
+            weight: {
+                name: tensor if name == "step" else torch.stack([state[weight][name] for state in states])
+                for name, tensor in parts.items()
             }
-
-        stacked = {weight: stack(weight) for weight in range(num_weights if state["state"] else 0)}
-        groups = [{**group, "params": list(range(num_weights))} for group in state["param_groups"]]
-        super()._load_optimizer_state({"state": stacked, "param_groups": groups})
+            for weight, parts in states[0].items()
+        }
+        load_optimizer(self.optimizer, self.weights.items(), stacked)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -18,12 +18,12 @@ from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.losses.snnl import entanglement
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import AsLargeAs, explain_mismatch
+from snngan.training.checkpoint import build_to_fit, explain_mismatch
 from snngan.training.cuda_graph import CudaGraph
 from snngan.training.device import choose_layout
 from snngan.training.distributed import average_gradients
-from snngan.training.divergence import DivergedError, collect_optimizer_state, explain_divergence
-from snngan.training.optimizers import load_optimizer, make_optimizer
+from snngan.training.divergence import DivergedError, explain_divergence
+from snngan.training.optimizers import WeightStates, load_optimizer, make_optimizer, optimizer_state
 from snngan.training.resolve import build_architecture, build_objective, is_discriminator_option
 from snngan.training.run_folder import RunFolder
 from snngan.training.trainer import Trainer, random_state, restore_random_state
@@ -91,11 +91,14 @@ class GanTrainer(Trainer):
         self.objective = build_objective(config).to(device)
         self.has_discriminator = self.objective.discriminator_dim is not None
         discriminator: nn.Module = nn.Identity()
-        with torch.random.fork_rng(devices=[]), AsLargeAs(saved):
+        shape, dim, saved = config.image_shape, self.objective.discriminator_dim, saved or {}
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "weights"))
-            generator = architecture.generator(config.image_shape)
-            if self.objective.discriminator_dim is not None:
-                discriminator = architecture.discriminator(config.image_shape, self.objective.discriminator_dim)
+            generator = build_to_fit(lambda: architecture.generator(shape), saved.get("generator"), "generator")
+            if dim is not None:
+                discriminator = build_to_fit(
+                    lambda: architecture.discriminator(shape, dim), saved.get("discriminator"), "discriminator"
+                )
         self.generator, self.discriminator = self._place(generator), self._place(discriminator)
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # Each step needs these tensors: they are looked up once.
@@ -301,12 +304,11 @@ class GanTrainer(Trainer):
             del named["discriminator"]
         return {**named, "objective": self.objective}
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        found = collect_optimizer_state("generator", self.generator.named_parameters(), self.generator_optimizer)
-        if self.discriminator_optimizer is not None:
-            weights = self.discriminator.named_parameters()
-            found |= collect_optimizer_state("discriminator", weights, self.discriminator_optimizer)
-        return found
+    def optimizer_states(self) -> dict[str, WeightStates]:
+        return {
+            name: optimizer_state(optimizer, self.networks()[name].named_parameters())
+            for name, optimizer in self._optimizers()
+        }
 
     def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
         yield "generator", self.generator_optimizer
@@ -317,7 +319,7 @@ class GanTrainer(Trainer):
         return {
             "step": self.steps_done,
             "networks": {name: network.state_dict() for name, network in self.networks().items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers()},
+            "optimizers": self.optimizer_states(),
             "batches": self.batches.state_dict(),
             "noise": self.noise.get_state(),
             **random_state(self.device),
@@ -329,7 +331,7 @@ class GanTrainer(Trainer):
                 network.load_state_dict(state["networks"][name])
         for name, optimizer in self._optimizers():
             with explain_mismatch(f"{name}'s optimizer"):
-                load_optimizer(optimizer, state["optimizers"][name])
+                load_optimizer(optimizer, self.networks()[name].named_parameters(), state["optimizers"][name])
         with explain_mismatch("random state"):
             self.batches.load_state_dict(state["batches"])
             self.noise.set_state(state["noise"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+WeightStates = dict[str, dict[str, Tensor]]
+"""What an optimizer keeps: tensors by weight and by their own names, such as ``exp_avg``."""
 
 
 def make_optimizer(
@@ -30,8 +33,15 @@ STATE_NAMES = {
 """What each optimizer keeps of a weight."""
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a saved ``state`` in the memory layout that the optimizer's weights have now.
+def optimizer_state(optimizer: torch.optim.Optimizer, weights: Iterable[tuple[str, Tensor]]) -> WeightStates:
+    """Return what an optimizer keeps of the named ``weights``: tensors by weight and by their own names."""
+    return {name: dict(optimizer.state.get(weight, {})) for name, weight in weights}
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, weights: Iterable[tuple[str, Tensor]], state: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Load what :func:`optimizer_state` returned, in the memory layout that the weights have now.
 
     Fused steps go through memory as it lies, and the saved weights may have had another layout. Learning rates and
     other options stay as they are: they are the config's.
@@ -39,17 +49,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Raises:
         ValueError: the state is that of other weights, or of another optimizer.
     """
-    saved, own = state["param_groups"], optimizer.state_dict()["param_groups"]
-    if len(saved) != len(own) or any(old["params"] != new["params"] for old, new in zip(saved, own, strict=True)):
-        raise ValueError("another number of weights")
-    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
-    for weight, tensors in optimizer.state.items():
-        if not isinstance(weight, Tensor) or set(tensors) != STATE_NAMES[type(optimizer)]:
+    named = dict(weights)
+    if set(named) != set(state):
+        raise ValueError("the state of other weights")
+    for name, weight in named.items():
+        parts = state[name]
+        if parts and set(parts) != STATE_NAMES[type(optimizer)]:
             raise ValueError("the state of another optimizer")
-        for name, tensor in tensors.items():
-            if tensor is None and name == "momentum_buffer":
-                continue
-            if not isinstance(tensor, Tensor) or tensor.shape != (() if name == "step" else weight.shape):
-                raise ValueError(f"{name} of another shape")
-            if name != "step":
-                tensors[name] = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
+        for part, tensor in parts.items():
+            if tensor is None or tensor.shape != (() if part == "step" else weight.shape):
+                raise ValueError(f"{part} of another shape")
+            kept = torch.empty((), device=weight.device) if part == "step" else torch.empty_like(weight)
+            optimizer.state[weight][part] = kept.to(tensor.dtype).copy_(tensor)

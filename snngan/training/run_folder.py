@@ -30,7 +30,7 @@ from snngan.files import (
     write_atomically,
 )
 from snngan.registry import UnknownNameError
-from snngan.training.checkpoint import checkpoint_paths, clear_after, save_checkpoint, step_of
+from snngan.training.checkpoint import checkpoint_paths, save_checkpoint, step_of
 from snngan.training.environment import describe_changes, environment
 from snngan.training.resolve import check_names
 from snngan.training.tensorboard import EventFile, write_projection
@@ -69,37 +69,28 @@ class RunFolder(Generic[C]):
             SaveError: ``config.json`` could not be written.
         """
         if path is not None:
-            return cls._create(path, config, device)
-        failed = None
-        while True:  # of runs that start at the same moment, each gets a folder
-            path = next_run_dir(config)
-            try:
-                return cls._create(path, config, device)
-            except ValueError:
-                if path == failed or not path.is_dir():
-                    raise
-            failed = path
-
-    @classmethod
-    def _create(cls, path: Path, config: C, device: torch.device) -> RunFolder[C]:
-        check_new(path)
-        content = {"kind": config.kind, "config": config.to_json(), "environment": environment(device)}
-        beside = temporary_path(path)
-        try:
-            beside.mkdir(parents=True)
-            with explain_write_errors(path / "config.json"):
-                with open(beside / "config.json", "w", encoding="utf-8") as file:
-                    file.write(json.dumps(content, indent=2) + "\n")
-                sync(beside / "config.json")
-                sync(beside)
-            os.rename(beside, path)  # fails if a folder that is not empty has appeared there
-            sync(path.parent)
-        except OSError as error:
             check_new(path)
-            raise ValueError(f"the run folder {path} cannot be made: {error.strerror}") from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return cls(path, config)
+        while True:
+            chosen = path or next_run_dir(config)
+            temporary = temporary_path(chosen)
+            content = {"kind": config.kind, "config": config.to_json(), "environment": environment(device)}
+            try:
+                temporary.mkdir(parents=True)
+                with explain_write_errors(chosen / "config.json"):
+                    with open(temporary / "config.json", "w", encoding="utf-8") as file:
+                        file.write(json.dumps(content, indent=2) + "\n")
+                    sync(temporary / "config.json")
+                sync(temporary)
+                os.rename(temporary, chosen)  # fails if another run has taken the folder meanwhile
+                sync(chosen.parent)
+                return cls(chosen, config)
+            except OSError as error:
+                if path is None and chosen.is_dir():
+                    continue  # the next one, then
+                check_new(chosen)
+                raise ValueError(f"the run folder {chosen} cannot be made: {error.strerror}") from error
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def set_steps(self, steps: int) -> None:
         """Let the run continue to ``steps``; :meth:`rewind` writes that into ``config.json``."""
@@ -114,35 +105,17 @@ class RunFolder(Generic[C]):
         """
         import fcntl
 
-        lock = self.path / ".lock"
         try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ValueError(f"{self.path} cannot be trained in: {error.strerror}") from error
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
-            except OSError:
-                pass  # a file system without locks
-            if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
-                raise ValueError(f"{self.path} was removed by another process; start again")
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
+        except BlockingIOError as error:
+            raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
         finally:
             os.close(handle)
-
-    def check_links(self) -> None:
-        """Raise ``ValueError`` for a link that leads out of the folder, and for a pipe or a device in it.
-
-        The folder may be anyone's: what is written through a link would land elsewhere, and a pipe may wait for ever.
-        """
-        for path in self.path.rglob("*"):  # does not follow links
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{path} is not an ordinary file; remove it")
-            real = os.path.realpath(path)
-            if path.is_symlink() and not Path(real).is_relative_to(os.path.realpath(self.path)):
-                raise ValueError(f"{path} is a link out of the run's folder, to {real}; move that to where the link is")
 
     def describe_changes(self) -> list[str]:
         """Return lines about changed versions or threads, which may change the last bits of numbers."""
@@ -183,14 +156,16 @@ class RunFolder(Generic[C]):
             for folder in ("samples", "projector"):
                 for path in (self.path / folder).glob("step-*"):
                     if _number_in_name(path) > step:
-                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in checkpoint_paths(self.checkpoints):
+                if step_of(path) > step:
+                    path.rename(f"{path}.damaged")
         file = self.path / "config.json"
         write_atomically(file, (json.dumps(read_json(file) | changed, indent=2) + "\n").encode())
         file = self.path / "metrics.jsonl"
         if file.exists():
             kept = [values for values in read_lines(file) if _step_of_line(values) <= step]
             write_atomically(file, "".join(json.dumps(values) + "\n" for values in kept).encode())
-        clear_after(self.checkpoints, step)
         self._resumed_at = step
 
     def last_logged(self) -> float:
@@ -219,6 +194,11 @@ class RunFolder(Generic[C]):
             file.write(json.dumps({"step": step, **values}) + "\n")
         with explain_write_errors(self._events.path):
             self._events.add_scalars(step, scalars)
+
+    def log_config(self) -> None:
+        """Show the options in TensorBoard, as text and as hyperparameters."""
+        with explain_write_errors(self._events.path):
+            self._events.add_config(self.config.flat_values())
 
     @cached_property
     def _events(self) -> EventFile:

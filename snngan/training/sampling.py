@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snngan.config import TrainConfig
-from snngan.memory import check_memory
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import AsLargeAs, explain_mismatch, load_newest
+from snngan.training.checkpoint import build_to_fit, explain_mismatch, load_newest
 from snngan.training.resolve import build_architecture, build_objective
 from snngan.training.run_folder import RunFolder, open_run
 
@@ -47,17 +46,10 @@ def build_ema_generator(
     run: RunFolder[TrainConfig], device: torch.device, notify: Callable[[str], None] = lambda line: None
 ) -> nn.Module:
     """Return the EMA generator of an opened run, as :func:`load_generator` does."""
-    config = run.config
-    size = "x".join(map(str, config.image_shape))
-    check_memory(16 * CHUNK * math.prod(config.image_shape), f"{CHUNK} images of {size}")
-    state = load_newest(run.checkpoints, notify)
-    architecture = build_architecture(config)
-    with AsLargeAs(state), torch.random.fork_rng(devices=[]):
-        generator = architecture.generator(config.image_shape)
-    with explain_mismatch("ema_generator"):
-        generator.load_state_dict(state["networks"]["ema_generator"])
+    state, architecture = load_newest(run.checkpoints, notify), build_architecture(run.config)
+    generator = _load_network("ema_generator", state, lambda: architecture.generator(run.config.image_shape), device)
     generator.latent_dim, generator.step = architecture.latent_dim, state["step"]  # type: ignore[assignment]
-    return generator.eval().requires_grad_(False).to(device)
+    return generator
 
 
 def load_discriminator(
@@ -66,11 +58,20 @@ def load_discriminator(
     """Return the discriminator of an opened run in evaluation mode: images (N, C, H, W) to (N, discriminator_dim)."""
     state, dim = load_newest(run.checkpoints, notify), build_objective(run.config).discriminator_dim
     assert dim is not None
-    with AsLargeAs(state), torch.random.fork_rng(devices=[]):
-        discriminator = build_architecture(run.config).discriminator(run.config.image_shape, dim)
-    with explain_mismatch("discriminator"):
-        discriminator.load_state_dict(state["networks"]["discriminator"])
-    return discriminator.eval().requires_grad_(False).to(device)
+    architecture, shape = build_architecture(run.config), run.config.image_shape
+    return _load_network("discriminator", state, lambda: architecture.discriminator(shape, dim), device)
+
+
+def _load_network(
+    name: str, state: Mapping[str, Any], build: Callable[[], nn.Module], device: torch.device | str
+) -> nn.Module:
+    """Return the network ``name`` of a checkpoint, in evaluation mode."""
+    with explain_mismatch(name):
+        saved = state["networks"][name]
+        with torch.random.fork_rng(devices=[]):
+            network = build_to_fit(build, saved, name)
+        network.load_state_dict(saved)
+    return network.eval().requires_grad_(False).to(device)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """What TensorBoard reads: the event file and the projector's files, on disk as soon as they are logged.
 
-torch's SummaryWriter leaves writing to a background thread that may be two minutes late: a killed run would lack
-readings that its checkpoints have, and a full disk would show as that thread's traceback.
+torch's SummaryWriter leaves writing to a background thread, whose traceback a full disk would print.
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.text_format import MessageToString  # type: ignore[import-untyped]
 from PIL import Image
@@ -18,10 +19,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
+from torch.utils.tensorboard import summary
 
 from snngan.data import to_uint8
 from snngan.data.grids import Pixels, draw_grid
 from snngan.files import write_atomically
+from snngan.training.tags import describe_tag
 
 PREFIX = "events.out.tfevents."
 """How the names of event files begin; a time in seconds follows."""
@@ -36,38 +39,40 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, resumed_at: int | None) -> None:
-        # TensorBoard reads in the order of the names, so that the file must come last even if the clock was set back.
-        before = max((_time_of(path) for path in folder.glob(f"{PREFIX}*")), default=0.0)
-        self.path = folder / f"{PREFIX}{max(time.time(), before + 1e-3):020.9f}"
+        # TensorBoard reads in the order of the names.
+        self.path = folder / f"{PREFIX}{time.time():020.9f}"
         self._unwritten = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        self._described: set[str] = set()
         if resumed_at is not None:
             start = SessionLog(status=SessionLog.START)
             self._unwritten.append(Event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
 
-    def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        """Append the options of a run by name, as text and as hyperparameters; raises ``OSError``."""
+        table = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+        plain = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+        _, hyperparameters, _ = summary.hparams(plain, {})  # type: ignore[no-untyped-call]
+        self._add(0, [*summary.text("config", f"| option | value |\n|---|---|\n{table}").value, *hyperparameters.value])
+
+    def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append one value a tag; raises ``OSError``."""
         self._add(step, [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
 
-    def add_pictures(self, step: int, pictures: dict[str, Pixels]) -> None:
+    def add_pictures(self, step: int, pictures: Mapping[str, Pixels]) -> None:
         """Append one picture a tag; raises ``OSError``."""
         self._add(step, [Summary.Value(tag=tag, image=_image(content)) for tag, content in pictures.items()])
 
-    def _add(self, step: int, values: list[Summary.Value]) -> None:
+    def _add(self, step: int, values: Sequence[Summary.Value]) -> None:
+        for value in values:
+            if value.tag not in self._described:  # the first value of a tag says what it is
+                self._described.add(value.tag)
+                value.metadata.summary_description = describe_tag(value.tag)
         self._unwritten.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         with open(self.path, "ab") as file:
             records = RecordWriter(file)
             for event in self._unwritten:
                 records.write(event.SerializeToString())
         self._unwritten.clear()
-
-
-def _time_of(path: Path) -> float:
-    """Return the time in the name of an event file, or 0 where another program named it."""
-    try:
-        time_in_name = float(path.name.removeprefix(PREFIX))
-    except ValueError:
-        return 0.0
-    return time_in_name if 0 < time_in_name < 1e10 else 0.0
 
 
 def _image(content: Pixels) -> Summary.Image:

@@ -26,6 +26,7 @@ from snngan.training.divergence import (
     describe_values,
     explain_divergence,
 )
+from snngan.training.optimizers import WeightStates
 from snngan.training.resolve import check_same_data
 from snngan.training.run_folder import RunFolder
 
@@ -91,8 +92,8 @@ class Trainer(ABC):
         """Return the networks by name: their weights must stay finite."""
 
     @abstractmethod
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Return what the optimizers keep, by a name for a message: it must stay finite, too."""
+    def optimizer_states(self) -> dict[str, WeightStates]:
+        """Return what the optimizers keep of the weights of each network, by its name: it must stay finite, too."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -144,7 +145,10 @@ class Trainer(ABC):
         A finite loss can have a gradient that is not, and a weight whose squared gradient overflows never moves again.
         """
         networks = self.networks()
-        tensors = {**collect_weights(networks), **self.optimizer_state()}
+        tensors = collect_weights(networks)
+        for network, state in self.optimizer_states().items():
+            for weight, parts in state.items():
+                tensors |= {f"{part} of the {network}'s {weight}": tensor for part, tensor in parts.items()}
         if not all_finite(tensors.values()):
             advice = advise(self.config, networks)
             raise DivergedError(f"step {number}: {describe_values(tensors)}, although the losses were. {advice}")
@@ -175,6 +179,7 @@ def train(
     if step:
         run_on_all_ranks(lambda: run.rewind(step) if main else None)
     elif main:
+        run.log_config()
         metrics = trainer.evaluate(0)
         run.log(0, metrics)
         trainer.log_artifacts(run, 0)

@@ -6,9 +6,7 @@ The first byte of an input selects how the rest is packed, so that mutations pas
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
-import json
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -22,22 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from snngan.api import make_trainer
 from snngan.config import ClassifyConfig, Config, TrainConfig
-from snngan.data import DATASETS, Dataset, to_unit_range
+from snngan.data import DATASETS, Dataset
 from snngan.data.folder import read_folder
 from snngan.data.folder_layout import list_images
 from snngan.data.image_files import read_header
 from snngan.data.npz import read_images, read_npz
-from snngan.evaluation.feature_classifier import load_or_train_features
-from snngan.evaluation.features import Pixels
-from snngan.evaluation.measure import evaluate_sources
-from snngan.evaluation.report import curves, group_by_seed, metric_tables, read_evaluations, read_metrics
-from snngan.evaluation.sources import array_source, dataset_source
 from snngan.robustness.dknn import DkNN
-from snngan.tensors import pack_tensors
-from snngan.training.checkpoint import load_newest
-from snngan.training.divergence import DivergedError
 from snngan.training.resolve import resolve
 from snngan.training.run_folder import RunFolder, open_run
 
@@ -102,104 +91,6 @@ def new_gan_run(folder: Path) -> RunFolder[TrainConfig]:
     return RunFolder.create(folder / "run", resolve(config, few()), CPU)
 
 
-class Saved(Target):
-    """The newest checkpoint of a run with a correct checksum; with the first bit of the form set, only its pickle."""
-
-    def __init__(self, run: RunFolder[Any]) -> None:
-        super().__init__(run.path.parent)
-        self.run = run
-        trainer = make_trainer(run.config, few(), CPU)
-        trainer.step(1)
-        trainer.steps_done = 2
-        run.checkpoints.mkdir()
-        self.whole = bytes(pack_tensors(trainer.state_dict()))
-        with zipfile.ZipFile(io.BytesIO(self.whole)) as archive:
-            self.parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-        (self.head,) = (name for name in self.parts if name.endswith("data.pkl"))
-
-    def seeds(self) -> list[bytes]:
-        return [b"\0" + self.whole, b"\1" + self.parts[self.head]]
-
-    def read(self, form: int, content: bytes) -> None:
-        """Load the checkpoint as a resumed run does, take a step and evaluate."""
-        if form % 2:
-            buffer = io.BytesIO()
-            with zipfile.ZipFile(buffer, "w") as archive:
-                for name, part in self.parts.items():
-                    archive.writestr(name, content if name == self.head else part)
-            content = buffer.getvalue()
-        path = self.run.checkpoints / "step-00000002.pt"
-        path.write_bytes(content)
-        path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  x\n")
-        state = load_newest(self.run.checkpoints)
-        with suppress(DivergedError):
-            trainer = make_trainer(self.run.config, few(), CPU, state)
-            trainer.step(3)
-            trainer.evaluate(3)
-
-
-class Checkpoint(Saved):
-    """A generator's checkpoint."""
-
-    name = "checkpoint"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(new_gan_run(folder))
-
-
-class ClassifierCheckpoint(Saved):
-    """A classifier's checkpoint of two networks, trained one after the other."""
-
-    name = "classifier"
-
-    def __init__(self, folder: Path) -> None:
-        config = ClassifyConfig(
-            arch="feedforward",
-            set=("widths=4-4",),
-            batch_size=8,
-            seeds="0:2",
-            ensemble="sequential",
-            temperature="learned:1",
-        )
-        super().__init__(RunFolder.create(folder / "run", resolve(config, few()), CPU))
-
-
-class Kept(Target):
-    """Files that ``snngan evaluate`` caches: the features of a data set, and its feature classifier."""
-
-    name = "kept"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.few, images = few(), to_unit_range(few().test_images)
-        self.made = array_source("made", images, None, "all")
-        load_or_train_features(self.few, folder)
-        (self.network,) = folder.glob("*.pt")
-        self._evaluate()
-        (self.features,) = folder.glob("statistics-*.pt")
-        self.written = [path.read_bytes() for path in (self.network, self.features)]
-
-    def seeds(self) -> list[bytes]:
-        return [bytes([form]) + content for form, content in enumerate(self.written)]
-
-    def read(self, form: int, content: bytes) -> None:
-        path = (self.network, self.features)[form % 2]
-        path.write_bytes(content)
-        try:
-            if form % 2:
-                self._evaluate()
-            else:
-                load_or_train_features(self.few, self.folder)
-        finally:
-            path.write_bytes(self.written[form % 2])
-
-    def _evaluate(self) -> None:
-        real = dataset_source(self.few, "train")
-        evaluate_sources(
-            self.made, real, Pixels(), metrics=("fid", "kid"), count=20, pairwise_count=20, cache=self.folder
-        )
-
-
 class ConfigFile(Target):
     """A run folder's ``config.json``."""
 
@@ -219,41 +110,8 @@ class ConfigFile(Target):
         (self.run / "config.json").write_bytes(content)
         run = open_run(self.run, Config)
         run.describe_changes()
-        run.check_links()
         run.rewind(0)
         assert open_run(self.run, Config).config == run.config
-
-
-class Metrics(Target):
-    """A run folder's ``metrics.jsonl`` and ``evaluations.jsonl``."""
-
-    name = "metrics"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.run = new_gan_run(folder)
-
-    def seeds(self) -> list[bytes]:
-        lines = [{"step": step, "loss/generator": 0.5, "entanglement/temperature": None} for step in range(3)]
-        evaluation = {"metrics": {"fid": 3.5}, "intervals": {"fid": [3.0, 4.0]}, "protocol": {"count": 100}}
-        return [
-            b"\0" + "".join(json.dumps(each) + "\n" for each in each_of).encode() for each_of in (lines, [evaluation])
-        ]
-
-    def read(self, form: int, content: bytes) -> None:
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
-            (self.run.path / name).write_bytes(content)
-        self.run.last_logged()
-        read_metrics(self.run)
-        groups = group_by_seed([("run", self.run)])
-        if not form % 32:  # plots take long
-            list(curves(groups))
-        list(metric_tables(groups))
-        read_evaluations(self.run)
-        self.run.rewind(1)
-        lines = (self.run.path / "metrics.jsonl").read_bytes().split(b"\n")
-        assert lines.pop() == b""
-        assert all(json.loads(line)["step"] <= 1 for line in lines)
 
 
 class Npz(Target):
@@ -393,6 +251,4 @@ class Pictures(Target):
             path.unlink()
 
 
-TARGETS = {
-    kind.name: kind for kind in (Checkpoint, ClassifierCheckpoint, ConfigFile, Kept, Metrics, Npz, Idx, Pictures)
-}
+TARGETS = {kind.name: kind for kind in (ConfigFile, Npz, Idx, Pictures)}

@@ -158,7 +158,7 @@ class Unbroken:
         found += [f"only one has {name}" for name in {*names[0]} ^ {*names[1]} if "checkpoints" not in name]
         found += [f"{name} is missing" for name in {*names[0]} - {*names[1]}]
         for name in {*names[0]} & {*names[1]} - {"config.json"}:
-            if (self.run / name).read_bytes() != (run / name).read_bytes() and not name.endswith((".pt", ".sha256")):
+            if (self.run / name).read_bytes() != (run / name).read_bytes() and not name.endswith(".safetensors"):
                 found.append(f"{name} differs")
         if scalars(self.run) != scalars(run):
             found.append("TensorBoard's scalars differ")
@@ -208,7 +208,7 @@ def trial(unbroken: Unbroken, run: Path, chance: random.Random, tally: Counter[s
             return [f"ended with {status}: {said.read_text()[-500:]}"]
         tally["kills at a write" if at_write else "kills at a time"] += 1
         parts = [path.name for path in run.rglob(".*.part")]
-        tally["of them while a checkpoint was written"] += any("step-" in name and ".pt" in name for name in parts)
+        tally["of them while a checkpoint was written"] += any(".safetensors" in name for name in parts)
         sound, logged = sound_step(run), last_step(run)
         due = (logged - 1) // INTERVAL * INTERVAL  # what was logged after it was saved
         if sound < max(due, reached):

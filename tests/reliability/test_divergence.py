@@ -455,7 +455,7 @@ def test_a_command_ends_with_one_line_and_can_be_resumed(
         inject(patch, kind, fault(*PLACES[kind], math.nan), range(at, at + 1))
         (line,) = cli(f"{COMMANDS[command]} --run-dir run", 1)
     assert re.fullmatch(rf"Error: step {step}: .* are not finite.*\. {advice}\. {kept}", line), line
-    assert bool(list(Path("run").rglob("*.pt"))) == kept.startswith("Kept")
+    assert bool(list(Path("run").rglob("*.safetensors"))) == kept.startswith("Kept")
     assert cli("resume run", 0) == []
     assert cli(f"{COMMANDS[command]} --run-dir unbroken", 0) == []
     resumed, expected = (load_newest(Path(name, "checkpoints"), pytest.fail) for name in ("run", "unbroken"))

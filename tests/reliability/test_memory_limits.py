@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import struct
 import tracemalloc
@@ -14,18 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from snngan.config import TrainConfig
 from snngan.data import DATASETS
 from snngan.data.image_files import read_image
 from snngan.data.npz import read_npz
 from snngan.data.public import _read_idx
-from snngan.evaluation.programs import checked_program
 from snngan.robustness.dknn import DkNN
-from snngan.tensors import read_tensors
 from snngan.training.run_folder import open_run
 
 MIB = 1 << 20
@@ -133,74 +128,6 @@ def test_postscript_is_not_passed_to_ghostscript(tmp_path: Path, monkeypatch: py
         read_image(tmp_path / "page.png")
 
 
-def saved(pickled: bytes, kind: int = zipfile.ZIP_STORED, **storages: bytes) -> bytes:
-    """Return an archive of ``torch.save``'s form."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", kind) as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/version", "3\n")
-        for name, content in storages.items():
-            archive.writestr(f"archive/data/{name.removeprefix('s')}", content)
-    return buffer.getvalue()
-
-
-def tensor(count: int, size: bytes, stride: bytes) -> bytes:
-    """Return the pickle of one float tensor over storage 0, of ``count`` elements by its own account."""
-    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ"
-    storage += struct.pack("<i", count) + b"tQ"
-    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + size + stride + b"\x89}tR."
-
-
-FOUR = tensor(4, b"K\x04\x85", b"K\x01\x85")
-BOMBS = {
-    "compressed": saved(FOUR, zipfile.ZIP_DEFLATED, s0=bytes(16)),
-    "a memo index of two thousand million": saved(b"\x80\x02}r\xff\xff\xff\x7fX" + b"\xff\xff\xff\x7f" + b"a."),
-    "a byte array of the declared length": saved(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"."),
-    "more elements than are stored": saved(tensor(2**30, b"J\x00\x00\x00\x40\x85", b"K\x01\x85"), s0=bytes(16)),
-    "one element repeated by stride 0": saved(tensor(4, b"J\x00\x00\x00\x40\x85", b"K\x00\x85"), s0=bytes(16)),
-    "elements before the first": saved(tensor(4, b"K\x02\x85", b"J\xff\xff\xff\xff\x85"), s0=bytes(16)),
-    "a shape that is not numbers": saved(tensor(4, b"X\x01\x00\x00\x00a\x85", b"K\x01\x85"), s0=bytes(16)),
-    "deeply nested lists": saved(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."),
-    "attributes": saved(b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00aK\x01sb."),
-    "no pickle": saved(b""),
-    "a key that takes forever to hash": saved(
-        b"\x80\x02}" + b")" + b"".join(b"q%cq%ch%c\x86" % (n, n, n) for n in range(40)) + b"K\x01s."
-    ),
-    "lists in lists that unfold": saved(b"\x80\x02]" + b"".join(b"q%c]h%cah%ca" % (n, n, n) for n in range(40)) + b"."),
-    "one record by many names": saved(
-        b"\x80\x02]("
-        + b"".join(
-            b"(X\x07\x00\x00\x00storagectorch\nByteStorage\nX"
-            + struct.pack("<I", n)
-            + (b"0" + b"/" * n)[:n]
-            + b"X\x03\x00\x00\x00cpuJ\x00\x00\x10\x00tQ"
-            for n in range(2, 40)
-        )
-        + b"e.",
-        s0=bytes(MIB),
-    ),
-    "a dictionary of a dictionary": saved(b"\x80\x02ccollections\nOrderedDict\n}\x85R."),
-    "items of a tensor": saved(FOUR[:-1] + b"K\x00K\x01s.", s0=bytes(16)),
-    "a shape of long numbers": saved(tensor(4, b"\x8a\xff" + b"\x01" * 255 + b"\x85", b"K\x01\x85"), s0=bytes(16)),
-}
-
-
-def test_a_sound_tensor_archive_is_read() -> None:
-    content = saved(FOUR, s0=np.arange(4, dtype=np.float32).tobytes())
-    assert torch.equal(read_tensors(content), torch.arange(4.0))
-    assert torch.equal(torch.load(io.BytesIO(content), weights_only=True), torch.arange(4.0))
-
-
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_tensor_archives_that_would_grow_are_refused(bomb: str) -> None:
-    if bomb == "deeply nested lists":
-        with within(64):  # the size of the lists themselves
-            read_tensors(BOMBS[bomb])
-        return
-    with refused("it is not a file of tensors"):
-        read_tensors(BOMBS[bomb])
-
-
 def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
     for text in (
         "[" * 100_000,
@@ -210,10 +137,3 @@ def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text)
         with refused("cannot be read as JSON", 16):
             open_run(tmp_path, TrainConfig)
-
-
-def test_networks_that_unpack_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive_of(tmp_path / "net.pt2", {"net/models/model.json": bytes(8 * MIB)})
-    monkeypatch.setattr("snngan.untrusted.memory_bytes", lambda: 4 * MIB)
-    with refused("more than this machine's memory"):
-        checked_program(tmp_path / "net.pt2")

@@ -19,12 +19,8 @@ from torch import nn
 
 import snngan
 from snngan.cli import main
-from snngan.config import TrainConfig
-from snngan.evaluation.report import read_metrics
 from snngan.experiments import ExperimentContext
 from snngan.experiments.result_folder import run_experiment
-from snngan.training.checkpoint import load_tensors, save_tensors
-from snngan.training.run_folder import open_run
 
 
 @pytest.fixture(scope="module")
@@ -72,54 +68,6 @@ def test_board_runs_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: p
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "status", "written"),
-    [
-        ("sample run --out grid.png --count 4 --device cpu", 2, "grid.png"),
-        ("sample run --out grid.npz --count 4 --device cpu", 2, "grid.npz"),
-        ("report run --out page.html", 2, "page.html"),
-        ("evaluate run --features pixels --metrics fid --count 20 --device cpu", 0, "data/features/statistics-*.pt"),
-        ("evaluate --features classifier:npz:few.npz --device cpu", 0, "data/features/few.npz-*.pt"),
-    ],
-)
-@pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_a_link_or_pipe_at_the_temporary_path_is_not_written_to(
-    here: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int, written: str, kind: str
-) -> None:
-    victim, way = here / "victim", here / "in-the-way"
-    victim.write_text("mine")
-    os.mkfifo(way) if kind == "pipe" else way.symlink_to(victim)
-    with monkeypatch.context() as patch:
-        patch.setattr("snngan.files.temporary_path", lambda path: way)
-        assert "could not be written: File exists" in output_of(command, here, status)
-    assert victim.read_text() == "mine"
-    assert way.is_symlink() or way.is_fifo()
-    assert not list(here.glob(written))
-    output_of(command, here)
-    assert len(list(here.glob(written))) == 1
-
-
-@pytest.mark.parametrize("name", ["metrics.jsonl", ".config.json.part", "projector"])
-def test_a_pipe_in_a_run_is_refused(here: Path, name: str) -> None:
-    path = here / "run" / name
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-    assert (
-        output_of("resume run --steps 9 --device cpu", here, 2)
-        == f"Error: run/{name} is not an ordinary file; remove it\n"
-    )
-
-
-def test_control_characters_do_not_reach_the_terminal(here: Path) -> None:
-    config = here / "run" / "config.json"
-    content = json.loads(config.read_text())
-    content["environment"]["torch"] = "1\x1b]0;owned\x07\x1b[2J\rError: no"
-    config.write_text(json.dumps(content))
-    text = output_of("resume run --steps 9 --device cpu", here)
-    assert r"started with torch 1\x1b]0;owned\x07\x1b[2J\rError: no, continued with" in text
-    assert all(each.isprintable() or each == "\n" for each in text)
-
-
 @pytest.mark.parametrize("label", [10**6, 2**62, 2**63 - 1])
 def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: int) -> None:
     with np.load("few.npz") as file:
@@ -134,13 +82,10 @@ def test_labels_far_above_the_number_of_images_are_refused(here: Path, label: in
     ("run", "command", "config"),
     [
         ("classifier", "classify evaluate classifier", {"num_classes": 10**12}),
-        ("classifier", "classify evaluate classifier", {"num_classes": 2.5}),
         ("classifier", "resume classifier --steps 9", {"num_classes": 10**12}),
         ("classifier", "resume classifier --steps 9", {"image_shape": [3, 8, 8]}),
         ("run", "resume run --steps 9", {"arch_options": {"width": 16384, "latent_dim": 65536}}),
         ("run", "sample run --out new.png", {"arch_options": {"width": 16384, "latent_dim": 65536}}),
-        ("run", "sample run --out new.png --count 1", {"image_shape": [3, 4096, 4096]}),
-        ("run", "interpolate run --out new.png", {"image_shape": [3, 4096, 4096]}),
         ("run", "evaluate run --features pixels", {"image_shape": [3, 4096, 4096]}),
     ],
 )
@@ -156,26 +101,8 @@ def test_networks_of_a_changed_config_are_not_allocated(
 
     monkeypatch.setattr(nn.Linear, "reset_parameters", small)
     text = output_of([*command.split(), "--device", "cpu"], here, 2)
-    assert any(
-        words in text for words in ("fit", "memory", "num_classes must be a whole number", "differ from those")
-    ), text
+    assert any(words in text for words in ("fit", "differ from those")), text
     assert "out of memory" not in text
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"features": torch.zeros(3)}, {"features": "abc"}, {"scatter": torch.zeros(3)}, {"count": 0},
-        {"count": -(10**30)}, {"features": torch.zeros(20, 64, dtype=torch.int64)}, {"mean": None},
-        {"mean": torch.full((64,), torch.nan, dtype=torch.float64)},
-    ],
-)  # fmt: skip
-def test_damaged_cached_features_are_refused(here: Path, broken: dict[str, Any]) -> None:
-    command = "evaluate run --features pixels --metrics fid,kid --count 20 --device cpu"
-    output_of(command, here)
-    (path,) = Path("data/features").glob("statistics-*.pt")
-    save_tensors(path, load_tensors(path) | broken)
-    assert f"{path} is damaged" in output_of(command, here, 2)
 
 
 def test_an_experiment_does_not_remove_another_run_without_checkpoints(here: Path, tmp_path: Path) -> None:
@@ -194,7 +121,7 @@ def test_closed_output_ends_no_run(here: Path) -> None:
     for number, line in enumerate((GAN, CLASSIFIER)):
         command = f"{sys.executable} -m snngan {line} --run-dir closed-{number} >&- 2>&-"
         assert subprocess.run(command, shell=True, cwd=here, env=environment).returncode == 0
-        assert list(Path(here, f"closed-{number}", "checkpoints").glob("step-*.pt"))
+        assert list(Path(here, f"closed-{number}", "checkpoints").glob("step-*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -206,43 +133,12 @@ def test_the_home_of_an_unknown_user_is_refused(here: Path, command: str) -> Non
     assert "~missing-user" in output_of(command, here, 2)
 
 
-def test_a_report_of_hostile_metrics(here: Path) -> None:
-    lines = [
-        {"step": 1, "metrics/\ud800": 1, "metrics/\x1b[2J": 2, "metrics/" + "x" * 10**6: 3, "metrics/fid": 1e308},
-        {"step": 2, "metrics/fid": -1e308, "loss/generator": 2},
-    ]
-    with (here / "run" / "metrics.jsonl").open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-    outside = here.with_name("outside")
-    shutil.move(here / "run" / "samples", outside)
-    (here / "run" / "samples").symlink_to(outside)
-    text = output_of("report run --out page.html", here)
-    assert text.startswith("1 run -> page.html\n")
-    page = Path("page.html").read_text()
-    assert "data:image/png" not in page
-    assert 2 in read_metrics(open_run(here / "run", TrainConfig))["loss/generator"][0]
-    assert "metrics/fid" not in page
-    with pytest.raises(ValueError, match="holds no values of nothing: remove its folder"):
-        read_metrics(open_run(here / "run", TrainConfig))["nothing"]
-
-
 def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
     Path("matplotlibrc").write_text("text.usetex: True\n")
     environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
     command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
-
-
-def test_names_that_are_not_utf8(here: Path) -> None:
-    name = os.fsdecode(b"n\xff")
-    shutil.copytree("pictures", name, ignore=shutil.ignore_patterns("pipe*"))
-    shutil.copytree("run", name + "run")
-    command = ["evaluate", name, "--reference", "folder:" + name, "--features", "pixels", "--metrics", "fid"]
-    assert "fid" in output_of([*command, "--image-size", "8"], here)
-    output_of(["report", f"{name}run", "--out", "page.html"], here)
-    assert r"n\udcffrun" in Path("page.html").read_text()
-    assert r"n\udcfftrained" in output_of([*GAN.split(), "--run-dir", f"{name}trained"], here)
 
 
 @pytest.mark.parametrize("name", TARGETS)

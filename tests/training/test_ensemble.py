@@ -89,9 +89,9 @@ def test_a_run_resumes_with_the_other_kind_of_ensemble(labeled: Dataset, first: 
         run = new_run(f"then-{ensemble}", classifier_config(labeled, ensemble=ensemble, **options))
         train_run(run, labeled, state_of(start))
         found.append(state_of(run))
-    assert found[0]["optimizer"]["state"].keys() == found[1]["optimizer"]["state"].keys()
     for state in found:
-        counters = [parts["step"] for parts in state["optimizer"]["state"].values()]
+        assert state["optimizers"].keys() == {"0", "1", "2"}
+        counters = [parts["step"] for weights in state["optimizers"].values() for parts in weights.values()]
         assert all(float(each) == 6 for each in counters)
         assert len({each.data_ptr() for each in counters}) == len(counters)
     torch.testing.assert_close(found[1]["networks"], found[0]["networks"], rtol=1e-4, atol=1e-5)

@@ -74,7 +74,7 @@ def test_the_first_images_do_not_depend_on_how_many_follow(dataset: Dataset) -> 
 def test_a_damaged_checkpoint_is_reported(dataset: Dataset) -> None:
     run = new_run("run", gan_config(dataset))
     train_run(run, dataset)
-    newest = run.checkpoints / "step-00000006.pt"
+    newest = run.checkpoints / "step-00000006.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     lines: list[str] = []
     assert snngan.load_generator(run.path, notify=lines.append).step == 4

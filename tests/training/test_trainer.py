@@ -61,7 +61,7 @@ def check_resume(config: Config, data: Dataset) -> None:
         again = open_run(broken.path, Config)
         outcome = train_run(again, data, state_of(broken), should_stop=stop_after(stop))
         if stop == 2:
-            (broken.checkpoints / "step-00000005.pt").unlink()
+            (broken.checkpoints / "step-00000005.safetensors").unlink()
     assert (outcome.step, outcome.finished) == (config.steps, True)
     assert state_of(unbroken)["step"] == config.steps
     assert differences(state_of(unbroken), state_of(broken)) == []
@@ -133,7 +133,10 @@ def test_what_is_written_when(dataset: Dataset) -> None:
     assert reported == list(range(1, 8))
     assert [line["step"] for line in metrics_of(run)] == [0, 3, 6, 7]
     assert sorted(path.name for path in run.samples.iterdir()) == [f"step-{step:08d}.png" for step in (0, 4, 7)]
-    assert sorted(path.name for path in run.checkpoints.glob("*.pt")) == ["step-00000005.pt", "step-00000007.pt"]
+    assert sorted(path.name for path in run.checkpoints.glob("*.safetensors")) == [
+        "step-00000005.safetensors",
+        "step-00000007.safetensors",
+    ]
     assert {"step": 7, **outcome.metrics} == metrics_of(run)[-1]
     assert 0 < outcome.evaluation_seconds < outcome.seconds
 
