@@ -11,7 +11,6 @@ __getattr__, __dir__ = public_names(
         "ImageSource": "sources",
         "Reader": "sources",
         "compare": "two_sample_report",
-        "compare_sources": "two_sample_report",
         "evaluate": "measure",
         "evaluate_classifier": "classifier",
         "evaluate_sources": "measure",

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
-from snngan.data.datasets import Notify, load_dataset
+from snngan.data.datasets import Notify
 from snngan.evaluation.attack_evaluation import AttackProtocol, evaluate_attacks, select_queries
+from snngan.evaluation.sources import Reader
 from snngan.stats import summarize
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import (
@@ -28,11 +29,7 @@ from snngan.version import __version__
 
 
 def load_classifier(
-    path: str | Path,
-    seed: int | None = None,
-    *,
-    device: torch.device | str = "cpu",
-    notify: Notify = lambda line: None,
+    path: str | Path, seed: int | None = None, *, device: torch.device | str = "cpu", notify: Notify = lambda line: None
 ) -> nn.Module:
     """Return the trained network of a classifier's run: a module in evaluation mode that maps images to logits.
 
@@ -55,9 +52,8 @@ def load_classifier(
     seeds = run.config.seed_list
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed must be one of the seeds of {path}, {', '.join(map(str, seeds))}, got {seed}")
-    ensemble, _ = load_ensemble(run, torch.device(device), notify)
-    network = ensemble.networks()[0 if seed is None else seeds.index(seed)]
-    return network.to(device).eval()
+    networks = load_ensemble(run, torch.device(device), notify)[0].networks()
+    return networks[0 if seed is None else seeds.index(seed)].to(device).eval()
 
 
 def load_ensemble(
@@ -105,14 +101,10 @@ def evaluate_classifier(
     ensemble, step = load_ensemble(run, device, notify)
     sources = None if source is None else _load_sources(run, source, device, notify)
 
+    reader = Reader(split, data_dir=data_dir or config.data_dir, skip_broken=config.skip_broken, notify=notify)
+
     def load(name: str) -> Dataset:
-        return load_dataset(
-            name,
-            data_dir=data_dir or config.data_dir,
-            skip_broken=config.skip_broken,
-            notify=notify,
-            image_size=config.image_shape[1] if name.startswith("folder:") else config.image_size,
-        )
+        return reader.load(name, config.image_shape[1] if name.startswith("folder:") else config.image_size)
 
     dataset = load(reference or config.dataset)
     own = load(config.dataset) if reference and uses_dknn else dataset
@@ -143,9 +135,8 @@ def evaluate_classifier(
             "num_images": min(attack_protocol.count, len(queries[0])),
         }
         networks = [network.to(device) for network in ensemble.networks()]
-        content["attack_evaluation"] = evaluate_attacks(
-            attack_protocol, networks, sources or networks, config.layer_names, own, queries, device
-        )
+        arguments = networks, sources or networks, config.layer_names, own, queries, device
+        content["attack_evaluation"] = evaluate_attacks(attack_protocol, *arguments)
     return content
 
 

@@ -7,7 +7,6 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,10 +160,10 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
 
 def _flat_options(config: Config) -> dict[str, Any]:
     """Return the options of a config with those of objective and architecture on one level."""
-    items = config.to_json().items()
-    return dict(
-        chain.from_iterable(value.items() if isinstance(value, dict) else [(key, value)] for key, value in items)
-    )
+    flat: dict[str, Any] = {}
+    for key, value in config.to_json().items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from snngan.data import to_unit_range
 from snngan.data.grids import draw_images, save_png
-from snngan.evaluation.features import DiscriminatorFeatures, Extractor, extract_features
+from snngan.evaluation.features import DiscriminatorFeatures, extract_features
 from snngan.evaluation.measure import describe_resizes, match_sides, open_sides
 from snngan.evaluation.plots import plot_loss_by_temperature
 from snngan.evaluation.sources import ImagesLike, ImageSource, Reader
@@ -142,18 +142,6 @@ def compare(
         raise ValueError(f"{real.name} holds FID statistics, which cannot be compared: use snngan evaluate")
     if space == "projection":
         extractor = DiscriminatorFeatures((first, second), reader)
-    return compare_sources(real, fake, extractor, count=count, seed=seed)
-
-
-def compare_sources(
-    real: ImageSource, fake: ImageSource, extractor: Extractor, *, count: int | None = None, seed: int = 0
-) -> Comparison:
-    """Return the comparison of two sets of images in the space of ``extractor``; see :func:`compare` for the others.
-
-    Raises:
-        ValueError: images of two sizes in a space that takes them as they are, fewer than 4 images, images that the
-            extractor does not take, or more of them than fit in the available memory.
-    """
     default = next((side.count for side in (real, fake) if side.count is not None), COUNT_OF_TWO_RUNS)
     counts = [side.limit(count or side.count or default, 4) for side in (real, fake)]
     real, fake, dims = match_sides(real, fake, extractor)
