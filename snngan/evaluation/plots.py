@@ -25,16 +25,15 @@ Log = Mapping[str, tuple[list[int], list[float]]]
 def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
     """Plot the loss against the temperature: the anchors of both sides, and the band of permuted labels."""
     figure, (axes,) = new_figure()
-    curve, (num_real, num_fake) = result.test.curve, result.test.sizes
-    of_all = (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake)
-    axes.fill_between(curve.temperatures, curve.low, curve.high, color="0.85", label="95 % of permuted labels")
-    axes.plot(curve.temperatures, of_all, "k", label="all anchors")
-    axes.plot(curve.temperatures, curve.real, color="tab:blue", label="real anchors")
-    axes.plot(curve.temperatures, curve.fake, color="tab:red", label="synthetic anchors")
+    test, (num_real, num_fake) = result.test, result.test.sizes
+    of_all = (num_real * test.real_losses + num_fake * test.fake_losses) / (num_real + num_fake)
+    axes.fill_between(test.temperatures, *test.permuted_losses, color="0.85", label="95 % of permuted labels")
+    axes.plot(test.temperatures, of_all, "k", label="all anchors")
+    axes.plot(test.temperatures, test.real_losses, color="tab:blue", label="real anchors")
+    axes.plot(test.temperatures, test.fake_losses, color="tab:red", label="synthetic anchors")
     if math.isfinite(result.entanglement.temperature):
         axes.axvline(result.entanglement.temperature, color="0.5", linestyle=":", label="optimal T of all images")
-    score, p_value = result.entanglement.score, result.test.p_value
-    axes.set_title(f"score {score:.3f}, p = {p_value:.3g}; {num_real} + {num_fake} images")
+    axes.set_title(f"score {result.entanglement.score:.3f}, p = {test.p_value:.3g}; {num_real} + {num_fake} images")
     axes.set(xscale="log", xlabel="temperature (squared distance)", ylabel="soft nearest neighbor loss (nats)")
     axes.legend()
     save_figure(figure, path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,19 +21,6 @@ SUBSET = 2000
 """Number of vectors of each side in the test and the interval."""
 OCTAVES, PER_OCTAVE = 8, 2
 """Range and density of the temperatures: from 1/256 to 1 of the mean squared distance, two for each factor of 2."""
-
-
-class LossByTemperature(NamedTuple):
-    """The loss of real and of synthetic anchors (K,) by temperature (K,), which is in units of squared distance.
-
-    ``low`` and ``high`` are the 2.5 % and 97.5 % quantiles of the loss of all anchors under permuted labels.
-    """
-
-    temperatures: Tensor
-    real: Tensor
-    fake: Tensor
-    low: Tensor
-    high: Tensor
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,10 @@ class PermutationTest:
         score: entanglement score of the true labeling, at the best of these temperatures.
         null_score: mean entanglement score of the other labelings.
         mean_distance: mean squared distance of pairs.
-        curve: the loss by temperature.
+        temperatures: (K,), in units of squared distance, rising.
+        real_losses: (K,) mean loss of the real anchors.
+        fake_losses: (K,) mean loss of the synthetic anchors.
+        permuted_losses: (2, K) 2.5 % and 97.5 % quantiles of the loss of all anchors under permuted labels.
     """
 
     def __init__(self, real: Tensor, fake: Tensor, seed: int) -> None:
@@ -126,8 +115,8 @@ class PermutationTest:
         extremes = ((losses - losses.mean(2, keepdim=True)) / spread.clamp_min(1e-300)).amin((0, 1))
         # Equal labelings differ by rounding errors.
         self.p_value = float((extremes <= extremes[0] + 1e-9).double().mean())
-        bounds = of_all[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
-        self.curve = LossByTemperature(self.temperatures, losses[1, :, 0], losses[2, :, 0], *bounds)
+        self.real_losses, self.fake_losses = losses[1:, :, 0]
+        self.permuted_losses = of_all[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
 
     def _weights(self, temperature: Tensor) -> Tensor:
         """Return exp(-(d - nearest) / T) (S, S), with zeros on the diagonal; exponents are clamped at -80."""

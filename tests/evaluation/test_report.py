@@ -314,10 +314,7 @@ def test_other_paths_are_left_out(
 def test_errors_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = changed("runs/run"), tmp_path / "page.html"
     for words, message in (
-        (
-            [run.parent],
-            f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it",
-        ),
+        ([run.parent], f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it"),
         ([tmp_path, page], "none of 2 paths is a run"),
         ([run, tmp_path / "typo"], f"no run folder {tmp_path / 'typo'}"),
     ):

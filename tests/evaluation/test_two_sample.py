@@ -26,16 +26,16 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_curve_equals_the_loss() -> None:
     real, fake = normal_sides(30, 20, 0.5)
-    curve = PermutationTest(real, fake, seed=0).curve
+    curve = PermutationTest(real, fake, seed=0)
     labels = torch.arange(50) >= 30
     for row in (8, 12, 16):  # at lower temperatures the exponents are clamped
         losses = soft_nearest_neighbor_loss(
             torch.cat([real, fake]), labels.long(), float(curve.temperatures[row]), reduction="none"
         )
-        assert_close(curve.real[row], losses[:30].mean().double(), rtol=1e-4, atol=1e-4)
-        assert_close(curve.fake[row], losses[30:].mean().double(), rtol=1e-4, atol=1e-4)
+        assert_close(curve.real_losses[row], losses[:30].mean().double(), rtol=1e-4, atol=1e-4)
+        assert_close(curve.fake_losses[row], losses[30:].mean().double(), rtol=1e-4, atol=1e-4)
     assert curve.temperatures[-1] / curve.temperatures[0] == 2**8
-    assert (curve.low < curve.high).all()
+    assert (curve.permuted_losses[0] < curve.permuted_losses[1]).all()
 
 
 def test_two_samples_of_one_distribution_have_a_uniform_p_value() -> None:
