@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html.parser
+import html
 import json
 import re
 import shutil
@@ -30,59 +30,35 @@ from snngan.training.run_folder import open_run
 Change = Callable[..., Path]
 
 
-class Page(html.parser.HTMLParser):
+class Page:
     """What a page shows and what it refers to.
 
     ``tables`` holds each one's kind, its place (``details`` or empty) and its rows of cells, in which a bold number
-    follows a * and small print a |.
-    ``plots`` holds, by tag, the markers drawn in a group's color.
+    follows a * and small print a |. ``plots`` holds, by tag, the number of markers drawn in a group's color.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.text, self.places, self.tags, self.sections = "", [], [], []  # type: ignore[var-annotated]
+        page = path.read_text()
+        self.text = text_of(page)
+        self.tags = re.findall(r"<(\w+)", page)
+        self.places = re.findall(r'(?:src|href)="([^"]*)"', page)
+        self.sections = re.findall(r'<h2 id="\w+">(\w+)</h2>', page)
         self.tables: list[tuple[str, str, list[list[str]]]] = []
-        self.plots: dict[str, int] = {}
-        self.open: list[str] = []
-        self.feed(path.read_text())
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.places += [value for name, value in attrs if name.endswith(("src", "href")) and value]
-        if tag in ("table", "details", "figcaption", "h2", "b", "svg"):
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append((dict(attrs).get("class") or "", "details" * ("details" in self.open), []))
-        elif tag == "tr":
-            self.tables[-1][2].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][2][-1].append("")
-        elif tag in ("b", "small") and "table" in self.open:
-            self.tables[-1][2][-1][-1] += "*" if tag == "b" else " | "
-        elif tag == "use" and any(color in (dict(attrs).get("style") or "") for color in COLORS):
-            self.plots[list(self.plots)[-1]] += 1
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "table" in self.open and self.tables[-1][2] and self.tables[-1][2][-1]:
-            self.tables[-1][2][-1][-1] += data
-        elif self.open[-2:] == ["figcaption", "b"]:
-            self.plots[data] = 0
-        elif self.open[-1:] == ["h2"]:
-            self.sections.append(data)
+        for table in re.finditer(r'<table class="(\w+)">(.*?)</table>', page, re.DOTALL):
+            is_inside = page.count("<details>", 0, table.start()) > page.count("</details>", 0, table.start())
+            rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table[2])]
+            self.tables.append((table[1], "details" * is_inside, [[text_of(cell) for cell in row] for row in rows]))
+        figures = re.findall(r"<figcaption><b>(.*?)</b>(.*?)</figure>", page, re.DOTALL)
+        self.plots = {tag: len(re.findall(f"<use [^>]*({'|'.join(COLORS)})", plot)) for tag, plot in figures}
 
     def metrics(self, place: str = "") -> list[dict[str, list[str]]]:
         """Return the tables of metrics: cells by the row's name, those of the head under the empty one."""
         found = [rows for kind, where, rows in self.tables if (kind, where) == ("metrics", place)]
         return [{row[0]: row[1:] for row in rows} for rows in found]
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub("<[^>]*>", "", page.replace("<b>", "*").replace("<small>", " | ")))
 
 
 def page_of(tmp_path: Path, *paths: Path) -> Page:
