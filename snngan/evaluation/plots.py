@@ -44,8 +44,13 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
     figure, panels = new_figure(len(tags))
     for axes, tag in zip(panels, tags, strict=True):
         for number, (name, logs) in enumerate(groups.items()):
-            _plot_band(axes, [log[tag] for log in logs], name, number)
-        axes.set_ylabel(tag)
+            by_step = [dict(zip(*log[tag], strict=True)) for log in logs]
+            steps = sorted(set.intersection(*map(set, by_step)))  # values that are not finite are not logged
+            values = torch.tensor([[each[step] for step in steps] for each in by_step])
+            color = f"C{number % 10}"
+            axes.plot(steps, values.mean(0), color, label=name)
+            axes.fill_between(steps, values.amin(0), values.amax(0), color=color, alpha=0.15, linewidth=0)
+        axes.set(xlabel="step", ylabel=tag)
         if tag.endswith("fid"):
             axes.set_yscale("log")
     panels[0].legend(fontsize=8)
@@ -54,23 +59,7 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
 
 def plot_tags(logs: Sequence[Log], tags: Mapping[str, str], label: str, path: Path) -> Path:
     """Plot all ``tags`` (by name) in one panel: the mean over the logs, with the band from lowest to highest."""
-    figure, (axes,) = new_figure()
-    for number, (name, tag) in enumerate(tags.items()):
-        _plot_band(axes, [log[tag] for log in logs], name, number)
-    axes.set_ylabel(label)
-    axes.legend(fontsize=8)
-    return save_figure(figure, path)
-
-
-def _plot_band(axes: Any, curves: Sequence[tuple[list[int], list[float]]], name: str, number: int) -> None:
-    """Plot the mean of curves (steps and values each), and a band around it, over the steps that all of them have."""
-    by_step = [dict(zip(*curve, strict=True)) for curve in curves]
-    steps = sorted(set.intersection(*(set(each) for each in by_step)))  # values that are not finite are not logged
-    values = torch.tensor([[each[step] for step in steps] for each in by_step])
-    color = f"C{number % 10}"
-    axes.plot(steps, values.mean(0), color, label=name)
-    axes.fill_between(steps, values.amin(0), values.amax(0), color=color, alpha=0.15, linewidth=0)
-    axes.set_xlabel("step")
+    return plot_groups({name: [{label: log[tag]} for log in logs] for name, tag in tags.items()}, [label], path)
 
 
 def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:

@@ -14,9 +14,9 @@ from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS, values_of_all_images
 from snngan.evaluation.plots import Log, new_figure
 from snngan.files import read_json, read_lines, write_atomically
-from snngan.metrics import metric_values
 from snngan.stats import mean_interval
 from snngan.training.run_folder import RunFolder
+from snngan.training.tags import FAMILIES, describe_tag
 from snngan.version import __version__
 
 Run = RunFolder[Any]
@@ -24,25 +24,11 @@ MAX_GRIDS = 6
 """Sample grids of each run, spread over its steps."""
 COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#555555", "#a6a61d", "#17becf")
 """One for each group of runs; they repeat after the last."""
-CURVES = {
-    "entanglement/input_score": "of samples and held-out images: higher is better, 1 is ideal",
-    "entanglement/real_anchors": "loss of real anchors: log 2 = 0.693 is chance and ideal",
-    "entanglement/fake_anchors": "loss of synthetic anchors: log 2 = 0.693 is chance and ideal",
-    "entanglement/projection": "loss in the learned space: log 2 = 0.693 is chance",
-    "loss/generator": "no direction: depends on the discriminator",
-    "loss/discriminator": "no direction: depends on the generator",
-}
-"""How to read a curve, by tag."""
-CURVE_FAMILIES = {
-    "metrics": "in features of a small classifier",
-    "metrics/pixels": "in pixels",
-    "accuracy": "higher is better; 1 / number of classes is chance",
-    "cross_entropy": "lower is better; log(number of classes) is chance",
-    "calibration_error": "lower is better",
-    "entanglement/test": "log(number of classes) is chance, 0 separates the classes",
-    "entanglement/train": "log(number of classes) is chance, 0 separates the classes",
-}
-"""The same by the part of a tag before its last ``/``; after ``metrics`` the last part is the name of a metric."""
+CURVES = (
+    "entanglement/input_score", "entanglement/real_anchors", "entanglement/fake_anchors", "entanglement/projection",
+    "loss/generator", "loss/discriminator",
+)  # fmt: skip
+"""Tags that have a curve, beside those of the families of tags."""
 UNGROUPED = ("seed", "seeds", "ensemble", "data_dir")
 """Options in which runs of one group may differ."""
 OWN = ("fake", "fake_digest", "seed", "torch")
@@ -231,7 +217,7 @@ def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
     everything = [each for column in columns for each in column]
     extractor = everything[0]["protocol"].get("extractor", "")
     for metric in dict.fromkeys(metric for each in everything for metric in each["metrics"]):
-        description = describe(metric)
+        description = describe_tag(metric)
         choose = min if "lower is better" in description else max if "higher is better" in description else None
         cells = [_mean([each for each in column if metric in each["metrics"]], metric) for column in columns]
         means = [mean for mean, _ in cells if mean is not None]
@@ -253,16 +239,6 @@ def _mean(evaluations: Sequence[dict[str, Any]], metric: str) -> tuple[float | N
         return mean, f"<small>{low:.4g} to {high:.4g}, n = {len(evaluations)}</small>"
     interval = evaluations[0]["intervals"].get(metric)
     return mean, f"<small>{interval[0]:.4g} to {interval[1]:.4g}</small>" if interval else ""
-
-
-def describe(name: str) -> str:
-    """Return what a metric or a tag measures and its direction or chance level, empty where nothing is known."""
-    family, _, last = name.rpartition("/")
-    values = metric_values()
-    parts = [CURVES.get(name, "")]
-    if last in values and family in ("", "metrics", "metrics/pixels"):
-        parts += [values[last].title, values[last].direction]
-    return "; ".join(part for part in (*parts, CURVE_FAMILIES.get(family, "")) if part)
 
 
 def _samples(groups: Sequence[Group]) -> Iterator[str]:
@@ -289,7 +265,7 @@ def curves(groups: Sequence[Group]) -> Iterator[str]:
     everything = [(group.color, series.log) for group in groups for series in group.series]
     for tag in _curve_tags([log for _, log in everything]):
         lines = [(color, *log[tag]) for color, log in everything if tag in log]
-        caption = f"<figcaption><b>{escape(tag)}</b><br>{escape(describe(tag))}</figcaption>"
+        caption = f"<figcaption><b>{escape(tag)}</b><br>{escape(describe_tag(tag))}</figcaption>"
         yield f"<figure>{caption}{_plot(tag, lines)}</figure>"
     yield "</div>"
 
@@ -297,7 +273,7 @@ def curves(groups: Sequence[Group]) -> Iterator[str]:
 def _curve_tags(logs: Sequence[Log]) -> list[str]:
     """Return the tags in any of the logs that have a curve."""
     found = {tag for log in logs for tag in log}
-    in_family = sorted(tag for tag in found if tag.rpartition("/")[0] in CURVE_FAMILIES)
+    in_family = sorted(tag for tag in found if tag.rpartition("/")[0] in FAMILIES)
     return [*(tag for tag in CURVES if tag in found), *in_family]
 
 

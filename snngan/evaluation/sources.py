@@ -104,9 +104,6 @@ class Reader:
         skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
             each once.
         notify: called with each line worth telling the user.
-
-    Raises:
-        ValueError: there is no such split or device.
     """
 
     split: str = "test"

@@ -17,7 +17,6 @@ from snngan.config import Config, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS, Evaluation
 from snngan.evaluation.report import (
     COLORS,
-    describe,
     distinct_names,
     group_by_seed,
     read_evaluations,
@@ -26,6 +25,7 @@ from snngan.evaluation.report import (
 )
 from snngan.metrics import metric_values
 from snngan.training.run_folder import open_run
+from snngan.training.tags import describe_tag
 
 Change = Callable[..., Path]
 
@@ -145,11 +145,11 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
         "learning_rate 0.0008 | 2 seeds: first, second",
         "learning_rate 0.01 | other",
     ]
-    assert table["fid (pixels)"] == [describe("fid"), "*12 | -13.41 to 37.41, n = 2", "20"]
-    assert table["density (pixels)"] == [describe("density"), "1.2 | -1.341 to 3.741, n = 2", "2"]
+    assert table["fid (pixels)"] == [describe_tag("fid"), "*12 | -13.41 to 37.41, n = 2", "20"]
+    assert table["density (pixels)"] == [describe_tag("density"), "1.2 | -1.341 to 3.741, n = 2", "2"]
     own = page.metrics("details")[0]
     assert own[""][1:] == ["first", "second", "other"]
-    assert own["fid (pixels)"] == [describe("fid"), "*10", "14", "20"]
+    assert own["fid (pixels)"] == [describe_tag("fid"), "*10", "14", "20"]
     assert own["num_fake"] == ["", "10", "10", "10"]
 
 
@@ -173,8 +173,8 @@ def test_no_table_over_two_protocols_data_sets_or_steps(changed: Change, tmp_pat
     (second / "metrics.jsonl").write_text("".join(line for line in kept if json.loads(line)["step"] < 4))
     page = page_of(tmp_path, first, second, other)
     by_classifier, by_inception, last, before, of_other = page.metrics()
-    assert by_classifier["fid (classifier:digits)"] == [describe("fid"), "3"]
-    assert by_inception["fid (inception)"] == [describe("fid"), "5"]
+    assert by_classifier["fid (classifier:digits)"] == [describe_tag("fid"), "3"]
+    assert by_inception["fid (inception)"] == [describe_tag("fid"), "5"]
     names = [[head.partition(" | ")[2] for head in table[""][1:]] for table in (last, before, of_other)]
     assert names == [["first"], ["second"], ["other"]]
     for step in (2, 4):

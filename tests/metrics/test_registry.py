@@ -10,9 +10,9 @@ import torch
 
 from snngan.evaluation.features import Pixels
 from snngan.evaluation.measure import evaluate_sources
-from snngan.evaluation.report import describe
 from snngan.evaluation.sources import array_source
 from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue, choose_metrics, compute_metrics
+from snngan.training.tags import describe_tag
 
 
 def statistics(count: int, shift: float, seed: int) -> FeatureStatistics:
@@ -26,7 +26,7 @@ def test_values_are_described_and_better_ones_are_better(name: str) -> None:
     near_values, far_values = (compute_metrics([METRICS[name]], real, fake)[0] for fake in (near, far))
     assert set(near_values) == set(METRICS[name].values)
     for key, value in METRICS[name].values.items():
-        assert describe(key) == f"{value.title}; {value.direction}"
+        assert describe_tag(key) == f"{value.title}; {value.direction}"
         word, _, rest = value.direction.partition(" ")
         if rest == "is better":
             assert (near_values[key] > far_values[key]) == (word == "higher")
@@ -65,4 +65,4 @@ def test_a_registered_metric_is_used_everywhere_after_the_others() -> None:
     found = evaluate_sources(fake, real, Pixels(), count=9)
     assert found.metrics["mean_gap"] == 4
     assert any(line.split() == ["mean_gap", "(pixels)", "4", "lower", "is", "better"] for line in found.lines())
-    assert describe("metrics/pixels/mean_gap") == "distance of the means; lower is better; in pixels"
+    assert describe_tag("metrics/pixels/mean_gap") == "distance of the means; lower is better; in pixels"
