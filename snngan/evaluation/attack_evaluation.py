@@ -178,14 +178,9 @@ def evaluate_attacks(
 ) -> list[dict[str, Any]]:
     """Return ``epsilon`` and ``metrics``, statistics over the networks, for the original images and each strength.
 
-    Args:
-        protocol: attack, strengths and DkNN.
-        networks: classifiers on ``device``.
-        sources: for each network, the network that the attack is made on: the same, or another to transfer from.
-        layers: names of the layers that DkNN uses.
-        dataset: data set of the networks' training, among which DkNN searches.
-        queries: images (N, C, H, W) and labels (N,).
-        device: device of the networks.
+    ``queries`` are images (N, C, H, W) and labels (N,). Attacks on each of ``networks``, on ``device``, are made on the
+    network in the same place of ``sources``: itself, or another to transfer from. DkNN uses the ``layers``, and
+    searches among the training images of ``dataset``.
     """
     images, labels = (part[: protocol.count] for part in queries)
     attacks = protocol.attacks()

@@ -19,12 +19,7 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED = 3, 128, 1e-3, 0
 
 
 class SmallClassifier(nn.Module):
-    """Two convolutions and two linear layers; the features are the 128 units before the logits.
-
-    Args:
-        shape: (C, H, W) of the images, with sides of 4 pixels or more.
-        num_classes: number of logits.
-    """
+    """Two convolutions and two linear layers for images (C, H, W); the features are the 128 units before the logits."""
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -97,11 +92,7 @@ def load_or_train_features(
 
 
 def load_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> ClassifierFeatures | None:
-    """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not."""
     if not can_train_features(dataset) or not (path := features_path(dataset, folder)).exists():
         return None
     network = _new_classifier(dataset)

@@ -152,13 +152,9 @@ class DiscriminatorFeatures:
 
 
 def choose_extractor(features: str, reader: Reader, image_size: int | None = None, download: bool = False) -> Extractor:
-    """Return the extractor that ``--features`` names, one of ``FEATURE_SPACES``.
+    """Return the extractor of ``FEATURE_SPACES`` that ``--features`` names; raises ``ValueError`` if there is none.
 
-    ``reader`` reads the data set of ``classifier:NAME`` at ``image_size``; ``download`` allows to fetch Inception
-    weights.
-
-    Raises:
-        ValueError: the feature space is unknown or cannot be used.
+    The data set of ``classifier:NAME`` is read at ``image_size``. ``download`` fetches missing Inception weights.
     """
     kind, colon, place = features.partition(":")
     if download and features != "inception":

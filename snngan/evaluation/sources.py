@@ -148,11 +148,7 @@ class Reader:
         return load_dataset(name, data_dir=self.data_dir, image_size=image_size, **options)
 
     def load_training_set(self, run: RunFolder[TrainConfig]) -> Dataset:
-        """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
-
-        Raises:
-            ValueError: the data set is not here or has changed.
-        """
+        """Return the data set of a run's training, at its size unless told otherwise; it must not have changed."""
         config = run.config
         reader = replace(
             self, data_dir=self.data_dir or config.data_dir, skip_broken=self.skip_broken or config.skip_broken
@@ -231,10 +227,7 @@ def dataset_source(dataset: Dataset, split: str) -> ImageSource:
 def array_source(
     name: str, images: Tensor, labels: Tensor | None = None, split: str | None = None, image_size: int | None = None
 ) -> ImageSource:
-    """Return images (N, C, H, W), as they are kept in a data set, in the random order that is always the same.
-
-    They are cropped and shrunk to ``image_size`` if it is given.
-    """
+    """Return images (N, C, H, W) in the random order that is always the same, shrunk to ``image_size`` if given."""
     resize = "none"
     if image_size is not None and images.shape[2:] != (image_size, image_size):
         images, resize = shrink_images(name, images, image_size), describe_resize(image_size)
@@ -325,11 +318,7 @@ def find_run(images: ImagesLike) -> RunFolder[TrainConfig] | None:
 
 
 def open_statistics(images: ImagesLike) -> FidStatistics | None:
-    """Return the FID statistics (arrays ``mu`` and ``sigma``) in the npz file ``images``, or None if it has none.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
+    """Return the FID statistics (arrays ``mu`` and ``sigma``) in the npz file ``images``, or None if it has none."""
     if isinstance(images, Tensor):
         return None
     kind, path = _kind_of(images)

@@ -49,15 +49,11 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricValue:
-    """How to read one number that a metric returns.
-
-    Attributes:
-        title: what it measures, for tables and plots.
-        direction: ``lower is better``, ``higher is better`` or ``NUMBER is ideal``.
-    """
+    """How to read one number that a metric returns: what it measures, and which values are good."""
 
     title: str
     direction: str
+    """``lower is better``, ``higher is better`` or ``NUMBER is ideal``."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +86,7 @@ METRICS: Registry[Metric] = Registry("metric", "snngan.metrics", Metric)
 
 
 def choose_metrics(names: Iterable[str] | None = None) -> dict[str, Metric]:
-    """Return the metrics ``names``, or all of them, by name in the order of tables.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
+    """Return the metrics ``names``, or all, by name in the order of tables; raises ``ValueError`` for unknown names."""
     places = {name: place for place, name in enumerate(ORDER)}
     chosen = sorted(METRICS.names() if names is None else names, key=lambda name: places.get(name, len(places)))
     return {name: METRICS[name] for name in chosen}

@@ -14,12 +14,9 @@ from snngan.metrics.distances import NEIGHBORS, center, own_distance_rows, squar
 def nearest_neighbor_accuracy(real: Tensor, fake: Tensor) -> tuple[float, float, float]:
     """Return the leave-one-out accuracy of a 1-NN classifier of features ``real`` (N, D) and ``fake`` (M, D).
 
-    Both sides count alike: the first min(N, M) images of each. An image as near to one side as to the other counts
-    half.
-
-    Returns:
-        The accuracy over all images, over real ones (high: they lie away from the synthetic ones) and over synthetic
-        ones (high: they lie close to one another or off the data).
+    It is that over all images, over real ones (high: they lie away from the synthetic ones) and over synthetic ones
+    (high: they lie close to one another or off the data). Both sides count alike: the first min(N, M) images of each.
+    An image as near to one side as to the other counts half.
 
     Source:
         Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests".
