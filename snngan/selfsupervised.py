@@ -29,9 +29,6 @@ class Neighborhood:
     between: Tensor
     """Indices (N, m) of the sample itself, and of those between its near and its far samples."""
 
-    def __post_init__(self) -> None:
-        assert len(self.near) == len(self.between) > self.near.shape[1] + self.between.shape[1], "no sample is far"
-
     @property
     def num_far(self) -> int:
         """Number of far samples of each sample."""
@@ -60,8 +57,7 @@ def find_neighborhood(features: Tensor, near: int = 10, far: float = 0.9) -> Nei
     order = []
     for first in range(0, count, CHUNK):
         distances = torch.cdist(flat[first : first + CHUNK], flat)
-        own = torch.arange(len(distances), device=flat.device)
-        distances[own, first + own] = -1  # the sample itself comes before its duplicates
+        distances.diagonal(first).fill_(-1)  # the sample itself comes before its duplicates
         order.append(distances.topk(count - num_far, largest=False).indices)
     ranked = torch.cat(order)
     between = torch.cat([ranked[:, :1], ranked[:, near + 1 :]], 1)
@@ -77,6 +73,7 @@ def min_max_loss(
         L = \operatorname{mean}_{near} (1 - s_{ij})^2 + \operatorname{mean}_{far} s_{ij}^2 - \lambda H(\bar p)
 
     where s is the cosine of two samples' probabilities. Both means have the same weight, whatever the number of pairs.
+    The loss is at least ``-entropy_weight * log(K)``.
 
     Args:
         probabilities: (N, K) of K classes, of all samples.
@@ -84,14 +81,8 @@ def min_max_loss(
         anchors: indices (B,) of the samples whose pairs count; default: all.
         entropy_weight: weight of the entropy (nats), 0 or above; at 0 all samples may share a class.
 
-    Returns:
-        (), at least ``-entropy_weight * log(K)``.
-
     Raises:
         ValueError: the probabilities are of another number of samples.
-
-    Source:
-        The blog post named above: dot products of normalized predictions, their squared error, and the entropy.
     """
     if len(probabilities) != len(neighborhood.near):
         raise ValueError(f"probabilities must be of {len(neighborhood.near)} samples, got {len(probabilities)}")
@@ -108,22 +99,14 @@ def min_max_loss(
 
 
 def _standardize(features: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return features (N, D) in float64, centered and of mean norm 1, with their mean (D,) and mean norm.
-
-    They are centered first: far from the origin, float32 would lose the digits in which they differ.
-
-    Raises:
-        ValueError: they are not (N, ...), floating point and finite.
-    """
+    """Return features (N, D) in float64, centered and of mean norm 1, with their mean (D,) and mean norm."""
     if features.dim() < 2 or not features.is_floating_point() or not bool(features.isfinite().all()):
-        raise ValueError(
-            f"features must be (N, ...), floating point and finite, got {tuple(features.shape)} {features.dtype}"
-        )
+        given = f"{tuple(features.shape)} {features.dtype}"
+        raise ValueError(f"features must be (N, ...), floating point and finite, got {given}")
     flat = features.detach().flatten(1).double()
     mean = flat.mean(0)
     flat = flat - mean
-    largest = float(flat.abs().max()) or 1.0  # so that squares neither overflow nor underflow
-    norm = largest * float((flat / largest).norm(dim=1).mean()) or 1.0  # 1 where all features are equal
+    norm = float(flat.norm(dim=1).mean()) or 1.0  # 1 where all features are equal
     return flat / norm, mean, norm
 
 
@@ -170,14 +153,8 @@ def cluster(
         restarts: number of starts, 1 or above.
         seed: of weights and anchors.
 
-    Returns:
-        Classes and network of the start with the lowest loss, and the results of every start.
-
     Raises:
         ValueError: an argument is out of its range, as :func:`find_neighborhood`, or a loss is not finite.
-
-    Source:
-        The blog post named above, for the objective; network and optimizer are our own choice.
 
     Example:
         >>> features = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 20])
@@ -185,23 +162,24 @@ def cluster(
         >>> len(set(found.labels[:50].tolist())), len(set(found.labels.tolist()))
         (1, 2)
     """
-    counts = (num_clusters - 1, units, steps, batch_size, restarts)
-    if not all(isinstance(each, int) and each >= 1 for each in counts):
-        raise ValueError(
-            "num_clusters must be an integer of 2 or above; units, steps, batch_size and restarts of 1 or above"
-        )
+    counts = {"num_clusters": num_clusters, "units": units, "steps": steps, "batch_size": batch_size}
+    for name, value in {**counts, "restarts": restarts}.items():
+        low = 2 if name == "num_clusters" else 1
+        if not (isinstance(value, int) and value >= low):
+            raise ValueError(f"{name} must be an integer of {low} or above, got {value}")
     if not (0 <= entropy_weight < math.inf and 0 < learning_rate < math.inf):
-        raise ValueError(
-            "entropy_weight must be 0 or above and learning_rate above 0, both finite, "
-            f"got {entropy_weight} and {learning_rate}"
-        )
+        given = f"{entropy_weight} and {learning_rate}"
+        raise ValueError(f"entropy_weight must be 0 or above and learning_rate above 0, both finite, got {given}")
     neighborhood = find_neighborhood(features, near, far)
     standardized, mean, norm = _standardize(features)
     flat = standardized.float()
     networks, losses, starts = [], [], []
     for start in range(restarts):
         generator = torch.Generator().manual_seed(seed_for(seed, f"start {start}"))
-        network = _make_network(flat.shape[1], units, num_clusters, generator).to(flat.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            first, last = nn.Linear(flat.shape[1], units), nn.Linear(units, num_clusters)
+        network = nn.Sequential(first, nn.ReLU(), last).to(flat.device)
         optimizer = torch.optim.Adam(network.parameters(), learning_rate)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
@@ -219,19 +197,10 @@ def cluster(
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the loss is {losses[-1]} after {steps} steps: use a lower learning_rate")
         starts.append(probabilities.argmax(1))
-    best = min(range(restarts), key=losses.__getitem__)
-    first = networks[best][0]
-    assert isinstance(first, nn.Linear)
-    with torch.no_grad():  # the network maps features that are not standardized
-        first.weight /= norm
+        first.weight /= norm  # so that the network maps features that are not standardized
         first.bias.sub_((first.weight.double() @ mean).float())
+    best = min(range(restarts), key=losses.__getitem__)
     return Clusters(starts[best], torch.stack(starts), networks[best], tuple(losses))
-
-
-def _make_network(inputs: int, units: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))
 
 
 __getattr__, __dir__ = public_names(

@@ -23,7 +23,7 @@ def list_experiments(word: str) -> None:
     """List the experiments with their summaries, or only those that contain WORD."""
     from snngan.experiments import EXPERIMENTS
 
-    texts = {name: f"{EXPERIMENTS[name].summary} ({EXPERIMENTS[name].source})" for name in EXPERIMENTS.names()}
+    texts = {name: EXPERIMENTS[name].summary() for name in EXPERIMENTS.names()}
     found = {name: text for name, text in texts.items() if word in f"{name} {text}"}
     if not found:
         raise ValueError(f"no experiment has {word!r} in its name or text; snngan experiment list shows all")
@@ -60,8 +60,7 @@ def run(
     two cores; paper needs a GPU.
     """
     from snngan.data.datasets import data_folder
-    from snngan.experiments import ExperimentContext
-    from snngan.experiments.result_folder import describe_options, make_experiment, run_experiment
+    from snngan.experiments import ExperimentContext, describe_options, make_experiment, run_experiment
     from snngan.training.device import choose_device
 
     named = {"dataset": dataset, "regularizer": regularizer}

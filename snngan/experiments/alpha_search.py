@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import multiprocessing
 import signal
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,32 +16,39 @@ import torch
 
 from snngan.config import option
 from snngan.data import Dataset, error_line
-from snngan.data.datasets import load_dataset
+from snngan.evaluation.classifier import load_ensemble
 from snngan.evaluation.plots import plot_errors_by_alpha
-from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult, runs
-from snngan.experiments.classifiers import default_architecture
+from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
+from snngan.experiments.classifiers import default_architecture, resolve_classifiers, train_classifiers
+from snngan.experiments.runs import load_labeled, seed_logs
 from snngan.seeds import seed_for
+from snngan.training.classifier import classification_metrics, compute_logits
+from snngan.training.divergence import DivergedError
 
 if TYPE_CHECKING:
     import optuna
 
-HEARTBEAT, GRACE = 20, 60
-"""Seconds between a worker's signs of life, and without one until its trial counts as failed."""
-
 
 @EXPERIMENTS.register("alpha-search")
-@dataclass(frozen=True, kw_only=True)
 class AlphaSearch(Experiment):
-    """Let workers train one classifier at a time; a shared study suggests what each tries next.
+    """Which alpha a Gaussian-process search settles on, and test accuracy against alpha.
 
-    The objective is the accuracy on a tenth of the training images, which is held out from training; the test half is
+    Let workers train one classifier at a time; a shared study suggests what each tries next.
+
+    The objective is the accuracy on a tenth of the training images, which is held out from training; the test split is
     only reported. Alpha is ``largest_alpha`` * u^3 for u in [-1, 1], which treats both signs alike and is fine near 0.
     A trial that diverges has the accuracy of guessing. One worker always finds the same; for several, the trials depend
     on the speed of each.
     """
 
     source = "Frosst et al. 2019, figure 7"
-    summary = "Which alpha a Gaussian-process search settles on, and test accuracy against alpha"
+    cpu = {
+        "dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2, "options": ("width=16",)
+    }  # fmt: skip
+    paper = {
+        "dataset": "cifar10", "trials": 64, "steps": 20000, "batch_size": 256, "largest_alpha": 1.0, "workers": 8,
+        "options": (),
+    }  # fmt: skip
 
     dataset: str = option("digits", "data set that the classifiers are trained on")
     trials: int = option(3, "number of trials", low=1)
@@ -53,33 +60,13 @@ class AlphaSearch(Experiment):
     storage: str | None = option(None, "optuna storage, such as postgresql://... [SQLite in the folder]")
     options: tuple[str, ...] = option(("width=4", "units=16"), "options of the network")
 
-    presets = {
-        "cpu": {
-            "dataset": "mnist-5k",
-            "trials": 64,
-            "steps": 300,
-            "batch_size": 128,
-            "workers": 2,
-            "options": ("width=16",),
-        },
-        "paper": {
-            "dataset": "cifar10",
-            "trials": 64,
-            "steps": 20000,
-            "batch_size": 256,
-            "largest_alpha": 1.0,
-            "workers": 8,
-            "options": (),
-        },
-    }
-
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        data = runs.load_labeled(self.dataset, context)
-        runs.check_classifier_options(split_validation(data), **self.classifier_options(data))
+        data = load_labeled(self.dataset, context)
+        resolve_classifiers(split_validation(data), context, **self._classifier_options(data))
         study = self.open_study(context.folder, data)
-        if _num_finished(study) < self.trials:
+        if len(_finished(study)) < self.trials:
             self._start_workers(context)
-        finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"][: self.trials]
+        finished = _finished(study)[: self.trials]
         if len(finished) < self.trials:
             raise ValueError(f"{len(finished)} of {self.trials} trials are finished; run the same command to continue")
         rows = [
@@ -99,64 +86,66 @@ class AlphaSearch(Experiment):
             f"- Alpha is below 0 (entangled) in {shares['entangled_of_last_quarter']:.0%} of the last quarter of "
             f"trials and in {shares['entangled_of_best_quarter']:.0%} of the best quarter.",
         ]
-        alphas, errors = zip(*((float(row["alpha"]), 1 - float(row["test_accuracy"])) for row in rows), strict=True)
+        alphas, errors = [row["alpha"] for row in rows], [1 - row["test_accuracy"] for row in rows]
         plot = plot_errors_by_alpha(alphas, errors, self.largest_alpha, context.folder / "alpha.png")
         return ExperimentResult({"trials": rows, "best": best, **shares}, text, [plot])
 
     def _start_workers(self, context: ExperimentContext) -> None:
         """Run trials in this process or in several, until all are finished or no worker is left."""
-        arguments = (self, context.folder, context.data_dir, str(context.device))
+        quiet = dataclasses.replace(context, notify=logging.debug)
         if self.workers == 1:
-            run_trials(*arguments, 0)
+            self.run_trials(quiet, 0)
             return
         spawn = multiprocessing.get_context("spawn")
-        workers = [spawn.Process(target=run_trials, args=(*arguments, number)) for number in range(self.workers)]
-        try:
-            for worker in workers:
-                worker.start()
-            for number, worker in enumerate(workers):
-                worker.join()
-                if worker.exitcode:
-                    context.notify(f"worker {number} ended with status {worker.exitcode}; its finished trials are kept")
-        finally:
-            for worker in workers:
-                if worker.pid is not None:
-                    worker.terminate()
+        workers = [
+            spawn.Process(target=self.run_trials, args=(quiet, number), daemon=True) for number in range(self.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        for number, worker in enumerate(workers):
+            worker.join()
+            if worker.exitcode:
+                context.notify(f"worker {number} ended with status {worker.exitcode}; its finished trials are kept")
 
-    def classifier_options(self, data: Dataset) -> dict[str, Any]:
-        """Return the options that all trials have in common."""
-        return {
-            "dataset": self.dataset,
-            "arch": default_architecture(data),
-            "set": self.options,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "log_every": self.steps,
-            "checkpoint_every": self.steps,
-        }
+    def run_trials(self, context: ExperimentContext, number: int) -> None:
+        """Run what the study suggests until all its trials are finished, as the worker of that number."""
+        import optuna
 
-    def run_trial(self, trial: optuna.Trial, data: Dataset, context: ExperimentContext) -> float:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+        torch.set_num_threads(max(1, torch.get_num_threads() // self.workers))
+        data = load_labeled(self.dataset, context)
+        study = self.open_study(context.folder, data)
+        while len(_finished(study)) < self.trials and (parent is None or parent.is_alive()):
+            num_tried = len(study.get_trials(deepcopy=False))
+            own_seed = seed_for(self.seed, f"worker {number} after {num_tried} trials") % 2**32
+            seed = None if self.storage else own_seed  # workers on several machines have the same numbers
+            study.sampler = optuna.samplers.GPSampler(seed=seed)
+            study.optimize(lambda trial: self._run_trial(trial, data, context), n_trials=1)
+
+    def _classifier_options(self, data: Dataset) -> dict[str, Any]:
+        every = dict.fromkeys(("steps", "log_every", "checkpoint_every"), self.steps)
+        shared = {"dataset": self.dataset, "set": self.options, "batch_size": self.batch_size}
+        return {**shared, **every, "arch": default_architecture(data)}
+
+    def _run_trial(self, trial: optuna.Trial, data: Dataset, context: ExperimentContext) -> float:
         """Return the validation accuracy of one classifier, and store its test accuracy with the trial."""
-        alpha = self.largest_alpha * trial.suggest_float("u", -1.0, 1.0) ** 3
-        learning_rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-        temperature = trial.suggest_float("first_temperature", 0.01, 10.0, log=True)
-        trial.set_user_attr("alpha", alpha)
+        options = self._classifier_options(data)
+        options["alpha"] = self.largest_alpha * trial.suggest_float("u", -1.0, 1.0) ** 3
+        options["learning_rate"] = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+        options["temperature"] = f"learned:{trial.suggest_float('first_temperature', 0.01, 10.0, log=True)!r}"
+        trial.set_user_attr("alpha", options["alpha"])
+        name = f"trial-{trial.number:04d}"
         try:
-            run = runs.train_classifiers(
-                f"trial-{trial.number:04d}",
-                split_validation(data),
-                context,
-                **self.classifier_options(data),
-                seed=trial.number,
-                alpha=alpha,
-                temperature=f"learned:{temperature!r}",
-                learning_rate=learning_rate,
-            )
-        except runs.DivergedError:
+            run = train_classifiers(name, split_validation(data), context, seed=trial.number, **options)
+        except DivergedError:
             trial.set_user_attr("test_accuracy", 1 / data.num_classes)
             return 1 / data.num_classes
-        trial.set_user_attr("test_accuracy", runs.held_out_accuracy(run, data, context.device))
-        return runs.seed_logs(run)[0]["accuracy/test"][1][-1]
+        assert data.test_labels is not None
+        logits = compute_logits(load_ensemble(run, context.device)[0], data.test_images, context.device)
+        trial.set_user_attr("test_accuracy", float(classification_metrics(logits, data.test_labels)["accuracy"]))
+        return seed_logs(run)[0]["accuracy/test"][1][-1]
 
     def open_study(self, folder: Path, data: Dataset) -> optuna.Study:
         """Return the study of these options on this data, which all workers share.
@@ -171,15 +160,15 @@ class AlphaSearch(Experiment):
         import sqlalchemy
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         folder.mkdir(parents=True, exist_ok=True)
         url = self.storage or f"sqlite:///{(folder / 'search.db').absolute()}"
         options = dataclasses.asdict(self) | dict.fromkeys(("trials", "workers", "storage"))
         options["data"] = data.labeled_digest()
         name = f"alpha-search-{hashlib.blake2b(repr(options).encode(), digest_size=6).hexdigest()}"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            # a trial whose worker gives no sign of life for 60 seconds counts as failed
+            storage = optuna.storages.RDBStorage(url, heartbeat_interval=20, grace_period=60)
             known = optuna.get_all_study_names(storage)
             if known and name not in known and not self.storage:
                 raise ValueError(f"{folder} holds a different search: give another --out, or remove it")
@@ -188,38 +177,17 @@ class AlphaSearch(Experiment):
             raise ValueError(f"the storage {url} cannot be opened: {error_line(error)}") from error
 
 
-def run_trials(experiment: AlphaSearch, folder: Path, data_dir: str | None, device: str, number: int) -> None:
-    """Run what the study suggests until all its trials are finished, as the worker of that number."""
-    import optuna
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    torch.set_num_threads(max(1, torch.get_num_threads() // experiment.workers))
-    context = ExperimentContext(folder, data_dir, torch.device(device), lambda line: None)
-    data = load_dataset(experiment.dataset, data_dir=data_dir)
-    study = experiment.open_study(folder, data)
-    while _num_finished(study) < experiment.trials and (parent is None or parent.is_alive()):
-        num_tried = len(study.get_trials(deepcopy=False))
-        own_seed = seed_for(experiment.seed, f"worker {number} after {num_tried} trials") % 2**32
-        seed = None if experiment.storage else own_seed  # workers on several machines have the same numbers
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = optuna.samplers.GPSampler(seed=seed)
-        study.optimize(lambda trial: experiment.run_trial(trial, data, context), n_trials=1)
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
 
 
 def split_validation(data: Dataset) -> Dataset:
-    """Return the training half of ``data`` alone, with a tenth of it held out."""
+    """Return the training split of ``data`` alone, with a tenth of it held out."""
     assert data.train_labels is not None
     order = torch.randperm(len(data.train_images), generator=torch.Generator().manual_seed(0))
     kept, held = order[len(order) // 10 :], order[: len(order) // 10]
     images, labels = data.train_images, data.train_labels
     return Dataset(data.name, images[kept], labels[kept], images[held], labels[held])
-
-
-def _num_finished(study: optuna.Study) -> int:
-    return sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
 
 
 def entangled_shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

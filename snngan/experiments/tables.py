@@ -16,16 +16,14 @@ def record(values: dict[str, Any], *keys: str, value: float) -> None:
     values.setdefault(keys[-1], []).append(value)
 
 
-def summarize_nested(values: Any) -> Any:
+def summarize_all(values: Any) -> Any:
     """Return nested mappings of lists of values, one per seed, as nested dicts of ``snngan.stats.summarize``."""
-    return (
-        {key: summarize_nested(each) for key, each in values.items()}
-        if isinstance(values, Mapping)
-        else summarize(values)
-    )
+    if isinstance(values, Mapping):
+        return {key: summarize_all(each) for key, each in values.items()}
+    return summarize(values)
 
 
-def format_cell(value: Any, digits: int = 3) -> str:
+def as_text(value: Any, digits: int = 3) -> str:
     """Return a summary as ``mean (low to high)``, a number in short form, and None as nothing."""
     if isinstance(value, Mapping):
         bounds = [f"{bound:.{digits}g}" for bound in value["interval"] or ()]
@@ -34,20 +32,16 @@ def format_cell(value: Any, digits: int = 3) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> list[str]:
-    """Return an empty line and the lines of a Markdown table, its cells written by :func:`format_cell`."""
-    lines = [f"| {' | '.join(format_cell(cell, digits) for cell in cells)} |" for cells in (header, *rows)]
+    """Return an empty line and the lines of a Markdown table, its cells written by :func:`as_text`."""
+    lines = [f"| {' | '.join(as_text(cell, digits) for cell in cells)} |" for cells in (header, *rows)]
     return ["", lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
-def last_value(tag: str) -> Callable[[Log], float]:
-    """Return the function that takes the last value of ``tag`` from a log."""
-    return lambda log: log[tag][1][-1]
-
-
 def compare_logs(
-    logs: Mapping[str, Sequence[Log]], value_of: Callable[[Log], float], best: Callable[..., float] = max
+    logs: Mapping[str, Sequence[Log]], value: str | Callable[[Log], float], best: Callable[..., float] = max
 ) -> dict[str, Any]:
-    """Return :func:`compare_paired` of the values that ``value_of`` takes from the logs of two variants."""
+    """Return :func:`compare_paired` of the last value of a tag, or of what a function takes from a log."""
+    value_of = value if callable(value) else lambda log: log[value][1][-1]
     return compare_paired({name: [value_of(log) for log in each] for name, each in logs.items()}, best)
 
 
@@ -65,18 +59,15 @@ def compare_paired(values: Mapping[str, Sequence[float]], best: Callable[..., fl
     return {**statistics, "p_value": p_value}
 
 
-def comparison_table(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list[str]:
+def paired_table(rows: Mapping[str, Mapping[str, Any]], digits: int = 4) -> list[str]:
     """Return the Markdown table of :func:`compare_paired` by name, with the same two variants in each row."""
-    legend = (
-        "Mean over seeds (Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired "
-        "t-test."
-    )
     variants = [name for name in next(iter(rows.values())) if name not in ("difference", "p_value")]
     cells = []
     for name, row in rows.items():
-        means = [f"{format_cell(row[each], digits)}, {format_cell(row[each]['best'], digits)}" for each in variants]
-        cells.append([name, *means, row["difference"], format_cell(row["p_value"], 2)])
+        means = [f"{as_text(row[each], digits)}, {as_text(row[each]['best'], digits)}" for each in variants]
+        cells.append([name, *means, row["difference"], as_text(row["p_value"], 2)])
     return [
-        legend,
+        "Mean over seeds (Student's 95 % interval) and best; the difference seed by seed, and the p-value of a paired "
+        "t-test.",
         *markdown_table(("", *(f"{name}: mean, best" for name in variants), "difference", "p"), cells, digits),
     ]

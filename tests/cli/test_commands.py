@@ -271,6 +271,6 @@ def test_experiment_list(cli: Cli, word: str) -> None:
     text = cli(f"experiment list {word}").out
     assert max(map(count_columns, text.splitlines())) <= 80
     joined = re.sub(r"\n {24}(?! )", " ", text).splitlines()
-    whole = [f"{name:22}  {EXPERIMENTS[name].summary} ({EXPERIMENTS[name].source})" for name in EXPERIMENTS.names()]
+    whole = [f"{name:22}  {EXPERIMENTS[name].summary()}" for name in EXPERIMENTS.names()]
     assert joined == [line for line in whole if word in line]
     assert joined

@@ -11,10 +11,15 @@ from torch import nn
 
 from snngan.data import Dataset
 from snngan.experiments import ExperimentContext
-from snngan.experiments.adversarial_training import layer_losses, num_batches, seeds_that_learned
-from snngan.experiments.dknn_calibration import compare_with_baseline, correlation, gap
-from snngan.experiments.outliers import area_under_roc, outlier_images
-from snngan.experiments.transferability import conditional_rate, summarize_pairs, unit_gradients
+from snngan.experiments.adversarial import (
+    conditional_rate,
+    layer_losses,
+    num_batches,
+    seeds_that_learned,
+    summarize_pairs,
+    unit_gradients,
+)
+from snngan.experiments.dknn import area_under_roc, compare_with_baseline, correlation, gap, outlier_images
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.stats import summarize
 
@@ -43,7 +48,7 @@ def test_an_area_is_the_share_of_pairs_in_order() -> None:
     assert area_under_roc(known, strange) == pytest.approx(sum(pairs) / 6)
 
 
-def test_outliers_are_read_without_a_training_half_and_shrunk(tmp_path: Path) -> None:
+def test_outliers_are_read_without_a_training_split_and_shrunk(tmp_path: Path) -> None:
     images = np.arange(4 * 16 * 16, dtype=np.uint64).astype(np.uint8).reshape(4, 1, 16, 16)
     none = np.zeros((0, 1, 16, 16), np.uint8)
     np.savez(tmp_path / "letters.npz", train_images=none, train_labels=np.zeros(0, np.int64), test_images=images,

@@ -19,8 +19,7 @@ from torch import nn
 
 import snngan
 from snngan.cli import main
-from snngan.experiments import ExperimentContext
-from snngan.experiments.result_folder import run_experiment
+from snngan.experiments import ExperimentContext, run_experiment
 
 
 @pytest.fixture(scope="module")

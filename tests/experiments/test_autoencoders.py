@@ -13,24 +13,17 @@ from snngan import soft_nearest_neighbor_loss
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.data.datasets import load_dataset
-from snngan.experiments import ExperimentContext, ExperimentResult
-from snngan.experiments.autoencoder_codes import VARIANTS, AutoencoderExperiment
-from snngan.experiments.temperature_and_factor import PUBLISHED, TemperatureAndFactor
+from snngan.experiments import ExperimentContext
+from snngan.experiments.autoencoders import VARIANTS, LatentCode
+from snngan.experiments.pt_snnl import PUBLISHED_2020, TemperatureAndFactor
 from snngan.losses.temperature import AnnealedTemperature, FixedTemperature, parse_temperature
 from snngan.models.autoencoder import Autoencoder
 from snngan.seeds import seed_for
 from snngan.training.divergence import DivergedError
 
 CPU = torch.device("cpu")
-OPTIONS: dict[str, Any] = {"dataset": "digits", "batch_size": 64, "code_size": 4, "widths": "32-32", "alpha": 1.0}
-
-
-class Codes(AutoencoderExperiment):
-    def run(self, context: ExperimentContext) -> ExperimentResult:
-        raise NotImplementedError
-
-
-CODES = Codes(**OPTIONS, steps=60)
+OPTIONS: dict[str, Any] = {"batch_size": 64, "widths": "32-32", "alpha": 1.0}
+CODES = LatentCode(**OPTIONS, steps=60)
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +53,15 @@ def test_the_baseline_is_plain_training(digits: Dataset, context: ExperimentCont
 
 
 def test_variants_differ_and_the_loss_separates_classes(digits: Dataset, context: ExperimentContext) -> None:
+    def loss(code: torch.Tensor) -> float:
+        return float(soft_nearest_neighbor_loss(code, digits.test_labels, "optimal"))
+
     codes = {name: CODES.codes(name, 0, digits, context)[0] for name in VARIANTS}
-    values = {
-        name: float(soft_nearest_neighbor_loss(code, digits.test_labels, "optimal")) for name, code in codes.items()
-    }
+    values = {name: loss(code) for name, code in codes.items()}
     assert all(values[name] < values["baseline"] - 0.02 for name in VARIANTS if name != "baseline"), values
     assert len({code.sum().item() for code in codes.values()}) == len(VARIANTS)
-    halves = [
-        float(soft_nearest_neighbor_loss(codes["SNNL of half the code"][:, part], digits.test_labels, "optimal"))
-        for part in (slice(0, 2), slice(2, 4))
-    ]
-    assert halves[0] < halves[1]
+    part = codes["SNNL of half the code"]
+    assert loss(part[:, :2]) < loss(part[:, 2:])
     assert not torch.equal(CODES.codes("baseline", 1, digits, context)[0], codes["baseline"])
 
 
@@ -79,13 +70,17 @@ def test_codes_are_reused_and_other_data_or_options_refused(digits: Dataset, con
     silent = ExperimentContext(context.folder, None, CPU, pytest.fail)
     assert CODES.codes("baseline", 0, digits, silent)[0].equal(first[0])
     other = Dataset("digits", digits.test_images, digits.test_labels, digits.train_images, digits.train_labels)
-    for experiment, data in ((CODES, other), (Codes(**OPTIONS, steps=5), digits)):
+    for experiment, data in ((CODES, other), (LatentCode(**OPTIONS, steps=5), digits)):
         with pytest.raises(ValueError, match="holds a different run than this experiment's"):
             experiment.codes("baseline", 0, data, context)
+    (path,) = (context.folder / "codes").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=path.name):
+        CODES.codes("baseline", 0, digits, context)
 
 
 def test_divergence_writes_nothing(digits: Dataset, context: ExperimentContext, monkeypatch: Any) -> None:
-    monkeypatch.setattr("snngan.experiments.autoencoder_codes.F.mse_loss", lambda *each: each[0].sum() * torch.nan)
+    monkeypatch.setattr("snngan.experiments.autoencoders.F.mse_loss", lambda *each: each[0].sum() * torch.nan)
     with pytest.raises(DivergedError, match="step 50: the autoencoder's loss is nan"):
         CODES.codes("baseline", 0, digits, context)
     assert not list(context.folder.iterdir())
@@ -93,7 +88,7 @@ def test_divergence_writes_nothing(digits: Dataset, context: ExperimentContext, 
 
 def test_rows_have_the_order_of_the_published_ones() -> None:
     rows = TemperatureAndFactor().rows(235)
-    assert [len(each) for each in PUBLISHED.values()] == [len(rows)] * 2
+    assert {len(each) for each in PUBLISHED_2020.values()} == {len(rows)}
     assert list(rows) == [
         "baseline", "T = 100, factor +10", "T = 100, factor -10", "annealed T, factor +10", "annealed T, factor -10",
     ]  # fmt: skip

@@ -8,9 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from snngan.experiments.toy_gaussian import ToyGaussian, measure
-from snngan.experiments.toy_points import mean_squared_distance, sample_points
-from snngan.experiments.triplet_comparison import TripletComparison, ringness
+from snngan.experiments.points import (
+    ToyGaussian,
+    TripletComparison,
+    mean_squared_distance,
+    measure_modes,
+    ringness,
+    sample_points,
+)
 
 
 def test_two_modes_a_class_lie_opposite_each_other() -> None:
@@ -29,15 +34,15 @@ def test_measures() -> None:
     place = torch.arange(80) % 4
     points = corners[place] + 0.1 * torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
     labels, mode = place // 2, place % 2
-    found = measure(points, labels, mode)
+    found = measure_modes(points, labels, mode)
     assert found["entanglement"] == pytest.approx(0, abs=1e-3)
     assert (found["clusters"], found["modes kept"]) == (2, 1)
     joined = points.clone()
     joined[place == 3] += torch.tensor([-9.0, 9.0])
-    found = measure(joined, labels, mode)
+    found = measure_modes(joined, labels, mode)
     assert found["clusters"] == 1.5
     assert 0.4 < found["modes kept"] < 0.6
-    assert "modes kept" not in measure(points, labels, mode * 0)
+    assert "modes kept" not in measure_modes(points, labels, mode * 0)
 
 
 def test_descent_lowers_the_loss_and_is_independent_of_the_unit() -> None:
@@ -46,7 +51,7 @@ def test_descent_lowers_the_loss_and_is_independent_of_the_unit() -> None:
     path = experiment.descend(points, labels)
     assert len(path) == 5
     assert torch.equal(path[0], points)
-    values = [measure(place, labels, mode)["entanglement"] for place in path]
+    values = [measure_modes(place, labels, mode)["entanglement"] for place in path]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0] / 2
     torch.testing.assert_close(experiment.descend(points * 8, labels)[-1], path[-1] * 8, rtol=1e-3, atol=1e-3)
