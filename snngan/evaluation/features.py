@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from snngan.data import error_line, to_unit_range
 from snngan.evaluation.feature_classifier import load_or_train_features
 from snngan.evaluation.sources import ImagesLike, Reader, digest_of, find_run
+from snngan.files import check_local
 from snngan.registry import import_module
 from snngan.training.resolve import build_objective
 from snngan.training.sampling import load_discriminator
@@ -156,6 +157,7 @@ def choose_extractor(features: str, reader: Reader, image_size: int | None = Non
 
     The data set of ``classifier:NAME`` is read at ``image_size``. ``download`` fetches missing Inception weights.
     """
+    check_local(features)
     kind, colon, place = features.partition(":")
     if download and features != "inception":
         raise ValueError(f"--download fetches Inception weights: give --features inception, got {features}")

@@ -198,8 +198,8 @@ def _kind_of(images: str | os.PathLike[str]) -> tuple[str, Path]:
     if colon and kind in ("folder", "npz"):
         if not place:
             raise ValueError(f"{text} needs a path after the colon: {text}PATH")
-        return kind, Path(place).expanduser()
-    path = Path(text).expanduser()
+        return kind, Path(os.path.expanduser(place))
+    path = Path(os.path.expanduser(text))
     if text in DATASETS.names():
         return "dataset", path
     if (path / "config.json").exists():
