@@ -6,15 +6,14 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import click
 
 from snngan.cli.options import SuggestingGroup, add_import_option, explain_unknown_option, explain_usage
-from snngan.cli.output import print_result, print_status
-from snngan.cli.signals import Termination, raise_on_signals
+from snngan.cli.signals import exit_on_sigterm
 from snngan.version import __version__
 
 COMMANDS = {
@@ -32,12 +31,8 @@ COMMANDS = {
     "doctor": "check packages, device, disk space and data",
 }
 """Each command and its line in the help. Command ``NAME`` is the object ``NAME`` of the module ``snngan.cli.NAME``."""
-DISTRIBUTED_COMMANDS = (["train"], ["resume"], ["classify", "train"])
-"""The commands that torchrun may start."""
 ALIASES = {"entangle": "compare"}
 """Former names of commands."""
-MEMORY_REMEDY = "fewer or smaller images, or narrower networks"
-"""What to do when memory runs out, for commands without :func:`explain_memory`."""
 
 
 class Commands(SuggestingGroup):
@@ -47,16 +42,12 @@ class Commands(SuggestingGroup):
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        name = ALIASES.get(name, name)
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"snngan.cli.{name}"), name)
         add_import_option(command)
         return command
-
-    def resolve_command(
-        self, context: click.Context, arguments: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        return super().resolve_command(context, [ALIASES.get(arguments[0], arguments[0]), *arguments[1:]])
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -68,20 +59,16 @@ class Commands(SuggestingGroup):
             fail("snngan runs on Linux and macOS; on Windows, install it in WSL")
         words = list(sys.argv[1:] if args is None else args)
         is_distributed = is_started_by_torchrun()
-        if is_distributed and not any(words[: len(each)] == each for each in DISTRIBUTED_COMMANDS):
+        if is_distributed and words[:1] not in (["train"], ["resume"]) and words[:2] != ["classify", "train"]:
             fail("torchrun may start only train, classify train and resume; start this command without it")
-        options["standalone_mode"] = False
         try:
-            with nullcontext() if is_distributed else raise_on_signals():  # torchrun ends its processes itself
-                status = super().main(args, *rest, **options) or 0
+            with nullcontext() if is_distributed else exit_on_sigterm():  # torchrun ends its processes itself
+                status = super().main(args, *rest, **options | {"standalone_mode": False}) or 0
             if is_distributed:
                 from snngan.training.distributed import exit_without_finalizing
 
                 exit_without_finalizing(status)
             sys.exit(status)
-        except Termination as error:
-            print_status(f"Error: ended by {error.signal.name}", err=True)
-            sys.exit(128 + error.signal)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)
@@ -92,24 +79,6 @@ class Commands(SuggestingGroup):
             raise
 
 
-@contextmanager
-def explain_memory(remedy: str) -> Iterator[None]:
-    """Turn running out of memory into a line that names ``remedy``, options of the command. Also a decorator."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise ValueError(f"out of memory: use {remedy}") from error
-        raise
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether Python, NumPy or torch raised ``error`` because the machine or a GPU ran out of memory."""
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def fail_if_expected(error: Exception) -> None:
     """Exit with one line for an error that a user can do something about; return for a bug of snngan."""
     if isinstance(error, click.NoSuchOption):
@@ -117,15 +86,18 @@ def fail_if_expected(error: Exception) -> None:
     if isinstance(error, click.ClickException):
         fail(explain_usage(error))
     if isinstance(error, ValueError):
-        fail(str(error))
+        from snngan.registry import UnknownNameError
+
+        hint = "; if it is in a module of yours, name that by --import MODULE"
+        fail(f"{error}{hint * isinstance(error, UnknownNameError)}")
     if isinstance(error, ImportError):
         fail(f"{error}; snngan doctor shows what is installed")
     if isinstance(error, OSError):
         fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    if isinstance(error, RecursionError):
-        fail("folders or files are nested too deeply to be read")
     if not isinstance(error, MemoryError | RuntimeError):
         return
+    import torch
+
     from snngan.files import SaveError
     from snngan.training.distributed import RankLostError
     from snngan.training.divergence import DivergedError
@@ -134,8 +106,8 @@ def fail_if_expected(error: Exception) -> None:
         fail(str(error))
     if isinstance(error, DivergedError | RankLostError):
         fail(str(error), 1, at_once=isinstance(error, RankLostError))
-    if is_out_of_memory(error):
-        fail(f"out of memory: use {MEMORY_REMEDY}")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        fail("out of memory: use a smaller --batch-size, --count or --image-size, or narrower networks")
     if "does not have a deterministic implementation" in str(error):
         fail(f"--deterministic: {str(error).partition(',')[0]}; leave the option out, or use --device cpu")
 
@@ -148,7 +120,7 @@ def fail(message: str, status: int = 2, *, at_once: bool = False) -> NoReturn:
     """
     if is_started_by_torchrun() and os.environ["RANK"] != "0" and not at_once:
         time.sleep(10)
-    print_result(f"Error: {' '.join(message.split())}", indent=2, err=True)
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(status)
 
 

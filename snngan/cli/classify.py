@@ -3,71 +3,70 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from snngan.cli import explain_memory
 from snngan.cli.options import (
     MAX_COUNT,
+    PATH,
     GroupedCommand,
-    LocalPath,
     SuggestingGroup,
-    add_config_options,
     data_dir_option,
     device_option,
-    like_option,
-    list_settings_option,
-    parse_numbers,
+    json_option,
     run_argument,
+    split_option,
+    training_options,
 )
 from snngan.cli.output import print_note, print_result
 from snngan.config import ClassifyConfig
 
+EXAMPLE = "Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
 
-@click.group(cls=SuggestingGroup, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4")
+
+@click.group(cls=SuggestingGroup, epilog=EXAMPLE)
 def classify() -> None:
     """Train and evaluate classifiers: cross-entropy + alpha * entanglement of hidden layers."""
 
 
-@classify.command(
-    cls=GroupedCommand, epilog="Example:  snngan classify train --dataset mnist --alpha -0.003 --seeds 0:4"
-)
-@add_config_options(ClassifyConfig)
-@like_option
-@list_settings_option
-@explain_memory("a smaller --batch-size, fewer --seeds, fewer pixels or narrower networks")
-def train(like: Path | None, list_settings: bool, **values: Any) -> None:
+@classify.command(cls=GroupedCommand, epilog=EXAMPLE)
+@training_options(ClassifyConfig)
+def train(**options: Any) -> None:
     """Train a classifier; without options, on 5000 embedded MNIST digits."""
-    from snngan.cli.training import make_config_like, print_settings, start_runs
+    from snngan.cli.training import start_training
 
-    config = make_config_like(ClassifyConfig, like, values)
-    if list_settings:
-        print_settings(config)
-    else:
-        start_runs([config])
+    start_training(ClassifyConfig, **options)
+
+
+def parse_numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    """Return the numbers in a text such as ``0.1,0.2``, none if it is empty."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise click.BadParameter(f"must be numbers separated by commas such as 0.1,0.2, got {text!r}") from error
 
 
 @classify.command(epilog="Example:  snngan classify evaluate runs/0001-mnist-cnn --json")
 @run_argument
 @click.option("--reference", metavar="SET", help="labeled data set, folder:PATH or npz:PATH [data set of RUN]")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="split to use")
+@split_option
 @click.option("--attack", metavar="NAME", help="attack on the classifiers: fgsm, bim or pgd")
 @click.option(
-    "--epsilon", "epsilons", type=parse_numbers, default="", metavar="LIST", help="strengths of the attack: 0.1,0.2"
+    "--epsilon", "epsilons", callback=parse_numbers, default="", metavar="LIST", help="strengths of the attack: 0.1,0.2"
 )
 @click.option("--attack-steps", "steps", type=click.IntRange(1, 10000), help="number of steps of bim [10] or pgd [40]")
-@click.option("--source", type=LocalPath(), metavar="RUN", help="run whose networks the attack is made on [RUN itself]")
+@click.option("--source", type=PATH, metavar="RUN", help="run whose networks the attack is made on [RUN itself]")
 @click.option("--dknn", is_flag=True, help="evaluation of each prediction by deep k-nearest neighbors")
 @click.option("--dknn-count", type=click.IntRange(1, MAX_COUNT), help="number of training images --dknn searches [all]")
 @click.option(
     "--count", type=click.IntRange(1, MAX_COUNT), help="number of images to attack or evaluate by --dknn [1000]"
 )
-@click.option("--json", "as_json", is_flag=True, help="output as one JSON object")
+@json_option
 @data_dir_option
 @device_option
-@explain_memory("a smaller --count or --dknn-count")
 def evaluate(
     run: Path,
     reference: str | None,
@@ -101,28 +100,22 @@ def evaluate(
     print_result(json.dumps(content, indent=2) if as_json else "\n".join(format_evaluation(content)))
 
 
-def format_evaluation(content: dict[str, Any]) -> list[str]:
-    """Return the lines that show what :func:`evaluate_classifier` returned."""
+def format_evaluation(content: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that show what :func:`evaluate_classifier` returned."""
     protocol, metrics = content["protocol"], content["metrics"]
-    lines = [f"{protocol['num_images']} images of {protocol['dataset']} {protocol['split']}, step {protocol['step']}"]
+    yield f"{protocol['num_images']} images of {protocol['dataset']} {protocol['split']}, step {protocol['step']}"
     width = max(map(len, metrics))
     for name, statistic in metrics.items():
         line = f"  {name:{width}} {statistic['mean']:8.4f}"
         if statistic["interval"]:
             low, high = statistic["interval"]
             line += f"   95 %: {low:.4f} to {high:.4f}"
-            line += f"   best {statistic['best']:.4f}" if name == "accuracy" else ""
-        lines.append(line)
-    if "attack_evaluation" in content:
-        rows, attacks = content["attack_evaluation"], protocol["attack_evaluation"]
+            line += f"   best {statistic['best']:.4f}" * (name == "accuracy")
+        yield line
+    if rows := content.get("attack_evaluation"):
+        attacks, names = protocol["attack_evaluation"], list(rows[0]["metrics"])
         how = f"attacked by {attacks['attack']}" if attacks["attack"] else "evaluated by DkNN"
-        source = f", made on {attacks['source']}" if attacks["source"] else ""
-        names = list(rows[0]["metrics"])
-        lines += [
-            f"{attacks['num_images']} images {how}{source}",
-            f"  {'epsilon':10}" + "".join(f"{n:>15}" for n in names),
-        ]
+        yield f"{attacks['num_images']} images {how}" + (f", made on {attacks['source']}" if attacks["source"] else "")
+        yield f"  {'epsilon':10}" + "".join(f"{name:>15}" for name in names)
         for row in rows:
-            means = "".join(f"{row['metrics'][name]['mean']:15.4f}" for name in names)
-            lines.append(f"  {row['epsilon']:<10g}{means}")
-    return lines
+            yield f"  {row['epsilon']:<10g}" + "".join(f"{row['metrics'][name]['mean']:15.4f}" for name in names)

@@ -8,17 +8,8 @@ from typing import Any
 
 import click
 
-from snngan.cli import explain_memory
-from snngan.cli.options import (
-    MAX_COUNT,
-    SEED,
-    LocalPath,
-    add_image_options,
-    data_dir_option,
-    device_option,
-    force_option,
-)
-from snngan.cli.output import print_note, print_result, reset_matplotlib_settings
+from snngan.cli.options import MAX_COUNT, PATH, force_option, image_options
+from snngan.cli.output import print_note, print_result
 
 
 @click.command(epilog="Example:  snngan compare mnist runs/0001-mnist-snnl-pixel --count 5000 --out compared")
@@ -31,21 +22,13 @@ from snngan.cli.output import print_note, print_result, reset_matplotlib_setting
     "A and B [features if --features is given, else pixel]",
 )
 @click.option(
-    "--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of data sets"
-)
-@click.option(
     "--count",
     type=click.IntRange(4, MAX_COUNT),
     help="number of images of each side [all; of a run as many as on the other side]",
 )
-@add_image_options("with --space features: classifier of A or B, where one has labels, else pixels")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="seed of a run's noise and of the permutations")
-@click.option("--out", type=LocalPath(), help="new folder for the plot and two grids of images")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@click.option("--out", type=PATH, help="new folder for the plot and two grids of images")
 @force_option
-@data_dir_option
-@device_option
-@explain_memory("a smaller --count or --image-size")
+@image_options
 def compare(first: str, second: str, out: Path | None, as_json: bool, force: bool, **options: Any) -> None:
     """Measure how entangled the images of A (the real ones) and B are, and whether they can be told apart.
 
@@ -59,13 +42,9 @@ def compare(first: str, second: str, out: Path | None, as_json: bool, force: boo
     if out is not None:
         check_folder(out, force=force)
     comparison = compare_images(first, second, notify=print_note, **options)
-    if as_json:
-        print_result(json.dumps(comparison.content, indent=2))
-    else:
-        for line in comparison.lines():
-            print_result(line, indent=4)
+    for line in [json.dumps(comparison.content, indent=2)] if as_json else comparison.lines():
+        print_result(line)
     if out is not None:
-        reset_matplotlib_settings()
         comparison.write(out)
         print_result(f"plot, grids and numbers -> {out}", err=as_json)
     elif not as_json:

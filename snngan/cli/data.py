@@ -8,7 +8,6 @@ import click
 
 from snngan.cli.options import SuggestingGroup, data_dir_option
 from snngan.cli.output import print_note, print_result, print_row
-from snngan.files import check_local
 
 
 @click.group(cls=SuggestingGroup, epilog="Example:  snngan data prepare fashion-mnist --download")
@@ -39,7 +38,6 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
     from snngan.data import DATASETS
     from snngan.data.datasets import list_datasets, load_dataset
 
-    check_local(name)
     if ":" in name:
         raise ValueError(
             f"NAME must be the name of a data set, got {name}: train and evaluate read folders and files directly"
@@ -50,7 +48,5 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
         print_result(f"{name}: {where}\ndry run: nothing was read, downloaded or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=print_note)
-    print_result(f"{name}: {dataset.summary()}")
-    print_result(
-        f"next:\n  snngan train --dataset {name}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else "")
-    )
+    place = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""
+    print_result(f"{name}: {dataset.summary()}\nnext:\n  snngan train --dataset {name}{place}")

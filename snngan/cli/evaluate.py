@@ -6,18 +6,13 @@ from typing import Any
 
 import click
 
-from snngan.cli import explain_memory
-from snngan.cli.next_commands import make_compare_command, make_out_option, print_next_commands
-from snngan.cli.options import MAX_COUNT, SEED, add_image_options, data_dir_option, device_option
-from snngan.cli.output import print_note, print_result
+from snngan.cli.options import MAX_COUNT, image_options
+from snngan.cli.output import print_next_commands, print_note, print_result
 
 
 @click.command(epilog="Example:  snngan evaluate runs/0001-mnist-snnl-pixel --metrics fid,kid")
 @click.argument("run", required=False)
 @click.option("--reference", metavar="SET", help="the real images, given as RUN is [the run's data set]")
-@click.option(
-    "--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="half of data sets"
-)
 @click.option(
     "--count", default=10000, show_default=True, type=click.IntRange(2, MAX_COUNT), help="number of images of each side"
 )
@@ -31,12 +26,7 @@ from snngan.cli.output import print_note, print_result
 @click.option(
     "--metrics", metavar="NAMES", help="names of metrics (fid, kid, prdc, 1nn, entanglement), separated by commas [all]"
 )
-@add_image_options("classifier of the reference where it has labels, else pixels")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="seed of a run's noise")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-@data_dir_option
-@device_option
-@explain_memory("a smaller --count, --pairwise-count or --image-size, or fewer --metrics")
+@image_options
 def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any) -> None:
     """Measure how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement.
 
@@ -59,8 +49,4 @@ def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any
     for line in [result.to_json(indent=2)] if as_json else result.lines():
         print_result(line)
     if (opened := find_run(run)) is not None and not as_json:
-        print_next_commands(
-            [f"snngan sample {opened.quoted} --count 100", *make_out_option(opened, "grid.png")],
-            make_compare_command(opened, options["data_dir"]),
-            [f"snngan report {opened.quoted}", *make_out_option(opened, "report.html")],
-        )
+        print_next_commands(opened)

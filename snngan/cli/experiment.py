@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from snngan.cli.options import LocalPath, SuggestingGroup, data_dir_option, device_option, force_option
-from snngan.cli.output import print_note, print_result, print_row, reset_matplotlib_settings
+from snngan.cli.options import PATH, SuggestingGroup, data_dir_option, device_option, force_option
+from snngan.cli.output import print_note, print_result, print_row
 from snngan.experiments import PRESETS
 
 
@@ -37,7 +37,7 @@ def list_experiments(word: str) -> None:
 @click.option("--dataset", metavar="NAME", help="data set [the preset's]")
 @click.option("--regularizer", metavar="NAMES", help="of dknn-calibration only: snnl, triplet or snnl,triplet")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="another option; --dry-run lists them")
-@click.option("--out", type=LocalPath(), help="folder of the results [experiments/NAME-PRESET]")
+@click.option("--out", type=PATH, help="folder of the results [experiments/NAME-PRESET]")
 @force_option
 @data_dir_option
 @device_option
@@ -67,15 +67,11 @@ def run(
     settings = (*(f"{key}={value}" for key, value in named.items() if value is not None), *settings)
     folder = out or Path("experiments") / f"{name}-{preset}{f'-{dataset}' if dataset else ''}"
     if dry_run:
-        for line in describe_options(make_experiment(name, preset, settings)):
-            print_result(line)
-        print_result(f"folder     {folder}\ndry run: nothing was written")
+        lines = describe_options(make_experiment(name, preset, settings))
+        print_result("\n".join([*lines, f"folder     {folder}", "dry run: nothing was written"]))
         return
-    reset_matplotlib_settings()
     words = ["snngan", "experiment", "run", name, "--preset", preset]
     words += [word for each in settings for word in ("--set", each)]
     context = ExperimentContext(folder, str(data_folder(data_dir)), choose_device(device), print_note)
     result = run_experiment(name, preset, context, shlex.join(words), settings, force=force)
-    for line in result.text:
-        print_result(line)
-    print_result(f"plots, numbers.json, result.md -> {folder}")
+    print_result("\n".join([*result.text, f"plots, numbers.json, result.md -> {folder}"]))

@@ -9,23 +9,7 @@ from typing import Any
 
 import click
 
-from snngan.files import check_local
-
-
-class LocalPath(click.Path):
-    """A path on this machine, returned as ``path_type``; URLs are refused."""
-
-    def __init__(self, path_type: type = Path) -> None:
-        super().__init__(path_type=path_type)
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        try:
-            check_local(value)
-        except ValueError as error:
-            self.fail(str(error), parameter, context)
-        return super().convert(value, parameter, context)
-
-
+Command = Callable[..., Any]
 OTHER_NAMES = {
     "--learning-rate": "--lr --rate",
     "--steps": "--epochs --epoch --iterations --iters --num-steps --max-steps --total-steps",
@@ -41,11 +25,7 @@ OTHER_NAMES = {
     "--objective": "--loss",
     "--image-size": "--size --resolution --img-size",
     "--count": "-n --num --num-images --num-samples --samples",
-    "--ema-decay": "--ema",
     "--precision bf16": "--fp16 --amp --bf16",
-    "--discriminator-steps": "--n-critic",
-    "--optimizer": "--optim",
-    "--seeds": "--seed",
     "--force": "-f --overwrite -y --yes",
     # options of version 0.1
     "--pairwise-count": "--points",
@@ -58,7 +38,6 @@ OTHER_NAMES = {
     "--features classifier:NAME": "--train-features",
     "--features inception:FILE": "--inception-weights",
     "--set regularizer=NAMES": "--regularizer",
-    "--list-settings": "--settings --list-options",
 }
 """Options, and what other programs and earlier versions call them; proposed where a command has the option."""
 
@@ -79,7 +58,7 @@ def explain_usage(error: click.ClickException) -> str:
     message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
     is_extra = "extra argument" in message
     if context is None or not (is_extra or message.startswith("Missing")):
-        return error.format_message()
+        return message
     if is_extra and any(parameter.name == "dataset" for parameter in context.command.params):
         return f"{message}: to name a data set, use --dataset NAME"
     return f"{message}: {' '.join(context.get_usage().split()).replace('Usage: ', 'use ')}"
@@ -91,81 +70,74 @@ class SuggestingGroup(click.Group):
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, known = arguments[0], self.list_commands(context)
+        name = arguments[0]
         if name in ("help", "version"):
             raise ValueError(f"unknown command {name!r}: use --{name}, alone or after a command")
-        if name not in known and not name.startswith("-"):
+        if self.get_command(context, name) is None and not name.startswith("-"):
             from snngan.registry import unknown_name
 
-            raise unknown_name("command", name, known)
+            raise unknown_name("command", name, self.list_commands(context))
         return super().resolve_command(context, arguments)
 
 
-SECTIONS = ("Data", "Networks", "Loss", "Optimization", "Options", "Run")
-"""Headings of the options in a command's help, in order."""
-
-
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under the headings that :class:`GroupedOption` names."""
+    """A command whose help lists its options under the headings that the fields of the configs name."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {}
-        group = "Options"
+        from snngan.config import ClassifyConfig, TrainConfig
+
+        fields = [*dataclasses.fields(TrainConfig), *dataclasses.fields(ClassifyConfig)]
+        headings = {field.name: field.metadata.get("group") for field in fields} | {"list_settings": "Networks"}
+        sections: dict[str, list[tuple[str, str]]] = {
+            title: [] for title in ("Data", "Networks", "Loss", "Optimization", "Run")
+        }
         for parameter in self.get_params(context):
-            record = parameter.get_help_record(context)
-            group = getattr(parameter, "group", group)  # --help has no group: it joins the one before it
-            if record is not None:
-                sections.setdefault(group, []).append(record)
-        for title in sorted(sections, key=SECTIONS.index):
-            with formatter.section(title):
-                formatter.write_dl(sections[title])
+            if record := parameter.get_help_record(context):
+                sections[headings.get(parameter.name or "") or "Run"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
-class GroupedOption(click.Option):
-    """An option with the heading ``group`` that it is listed under in the help."""
+def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds ``options`` to a command, in this order."""
 
-    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.group = group
-
-
-def add_config_options(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds an option to a command for each field of the config class ``owner`` with a flag."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for field in reversed(dataclasses.fields(owner)):
-            if field.metadata.get("flag"):
-                flag = f"--{field.name.replace('_', '-')}"
-                command = click.option(flag, field.name, cls=GroupedOption, **_make_arguments(owner, field))(command)
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
         return command
 
     return decorate
 
 
-def _make_arguments(owner: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """Return the arguments of ``click.option`` for a field."""
+def training_options(owner: type) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option for each field of the config class ``owner`` that has a flag, and more."""
+    fields = [field for field in dataclasses.fields(owner) if field.metadata.get("flag")]
+    return add_options(
+        *(_make_option(owner, field) for field in fields),
+        click.option("--like", metavar="RUN", type=PATH, help="run whose options are used where none is given"),
+        click.option("--list-settings", is_flag=True, help="list the options of --set, and stop"),
+    )
+
+
+def _make_option(owner: Any, field: dataclasses.Field[Any]) -> Callable[[Command], Command]:
     from snngan.config import field_type, parse_value  # the help of the group does not need it
 
     kind, meta = field_type(owner, field.name), field.metadata
     default = owner.recommended.get(field.name, meta["default"])
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     or_objective = ", or the objective's" * (meta["gap"] and meta["group"] == "Optimization" and not owner.recommended)
-    suffix = f"  [default: {shown}{or_objective}]"
-    arguments: dict[str, Any] = {
-        "help": meta["help"] + (suffix if default not in (None, False, ()) else ""),
-        "group": meta["group"],
-        "default": field.default,
-        "metavar": meta["metavar"],
-    }
+    help = meta["help"] + (f"  [default: {shown}{or_objective}]" if default not in (None, False, ()) else "")
+    more: dict[str, Any] = {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
     if field.name == "set":
-        return arguments | {"multiple": True}
-    if kind is bool:
-        return arguments | {"is_flag": True}
-    if meta["metavar"] == "DIR":
-        return arguments | {"type": LocalPath(str)}
-    if kind is tuple:
-        return arguments | {"callback": lambda _, __, text: text and parse_value(owner, field.name, text)}
-    return arguments | {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
+        more = {"multiple": True}
+    elif kind is bool:
+        more = {"is_flag": True}
+    elif kind is tuple:
+        more = {"callback": lambda _, __, text: text and parse_value(owner, field.name, text)}
+    flag = f"--{field.name.replace('_', '-')}"
+    return click.option(flag, field.name, help=help, default=field.default, metavar=meta["metavar"], **more)
 
 
 IMPORTED_MODULES: list[str] = []
@@ -178,16 +150,10 @@ def add_import_option(command: click.Command) -> None:
         for each in command.commands.values():
             add_import_option(each)
     elif command.name not in ("board", "doctor") and not any(each.name == "imports" for each in command.params):
-        option = GroupedOption(
-            ["--import", "imports"],
-            group="Run",
-            multiple=True,
-            metavar="MODULE",
-            expose_value=False,
-            is_eager=True,
-            callback=_import_modules,
-            help="your own module that registers objectives, metrics, ...",
-        )
+        option = click.Option(
+            ["--import", "imports"], multiple=True, metavar="MODULE", expose_value=False, is_eager=True,
+            callback=_import_modules, help="your own module that registers objectives, metrics, ...",
+        )  # fmt: skip
         command.params.append(option)
 
 
@@ -199,34 +165,36 @@ def _import_modules(context: click.Context, parameter: click.Parameter, names: S
         IMPORTED_MODULES.append(name)
 
 
-def parse_numbers(text: str) -> tuple[float, ...]:
-    """Return the numbers in a text such as ``0.1,0.2``, none if it is empty."""
-    try:
-        return tuple(float(part) for part in text.split(",") if part)
-    except ValueError as error:
-        raise click.BadParameter(f"must be numbers separated by commas such as 0.1,0.2, got {text!r}") from error
-
-
 SEED = click.IntRange(min=0)
 MAX_COUNT = 10**7
 """The most images that a command draws or compares; a larger number is a typing mistake."""
-run_argument = click.argument("run", type=LocalPath())
-like_option = click.option(
-    "--like",
-    cls=GroupedOption,
-    group="Run",
-    metavar="RUN",
-    type=LocalPath(),
-    help="run whose options are used where none is given",
-)
-list_settings_option = click.option(
-    "--list-settings", cls=GroupedOption, group="Networks", is_flag=True, help="list the options of --set, and stop"
-)
+PATH = click.Path(path_type=Path)
+run_argument = click.argument("run", type=PATH)
 force_option = click.option("--force", is_flag=True, help="replace an existing --out")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cuda, cuda:N or cpu")
-data_dir_option = click.option(
-    "--data-dir", metavar="DIR", type=LocalPath(str), help="folder of the data sets [$SNNGAN_DATA or data]"
+data_dir_option = click.option("--data-dir", metavar="DIR", help="folder of the data sets [$SNNGAN_DATA or data]")
+json_option = click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+split_option = click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["test", "train"]), help="split of data sets"
 )
+image_options = add_options(
+    split_option,
+    click.option(
+        "--features",
+        metavar="SPACE",
+        help="feature space: classifier:NAME (small classifier of that data set, trained once and kept), inception, "
+        "inception:FILE, pixels, or a torch.export or TorchScript file "
+        "[classifier of the real images where they have labels, else pixels]",
+    ),
+    click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),
+    click.option("--skip-broken", is_flag=True, help="leave out unreadable images of a folder"),
+    click.option("--image-size", type=click.IntRange(1, 4096), help="size in pixels to shrink and crop images to"),
+    click.option("--seed", default=0, show_default=True, type=SEED, help="random seed"),
+    json_option,
+    data_dir_option,
+    device_option,
+)
+<<<<<<< HEAD
 
 
 def add_image_options(default_features: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -253,3 +221,5 @@ def add_image_options(default_features: str) -> Callable[[Callable[..., Any]], C
         return command
 
     return decorate
+=======
+>>>>>>> main

@@ -1,16 +1,23 @@
-"""What commands print: lines that fit the terminal and survive a closed one, and the progress line of training."""
+"""What commands print: results, status lines that no closed terminal interrupts, and the progress line of training."""
 
 from __future__ import annotations
 
-import os
+import shlex
 import shutil
 import sys
+import textwrap
 import time
-import unicodedata
-from collections.abc import Iterable, Mapping
-from typing import TextIO
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from snngan.cli.options import IMPORTED_MODULES
+
+if TYPE_CHECKING:
+    from snngan.training.run_folder import RunFolder
 
 LOG_EVERY_SECONDS = 10
 """Time between two progress lines where standard error is not a terminal."""
@@ -27,101 +34,51 @@ SHOWN_SCALARS = (
 """Values in the progress line and their TensorBoard tags; a narrow terminal loses the last parts of the line first."""
 
 
-def escape_control_characters(text: str) -> str:
-    """Return ``text`` with control characters other than line breaks escaped: names in files may come from anyone."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
-    )
-
-
-def print_result(text: str, *, indent: int | None = None, err: bool = False) -> None:
-    """Print a result, with ``indent`` wrapped to the terminal's width; raise ``OSError`` if it cannot be written."""
-    if indent is not None:
-        text = wrap(text.split(" "), indent, get_terminal_width(sys.stderr if err else sys.stdout))
-    _echo(escape_control_characters(text), err=err)
+def print_result(text: str, indent: int | None = None, *, err: bool = False, nl: bool = True) -> None:
+    """Print a result; on a terminal it is wrapped where ``indent``, the spaces before further lines, is given."""
+    if indent is not None and sys.stdout and sys.stdout.isatty():
+        columns, further = shutil.get_terminal_size().columns, " " * indent
+        text = textwrap.fill(text, columns, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+    click.echo(text, err=err, nl=nl)
 
 
 def print_row(label: str, text: str = "", indent: int = 20) -> None:
-    """Print ``text`` in a column beside ``label``, wrapped to the width of the terminal, or to 80 columns."""
-    words = f"{label:{indent - 1}} {text}".split(" ")
-    print_result(wrap(words, indent, get_terminal_width(sys.stdout) or 80))
+    """Print ``text`` in a column beside ``label``."""
+    print_result(f"{label:{indent - 1}} {text}", indent)
 
 
-def print_status(text: str, *, err: bool = False) -> None:
-    """Print a line; training continues if the terminal or pipe is closed or the disk behind it is full."""
-    _try_echo(escape_control_characters(text), err=err)
-
-
-def print_wrapped(text: str, *unbroken: str, indent: int = 2) -> None:
-    """Print a status line, wrapped to the width of the terminal; each of ``unbroken`` is kept on one line."""
-    print_status(wrap([*text.split(" "), *unbroken], indent, get_terminal_width(sys.stdout)))
-
-
-def print_note(line: str) -> None:
-    """Print a remark on standard error; under torchrun only the main process does."""
+def print_status(text: str, indent: int | None = None, *, err: bool = False, nl: bool = True) -> None:
+    """Print a line on the main process; work continues if the terminal or pipe is closed or the disk is full."""
     from snngan.training.distributed import is_main_process  # help needs no torch
 
     if is_main_process():
-        print_status(wrap(line.split(" "), 2, get_terminal_width(sys.stderr)), err=True)
+        with suppress(OSError):
+            print_result(text, indent, err=err, nl=nl)
 
 
-def wrap(words: Iterable[str], indent: int, columns: int | None, end: str = "") -> str:
-    """Return ``words`` separated by spaces, on lines of at most ``columns``; a longer word gets its own line.
-
-    Args:
-        words: the text; what must not be broken, such as a path with spaces, is one word.
-        indent: spaces before each line but the first; fewer where a long word needs the space.
-        columns: width of the lines; None: one line.
-        end: text at the end of each line but the last.
-    """
-    lines: list[str] = []
-    for word in map(escape_control_characters, words):
-        if lines and (columns is None or count_columns(f"{lines[-1]} {word}{end}") <= columns):
-            lines[-1] += f" {word}"
-        else:
-            space = columns - count_columns(word + end) if columns else indent
-            lines.append(" " * max(0, min(indent, space) if lines else 0) + word)
-    return f"{end}\n".join(line.rstrip() for line in lines)
+def print_note(line: str) -> None:
+    """Print a remark on standard error."""
+    print_status(line, 2, err=True)
 
 
-def count_columns(text: str) -> int:
-    """Return the columns that ``text`` takes on a terminal: two per Chinese character, none per combining accent."""
-    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
+def print_next_commands(run: RunFolder[Any]) -> None:
+    """Print what may be typed next about a run, other than this command; files are written into its folder."""
 
+    def out(name: str) -> str:
+        return f"--out {shlex.quote(str(run.path / name))}"
 
-def get_terminal_width(stream: TextIO | None) -> int | None:
-    """Return the current width in columns of the terminal that ``stream`` writes to, None if it is not a terminal."""
-    if stream is None or not stream.isatty():
-        return None
-    try:
-        columns = os.get_terminal_size(stream.fileno()).columns
-    except OSError:
-        columns = 0
-    return columns or shutil.get_terminal_size().columns  # a terminal may report a width of 0
-
-
-def _echo(text: str, *, err: bool, nl: bool = True) -> None:
-    try:
-        click.echo(text, err=err, nl=nl)
-    except UnicodeEncodeError:  # the terminal is not UTF-8
-        click.echo(text.encode("ascii", "backslashreplace").decode(), err=err, nl=nl)
-
-
-def _try_echo(text: str, *, err: bool, nl: bool = True) -> None:
-    try:
-        _echo(text, err=err, nl=nl)
-    except BlockingIOError:
-        pass  # the reader is slow
-    except OSError:
-        # Nobody reads the stream. Replace it, or flushing what it still buffers would fail when Python exits.
-        setattr(sys, "stderr" if err else "stdout", open(os.devnull, "w"))  # noqa: SIM115
-
-
-def reset_matplotlib_settings() -> None:
-    """Use matplotlib's default settings: a matplotlibrc of the current folder may come from anyone and start LaTeX."""
-    import matplotlib
-
-    matplotlib.rcdefaults()
+    commands = {"classify": f"evaluate {run.quoted}"}
+    if run.config.kind == "generator":
+        commands = {
+            "sample": f"{run.quoted} {out('grid.png')}",
+            "interpolate": f"{run.quoted} {out('plane.png')}",
+            "evaluate": run.quoted,
+        }
+    commands |= {"report": f"{run.quoted} {out('report.html')}", "board": run.quoted}
+    commands.pop(click.get_current_context().info_name or "", None)
+    imports = "".join(f" --import {shlex.quote(name)}" for name in IMPORTED_MODULES)
+    lines = [f"  snngan {name} {words}{imports * (name != 'board')}" for name, words in commands.items()]
+    print_status("\n".join(["next:", *lines]))
 
 
 class Progress:
@@ -135,7 +92,7 @@ class Progress:
 
     def __init__(self, steps: int, batch_size: int, noun: str) -> None:
         self.steps, self.batch_size, self.noun = steps, batch_size, noun
-        self.in_place = get_terminal_width(sys.stderr) is not None
+        self.in_place = sys.stderr is not None and sys.stderr.isatty()
         self.first: tuple[int, float] | None = None  # step and time at the end of the first step, which is slower
         self.printed_at = 0.0
         self.measured: dict[str, tuple[int, float]] = {}
@@ -144,40 +101,31 @@ class Progress:
         """Print the line after ``step`` if it is due; ``measured`` holds the values of this step by TensorBoard tag."""
         self.measured |= {tag: (step, value) for tag, value in measured.items()}
         now = time.monotonic()
-        if self.first is None:
-            self.first = (step, now)
+        self.first = self.first or (step, now)
         interval = REPAINT_EVERY_SECONDS if self.in_place else LOG_EVERY_SECONDS
         if now - self.printed_at < interval and step < self.steps:
             return
         self.printed_at = now
-        line = self._format_line(step, step - self.first[0], now - self.first[1])
-        _try_echo(f"\r\x1b[K{line}" if self.in_place else f"{line}\n", err=True, nl=False)
-
-    def _format_line(self, step: int, done: int, seconds: float) -> str:
-        """Return the line after ``step``, with ``done`` steps in ``seconds``, cut to the width of the terminal."""
+        done, seconds = step - self.first[0], now - self.first[1]
         parts = [f"step {step}/{self.steps}"]
         if done and seconds:
-            parts += [f"{done / seconds:.1f} steps/s", f"{format_duration((self.steps - step) * seconds / done)} left"]
+            left = timedelta(seconds=round((self.steps - step) * seconds / done))
+            parts += [f"{done / seconds:.1f} steps/s", f"{left} left"]
         for name, tag in SHOWN_SCALARS:
             if tag in self.measured:
                 measured_at, value = self.measured[tag]
                 parts.append(f"{name} {value:.3g}" + (f" (step {measured_at})" if measured_at < step else ""))
         if done and seconds:
             parts.append(f"{done / seconds * self.batch_size:.0f} {self.noun}/s")
-        columns = get_terminal_width(sys.stderr)
-        if columns is None:
-            return "  ".join(parts)
+        if not self.in_place:
+            print_status("  ".join(parts), err=True)
+            return
+        columns = shutil.get_terminal_size().columns
         while len(parts) > 1 and len("  ".join(parts)) >= columns:  # the last column is the cursor's
             parts.pop()
-        return "  ".join(parts)[: columns - 1]
+        print_status(f"\r\x1b[K{'  '.join(parts)[: columns - 1]}", err=True, nl=False)
 
     def end(self) -> None:
         """Move the cursor to the next line."""
         if self.in_place and self.printed_at:
-            _try_echo("\n", err=True, nl=False)
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds as ``1:02:03`` or ``2:03``."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+            print_status("", err=True)

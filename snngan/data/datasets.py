@@ -135,7 +135,7 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
         path = os.path.expanduser(name)
         kind = "folder" if os.path.isdir(path) else "npz" if os.path.isfile(path) and path.endswith(".npz") else None
         if kind is not None:
-            raise UnknownNameError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
+            raise ValueError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None
         raise UnknownNameError(f"{error}; your own images are folder:PATH or npz:PATH") from None
     kept = folder / f"{name}.npz"
     if source.keep and os.path.exists(kept):

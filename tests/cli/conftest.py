@@ -19,8 +19,7 @@ TINY = (
     " --log-every 2 --sample-every 4 --checkpoint-every 2"
 )
 """Options of a short training; each test adds steps, objective and run folder."""
-DIGITS = (200, 24)
-"""Number of training and held-out images, from the 8x8 digits."""
+CLASSIFIER = "--dataset digits --arch feedforward --set widths=16-8 --batch-size 64 --log-every 2 --device cpu"
 
 
 class Output(NamedTuple):
@@ -38,13 +37,10 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the options of a tiny training on a file of a few digits."""
+    """Return the options of a tiny training on a file of 200 training and 24 held-out digits."""
     path = tmp_path_factory.mktemp("data") / "few.npz"
     digits = load_dataset("digits")
-    train, test = (
-        images[:count] for images, count in zip((digits.train_images, digits.test_images), DIGITS, strict=True)
-    )
-    np.savez(path, train_images=train.numpy(), test_images=test.numpy())
+    np.savez(path, train_images=digits.train_images[:200].numpy(), test_images=digits.test_images[:24].numpy())
     return TINY.format(path)
 
 
@@ -87,7 +83,6 @@ def refused(cli: Callable[..., Output], tmp_path: Path) -> Callable[..., Output]
         lines = said.err.splitlines()
         assert len(lines) == notes + 1, lines
         assert re.search(f"^Error: .*{message}", lines[-1]), lines[-1]
-        assert sum(line.startswith("Error:") for line in lines) == 1
         assert read_files(tmp_path) == before
         return said
 
@@ -107,3 +102,12 @@ def run(finished: Path, tmp_path: Path) -> Path:
     """Return ``run``, a copy of the finished run in the current folder, which tests may change."""
     shutil.copytree(finished, tmp_path / "run")
     return Path("run")
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run of 4 steps of classifiers of two seeds. Tests must not change it."""
+    path = tmp_path_factory.mktemp("classifier") / "run"
+    options = f"{CLASSIFIER} --steps 4 --checkpoint-every 2 --seeds 0:2 --alpha -0.1"
+    assert call(f"classify train {options} --data-dir {path.parent} --run-dir {path}") == 0
+    return path

@@ -2,102 +2,179 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import pickle
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reference.states import differences
 from torch import Tensor
 
 from snngan.cli import main
-from snngan.cli.options import OTHER_NAMES, explain_unknown_option
-from snngan.objectives import NonSaturating
+from snngan.training.checkpoint import checkpoint_paths
 
 Cli = Callable[..., Any]
 
+COMMAND_LINES = [
+    # commands and arguments
+    ("trian", "unknown command 'trian'; did you mean 'train'"),
+    ("help", "unknown command 'help': use --help"),
+    ("data lst", "unknown command 'lst'; did you mean 'list'"),
+    ("resume", r"Missing argument 'RUN': use .* resume \[OPTIONS\] RUN$"),
+    ("sample {run}", "Missing option '--out': use"),
+    ("entangle {run}", "Missing argument 'B'"),
+    ("train mnist", r"unexpected extra argument \(mnist\): to name a data set, use --dataset NAME$"),
+    ("evaluate r --metrics fid kid", r"extra argument \(kid\): use .* evaluate \[OPTIONS\] \[RUN\]$"),
+    # options by another name
+    ("--verison", "no option --verison: use --version$"),
+    ("train --stpes 3", "no option --stpes: use --steps$"),
+    ("train --epochs 3", r"use --steps \(an epoch is NUM_IMAGES / BATCH_SIZE steps\)$"),
+    ("train --batch_size 8", "use --batch-size$"),
+    ("train --out runs/x", "use --run-dir$"),
+    ("train --banana", "no option --banana: --help lists the options$"),
+    ("classify train --over-layers mean", "use --layer-reduction$"),
+    ("sample r -n 3", "no option -n: use --count$"),
+    ("evaluate r --train-features mnist", "use --features classifier:NAME$"),
+    ("evaluate r --points 30", "use --pairwise-count$"),
+    ("classify evaluate r --points 90", "use --dknn-count$"),
+    # unknown names
+    ("train {tiny} --dataset MNIST", "unknown dataset 'MNIST'; did you mean 'mnist'.*folder:PATH"),
+    ("train {tiny} --objective snl-pixel", "did you mean 'snnl-pixel'.*in a module of yours, .* --import MODULE$"),
+    ("train {tiny} --arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'.* --import MODULE$"),
+    ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'.* --import MODULE$"),
+    ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'.* --import MODULE$"),
+    ("train {tiny} --import nothing", "--import nothing: it cannot be imported"),
+    ("train --dataset mnist-5k --objective snl", "unknown objective"),  # before data are prepared
+    ("train {tiny} --set widht=3", "unknown option of --set 'widht'; did you mean 'width'"),
+    ("data prepare mnits --dry-run", "unknown dataset 'mnits'; did you mean 'mnist'"),
+    ("compare {run} digist", "unknown dataset 'digist'; did you mean 'digits'"),
+    ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
+    ("classify evaluate {classifier} --attack bmi --epsilon 0.1", "unknown attack 'bmi'; did you mean 'bim'"),
+    # values
+    ("train {tiny} --steps", "Option '--steps' requires an argument"),
+    ("train {tiny} --steps many", "'many' is not a valid integer"),
+    ("train {tiny} --steps 0", r"steps must be in \[1, inf\), got 0"),
+    ("train {tiny} --learning-rate nan", r"learning_rate must be in \[0, 10\], got nan"),
+    ("train {tiny} --betas 0.5,x", "betas must be two comma-separated numbers, got '0.5,x'"),
+    ("train {tiny} --precision fp8", "'fp8' is not one of 'fp32', 'tf32', 'bf16'"),
+    ("train {tiny} --set width", "--set must be NAME=VALUE, got 'width'; --list-settings lists the names"),
+    ("train {tiny} --set width=wide", "width must be a whole number, got 'wide'"),
+    ("train {tiny} --set form=free", "unknown value for form 'free'"),
+    ("train {tiny} --set temperature=hot", "temperature must be .*, got 'hot'"),
+    ("classify train --dataset digits --seeds 3:1", "--seeds must be 0:4"),
+    ("train {tiny} --device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+    ("sample {run} --out x.png --count 0", "0 is not in the range"),
+    ("interpolate {run} --out x.png --side 1", "1 is not in the range"),
+    ("board . --port 70000", "70000 is not in the range"),
+    ("classify evaluate {classifier} --attack bim --epsilon 0.1,x", "must be numbers separated by commas"),
+    ("classify evaluate {classifier} --attack bim --epsilon 2", "epsilon must be above 0 and at most 1"),
+    ("classify train --dataset digits --adversarial-training pgd:3", "epsilon must be above 0 and at most 1"),
+    ("classify train --dataset digits --set regularizer=triplet:-1", "regularizer must be snnl or triplet:MARGIN"),
+    ("classify train --dataset digits --layers nothing", "no layer"),
+    # options that do not fit together
+    ("train {tiny} --batch-size 201", "201 is larger than the 200 training images; use --batch-size 200 or less"),
+    ("train {tiny} --image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),
+    ("train {tiny} --arch dcgan --dataset gaussians", "dcgan"),
+    ("train {tiny} --dataset mnist --download --dry-run", "--dry-run downloads nothing; first: snngan data prepare"),
+    ("evaluate", "name what to evaluate"),
+    ("evaluate digits --features pixels", "digits is not a run folder, .*: name the real images by --reference SET"),
+    ("evaluate {run} --features pixels --download", "--download fetches Inception weights"),
+    ("compare {run} digits --features pixels --space pixel", "need --space features, got --space pixel"),
+    ("compare digits digits --space projection", "--space projection needs a run among A and B"),
+    ("compare digits gaussians", "2-D points"),
+    ("classify evaluate {classifier} --attack bim", "give both, as --attack bim --epsilon 0.1,0.2"),
+    ("classify evaluate {classifier} --attack-steps 3", "--attack-steps.* is an option of an attack"),
+    ("classify evaluate {classifier} --source {classifier}", "--source.* is the run that an attack is made on"),
+    ("classify evaluate {classifier} --dknn --split train", "split must be test with --dknn"),
+    ("classify evaluate {classifier} --dknn --dknn-count 9", "DkNN needs at least 75 training images"),
+    ("classify evaluate {classifier} --dknn-count 90", "--dknn-count.* is an option of DkNN"),
+    ("classify evaluate {classifier} --count 90", "number of images to attack or evaluate"),
+    ("classify evaluate {classifier} --attack fgsm --epsilon 0.1 --attack-steps 3", "fgsm has no option steps"),
+    # files and folders
+    ("train {tiny} --dataset folder:nowhere", "nowhere is not there; expected a folder of images"),
+    ("train {tiny} --dataset npz:nowhere.npz", r"nowhere\.npz"),
+    ("train {tiny} --dataset mnist", "mnist is not here: .*; use --download"),
+    ("data prepare folder:pictures", "NAME must be the name of a data set, got folder:pictures"),
+    ("board nowhere", "RUNS must be a run's folder or a folder of runs, got nowhere, which does not exist$"),
+    ("report {run} --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
+    ("classify evaluate nowhere", "no run folder nowhere"),
+    ("classify evaluate {run}", "is the run of a generator; this command needs the run of a classifier"),
+    ("sample {classifier} --out grid.png", "is the run of a classifier; this command needs the run of a generator"),
+    ("classify evaluate {classifier} --reference gaussians", r"images \(1, 8, 8\) into 10 classes; gaussians has"),
+    ("evaluate {run} --features inception:none.pth", "none.pth"),
+    ("evaluate {run} --features inception", "cannot find Inception weights at .*: fetch them with --download"),
+    ("evaluate {run} --features inceptoin", "--features must be classifier:NAME, .*inceptoin"),
+    ("evaluate {run} --features classifier:digist", "unknown dataset 'digist'; did you mean 'digits'"),
+    ("evaluate nowhere/run --features pixels --reference digits", "nowhere/run is not a run folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), COMMAND_LINES, ids=[line for line, _ in COMMAND_LINES])
+def test_bad_command_line(
+    refused: Cli,
+    tiny: str,
+    finished: Path,
+    classifier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", "torch")
+    monkeypatch.setenv("COLUMNS", "80")
+    refused(command.format(tiny=tiny, run=finished, classifier=classifier), message)
+
+
+OUT = [
+    ("nowhere/x.png", "--out nowhere/x.png: cannot find the folder /.*/nowhere"),
+    ("x.jpg", r"--out must be a name ending in \.png or \.npz, or a folder, got x\.jpg"),
+    ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
+    ("full", "full exists already: give another --out, or --force to replace it"),
+    ("file.png", "file.png exists already: give another --out, or --force to replace it"),
+    ("full.png", "--out full.png is a folder; give a file name"),
+    (". --force", "--out . holds other files"),
+]
+
+
+@pytest.mark.parametrize(("out", "message"), OUT)
+def test_bad_out(refused: Cli, finished: Path, out: str, message: str) -> None:
+    for name in ("file", "file.png", "full/mine", "full.png/mine"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("mine")
+    for command in ("sample", "interpolate"):
+        refused(f"{command} {finished} --out {out}", message)
+
 
 @pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("trian", "unknown command 'trian'; did you mean 'train'"),
-        ("help", "unknown command 'help': use --help, alone or after a command$"),
-        ("version", "unknown command 'version': use --version, alone or after a command$"),
-        ("data lst", "unknown command 'lst'; did you mean 'list'"),
-        ("resume", r"Missing argument 'RUN': use .* resume \[OPTIONS\] RUN$"),
-        ("report", "Missing argument 'RUNS...': use"),
-        ("sample run", "Missing option '--out': use"),
-        ("doctor now", r"Got unexpected extra argument \(now\): use .* doctor \[OPTIONS\]$"),
-        ("train mnist", r"Got unexpected extra argument \(mnist\): to name a data set, use --dataset NAME$"),
-        ("evaluate r --metrics fid kid", r"extra argument \(kid\): use .* evaluate \[OPTIONS\] \[RUN\]$"),
-        ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'?"),
-        ("data prepare mnits", "unknown dataset 'mnits'; did you mean 'mnist'"),
-        ("data prepare folder:pictures", "NAME must be the name of a data set, got folder:pictures"),
-        ("board nowhere", "RUNS must be a run's folder or a folder of runs, got nowhere, which does not exist$"),
-        ("board . --port 70000", "70000 is not in the range 0<=x<=65535"),
-        ("sample run --out x.png --count 0", "0 is not in the range 1<=x<=10000000"),
-        ("sample run --out x.png --count many", "'many' is not a valid integer"),
-        ("interpolate run --out x.png --side 1", "1 is not in the range 2<=x<=200"),
-        ("resume run --steps 0", "0 is not in the range x>=1"),
-        ("experiment list zebra", "no experiment has 'zebra' in its name or text"),
-        ("report r --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
-        ("report r --out nowhere/r.html", "--out nowhere/r.html: cannot find the folder /.*nowhere"),
-        ("compare digits gaussians", "gaussians test holds 2-D points and digits test images, which"),
-        ("entangle gaussians digits --features pixels", "gaussians test holds 2-D points and digits test images"),
-    ],
-)
-def test_bad_command_line(refused: Cli, command: str, message: str) -> None:
-    refused(command, message)
+    "command",
+    ["train {tiny} --run-dir full", "compare digits digits --out full", "report {run} --out page.html",
+     "experiment run toy-gaussian --out full"],
+)  # fmt: skip
+def test_what_exists_is_not_replaced(refused: Cli, tiny: str, finished: Path, command: str) -> None:
+    Path("full").mkdir()
+    for name in ("full/result.md", "page.html"):
+        Path(name).write_text("mine")
+    refused(command.format(tiny=tiny, run=finished), "exists already")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--steps", "Option '--steps' requires an argument"),
-        ("--steps many", "'--steps': 'many' is not a valid integer"),
-        ("--steps 0", r"steps must be in \[1, inf\), got 0"),
-        ("--learning-rate nan", r"learning_rate must be in \[0, 10\], got nan"),
-        ("--betas 0.5", "betas must be two comma-separated numbers, got '0.5'"),
-        ("--betas 0.5,x", "betas must be two comma-separated numbers, got '0.5,x'"),
-        ("--precision fp8", "'fp8' is not one of 'fp32', 'tf32', 'bf16'"),
-        ("--dataset MNIST", "unknown dataset 'MNIST'; did you mean 'mnist'?"),
-        ("--objective snl-pixel", "unknown objective 'snl-pixel'; did you mean 'snnl-pixel'"),
-        ("--arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'"),
-        ("--set widht=3", "unknown option of --set 'widht'; did you mean 'width'"),
-        ("--set width", "--set must be NAME=VALUE, got 'width'; --list-settings lists the names"),
-        ("--set help", "--set must be NAME=VALUE, got 'help'; --list-settings lists the names"),
-        ("--set width=wide", "width must be a whole number, got 'wide'"),
-        ("--set width=0", r"width must be in \[1, 16384\], got 0"),
-        ("--set form=free", "unknown value for form 'free'"),
-        ("--set temperature=hot", "temperature must be .*, got 'hot'"),
-        ("--batch-size 201", "batch of 201 is larger than the 200 training images; use --batch-size 200 or less"),
-        ("--image-size 9", "images are 8x8, smaller than --image-size 9; use 8 or less"),
-        ("--device tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
-        ("--dataset folder:nowhere", "nowhere is not there; expected a folder of images"),
-        ("--dataset npz:nowhere.npz", r"cannot find the file nowhere\.npz"),
-        ("--dataset mnist", "mnist is not here: .*; use --download"),
-        ("--arch dcgan --dataset gaussians", "dcgan"),
-    ],
-)
-def test_bad_option_of_train(refused: Cli, tiny: str, options: str, message: str) -> None:
-    refused(f"train {tiny} {options}", message)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [("--objective snl", "unknown objective"), ("--set steps=0", "steps must be in")]
-)
-def test_options_are_checked_before_data_is_prepared(refused: Cli, options: str, message: str) -> None:
-    refused(f"train --dataset mnist-5k {options}", message)
+def test_force_replaces_results_only(cli: Cli, refused: Cli, finished: Path) -> None:
+    Path("old.png").write_text("mine")
+    cli(f"sample {finished} --count 4 --out old.png --force")
+    assert Path("old.png").stat().st_size > 100
+    cli(f"sample {finished} --count 6 --out folder/")
+    cli(f"sample {finished} --count 4 --out folder/ --force")
+    assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png"]
+    Path("folder/mine.png").write_text("mine")
+    refused(f"sample {finished} --out folder/ --force", "folder holds other files, such as mine.png")
+    small = "experiment run toy-gaussian --set seeds=2 --set steps=2 --set frames=2 --set num_points=40 --out results"
+    cli(small)
+    cli(small)  # again: the same results
+    refused(f"{small} --set steps=3", "results exists already: give another --out, or --force to replace it")
+    cli(f"{small} --set steps=3 --force")
 
 
 @pytest.mark.parametrize(
@@ -111,150 +188,75 @@ def test_cuda_without_a_gpu(
     refused(f"{command} --device cuda", "--device cuda: no CUDA device is available .*; use --device cpu")
 
 
-def test_run_folder_that_exists(refused: Cli, run: Path, tiny: str, tmp_path: Path) -> None:
-    refused(f"train {tiny} --run-dir run", "run exists already: .* snngan resume run")
-    (tmp_path / "file").write_text("mine")
-    refused(f"train {tiny} --run-dir file", "file exists already and is not a run folder: choose another --run-dir")
-    refused(f"train {tiny} --run-dir file/run", "the run folder file/run cannot be made: .*/file is a file")
-    refused(f"train {tiny} --run-dir {'x' * 300}", "File name too long")
-
-
-def save_image(path: Path, color: int = 100, size: tuple[int, int] = (16, 16)) -> None:
-    path.parent.mkdir(exist_ok=True)
-    Image.new("L", size, color).save(path)
+def save_images(count: int = 20) -> None:
+    Path("pictures").mkdir(exist_ok=True)
+    for number in range(count):
+        Image.new("L", (16, 16), number).save(f"pictures/{number}.png")
 
 
 def test_folder_with_unusable_images(refused: Cli, cli: Cli, tiny: str) -> None:
-    Path("pictures").mkdir()
+    save_images(0)
     options = f"{tiny} --dataset folder:pictures --image-size 8 --batch-size 4 --steps 1"
     refused(f"train {options}", "pictures holds no images")
-    for number in range(20):
-        save_image(Path(f"pictures/{number}.png"), number)
+    save_images(12)
+    refused(f"train {options}", "only 1 image is held out, entanglement needs 2; give 20 training images or more")
+    save_images()
     Path("pictures/broken.png").write_bytes(Path("pictures/3.png").read_bytes()[:40])
     refused(f"train {options}", r"pictures/broken\.png cannot be read: .*; repair or remove it, or use --skip-broken")
+    Image.new("L", (16, 7)).save("pictures/broken.png")
+    refused(f"train {options}", r"pictures/broken\.png is 16x7, too small for images of 8x8; ")
     output = cli(f"train {options} --skip-broken --run-dir run")
     assert "left out 1 of 21 images that cannot be used, the first: pictures/broken.png" in output.err
     cli("resume run --steps 2")  # remembers --skip-broken and --image-size
-    Path("pictures/broken.png").unlink()
-    save_image(Path("pictures/small.png"), size=(16, 7))
-    refused(
-        f"train {options}", r"pictures/small\.png is 16x7, too small for images of 8x8; remove it, or use --skip-brok"
-    )
-    output = cli(f"train {options} --skip-broken --run-dir second")
-    assert "left out 1 of 21 images that cannot be used, the first: pictures/small.png (16x7, too small" in output.err
-    options = options.replace("--image-size 8", "--skip-broken --run-dir third")
-    assert "image size 16, because 0.png has a side of 16 pixels" in cli(f"train {options}").err
-    cli("resume third --steps 2")  # at the same size
-
-
-def test_folder_with_too_few_images(refused: Cli, tiny: str) -> None:
-    for number in range(12):
-        save_image(Path(f"pictures/{number}.png"), number)
-    options = f"{tiny} --dataset folder:pictures --image-size 8 --batch-size 4"
-    refused(f"train {options}", "only 1 image is held out, entanglement needs 2; give 20 training images or more")
 
 
 def test_unusable_npz_file(refused: Cli, tiny: str) -> None:
     command = f"train {tiny} --dataset npz:few.npz --batch-size 4"
     np.savez("few.npz", images=np.full((40, 1, 8, 8), 256))
-    refused(command, r"few\.npz: images must be integers from 0 to 255, got int64 256 to 256")
+    refused(command, r"few\.npz: images must be integers from 0 .*to 255.*, got int64 256 to 256")
     np.savez("few.npz", images=np.array([{}, {}]))
-    refused(command, r"few\.npz: images cannot be read \(it holds Python objects, which are")
+    refused(command, r"few\.npz: images cannot be read")
     Path("few.npz").write_text("text")
-    refused(command, r"few\.npz: .*it is not an npz file, or a damaged one")
+    refused(command, r"few\.npz: .*(npz file|numpy)")
+    images = np.zeros((40, 1, 8, 8), np.uint8)
+    np.savez("few.npz", train_images=images, test_images=images)
+    refused("classify train --dataset npz:few.npz", "npz:few.npz has no labels, and a classifier needs them")
 
 
-for_commands_on_runs = pytest.mark.parametrize(
-    "command", ["resume {}", "sample {} --out x.png", "interpolate {} --out x.npz"]
-)
-
-
-@for_commands_on_runs
-def test_folder_that_is_not_a_run(refused: Cli, run: Path, command: str) -> None:
+def test_folder_that_is_not_a_run(refused: Cli, run: Path, tiny: str) -> None:
+    command = "sample {} --out x.png"
     refused(command.format("nowhere"), r"no run folder nowhere: give the folder that snngan train named")
-    refused(command.format("run/config.json"), r"no run folder run/config\.json")
     (run / "config.json").rename("away.json")
     refused(command.format(run), r"run is not a run folder: it has no config\.json")
     (run / "config.json").write_text("{}")
     refused(command.format(run), r"run/config\.json is not a run's configuration")
     content = json.loads(Path("away.json").read_text())
+    content["config"]["arch_options"]["width"] = 17
+    (run / "config.json").write_text(json.dumps(content))
+    refused(command.format(run), r"the checkpoint does not fit the run's config\.json")
     content["config"]["arch_options"]["color"] = 1
     (run / "config.json").write_text(json.dumps(content))
     refused(command.format(run), r"run/config\.json is not a run's configuration: unknown option 'color' ")
+    Path("away.json").rename(run / "config.json")
+    shutil.move("run", "runs/one")
+    for each in ("resume runs", "sample runs --out x.png", "report runs"):
+        refused(each, "runs is not a run folder: it has no config.json; give one of the runs in it, such as runs/one$")
+    Path("file").write_text("mine")
+    refused(f"train {tiny} --run-dir file", "file exists already and is not a run folder: choose another --run-dir")
+    refused(f"train {tiny} --run-dir file/run", "file/run cannot be made: .*/file is a file")
+
+
+for_commands_on_runs = pytest.mark.parametrize("command", ["resume run", "sample run --out x.png"])
 
 
 @for_commands_on_runs
-def test_run_without_checkpoints(refused: Cli, run: Path, command: str) -> None:
-    (run / "checkpoints").rename("away")
-    refused(command.format(run), r"no checkpoint in run/checkpoints: the run stopped before it saved one; train again")
-    (run / "checkpoints").mkdir()
-    refused(command.format(run), "no checkpoint in run/checkpoints")
-
-
-def checkpoint_path(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}.pt"
-
-
-@for_commands_on_runs
-def test_run_with_damaged_checkpoints_only(refused: Cli, run: Path, command: str) -> None:
-    for step in (2, 4, 6):
-        content = checkpoint_path(run, step).read_bytes()
-        checkpoint_path(run, step).write_bytes(content[:-1])
-    refused(command.format(run), "no checkpoint in run/checkpoints is sound: all 3 are damaged", notes=3)
-
-
-@for_commands_on_runs
-def test_truncated_newest_checkpoint_is_skipped_with_a_warning(cli: Cli, run: Path, command: str) -> None:
-    checkpoint_path(run, 6).write_bytes(checkpoint_path(run, 6).read_bytes()[:1000])
-    output = cli(command.format(run))
-    expected = r"run/checkpoints/step-00000006\.pt is damaged \(its checksum does not match\): falling back to the .*"
-    warnings = [line for line in output.err.splitlines() if "damaged" in line]
-    assert len(warnings) == 1
-    assert re.fullmatch(expected, warnings[0])
-    if command.startswith("resume"):
-        assert output.out.startswith("resuming run at step 4 of 6")
-
-
-def test_run_resumed_from_an_older_checkpoint_equals_the_unbroken_one(cli: Cli, run: Path, finished: Path) -> None:
-    checkpoint_path(run, 6).write_bytes(checkpoint_path(run, 6).read_bytes()[:1000])
-    cli(f"resume {run}")
-    found, expected = (torch.load(checkpoint_path(path, 6), weights_only=True) for path in (run, finished))
-    assert not differences(found, expected)
-    assert (run / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
-
-
-class Payload:
-    """An object that makes the folder ``place`` when it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = str(place)
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (self.place,)
-
-
-@pytest.mark.parametrize("form", ["zip", "old", "plain"])
-@for_commands_on_runs
-def test_checkpoint_with_code_is_not_loaded(refused: Cli, run: Path, tmp_path: Path, command: str, form: str) -> None:
-    path, content = checkpoint_path(run, 7), {"step": 7, "players": Payload(tmp_path / "trace")}
-    if form == "plain":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    message = r"run/checkpoints/step-00000007\.pt holds pickled code .* was not loaded; delete it to resume without"
-    refused(command.format(run), message)
-    path.with_name(path.name + ".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-    refused(command.format(run), message)
-    assert not (tmp_path / "trace").exists()
-
-
-@for_commands_on_runs
-def test_checkpoint_of_another_network_is_refused(refused: Cli, run: Path, command: str) -> None:
-    content = json.loads((run / "config.json").read_text())
-    content["config"]["arch_options"]["width"] = 17
-    content["config"]["steps"] = 9
-    (run / "config.json").write_text(json.dumps(content))
-    refused(command.format(run), r"the checkpoint does not fit the run's config\.json")
+def test_run_without_sound_checkpoints(refused: Cli, run: Path, command: str) -> None:
+    paths = checkpoint_paths(run / "checkpoints")
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-1])
+    refused(command, "no checkpoint in run/checkpoints is sound: all 3 are damaged", notes=3)
+    shutil.rmtree(run / "checkpoints")
+    refused(command, r"no checkpoint in run/checkpoints: the run stopped before it saved one; train again")
 
 
 def test_resuming_on_other_data(refused: Cli, cli: Cli, tiny: str) -> None:
@@ -268,86 +270,23 @@ def test_resuming_on_other_data(refused: Cli, cli: Cli, tiny: str) -> None:
         "resume run --steps 4",
         r"npz:.*few\.npz: these 54 training images \(1, 6, 6\) differ from those the run was started with",
     )
-    assert json.loads(Path("run/config.json").read_text())["config"]["steps"] == 2
     Path("few.npz").unlink()
-    refused("resume run --steps 4", r"cannot find the file /.*/few\.npz")
+    refused("resume run --steps 4", r"/.*/few\.npz")
     save(60, 8)
     Path("few.npz").rename("moved.npz")
     assert "trained 4 steps" in cli("resume run --steps 4 --dataset npz:moved.npz").out
 
 
-@pytest.mark.parametrize("command", ["sample", "interpolate"])
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [
-        ("nowhere/x.png", "--out nowhere/x.png: cannot find the folder /.*/nowhere"),
-        ("nowhere/folder", "--out nowhere/folder: cannot find the folder"),
-        ("x.jpg", r"--out must be a name ending in \.png or \.npz, or a folder, got x\.jpg"),
-        ("file", r"--out file is a file; give a new folder, or a name ending in \.png or \.npz"),
-        ("full", "full exists already: give another --out, or --force to replace it"),
-        ("file.png", "file.png exists already: give another --out, or --force to replace it"),
-        ("link.npz", "link.npz exists already: give another --out, or --force to replace it"),
-        ("full.png", "--out full.png is a folder; give a file name"),
-    ],
-)
-def test_bad_out(refused: Cli, finished: Path, command: str, out: str, message: str) -> None:
-    for file in ("file", "file.png"):
-        Path(file).write_text("mine")
-    Path("link.npz").symlink_to("file")
-    for folder in ("full", "full.png"):
-        Path(folder).mkdir()
-        (Path(folder) / "mine").write_text("mine")
-    refused(f"{command} {finished} --out {out}", message)
-
-
-def test_diverging_training(cli: Cli, tiny: str) -> None:
-    """Twenty layers whose weights become 10 in one step at a learning rate of 10, so that the squares overflow."""
-    options = "--objective lsgan --set discriminator_norm=none --set hidden_layers=20 --learning-rate 10"
-    output = cli(f"train {tiny} {options} --checkpoint-every 1 --steps 9 --run-dir run", 1)
-    last = output.err.splitlines()[-1]
-    assert re.fullmatch(
-        r"Error: step 1: the (generator|discriminator)'s loss is (nan|inf); all weights are finite, the largest is "
-        r"1\d\S* in the discriminator's \S+\. Try a lower --learning-rate\. Nothing was saved before that; run holds "
-        r"its metrics",
-        last,
-    )
-    assert sum(line.startswith("Error") for line in output.err.splitlines()) == 1
-    assert not Path("run/checkpoints").exists()
-
-
-def test_loss_that_is_nan(cli: Cli, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def loss(*args: Any) -> Tensor:
-        calls.append(None)
-        return args[-1].sum() * (float("nan") if len(calls) == 3 else 1.0)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(NonSaturating, "generator_loss", loss)
-        output = cli(f"train {tiny} --objective gan --steps 9 --run-dir run", 1)
-    assert output.err.splitlines()[-1].startswith("Error: step 3: the generator's loss is nan; all weights are finite")
-    assert output.err.endswith("Kept: the checkpoint of step 2 and those before it, in run\n")
-    assert checkpoint_path(Path("run"), 2).exists()
-    assert not checkpoint_path(Path("run"), 3).exists()
-    assert "trained 9 steps" in cli("resume run").out
-
-
 @pytest.mark.parametrize(
     "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nAnd much more."),
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
-    ],
-    ids=["GPU", "Python", "CPU"],
+    [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("CPU: can't allocate memory: you")],
 )
 def test_out_of_memory(refused: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def raise_error(*args: Any) -> Tensor:
         raise error
 
     monkeypatch.setattr("snngan.training.sampling.sample_images", raise_error)
-    refused(f"sample {run} --out x.png", "out of memory: use a smaller --count$")
-    refused(f"interpolate {run} --out x.png", "out of memory: use a smaller --side$")
+    refused(f"sample {run} --out x.png", "out of memory: use a smaller --batch-size, --count or --image-size")
 
 
 def test_bug_shows_its_traceback(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,100 +298,7 @@ def test_bug_shows_its_traceback(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         main(["sample", str(run), "--out", "x.png"])
 
 
-@pytest.mark.parametrize("out", ["old.png", "old.npz"])
-@pytest.mark.parametrize("command", ["sample {} --count 4", "interpolate {} --side 2"])
-def test_force_replaces_a_file(cli: Cli, finished: Path, command: str, out: str) -> None:
-    Path(out).write_text("mine")
-    cli(f"{command.format(finished)} --out {out} --force")
-    assert Path(out).stat().st_size > 100
-
-
-def test_force_replaces_only_folders_of_numbered_images(cli: Cli, refused: Cli, finished: Path) -> None:
-    cli(f"sample {finished} --count 6 --out folder/")
-    cli(f"sample {finished} --count 4 --out folder/ --force")
-    assert sorted(os.listdir("folder")) == ["000000.png", "000001.png", "000002.png", "000003.png"]
-    Path("folder/mine.png").write_text("mine")
-    refused(f"sample {finished} --out folder/ --force", "folder holds other files, such as mine.png")
-    refused(f"sample {finished} --out . --force", "--out . holds other files")
-
-
-def test_experiment_replaces_only_its_own_results(cli: Cli, refused: Cli) -> None:
-    small = "experiment run toy-gaussian --set seeds=2 --set steps=2 --set frames=2 --set num_points=40 --out results"
-    cli(small)
-    cli(small)  # again: the same results
-    refused(f"{small} --set steps=3", "results exists already: give another --out, or --force to replace it")
-    cli(f"{small} --set steps=3 --force")
-    Path("mine").mkdir()
-    Path("mine/result.md").write_text("mine")
-    refused("experiment run toy-gaussian --out mine", "mine exists already: give another --out, or --force")
-    Path("file").write_text("mine")
-    refused("experiment run toy-gaussian --out file", "file exists already")
-
-
-@pytest.mark.parametrize(
-    ("command", "hint"),
-    [
-        ("--verison", "--version$"),
-        ("train --stpes 3", "--steps$"),
-        ("train --epochs 3", r"--steps \(an epoch is NUM_IMAGES / BATCH_SIZE steps\)$"),
-        ("train --batch_size 8", "--batch-size$"),
-        ("train --out runs/x", "--run-dir$"),
-        ("train --track-every 1", "--log-every$"),
-        ("train --evaluate-every 1", "--metrics-every$"),
-        ("classify train --over-layers mean", "--layer-reduction$"),
-        ("classify train --adversary pgd:0.3", "--adversarial-training$"),
-        ("sample r -n 3", "--count$"),
-        ("sample r --run-dir x", "--out$"),
-        ("evaluate r --out x.json", "--json$"),
-        ("evaluate r --against digits", "--reference$"),
-        ("evaluate r --train-features mnist", "--features classifier:NAME$"),
-    ],
-)
-def test_mistyped_option_is_answered_with_the_right_one(refused: Cli, command: str, hint: str) -> None:
-    option = re.search(r"--?\w\S*", command)
-    assert option
-    refused(command, f"no option {option[0]}: use {hint}")
-
-
-def test_unknown_option_is_answered_with_the_way_to_the_list(refused: Cli) -> None:
-    refused("train --banana", "no option --banana: --help lists the options$")
-
-
-@pytest.mark.parametrize(
-    ("name", "other"), [(name, each) for name, line in OTHER_NAMES.items() for each in line.split()]
-)
-def test_other_name_is_answered_where_a_command_has_the_option(name: str, other: str) -> None:
-    def explain(*options: str) -> str:
-        command = click.Command("command", params=[click.Option([each]) for each in options])
-        return explain_unknown_option(click.NoSuchOption(other, ctx=click.Context(command)))
-
-    assert explain(name.split()[0], "--unrelated").startswith(f"no option {other}: use {name}")
-    assert explain("--unrelated").startswith(f"no option {other}: --help lists the options")
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "train --dataset {}",
-        "train --dataset folder:{}",
-        "classify train --dataset npz:{}",
-        "resume {}",
-        "sample run --out {}",
-        "evaluate digits --reference {}",
-        "evaluate digits --reference digits --features inception:{}",
-        "evaluate digits --reference digits --features classifier:folder:{}",
-        "compare digits {}",
-        "data prepare {}",
-    ],
-)
-def test_url_instead_of_a_path(refused: Cli, run: Path, command: str) -> None:
-    message = "paths must be on this machine, got the URL .*: download it first"
-    refused(command.format("https://example.org/x.npz"), message)
-
-
-def test_folder_of_runs_instead_of_a_run(refused: Cli, run: Path) -> None:
-    shutil.move("run", "runs/one")
-    for command in ("resume runs", "sample runs --out x.png", "report runs"):
-        refused(
-            command, "runs is not a run folder: it has no config.json; give one of the runs in it, such as runs/one$"
-        )
+def test_windows_is_not_supported(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.platform", "win32")
+        assert "on Windows, install it in WSL" in cli("doctor", 2).err

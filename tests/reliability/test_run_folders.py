@@ -232,7 +232,7 @@ def test_a_run_on_a_full_disk_resumes_once_there_is_room(
     said = cli(f"train {tiny} --run-dir run", 2)
     full = r"Error: run/\S+ could not be written: No space left on device"
     saved = checkpoint_paths(RUN / "checkpoints")
-    hint = "; make room, then continue by: snngan resume run"
+    hint = "; make room or correct that, then continue by: snngan resume run"
     assert len(said.errors) == 1 and re.fullmatch(full + hint, said.errors[0]), said
     step = load_newest(RUN / "checkpoints", pytest.fail)["step"] if saved else 0
     again = cli("resume run", 2)  # there still is no room
@@ -299,7 +299,7 @@ def test_a_folder_that_loses_write_permission_while_training_keeps_its_checkpoin
     with pytest.MonkeyPatch.context() as patch:
         in_steps(patch, at8=partial(write_protect, RUN))
         said = cli(f"train {tiny} --run-dir run", 2)
-    hint = "Permission denied; correct that, then continue by: snngan resume run"
+    hint = "Permission denied; make room or correct that, then continue by: snngan resume run"
     assert len(said.errors) == 1 and re.fullmatch(rf"Error: run/\S+ could not be written: {hint}", said.errors[0])
     let_write(RUN)
     cli("resume run")

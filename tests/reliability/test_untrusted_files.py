@@ -132,14 +132,6 @@ def test_the_home_of_an_unknown_user_is_refused(here: Path, command: str) -> Non
     assert "~missing-user" in output_of(command, here, 2)
 
 
-def test_plots_ignore_a_matplotlibrc_in_the_current_folder(here: Path) -> None:
-    Path("matplotlibrc").write_text("text.usetex: True\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(snngan.__file__).parents[1])}
-    command = [sys.executable, "-m", "snngan", "report", "run", "--out", "page.html"]
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[:1]) == (0, ["1 run -> page.html"]), done.stderr
-
-
 @pytest.mark.parametrize("name", TARGETS)
 def test_fuzz_targets_accept_their_seeds_and_refuse_mutations(tmp_path: Path, name: str) -> None:
     """If the seeds were refused, no mutation would pass the first check."""
