@@ -183,7 +183,7 @@ image_options = add_options(
         "--features",
         metavar="SPACE",
         help="feature space: classifier:NAME (small classifier of that data set, trained once and kept), inception, "
-        "inception:FILE, pixels, or a torch.export or TorchScript file "
+        "inception:FILE, pixels, or module:function of your own "
         "[classifier of the real images where they have labels, else pixels]",
     ),
     click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),
@@ -194,32 +194,3 @@ image_options = add_options(
     data_dir_option,
     device_option,
 )
-<<<<<<< HEAD
-
-
-def add_image_options(default_features: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options for reading two sets of images and choosing their feature space."""
-    options = [
-        click.option(
-            "--features",
-            metavar="SPACE",
-            help="feature space: classifier:NAME (small classifier of that data set, trained once and kept), "
-            f"inception, inception:FILE, pixels, or module:function of your own [{default_features}]",
-        ),
-        click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),
-        click.option("--skip-broken", is_flag=True, help="leave out unreadable images of a folder"),
-        click.option(
-            "--image-size",
-            type=click.IntRange(1, 4096),
-            help="size in pixels to shrink and crop images of folders and data sets to",
-        ),
-    ]
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-=======
->>>>>>> main
