@@ -1,7 +1,6 @@
 """Can two sets of feature vectors be told apart? The entanglement score with an interval, and a permutation test.
 
-The score is computed over all vectors. The test, the interval and the correction for small sets need many passes over
-the pairs; they use the first few thousand vectors of each side and one distance matrix.
+The score is that of all vectors; the rest is computed on the first few thousand of each side, from one distance matrix.
 """
 
 from __future__ import annotations
