@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import resource
+from contextlib import suppress
 from pathlib import Path
-
-
-def memory_bytes() -> float:
-    """Return the size of the machine's memory in bytes; infinity if unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
-
-
-def check_memory(size: int, what: str) -> None:
-    """Raise ``ValueError`` if ``what``, of ``size`` bytes, is larger than the machine's memory."""
-    if size > memory_bytes():
-        raise ValueError(f"{what} would take {size / 2**30:.1f} GiB, more than this machine's memory")
 
 
 def check_available(size: float, what: str, remedy: str) -> None:
@@ -33,24 +19,14 @@ def check_available(size: float, what: str, remedy: str) -> None:
 
 
 def available_bytes() -> float:
-    """Return the bytes left by machine, process limit (``ulimit -v``) and control group, as far as these are known."""
-    bounds = [memory_bytes()]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    try:
-        pages = Path("/proc/self/statm").read_text().split()[:2]
-        mapped, resident = (int(each) * os.sysconf("SC_PAGE_SIZE") for each in pages)
-    except (OSError, ValueError):  # not Linux
-        mapped = resident = 0
-    if limit != resource.RLIM_INFINITY:
-        bounds.append(limit - mapped)
-    try:
-        free = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())["MemAvailable"]
-        bounds.append(int(free.split()[0]) * 1024)
-    except (OSError, ValueError, KeyError):
-        pass
-    try:
-        group = Path("/proc/self/cgroup").read_text().partition("::/")[2].split("\n")[0]
-        bounds.append(int(Path("/sys/fs/cgroup", group, "memory.max").read_text()) - resident)
-    except (OSError, ValueError):  # "max": no limit
-        pass
-    return max(0.0, min(bounds, default=math.inf))
+    """Return the bytes left by machine and control group (of a container or a job), as far as these are known."""
+    bounds = [math.inf]
+    with suppress(OSError, ValueError):  # not Linux, or no limit
+        page = os.sysconf("SC_PAGE_SIZE")
+        bounds.append(page * os.sysconf("SC_PHYS_PAGES"))
+        machine = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        bounds.append(int(machine["MemAvailable"].split()[0]) * 1024)
+        group = Path("/proc/self/cgroup").read_text().partition("::/")[2].strip()
+        limit = int(Path("/sys/fs/cgroup", group, "memory.max").read_text())
+        bounds.append(limit - page * int(Path("/proc/self/statm").read_text().split()[1]))  # what this process has
+    return max(0.0, min(bounds))

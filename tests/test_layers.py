@@ -23,7 +23,6 @@ LAYERS = [
         "version",
         "stats",
         "memory",
-        "untrusted",
         "files",
         "tensors",
         "labels",

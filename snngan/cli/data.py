@@ -19,12 +19,13 @@ def data() -> None:
 @data_dir_option
 def list_(data_dir: str | None) -> None:
     """List the known data sets and where each would be loaded from."""
-    from snngan.data import POINT_SHAPE
+    from snngan.data import DATASETS, POINT_SHAPE
     from snngan.data.datasets import list_datasets
 
-    for row in list_datasets(data_dir):
-        size = "points" if row.image_shape == POINT_SHAPE else "x".join(map(str, row.image_shape))
-        print_row(f"{row.name:16} {size:9} {row.num_classes:3} classes", row.where, indent=40)
+    for name, where in list_datasets(data_dir).items():
+        source = DATASETS[name]
+        size = "points" if source.image_shape == POINT_SHAPE else "x".join(map(str, source.image_shape))
+        print_row(f"{name:16} {size:9} {source.num_classes:3} classes", where, indent=40)
     print_result("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/data.md")
 
 
@@ -44,8 +45,7 @@ def prepare(name: str, data_dir: str | None, download: bool, dry_run: bool) -> N
         )
     if dry_run:
         DATASETS[name]  # raises for an unknown name
-        (where,) = (row.where for row in list_datasets(data_dir) if row.name == name)
-        print_result(f"{name}: {where}\ndry run: nothing was read, downloaded or written")
+        print_result(f"{name}: {list_datasets(data_dir)[name]}\ndry run: nothing was read, downloaded or written")
         return
     dataset = load_dataset(name, data_dir=data_dir, download=download, notify=print_note)
     place = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""

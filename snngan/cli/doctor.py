@@ -84,6 +84,6 @@ def check_machine(data_dir: str | None) -> list[str]:
     state = "found in" if weights.is_file() else "missing (only --features inception needs them), expected in"
     print_row("Inception weights", f"{state} {weights.parent}")
     print_result("data:")
-    for row in list_datasets(data_dir):
-        print_row(f"  {row.name}", row.where)
+    for name, where in list_datasets(data_dir).items():
+        print_row(f"  {name}", where)
     return problems

@@ -50,8 +50,8 @@ def draw(
 ) -> None:
     """Draw ``count`` images of a run from ``make_latents(latent_dim)``, and write them to ``out``."""
     from snngan.config import TrainConfig
-    from snngan.data.image_output import check_output, save_images
-    from snngan.memory import check_memory
+    from snngan.data.grids import check_output, save_images
+    from snngan.memory import check_available
     from snngan.training.device import choose_device
     from snngan.training.resolve import build_architecture
     from snngan.training.run_folder import open_run
@@ -60,7 +60,8 @@ def draw(
     check_output(out, force=force)
     folder = open_run(run, TrainConfig)
     latent_dim = build_architecture(folder.config).latent_dim
-    check_memory(16 * count * (math.prod(folder.config.image_shape) + latent_dim), f"{count} images")
+    size = 16 * count * (math.prod(folder.config.image_shape) + latent_dim)
+    check_available(size, f"{count} images", "a smaller --count or --side")
     generator = build_ema_generator(folder, choose_device(device), print_note)
     save_images(sample_images(generator, make_latents(latent_dim)), out, columns)
     print_result(f"{count} {'points' if folder.config.is_points else 'images'} of step {generator.step} -> {out}")

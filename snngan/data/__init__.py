@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,30 @@ class Dataset:
     resize: str = "none"
     why_no_labels: str = ""
 
+    @classmethod
+    def hold_out(cls, name: str, images: Tensor, labels: Tensor | None) -> Dataset:
+        """Return ``images`` (N, C, H, W) with every tenth held out, at most 2000, the same ones every time.
+
+        Each class of ``labels`` (N,) is held out in proportion; classes of one image stay in training, except where
+        every class has one image. Both parts are shuffled, so that their first images are of all classes.
+        """
+        count = len(images)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        by_class = order if labels is None else order[labels[order].argsort(stable=True)]
+        step = min(count, max(10, math.ceil(count / 2000)))
+        held_out = torch.zeros(count, dtype=torch.bool)
+        held_out[by_class[step - 1 :: step]] = True
+        if labels is not None:  # no class of two images or more loses all of them
+            _, index, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+            divisible = counts[index] > 1
+            if divisible.any():
+                held_out &= divisible
+                if not held_out.any():
+                    held_out[by_class[divisible[by_class]][-1]] = True
+        train, test = order[~held_out[order]], order[held_out[order]]
+        train_labels, test_labels = (None, None) if labels is None else (labels[train], labels[test])
+        return cls(name, images[train], train_labels, images[test], test_labels)
+
     def __repr__(self) -> str:
         return f"<Dataset {self.name}: {self.summary()}>"
 
@@ -55,7 +79,7 @@ class Dataset:
 
     @property
     def missing_labels(self) -> str:
-        """The beginning of an error message for a command that needs labels: the name and, where known, the reason."""
+        """The beginning of an error message for a command that needs labels."""
         return f"{self.name} has no labels" + (f" ({self.why_no_labels})" if self.why_no_labels else "")
 
     @property
@@ -91,57 +115,50 @@ class Dataset:
         state = hashlib.blake2b(digest_size=16)
         for images in (self.train_images, self.test_images):
             state.update(f"{images.dtype} {tuple(images.shape)}".encode())
-            for start in range(0, len(images), 4096):  # in chunks, since memory-mapped images may have to be copied
-                state.update(images[start : start + 4096].contiguous().numpy().data)
+            for chunk in torch.split(images, 4096):  # memory-mapped images may have to be copied
+                state.update(chunk.contiguous().numpy().data)
         return state.hexdigest()
 
 
-class DatasetSource(Protocol):
-    """The source of one named data set, used where the data folder has no NAME.npz."""
+@dataclass(frozen=True)
+class DatasetSource:
+    """Where a named data set comes from if the data folder has no NAME.npz; a set is a subclass and its instance.
 
-    @property
-    def image_shape(self) -> ImageShape:
-        """(channels, height, width) of one image."""
+    Args:
+        image_shape: (channels, height, width) of one image.
+        num_classes: the number of classes.
+        keep: whether the set is written to NAME.npz after it was read, and read from there the next time.
+        remedy: how to get the set if it is missing: an option or a shell command.
+    """
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-
-    @property
-    def keep(self) -> bool:
-        """Whether the set is written to NAME.npz after it was loaded, and read from there the next time."""
-
-    @property
-    def remedy(self) -> str:
-        """How to get a set that is missing: an option or a shell command."""
+    image_shape: ImageShape
+    num_classes: int
+    keep: bool = True
+    remedy: str = "--download"
 
     def find(self, data_dir: Path) -> str | None:
-        """Describe where :meth:`load` would read from, without loading anything; None if the set is missing."""
+        """Describe where :meth:`read` would read from, without reading anything; None if the set is missing."""
+        raise NotImplementedError
 
-    def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
-        """Load the set, and download it first if it is missing and ``download`` is true.
+    def download(self, data_dir: Path) -> None:
+        """Download the files of the set into ``data_dir``; any error means that this failed."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: the set is missing, could not be downloaded or cannot be read.
-        """
+    def read(self, name: str, data_dir: Path) -> Dataset:
+        """Return the set, which :meth:`find` has found, under ``name``; any error means that its files are damaged."""
+        raise NotImplementedError
 
 
-DATASETS: Registry[DatasetSource] = Registry("dataset", "snngan.data")
+DATASETS: Registry[DatasetSource] = Registry("dataset", "snngan.data", DatasetSource)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
     """Map uint8 images (any shape) to float32 in [-1, 1]; floating-point images are returned unchanged."""
-    if images.is_floating_point():
-        return images
-    return images.to(torch.float32).div_(127.5).sub_(1.0)
+    return images if images.is_floating_point() else images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Map float images (any shape) in [-1, 1] to uint8, rounded to the nearest level and clamped to 0..255.
-
-    Raises:
-        ValueError: a pixel is NaN.
-    """
+    """Map float images (any shape) in [-1, 1] to uint8, rounded and clamped; raises ``ValueError`` for NaN."""
     if images.isnan().any():
         raise ValueError("images must be numbers, got NaN: the network that generated them has diverged")
     return images.to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0.0, 255.0).to(torch.uint8)
@@ -152,15 +169,7 @@ def error_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+_CLASSES = ("DATASETS", "Dataset", "DatasetSource", "to_uint8", "to_unit_range")
 __getattr__, __dir__ = public_names(
-    __name__,
-    {
-        "DATASETS": "",
-        "Dataset": "",
-        "DatasetSource": "",
-        "list_datasets": "datasets",
-        "load_dataset": "datasets",
-        "to_uint8": "",
-        "to_unit_range": "",
-    },
+    __name__, dict.fromkeys(_CLASSES, "") | dict.fromkeys(("list_datasets", "load_dataset"), "datasets")
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,14 +27,11 @@ class Batches:
 
     Args:
         images: (N, C, H, W), uint8, or float32 in [-1, 1].
-        batch_size: images per batch, 2 to N.
+        batch_size: images per batch, 2 to N; raises ``ValueError`` for others.
         seed: seed of the order.
         device: the device of the batches.
         labels: (N,) int64, or None.
         shard: (rank, number of ranks) where several processes share each batch: this one gets its rows only.
-
-    Raises:
-        ValueError: the batch size is out of range.
     """
 
     def __init__(
@@ -56,50 +54,37 @@ class Batches:
         self._thread = None if fits else ThreadPoolExecutor(1, "batches")
         self._batch_size = batch_size
         self._device = device
-        self._prefetched: deque[tuple[dict[str, Tensor | int], Future[tuple[Tensor, Tensor | None]]]] = deque()
-        self._start(seed)
+        self._start(torch.Generator().manual_seed(seed_for(seed, "order")))
 
     def with_seed(self, seed: int) -> Batches:
         """Return another stream over the same images, without copying them."""
         other = copy.copy(self)
-        other._start(seed)
+        other._start(torch.Generator().manual_seed(seed_for(seed, "order")))
         return other
-
-    def next_images(self) -> Tensor:
-        """Return the next batch, or this rank's shard of it: (batch_size, C, H, W) float32 in [-1, 1]."""
-        return to_unit_range(self.next_stored_images())
 
     def next_stored_images(self) -> Tensor:
         """Return the next batch, or this rank's shard of it: (batch_size, C, H, W) in the dtype of the data set."""
         return self._next()[0]
 
     def next_images_and_labels(self) -> tuple[Tensor, Tensor]:
-        """Return the next batch as by :meth:`next_images`, and its labels (batch_size,) int64."""
+        """Return the next batch, or this rank's shard of it, as float32 in [-1, 1], and its labels (batch_size,)."""
         images, labels = self._next()
         assert labels is not None
         return to_unit_range(images), labels
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what the rest of the stream depends on: the generator at the epoch's start, and the position."""
         return self._prefetched[0][0] if self._prefetched else self._state()
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Continue where the stream that returned ``state`` stopped; both must have the same images.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the stream that returned ``state`` stopped; both must have the same images."""
+        self._generator.set_state(state["epoch_generator"])
+        self._start(self._generator)
+        self._position = state["position"]
 
-        Raises:
-            ValueError: no stream over these images has such a state.
-        """
-        generator, position = state["epoch_generator"], state["position"]
-        if not isinstance(generator, Tensor) or not isinstance(position, int) or not 0 <= position <= len(self._images):
-            raise ValueError(f"position {position} of {len(self._images)} images")
-        self._generator.set_state(generator)
-        self._start_epoch()
-        self._position = position
-        self._prefetched = deque()
-
-    def _start(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed_for(seed, "order"))
-        self._prefetched = deque()
+    def _start(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._prefetched: deque[tuple[dict[str, Any], Future[tuple[Tensor, Tensor | None]]]] = deque()
         self._start_epoch()
 
     def _start_epoch(self) -> None:
@@ -109,7 +94,7 @@ class Batches:
         self._order = order.to(device, non_blocking=True)
         self._position = 0
 
-    def _state(self) -> dict[str, Tensor | int]:
+    def _state(self) -> dict[str, Any]:
         return {"epoch_generator": self._epoch_generator.clone(), "position": self._position}
 
     def _next(self) -> tuple[Tensor, Tensor | None]:
@@ -144,14 +129,9 @@ def check_batch_size(batch_size: int, num_images: int) -> None:
     if num_images < 2:
         raise ValueError(f"a data set must have 2 training images or more, got {num_images}")
     if batch_size > num_images:
-        raise ValueError(
-            f"batch of {batch_size} is larger than the {num_images} training images;"
-            f" use --batch-size {num_images} or less"
-        )
+        remedy = f"use --batch-size {num_images} or less"
+        raise ValueError(f"batch of {batch_size} is larger than the {num_images} training images; {remedy}")
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return images.nbytes <= free_bytes // 2
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2

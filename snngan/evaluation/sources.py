@@ -16,8 +16,7 @@ from torch import Tensor
 from snngan.config import TrainConfig
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
 from snngan.data.datasets import Notify, data_folder, load_dataset, shrink_images
-from snngan.data.folder import notify_left_out
-from snngan.data.folder_layout import Split, find_splits, label_images
+from snngan.data.folder import Split, find_splits, label_images, notify_left_out
 from snngan.data.image_files import UnusableImageError, describe_resize, read_header, read_image
 from snngan.data.npz import read_images, read_statistics
 from snngan.files import check_local

@@ -25,15 +25,13 @@ def compute_activations(
     logits: list[Tensor] = []
     activations: dict[str, Tensor] = {}
     for start in range(0, len(images), chunk):
-        batch = images[start : start + chunk]
-        rows = slice(start, start + len(batch))
 
-        def store(name: str, output: Tensor, rows: slice = rows) -> None:
+        def store(name: str, output: Tensor, start: int = start) -> None:
             features = output.flatten(1)
             if name not in activations:  # allocated whole: concatenating the chunks would take twice the memory
                 activations[name] = torch.empty(len(images), features.shape[1], device=features.device)
-            activations[name][rows] = features
+            activations[name][start : start + chunk] = features
 
         with layer_hooks(modules, store):
-            logits.append(network(batch).float())
+            logits.append(network(images[start : start + chunk]).float())
     return torch.cat(logits), activations

@@ -1,11 +1,7 @@
 """Adversarial examples for any classifier, from the gradient of its cross-entropy: FGSM, BIM and PGD.
 
-Every attack keeps each image within ``epsilon`` of the original and within the range of pixel values. A model is any
-function from images (N, ...) to logits (N, K) that treats each image independently, such as a network in evaluation
-mode. To transfer an attack, make the images on one model and classify them by another.
-
-The functions measure ``epsilon`` and ``step_size`` in pixel values, which lie in [-1, 1] by default. :class:`Attack`
-and :func:`parse_attack` measure them for pixels in [0, 1], as the literature does: 0.3 there is 0.6 here.
+Functions measure ``epsilon`` and ``step_size`` in pixel values, in [-1, 1] by default; :class:`Attack` and
+:func:`parse_attack` measure them for pixels in [0, 1], as the literature does: 0.3 there is 0.6 for a function.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,42 +19,24 @@ from snngan.labels import integer_labels
 from snngan.registry import Registry
 
 Model = Callable[[Tensor], Tensor]
+"""Maps images (N, ...) to logits (N, K), each image independently, such as a network in evaluation mode."""
 Norm = Literal["linf", "l2"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 ATTACKS: Registry[Callable[..., Tensor]] = Registry("attack")
-"""Functions of model, images, labels and epsilon with the keyword ``targeted``.
-
-``steps``, ``step_size`` and ``generator`` are passed to those that have such a keyword.
-"""
+"""Functions of model, images, labels and epsilon with the keyword ``targeted``, and any of ``steps``, ``step_size``
+and ``generator``; the images stay within ``epsilon`` of the original and within the range of pixels."""
 
 
 @ATTACKS.register("fgsm")
-def fgsm(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    *,
-    targeted: bool = False,
-    bounds: tuple[float, float] = (-1.0, 1.0),
-) -> Tensor:
+def fgsm(model: Model, images: Tensor, labels: Tensor, epsilon: float, **options: Any) -> Tensor:
     """Return images (N, ...) moved by ``epsilon`` along the sign of the gradient: x + epsilon * sign(grad L(x, y)).
 
-    Args:
-        model: maps images to logits (N, K).
-        images: (N, ...), floating point, within ``bounds``.
-        labels: (N,) integers: the true classes or, if ``targeted``, the classes to be predicted instead.
-        epsilon: largest change of a pixel, 0 or above.
-        targeted: lower the loss of ``labels`` instead of raising it.
-        bounds: lowest and highest pixel value; pass (0, 1) for images in [0, 1].
-
-    Raises:
-        ValueError: an argument is out of its range.
+    Arguments, and the ``options`` ``targeted`` and ``bounds``, are those of :func:`pgd`.
 
     Source: Goodfellow et al. 2015, section 4.
     """
-    return bim(model, images, labels, epsilon, step_size=epsilon, steps=1, targeted=targeted, bounds=bounds)
+    return bim(model, images, labels, epsilon, step_size=epsilon, steps=1, **options)
 
 
 @ATTACKS.register("bim")
@@ -70,27 +48,16 @@ def bim(
     *,
     step_size: float | None = None,
     steps: int = 10,
-    targeted: bool = False,
-    bounds: tuple[float, float] = (-1.0, 1.0),
+    **options: Any,
 ) -> Tensor:
     """Return images (N, ...) after ``steps`` steps of FGSM, each projected back to within ``epsilon`` of the originals.
 
-    Arguments are those of :func:`fgsm` and ``step_size``, by default ``epsilon / steps``.
+    The step size is ``epsilon / steps`` by default. Arguments and ``options`` are those of :func:`pgd`.
 
     Source: Kurakin et al. 2017, eq. 2.
     """
-    step_size = epsilon / max(1, steps) if step_size is None else step_size
-    return pgd(
-        model,
-        images,
-        labels,
-        epsilon,
-        step_size=step_size,
-        steps=steps,
-        random_start=False,
-        targeted=targeted,
-        bounds=bounds,
-    )
+    size = epsilon / max(1, steps) if step_size is None else step_size
+    return pgd(model, images, labels, epsilon, step_size=size, steps=steps, random_start=False, **options)
 
 
 @ATTACKS.register("pgd")
@@ -113,53 +80,73 @@ def pgd(
 
     For each image, the best is the result with the highest loss after the last step (the lowest if ``targeted``).
 
-    Arguments are those of :func:`fgsm` and:
+    Args:
+        model: maps images to logits (N, K).
+        images: (N, ...), floating point, within ``bounds``.
+        labels: (N,) integers: the true classes or, if ``targeted``, the classes to be predicted instead.
+        epsilon: radius of the ball, 0 or above: with the norm "linf" the largest change of a pixel.
         step_size: size of each step, by default ``2.5 * epsilon / steps``.
-        random_start: False starts from the images themselves.
+        steps: number of steps, 1 or above.
+        restarts: number of ascents, 1 or above.
+        random_start: False starts each ascent from the images themselves.
         norm: norm of the ball and of each step. "linf" steps along the signs of the gradient, "l2" along the gradient
             scaled to length ``step_size``.
+        targeted: lower the loss of ``labels`` instead of raising it.
+        bounds: lowest and highest pixel value; pass (0, 1) for images in [0, 1].
         generator: source of the random starts, by default the global one; several generators each serve an equal share
             of the images.
 
+    Raises:
+        ValueError: an argument is out of its range.
+
     Source: Madry et al. 2018, section 2.1.
     """
-    images, labels = _check_arguments(images, labels, epsilon, step_size, steps, bounds)
-    if restarts < 1:
-        raise ValueError(f"restarts must be 1 or above, got {restarts}")
+    for name, number in (("epsilon", epsilon), ("step_size", step_size)):
+        if number is not None and not 0 <= number < float("inf"):
+            raise ValueError(f"{name} must be finite and 0 or above, got {number}")
+    for name, number in (("steps", steps), ("restarts", restarts)):
+        if number < 1:
+            raise ValueError(f"{name} must be 1 or above, got {number}")
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be 'linf' or 'l2', got {norm!r}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating point, got {images.dtype}: convert them to the range {bounds}")
+    images, labels = images.detach(), integer_labels(labels, len(images))
+    low, high = map(float, images.aminmax()) if images.numel() else bounds
+    if not bounds[0] <= low <= high <= bounds[1]:
+        raise ValueError(f"images must lie within bounds {bounds}, got values from {low:g} to {high:g}")
+
+    def objective(found: Tensor) -> Tensor:
+        loss = F.cross_entropy(model(found).float(), labels, reduction="none")
+        return -loss if targeted else loss
+
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
-    best, highest = images, torch.full(images.shape[:1], -torch.inf, device=images.device)
-    for _ in range(restarts):
+    best, highest = images, torch.empty(0)
+    for restart in range(restarts):
         found = images
         if random_start:
             found = (images + _random_offsets(images, epsilon, norm, generator)).clamp(*bounds)
         for _ in range(steps):
             found = found.detach().requires_grad_()
             with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(_objective(model, found, labels, targeted).sum(), found)
+                (gradient,) = torch.autograd.grad(objective(found).sum(), found)
             direction = gradient.sign() if norm == "linf" else _unit_vectors(gradient)
             found = _project(found.detach() + step_size * direction, images, epsilon, norm).clamp(*bounds)
         if restarts == 1:
             return found
         with torch.no_grad():
-            objective = _objective(model, found, labels, targeted).to(highest)
-        # If the objective is NaN, keep the first result, so that the caller sees that the model is broken.
-        better = (objective > highest) | ~(highest > -torch.inf)
-        best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), found, best)
-        highest = torch.where(better, objective, highest)
+            reached = objective(found)
+        if restart:
+            better = reached > highest
+            found = torch.where(better.view(-1, *[1] * (images.dim() - 1)), found, best)
+            reached = torch.where(better, reached, highest)
+        best, highest = found, reached
     return best
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack with its strength, in units of pixels in [0, 1].
-
-    Args:
-        name: one of ``ATTACKS``.
-        epsilon: largest change of a pixel, above 0 and at most 1.
-        steps: number of steps, from 1 to 10000; default: that of the attack.
-        step_size: size of each step, above 0 and at most 1; default: that of the attack.
+    """One of ``ATTACKS`` with its strength, in units of pixels in [0, 1], and steps if not those of the attack.
 
     Raises:
         ValueError: an unknown name, a number out of its range, or an option that the attack does not have.
@@ -172,12 +159,11 @@ class Attack:
 
     def __post_init__(self) -> None:
         keywords = inspect.signature(ATTACKS[self.name]).parameters
-        if not 0 < self.epsilon <= 1:
-            raise ValueError(f"epsilon must be above 0 and at most 1, the range of pixels, got {self.epsilon:g}")
-        if self.steps is not None and not 1 <= self.steps <= 10000:
-            raise ValueError(f"steps must be from 1 to 10000, got {self.steps}")
-        if self.step_size is not None and not 0 < self.step_size <= 1:
-            raise ValueError(f"step_size must be above 0 and at most 1, got {self.step_size:g}")
+        for option, size in (("epsilon", self.epsilon), ("step_size", self.step_size)):
+            if size is not None and not 0 < size <= 1:
+                raise ValueError(f"{option} must be above 0 and at most 1, the range of pixels, got {size:g}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be 1 or above, got {self.steps}")
         for option in ("steps", "step_size"):
             if getattr(self, option) is not None and option not in keywords:
                 raise ValueError(f"{self.name} has no option {option}: leave it out, or choose another attack")
@@ -185,15 +171,7 @@ class Attack:
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, *, targeted: bool = False, generator: Generators = None
     ) -> Tensor:
-        """Return adversarial images (N, ...) for images (N, ...) in [-1, 1] and labels (N,).
-
-        Args:
-            model: maps images to logits (N, K).
-            images: the original images.
-            labels: the true classes or, if ``targeted``, the classes to be predicted instead.
-            targeted: lower the loss of ``labels`` instead of raising it.
-            generator: source of random starts; several generators each serve an equal share of the images.
-        """
+        """Return adversarial images (N, ...) for images (N, ...) in [-1, 1]; arguments are those of :func:`pgd`."""
         attack = ATTACKS[self.name]
         step_size = None if self.step_size is None else 2 * self.step_size
         options = {"steps": self.steps, "step_size": step_size, "generator": generator}
@@ -203,37 +181,29 @@ class Attack:
 
 
 def parse_attack(text: str) -> Attack:
-    """Return the attack written as ``NAME:EPSILON`` or ``NAME:EPSILON:STEPS``.
-
-    Raises:
-        ValueError: the text has another form, or a number is out of its range.
+    """Return the attack written as ``NAME:EPSILON`` or ``NAME:EPSILON:STEPS``; raises ``ValueError`` for other texts.
 
     Example:
         >>> parse_attack("pgd:0.3:40")
         Attack(name='pgd', epsilon=0.3, steps=40, step_size=None)
     """
-    name, *numbers = text.split(":")
+    name, _, numbers = text.partition(":")
+    number, _, count = numbers.partition(":")
     try:
-        epsilon, steps = float(numbers[0]), [int(number) for number in numbers[1:]]
-    except (IndexError, ValueError):
-        epsilon, steps = 0.0, [0, 0]
-    if len(steps) > 1:
-        raise ValueError(f"an attack must be NAME:EPSILON or NAME:EPSILON:STEPS, such as pgd:0.3:40, got {text!r}")
-    return Attack(name, epsilon, *steps)
-
-
-def _objective(model: Model, images: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-    """Return the value (N,) that an attack maximizes: the cross-entropy of ``labels``, or its negative if targeted."""
-    loss = F.cross_entropy(model(images).float(), labels, reduction="none")
-    return -loss if targeted else loss
+        epsilon, steps = float(number), int(count) if count else None
+    except ValueError:
+        form = "NAME:EPSILON or NAME:EPSILON:STEPS, such as pgd:0.3:40"
+        raise ValueError(f"an attack must be {form}, got {text!r}") from None
+    return Attack(name, epsilon, steps)
 
 
 def _project(found: Tensor, images: Tensor, epsilon: float, norm: Norm) -> Tensor:
     """Return the nearest images (N, ...) to ``found`` in the ball of radius ``epsilon`` around ``images``."""
     if norm == "linf":
         return torch.clamp(found, images - epsilon, images + epsilon)
-    offsets = found - images
-    return images + offsets * (epsilon / _lengths(offsets).clamp_min(epsilon)) if epsilon else images
+    offsets = (found - images).flatten(1)
+    lengths = torch.linalg.vector_norm(offsets, dim=1, keepdim=True)
+    return images + (offsets * (epsilon / lengths.clamp_min(epsilon))).view_as(images) if epsilon else images
 
 
 def _random_offsets(images: Tensor, epsilon: float, norm: Norm, generator: Generators) -> Tensor:
@@ -241,46 +211,15 @@ def _random_offsets(images: Tensor, epsilon: float, norm: Norm, generator: Gener
     if isinstance(generator, Sequence):
         shares = zip(images.tensor_split(len(generator)), generator, strict=True)
         return torch.cat([_random_offsets(share, epsilon, norm, each) for share, each in shares])
-
-    def draw(kind: Callable[..., Tensor], *shape: int) -> Tensor:
-        device = generator.device if generator is not None else images.device
-        return kind(*shape, generator=generator, device=device, dtype=images.dtype).to(images.device)
-
+    device = generator.device if generator is not None else images.device
+    options: dict[str, Any] = {"generator": generator, "device": device, "dtype": images.dtype}
     if norm == "linf":
-        return (draw(torch.rand, *images.shape) * 2 - 1) * epsilon
-    directions = draw(torch.randn, *images.shape)
-    volumes = draw(torch.rand, len(images), *[1] * (images.dim() - 1))
+        return (torch.rand(images.shape, **options).to(images.device) * 2 - 1) * epsilon
+    directions = torch.randn(images.shape, **options).to(images.device)
+    volumes = torch.rand(len(images), *[1] * (images.dim() - 1), **options).to(images.device)
     return epsilon * volumes ** (1 / max(1, images[:1].numel())) * _unit_vectors(directions)
-
-
-def _lengths(vectors: Tensor) -> Tensor:
-    """Return the Euclidean lengths (N, 1, ...) of vectors (N, ...)."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
-    return lengths.view(-1, *[1] * (vectors.dim() - 1))
 
 
 def _unit_vectors(vectors: Tensor) -> Tensor:
     """Return vectors (N, ...) scaled to length 1; zero vectors stay zero."""
-    lengths = _lengths(vectors)
-    return vectors / lengths.masked_fill(lengths == 0, 1)
-
-
-def _check_arguments(
-    images: Tensor, labels: Tensor, epsilon: float, step_size: float | None, steps: int, bounds: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
-    """Return the detached images and the labels as int64, or raise ``ValueError``."""
-    if not images.is_floating_point():
-        raise ValueError(f"images must be floating point, got {images.dtype}: convert them to the range {bounds}")
-    images, labels = images.detach(), integer_labels(labels, len(images))
-    for name, value in (("epsilon", epsilon), ("step_size", step_size)):
-        if value is not None and not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be finite and 0 or above, got {value}")
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or above, got {steps}")
-    low, high = bounds
-    if images.numel() and not low <= float(images.min()) <= float(images.max()) <= high:
-        raise ValueError(
-            f"images must lie within bounds [{low:g}, {high:g}], got values from {float(images.min()):g} to "
-            f"{float(images.max()):g}"
-        )
-    return images, labels
+    return F.normalize(vectors.flatten(1), dim=1, eps=torch.finfo(vectors.dtype).tiny).view_as(vectors)

@@ -1,33 +1,21 @@
-"""Deep k-nearest neighbors: how well the training data support a prediction, in the feature space of each layer.
-
-The nonconformity of an image with a class is the number of its nearest training images, over all layers, that have
-another label. Held-out images with their true classes calibrate it: the p-value of a class is the share of them that
-are at least as nonconforming. Papernot and McDaniel 2018, "Deep k-Nearest Neighbors", algorithm 1 and section IV.
-"""
+"""Deep k-nearest neighbors: how well the training data support a prediction, in the feature space of each layer."""
 
 from __future__ import annotations
 
-import json
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.files import check_regular, write_npz
+from snngan.files import load_tensors, save_tensors
 from snngan.labels import integer_labels
-from snngan.memory import check_memory
 from snngan.registry import Registry
-from snngan.untrusted import npz_keys, read_npz_array
 
-SETTINGS = ("num_classes", "num_neighbors", "distance")
-MAX_CLASSES = 1 << 20
-"""Largest number of classes in a file that :meth:`DkNN.load` accepts: every query takes memory for each class."""
 QUERY_BLOCK, TRAIN_BLOCK = 256, 16384
 """Numbers of queries and of training samples whose distances are in memory at the same time."""
 SEARCHES: Registry[Callable[..., Tensor]] = Registry("search")
@@ -60,18 +48,18 @@ class DkNNOutput:
 class DkNN:
     """Deep k-nearest neighbors among the training samples of a classifier; call :meth:`calibrate` before use.
 
+    The nonconformity of an image with a class is the number of its nearest training images, over all layers, that have
+    another label. Held-out images with their true classes calibrate it: the p-value of a class is the share of them
+    that are at least as nonconforming. Source: Papernot and McDaniel 2018, algorithm 1 and section IV.
+
     Args:
         layers: activations (N, ...) of the training samples by name of the layer; float32 and float64 tensors are not
             copied.
-        labels: (N,) integer classes from 0 to ``num_classes - 1``.
-        num_classes: K; default: one more than the highest label.
+        labels: (N,) integer classes from 0 to ``num_classes - 1``; by default ``num_classes`` is one above the highest.
         num_neighbors: number of neighbors in each layer.
         distance: ``"cosine"``, as in the paper, or ``"sqeuclidean"``.
         search: ``"torch"`` finds the neighbors exactly, by distances in float64; ``"faiss"`` (an optional package, on
-            the CPU) by distances of centered samples in float32.
-
-    Raises:
-        ValueError: sizes, layers or labels that do not match, fewer samples than neighbors, or faiss not installed.
+            the CPU) by distances of centered samples in float32. Raises ``ValueError`` if it is not installed.
 
     Example:
         >>> samples = torch.cat([torch.zeros(50, 2), torch.ones(50, 2)]) + torch.rand(100, 2) / 4
@@ -92,36 +80,25 @@ class DkNN:
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
-        if not isinstance(layers, Mapping):
-            raise ValueError(f"layers must map names of layers to tensors, got {type(layers).__name__}")
         self.labels = integer_labels(labels, len(labels))
         lowest, highest = (int(self.labels.min()), int(self.labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes
-        self.num_neighbors, self.distance = num_neighbors, distance
-        self._find_nearest = SEARCHES[search]
+        self.num_neighbors, self.distance, self._find_nearest = num_neighbors, distance, SEARCHES[search]
         if distance not in ("cosine", "sqeuclidean"):
             raise ValueError(f"distance must be 'cosine' or 'sqeuclidean', got {distance!r}")
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
         if not 1 <= num_neighbors <= len(labels):
-            raise ValueError(
-                f"num_neighbors must be from 1 to {len(labels)}, the training samples, got {num_neighbors}"
-            )
+            raise ValueError(f"num_neighbors must be from 1 to {len(labels)}, the samples, got {num_neighbors}")
         if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes:
-            raise ValueError(
-                f"labels must be from 0 to below num_classes, which must be 2 or above; got labels from {lowest} to "
-                f"{highest} and {self.num_classes} classes"
-            )
+            got = f"labels from {lowest} to {highest} and {self.num_classes} classes"
+            raise ValueError(f"labels must be from 0 to below num_classes, which must be 2 or above; got {got}")
         self.layers = {name: self._select_features(name, layers, len(labels)) for name in layers}
         self.calibration = self.labels.new_zeros(0)
         """(C,) int64, sorted: nonconformity of each held-out sample with its true class."""
 
     def calibrate(self, layers: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Calibrate by held-out samples: their activations (C, ...) by name of the layer, and true classes (C,).
-
-        Raises:
-            ValueError: the samples are missing, or a layer or label does not match.
-        """
+        """Calibrate by held-out samples: their activations (C, ...) by name of the layer, and true classes (C,)."""
         labels = integer_labels(labels, len(labels))
         if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(f"calibration needs at least one sample, with labels from 0 to below {self.num_classes}")
@@ -135,10 +112,7 @@ class DkNN:
         have no neighbor of another class, and so share one p-value near 1. With ``ties``, only a random share of the
         calibration samples that are exactly as nonconforming counts, drawn for each sample: then the p-value of the
         true class is uniform for samples like those of the calibration (Vovk et al. 2005, "Algorithmic Learning in a
-        Random World", section 2.2).
-
-        Raises:
-            ValueError: the DkNN is not calibrated, or a layer is missing or has another size.
+        Random World", section 2.2). Raises ``ValueError`` before :meth:`calibrate`.
         """
         size = len(self.calibration)
         if not size:
@@ -153,41 +127,20 @@ class DkNN:
         return DkNNOutput(at_least / (1 + size))
 
     def save(self, path: Path) -> None:
-        """Write everything to ``path``, an npz file of plain arrays that :meth:`load` reads.
-
-        Raises:
-            OSError: the file cannot be written; a file that was there before is unchanged.
-        """
+        """Write everything to ``path``, a safetensors file that :meth:`load` reads; raises ``SaveError``."""
         tensors = {f"layers/{name}": features for name, features in self.layers.items()}
-        tensors |= {"labels": self.labels, "calibration": self.calibration}
-        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-        arrays["settings"] = json.dumps({name: getattr(self, name) for name in SETTINGS})
-        write_npz(path, arrays)
+        settings = {name: getattr(self, name) for name in ("num_classes", "num_neighbors", "distance")}
+        save_tensors(path, tensors | {"labels": self.labels, "calibration": self.calibration}, settings)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> DkNN:
-        """Return what :meth:`save` wrote to ``path``; no code in the file is run.
-
-        Raises:
-            ValueError: the file is missing or not a saved DkNN.
-        """
+        """Return what :meth:`save` wrote to ``path``; raises ``ValueError`` for a missing, damaged or other file."""
+        loaded, settings = load_tensors(path)
         try:
-            check_regular(path)
-            with zipfile.ZipFile(path) as archive:
-                check_memory(sum(entry.file_size for entry in archive.infolist()), "it")
-                arrays = {name: read_npz_array(archive, name) for name in npz_keys(archive)}
-            settings = json.loads(str(arrays.pop("settings")))
-            for name, largest in (("num_classes", MAX_CLASSES), ("num_neighbors", len(arrays["labels"]))):
-                if type(settings[name]) is not int or settings[name] > largest:
-                    raise ValueError(f"{name} must be a whole number of at most {largest}, got {settings[name]}")
-            tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-            labels, calibration = tensors.pop("labels"), tensors.pop("calibration")
-            for name, values in (("labels", labels), ("calibration", calibration)):
-                if values.dtype != torch.int64 or values.dim() != 1:
-                    raise ValueError(f"{name} must be int64 (N,), got {values.dtype} {tuple(values.shape)}")
-            layers = {name.removeprefix("layers/"): features for name, features in tensors.items()}
+            labels, calibration = loaded.pop("labels").to(device), loaded.pop("calibration").to(device)
+            layers = {name.removeprefix("layers/"): features.to(device) for name, features in loaded.items()}
             dknn = cls(layers, labels, **settings)
-        except Exception as error:  # a damaged or hostile archive fails in many ways
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved DkNN: {error}") from error
         dknn.calibration = calibration
         return dknn
@@ -233,24 +186,19 @@ def find_nearest(queries: Tensor, samples: Tensor, count: int, distance: str = "
         block = _to_float64(samples[start : start + TRAIN_BLOCK], center, distance)
         squares = block.square().sum(1) if distance == "sqeuclidean" else torch.zeros_like(block[:, 0])
         found = []
-        for asked, kept, near in zip(
-            *(torch.split(each, QUERY_BLOCK) for each in (queries, indices, nearness)), strict=True
-        ):
+        parts = (torch.split(each, QUERY_BLOCK) for each in (queries, indices, nearness))
+        for asked, kept, near in zip(*parts, strict=True):
             new = torch.addmm(squares, _to_float64(asked, center, distance), block.T, beta=-1, alpha=2)
             own = torch.arange(start, start + len(block), device=samples.device).expand(len(asked), -1)
             best = torch.cat([near, new], 1).topk(min(count, near.shape[1] + len(block)))
             found.append((torch.cat([kept, own], 1).gather(1, best.indices), best.values))
-        indices, nearness = (torch.cat(parts) for parts in zip(*found, strict=True))
+        indices, nearness = map(torch.cat, zip(*found, strict=True))
     return indices
 
 
 @SEARCHES.register("faiss")
 def find_nearest_by_faiss(queries: Tensor, samples: Tensor, count: int, distance: str = "sqeuclidean") -> Tensor:
-    """Return what :func:`find_nearest` returns, computed by the package faiss on the CPU.
-
-    Raises:
-        ValueError: faiss is not installed.
-    """
+    """Return what :func:`find_nearest` returns, computed by the package faiss on the CPU."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # raised by the bindings of faiss

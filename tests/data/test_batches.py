@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import pytest
 import torch
@@ -15,19 +15,27 @@ CPU = torch.device("cpu")
 IMAGES = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 2, 2).contiguous()
 
 
-def rows(batch: torch.Tensor) -> list[int]:
-    return [int(row) for row in ((batch[:, 0, 0, 0] + 1) * 127.5).round()]
+def rows(batches: Batches, count: int = 1) -> list[int]:
+    """Return the rows of the next ``count`` batches."""
+    return [int(row) for _ in range(count) for row in batches.next_stored_images()[:, 0, 0, 0]]
 
 
-def test_batches_are_images_in_the_unit_range() -> None:
-    batch = Batches(IMAGES, 4, seed=0, device=CPU).next_images()
-    assert batch.shape == (4, 3, 2, 2) and batch.dtype == torch.float32
-    assert_close(batch, to_unit_range(IMAGES[rows(batch)]), rtol=0, atol=0)
+@pytest.fixture(params=[False, True], ids=["on the device", "prefetched"])
+def prefetched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Gather batches in a thread, as if the images did not fit on the device, or not."""
+    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: not request.param)
+    return bool(request.param)
+
+
+def test_images_and_labels_belong_together() -> None:
+    images, labels = Batches(IMAGES, 4, seed=0, device=CPU, labels=torch.arange(10)).next_images_and_labels()
+    assert images.shape == (4, 3, 2, 2) and images.dtype == torch.float32
+    assert_close(images, to_unit_range(IMAGES[labels]), rtol=0, atol=0)
 
 
 def test_epochs_are_different_permutations() -> None:
     batches = Batches(IMAGES, 5, seed=0, device=CPU)
-    epochs = [rows(batches.next_images()) + rows(batches.next_images()) for _ in range(4)]
+    epochs = [rows(batches, 2) for _ in range(4)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
@@ -36,45 +44,52 @@ def test_epochs_are_different_permutations() -> None:
 def test_an_incomplete_batch_is_dropped(count: int) -> None:
     batches = Batches(IMAGES[:count], 4, seed=0, device=CPU)
     for _ in range(5):
-        epoch = [row for _ in range(count // 4) for row in rows(batches.next_images())]
+        epoch = rows(batches, count // 4)
         assert len(epoch) == len(set(epoch)) == count // 4 * 4
 
 
-def test_the_seed_alone_decides_the_order() -> None:
+def test_the_seed_alone_decides_the_order(prefetched: bool) -> None:
     streams = [Batches(IMAGES, 4, seed=seed, device=CPU) for seed in (3, 3, 4)]
     torch.manual_seed(1)
-    first, second, other = ([batches.next_images() for _ in range(6)] for batches in streams)
-    assert_close(first, second, rtol=0, atol=0)
-    assert [rows(batch) for batch in first] != [rows(batch) for batch in other]
+    first, second, other = (rows(batches, 6) for batches in streams)
+    assert first == second == rows(streams[2].with_seed(3), 6)
+    assert first != other
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 4, 5, 10])
+def test_prefetched_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Batches(IMAGES, 4, seed=0, device=CPU, labels=torch.arange(10))
+    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: False)
+    prefetched = Batches(IMAGES, 4, seed=0, device=CPU, labels=torch.arange(10))
+    for _ in range(9):
+        assert_close(prefetched.next_images_and_labels(), plain.next_images_and_labels(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 10])
 @pytest.mark.parametrize("steps", range(7))
-def test_a_resumed_stream_equals_an_uninterrupted_one(steps: int, batch_size: int, tmp_path: Path) -> None:
+def test_a_resumed_stream_equals_an_uninterrupted_one(steps: int, batch_size: int, prefetched: bool) -> None:
     uninterrupted = Batches(IMAGES, batch_size, seed=7, device=CPU)
-    for _ in range(steps):
-        uninterrupted.next_images()
-    torch.save(uninterrupted.state_dict(), tmp_path / "state.pt")
+    rows(uninterrupted, steps)
+    file = io.BytesIO()
+    torch.save(uninterrupted.state_dict(), file)
+    file.seek(0)
     resumed = Batches(IMAGES, batch_size, seed=8, device=CPU)
-    resumed.next_images()
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    for _ in range(15):
-        assert_close(resumed.next_images(), uninterrupted.next_images(), rtol=0, atol=0)
+    rows(resumed)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert rows(resumed, 15) == rows(uninterrupted, 15)
 
 
 def test_a_saved_state_does_not_change() -> None:
     batches = Batches(IMAGES, 4, seed=0, device=CPU)
     state = batches.state_dict()
-    first = [batches.next_images() for _ in range(6)]
+    first = rows(batches, 6)
     batches.load_state_dict(state)
-    assert_close([batches.next_images() for _ in range(6)], first, rtol=0, atol=0)
+    assert rows(batches, 6) == first
 
 
 def test_changing_a_batch_leaves_the_data_set_unchanged() -> None:
     points = torch.rand(6, 1, 1, 2)
     before = points.clone()
-    batch = Batches(points, 6, seed=0, device=CPU).next_images()
-    batch.zero_()
+    Batches(points, 6, seed=0, device=CPU).next_stored_images().zero_()
     assert_close(points, before, rtol=0, atol=0)
 
 
@@ -90,52 +105,18 @@ def test_batch_size_out_of_range(batch_size: int, message: str) -> None:
         Batches(IMAGES, batch_size, seed=0, device=CPU)
 
 
-@pytest.fixture
-def prefetching(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gather batches in a thread, as if the images did not fit on the device."""
-    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: False)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_prefetched_batches_are_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = torch.arange(len(IMAGES))
-    plain = Batches(IMAGES, 4, seed=seed, device=CPU, labels=labels)
-    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: False)
-    prefetched = Batches(IMAGES, 4, seed=0, device=CPU, labels=labels)
-    prefetched.next_images()
-    prefetched = prefetched.with_seed(seed)
-    for _ in range(9):
-        assert_close(prefetched.next_images_and_labels(), plain.next_images_and_labels(), rtol=0, atol=0)
-
-
 def test_shards_are_the_rows_of_the_whole_batch() -> None:
-    whole = Batches(IMAGES, 4, seed=0, device=CPU)
-    shards = [Batches(IMAGES, 4, seed=0, device=CPU, shard=(rank, 2)) for rank in range(2)]
+    whole, *shards = (Batches(IMAGES, 4, seed=0, device=CPU, shard=each) for each in ((0, 1), (0, 2), (1, 2)))
     for _ in range(5):
-        assert torch.equal(torch.cat([shard.next_stored_images() for shard in shards]), whole.next_stored_images())
-
-
-@pytest.mark.usefixtures("prefetching")
-@pytest.mark.parametrize("taken", range(7))
-def test_a_prefetched_stream_is_resumed_where_it_was_read_to(taken: int) -> None:
-    uninterrupted = Batches(IMAGES, 4, seed=0, device=CPU)
-    for _ in range(taken):
-        uninterrupted.next_images()
-    resumed = Batches(IMAGES, 4, seed=5, device=CPU)
-    resumed.next_images()
-    resumed.load_state_dict(uninterrupted.state_dict())
-    for _ in range(7):
-        assert_close(resumed.next_images(), uninterrupted.next_images(), rtol=0, atol=0)
+        assert rows(shards[0]) + rows(shards[1]) == rows(whole)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("fits", [True, False])
-def test_the_order_is_the_same_on_cuda(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snngan.data.batches._fits", lambda images, device: fits)
+def test_the_order_is_the_same_on_cuda(prefetched: bool) -> None:
     on_cpu = Batches(IMAGES, 4, seed=0, device=CPU)
     on_cuda = Batches(IMAGES, 4, seed=0, device=torch.device("cuda"))
     for _ in range(6):
-        batch = on_cuda.next_images()
+        batch = on_cuda.next_stored_images()
         assert batch.is_cuda
-        assert_close(batch.cpu(), on_cpu.next_images(), rtol=0, atol=0)
+        assert_close(batch.cpu(), on_cpu.next_stored_images(), rtol=0, atol=0)

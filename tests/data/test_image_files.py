@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from snngan.data.image_files import UnusableImageError, open_image, read_header
 
@@ -58,30 +58,18 @@ def write_tiff(
     order: str = "<", extra: int | None = None,
 ) -> Path:  # fmt: skip
     """Write (H, W) or (H, W, C) levels as an uncompressed TIFF of their dtype, in the byte ``order``."""
-    height, width = levels.shape[:2]
-    channels = 1 if levels.ndim == 2 else levels.shape[2]
+    height, width, channels = (*levels.shape, 1)[:3]
     stored = levels.transpose(2, 0, 1) if planar == 2 else levels
     body = stored.astype(levels.dtype.newbyteorder(order)).tobytes()
-    bits, planes = levels.dtype.itemsize * 8, channels if planar == 2 else 1
-    shorts: dict[int, list[int]] = {
-        256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric], 277: [channels],
-        278: [height], 284: [planar], 339: [sample_format] * channels,
-    }  # fmt: skip
-    if extra is not None:
-        shorts[338] = [extra]
-    longs = {273: [8 + plane * len(body) // planes for plane in range(planes)], 279: [len(body) // planes] * planes}
-    entries, after = b"", b""
-    start_after = 8 + len(body) + 2 + 12 * (len(shorts) + len(longs)) + 4
-    for tag, values in sorted((shorts | longs).items()):
-        code = "H" if tag in shorts else "I"
-        content = struct.pack(f"{order}{len(values)}{code}", *values)
-        if len(content) > 4:
-            content, after = struct.pack(f"{order}I", start_after + len(after)), after + content
-        kind = 3 if tag in shorts else 4
-        entries += struct.pack(f"{order}HHI", tag, kind, len(values)) + content.ljust(4, b"\0")
-    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(body))
-    count = struct.pack(f"{order}H", len(shorts) + len(longs))
-    path.write_bytes(head + body + count + entries + bytes(4) + after)
+    size = len(body) // (channels if planar == 2 else 1)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    directory = TiffImagePlugin.ImageFileDirectory_v2(magic + bytes(4))
+    directory.update({
+        256: width, 257: height, 258: (levels.dtype.itemsize * 8,) * channels, 259: 1, 262: photometric,
+        273: tuple(range(0, len(body), size)), 277: channels, 278: height, 279: (size,) * (len(body) // size),
+        284: planar, 339: (sample_format,) * channels,
+    } | ({} if extra is None else {338: extra}))  # fmt: skip
+    path.write_bytes(magic + struct.pack(f"{order}I", 8) + directory.tobytes(8) + body)
     return path
 
 
@@ -107,15 +95,11 @@ def test_gray_png_of_every_depth(bits: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(write_png(tmp_path / "a.png", levels, bits, GRAY)), expected)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("which", ["black", "white", "middle"])
-def test_gray_png_with_a_transparent_level(bits: int, which: str, tmp_path: Path) -> None:
-    top = 2**bits - 1
+@pytest.mark.parametrize(("bits", "clear"), [(1, 0), (1, 1), (8, 0), (8, 136), (8, 255)])
+def test_gray_png_with_a_transparent_level(bits: int, clear: int, tmp_path: Path) -> None:
     levels = RAMP >> (16 - bits)
-    clear = {"black": 0, "white": top, "middle": int(levels[8, 8])}[which]
-    expected = levels >> 8 if bits == 16 else levels * (255 // top)
     found = pixels(write_png(tmp_path / "a.png", levels, bits, GRAY, [clear]))
-    expected = np.where(levels == clear, 255, expected)
+    expected = np.where(levels == clear, 255, levels * (255 // (2**bits - 1)))
     np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, 2))
 
 
@@ -132,11 +116,6 @@ def test_color_png_with_a_transparent_color(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.where((levels == clear).all(2, keepdims=True), 255, levels))
 
 
-@pytest.mark.parametrize("clear", [[0, 0, 0], [1, 2, 3], [65535, 65535, 65535], [256, 256, 256]])
-def test_16_bit_color_png_with_a_transparent_color_is_refused(clear: list[int], tmp_path: Path) -> None:
-    check_refused(write_png(tmp_path / "a.png", COLORS, 16, COLOR, clear), "transparent color has 16 bits")
-
-
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("color", [GRAY_ALPHA, COLOR_ALPHA])
 def test_png_with_an_alpha_channel(bits: int, color: int, tmp_path: Path) -> None:
@@ -148,15 +127,8 @@ def test_png_with_an_alpha_channel(bits: int, color: int, tmp_path: Path) -> Non
     assert (found[8:] == 255).all()
 
 
-def test_black_16_bit_drawings_on_a_transparent_background(tmp_path: Path) -> None:
-    levels = np.zeros((16, 16, 4), np.uint16)
-    levels[4:8, :, 3] = 65535
-    found = pixels(write_png(tmp_path / "a.png", levels, 16, COLOR_ALPHA))
-    assert (found[4:8] == 0).all() and (found[8:] == 255).all()
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("clear", [(), (0,), (255, 0), (128, 255)])
+@pytest.mark.parametrize("bits", [1, 8])
+@pytest.mark.parametrize("clear", [(), (0,), (128, 255)])
 def test_palette_png(bits: int, clear: tuple[int, ...], tmp_path: Path) -> None:
     levels = np.arange(256).reshape(16, 16) % 2
     found = pixels(write_png(tmp_path / "a.png", levels, bits, PALETTE, clear, bytes([200, 0, 0, 0, 100, 0])))
@@ -166,22 +138,14 @@ def test_palette_png(bits: int, clear: tuple[int, ...], tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected[levels], atol=1)  # Pillow's rounding of half-clear colors
 
 
-@pytest.mark.parametrize("top", [4095, 1023, 255, 1])
+@pytest.mark.parametrize("top", [4095, 255, 1])
 def test_16_bit_files_of_fewer_bits_are_refused(top: int, tmp_path: Path) -> None:
     gray = (RAMP.astype(np.uint32) * top // 65535).astype(np.uint16)
     colors = (COLORS.astype(np.uint32) * top // 65535).astype(np.uint16)
-    Image.fromarray(gray).save(tmp_path / "gray.png")
-    Image.fromarray(gray).save(tmp_path / "gray.tif")
-    check_refused(tmp_path / "gray.png", DARK)
-    check_refused(tmp_path / "gray.tif", DARK)
+    check_refused(write_png(tmp_path / "gray.png", gray, 16, GRAY), DARK)
     check_refused(write_tiff(tmp_path / "big.tif", gray, order=">"), DARK)
-    check_refused(write_png(tmp_path / "clear.png", gray, 16, GRAY, [0]), DARK)
     check_refused(write_png(tmp_path / "colors.png", colors, 16, COLOR), DARK)
     check_refused(write_tiff(tmp_path / "colors.tif", colors, photometric=2), DARK)
-    solid = np.concatenate((colors, np.full((16, 16, 1), 65535, np.uint16)), 2)
-    check_refused(write_png(tmp_path / "solid.png", solid, 16, COLOR_ALPHA), DARK)
-    faint = np.concatenate((COLORS, gray[..., None]), 2)
-    check_refused(write_png(tmp_path / "faint.png", faint, 16, COLOR_ALPHA), DARK)
 
 
 def test_black_16_bit_gray_is_black(tmp_path: Path) -> None:
@@ -196,72 +160,48 @@ def test_16_bit_tiff(order: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, COLORS >> 8)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
-def test_compressed_16_bit_tiff(compression: str, tmp_path: Path) -> None:
-    Image.fromarray(RAMP).save(tmp_path / "a.tif", compression=compression)
+def test_compressed_16_bit_tiff(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.tif", compression="tiff_lzw")
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), RAMP >> 8)
 
 
-def test_tiff_with_white_as_zero(tmp_path: Path) -> None:
-    found = pixels(write_tiff(tmp_path / "a.tif", RAMP, photometric=0))
-    np.testing.assert_array_equal(found, (65535 - RAMP) >> 8)
-    levels = (RAMP >> 8).astype(np.uint8)
-    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", levels, photometric=0)), 255 - levels)
+def test_8_bit_tiff_with_white_as_zero_or_separate_planes(tmp_path: Path) -> None:
+    gray, colors = ((levels >> 8).astype(np.uint8) for levels in (RAMP, COLORS))
+    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "a.tif", gray, photometric=0)), 255 - gray)
+    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", colors, photometric=2, planar=2)), colors)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32])
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_integers_of_unknown_range_are_refused(dtype: type, order: str, tmp_path: Path) -> None:
-    levels = (RAMP >> 9).astype(dtype)
-    signed = 2 if np.issubdtype(dtype, np.signedinteger) else 1
-    path = write_tiff(tmp_path / "a.tif", levels, sample_format=signed, order=order)
-    check_refused(path, "signed or 32-bit integers, of unknown range|cannot identify image file")
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.float32])
+def test_pixels_of_unknown_range_are_refused(dtype: type, tmp_path: Path) -> None:
+    sample_format = {"i": 2, "u": 1, "f": 3}[np.dtype(dtype).kind]
+    path = write_tiff(tmp_path / "a.tif", (RAMP >> 9).astype(dtype), sample_format=sample_format)
+    check_refused(path, "floating-point, signed or 32-bit numbers, of unknown range; save it with 8 bits")
 
 
-def test_32_bit_tiff_of_pillow_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(RAMP.astype(np.int32)).save(tmp_path / "a.tif")
-    check_refused(tmp_path / "a.tif", "signed or 32-bit integers, of unknown range; save it with 8 bits")
-
-
-def test_floats_are_refused(tmp_path: Path) -> None:
-    Image.fromarray((RAMP / 65535).astype(np.float32)).save(tmp_path / "a.tif")
-    check_refused(tmp_path / "a.tif", "floating-point numbers, of unknown range; save it with 8 bits")
-    (tmp_path / "b.pgm").write_bytes(b"Pf 2 2 -1.0\n" + np.ones(4, "<f4").tobytes())
-    check_refused(tmp_path / "b.pgm", "floating-point numbers, of unknown range")
-
-
-def test_16_bit_colors_in_separate_planes_are_refused(tmp_path: Path) -> None:
-    check_refused(write_tiff(tmp_path / "a.tif", COLORS, photometric=2, planar=2), "lie in separate planes")
-    levels = (COLORS >> 8).astype(np.uint8)
-    np.testing.assert_array_equal(pixels(write_tiff(tmp_path / "b.tif", levels, photometric=2, planar=2)), levels)
+def test_16_bit_levels_that_pillow_does_not_read_are_refused(tmp_path: Path) -> None:
+    for path in (
+        write_png(tmp_path / "gray.png", RAMP, 16, GRAY, [0]),
+        write_png(tmp_path / "color.png", COLORS, 16, COLOR, [1, 2, 3]),
+        write_tiff(tmp_path / "negative.tif", RAMP, photometric=0),
+        write_tiff(tmp_path / "planes.tif", COLORS, photometric=2, planar=2),
+    ):
+        check_refused(path, "stored in a way that Pillow does not read; save it with 8 bits")
 
 
 def test_gray_tiff_with_an_alpha_channel(tmp_path: Path) -> None:
     levels = np.full((4, 4, 2), 100, np.uint8)
     levels[..., 1] = (0, 128, 255, 255)
-    plain = pixels(write_tiff(tmp_path / "a.tif", levels, extra=2))
-    np.testing.assert_allclose(plain[0, :, 0], [255, 177, 100, 100], atol=1)
-    multiplied = levels.copy()
-    multiplied[..., 0] = levels[..., 0].astype(int) * levels[..., 1] // 255
-    np.testing.assert_allclose(pixels(write_tiff(tmp_path / "b.tif", multiplied, extra=1)), plain, atol=2)
+    found = pixels(write_tiff(tmp_path / "a.tif", levels, extra=2))
+    np.testing.assert_allclose(found[0, :, 0], [255, 177, 100, 100], atol=1)
 
 
-@pytest.mark.parametrize("maximum", [1, 100, 255, 256, 1023, 4095, 65535])
-@pytest.mark.parametrize("plain", [True, False])
-def test_pgm_of_every_maximum(maximum: int, plain: bool, tmp_path: Path) -> None:
-    levels = np.round(np.linspace(0, maximum, 16)).astype(int)
-    body = (
-        " ".join(map(str, levels)).encode() if plain else levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
-    )
-    (tmp_path / "a.pgm").write_bytes(f"P{2 if plain else 5} 4 4 {maximum}\n".encode() + body)
-    np.testing.assert_allclose(pixels(tmp_path / "a.pgm").flatten(), levels * 255 / maximum, atol=1)
-
-
-@pytest.mark.parametrize("maximum", [1, 100, 255, 1023, 65535])
-def test_ppm_of_every_maximum(maximum: int, tmp_path: Path) -> None:
-    levels = np.round(np.linspace(0, maximum, 48)).astype(int)
-    body = levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
-    (tmp_path / "a.ppm").write_bytes(f"P6 4 4 {maximum}\n".encode() + body)
+@pytest.mark.parametrize("maximum", [1, 100, 255, 256, 4095, 65535])
+@pytest.mark.parametrize(("kind", "count"), [("P2", 16), ("P5", 16), ("P6", 48)])
+def test_pgm_and_ppm_of_every_maximum(maximum: int, kind: str, count: int, tmp_path: Path) -> None:
+    levels = np.round(np.linspace(0, maximum, count)).astype(int)
+    text = " ".join(map(str, levels)).encode()
+    body = text if kind == "P2" else levels.astype(np.uint8 if maximum < 256 else ">u2").tobytes()
+    (tmp_path / "a.ppm").write_bytes(f"{kind} 4 4 {maximum}\n".encode() + body)
     np.testing.assert_allclose(pixels(tmp_path / "a.ppm").flatten(), levels * 255 / maximum, atol=1)
 
 
@@ -287,20 +227,23 @@ def test_gif_with_a_transparent_color(mode: str, tmp_path: Path) -> None:
     assert (found[:4] == 255).all() and (found[4:] == 60).all()
 
 
-def test_16_bit_images_are_rotated_as_their_exif_data_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("levels", [RAMP[:, :8], COLORS[:, :8].astype(np.uint8)])
+def test_images_are_rotated_as_their_exif_data_say(levels: NDArray[np.generic], tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(RAMP[:, :8]).save(tmp_path / "a.png", exif=exif)
-    image = open_image(tmp_path / "a.png")
-    assert image.size == (16, 8)
-    np.testing.assert_array_equal(np.asarray(image), np.rot90(RAMP[:, :8], -1) >> 8)
+    Image.fromarray(levels).save(tmp_path / "a.png", exif=exif)
+    expected = levels >> 8 if levels.dtype == np.uint16 else levels
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png")), np.rot90(expected, -1))
 
 
-def test_small_images_are_refused_with_advice(tmp_path: Path) -> None:
-    Image.new("P", (1, 1)).save(tmp_path / "icon.gif")
-    with pytest.raises(UnusableImageError, match=r"icon\.gif is 1x1, too small for images of 64x64; remove it, or use"):
-        open_image(tmp_path / "icon.gif", 64)
-    Image.new("RGB", (60, 40)).save(tmp_path / "small.png")
-    with pytest.raises(UnusableImageError, match=r"60x40, .*; use --image-size 40 or less, or use --skip-broken"):
-        open_image(tmp_path / "small.png", 64)
-    assert open_image(tmp_path / "small.png", 40).size == (60, 40)
+def test_huge_images_are_refused(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "giant.png", np.zeros((1, 1)), 8, GRAY)
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 10_000, 10_000) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    check_refused(path, "decompression bomb")
+
+
+def test_postscript_is_not_passed_to_ghostscript(tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n%%EOF\n")
+    check_refused(tmp_path / "page.png", "cannot identify image file")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import os
+import io
 import pickle
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -16,21 +17,15 @@ import scipy.io  # type: ignore[import-untyped]
 import torch
 import torchvision.datasets  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from PIL import Image
 from torch.testing import assert_close
 
 from snngan.data import DATASETS, public
 from snngan.data.datasets import list_datasets, load_dataset
 from snngan.data.public import PublicSource
 
-NAMES = [name for name in DATASETS.names() if isinstance(DATASETS[name], PublicSource)]
-IDX_NAMES = [name for name in NAMES if all("idx" in file for file in getattr(DATASETS[name], "files"))]  # noqa: B009
+SOURCES = {name: source for name in DATASETS.names() if isinstance(source := DATASETS[name], PublicSource)}
 COUNTS = (12, 5)
-
-
-def source_of(name: str) -> PublicSource:
-    source = DATASETS[name]
-    assert isinstance(source, PublicSource)
-    return source
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
@@ -83,11 +78,11 @@ def _accept_small_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(public, "DEBIAN_FOLDER", tmp_path / "debian")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOURCES)
 def test_files_are_read_as_torchvision_reads_them(name: str, tmp_path: Path) -> None:
-    source = source_of(name)
+    source = SOURCES[name]
     write_layout(tmp_path, source)
-    assert "(torchvision layout)" in {row.name: row.where for row in list_datasets(tmp_path)}[name]
+    assert list_datasets(tmp_path)[name] == str(tmp_path / source.folder)
     dataset = load_dataset(name, data_dir=tmp_path)
     assert dataset.image_shape == source.image_shape
     splits = ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels))
@@ -103,42 +98,21 @@ def test_files_are_read_as_torchvision_reads_them(name: str, tmp_path: Path) -> 
         assert labels.min() >= 0 and labels.max() < source.num_classes
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_sets_are_kept_as_npz(name: str, tmp_path: Path) -> None:
-    source = source_of(name)
-    write_layout(tmp_path, source)
-    messages: list[str] = []
-    first = load_dataset(name, data_dir=tmp_path, notify=messages.append)
-    assert messages == [f"kept {name} as {tmp_path / name}.npz for the next time"]
-    for file in source.files:
-        (tmp_path / source.folder / file).unlink()
-    second = load_dataset(name, data_dir=tmp_path, notify=messages.append)
-    assert len(messages) == 1
-    for field in ("train_images", "train_labels", "test_images", "test_labels"):
-        assert_close(getattr(first, field), getattr(second, field))
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if source_of(name).debian_package])
-def test_compressed_files_of_a_debian_package_are_found(name: str, tmp_path: Path) -> None:
-    source = source_of(name)
-    write_idx(tmp_path / "debian" / name, source, packed=True)
-    assert "(Debian package)" in {row.name: row.where for row in list_datasets(tmp_path / "data")}[name]
+def test_compressed_files_of_a_debian_package_are_found(tmp_path: Path) -> None:
+    name = "fashion-mnist"
+    with pytest.raises(ValueError, match="use --download, or apt install dataset-fashion-mnist"):
+        load_dataset(name, data_dir=tmp_path / "data")
+    write_idx(tmp_path / "debian" / name, SOURCES[name], packed=True)
+    assert list_datasets(tmp_path / "data")[name] == str(tmp_path / "debian" / name)
     packaged = load_dataset(name, data_dir=tmp_path / "data")
-    write_layout(tmp_path, source)
+    write_layout(tmp_path, SOURCES[name])
     assert_close(packaged.train_images, load_dataset(name, data_dir=tmp_path).train_images)
 
 
-def test_a_missing_set_names_every_searched_place(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="use --download, or apt install dataset-fashion-mnist") as caught:
-        load_dataset("fashion-mnist", data_dir=tmp_path)
-    for place in (tmp_path / "fashion-mnist.npz", tmp_path / "FashionMNIST" / "raw", tmp_path / "debian"):
-        assert str(place) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
 def test_damaged_files_are_refused(name: str, damage: str, tmp_path: Path) -> None:
-    source = source_of(name)
+    source = SOURCES[name]
     write_layout(tmp_path, source)
     path = tmp_path / source.folder / source.files[0]
     content = path.read_bytes()
@@ -147,23 +121,11 @@ def test_damaged_files_are_refused(name: str, damage: str, tmp_path: Path) -> No
         load_dataset(name, data_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / f"{name}.npz").exists()
-    if name in IDX_NAMES:
-        assert "is not a complete idx file of bytes" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", IDX_NAMES)
-def test_images_and_labels_of_different_length_are_refused(name: str, tmp_path: Path) -> None:
-    source = source_of(name)
-    write_layout(tmp_path, source)
-    folder = tmp_path / source.folder
-    (folder / source.files[1]).write_bytes(idx(np.zeros(3, dtype=np.uint8)))
-    with pytest.raises(ValueError, match=r"images of shape \(12, 28, 28\) with labels of shape \(3,\)"):
-        load_dataset(name, data_dir=tmp_path)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_both_splits_are_downloaded_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = source_of(name)
+@pytest.mark.parametrize("name", SOURCES)
+def test_both_splits_are_downloaded_once_and_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SOURCES[name]
     real = getattr(torchvision.datasets, source.torchvision_name)
     fetched: list[dict[str, object]] = []
 
@@ -175,10 +137,14 @@ def test_both_splits_are_downloaded_once(name: str, tmp_path: Path, monkeypatch:
         return real(root, download=False, **options)
 
     monkeypatch.setattr(torchvision.datasets, source.torchvision_name, fake)
-    for _ in range(2):
-        load_dataset(name, data_dir=tmp_path, download=True)
-    assert fetched == list(source.options)
-    assert os.path.exists(tmp_path / f"{name}.npz")
+    messages: list[str] = []
+    first = load_dataset(name, data_dir=tmp_path, download=True, notify=messages.append)
+    assert messages == [f"kept {name} as {tmp_path / name}.npz for the next time"]
+    for file in source.files:
+        (tmp_path / source.folder / file).unlink()
+    second = load_dataset(name, data_dir=tmp_path, download=True, notify=messages.append)
+    assert len(messages) == 1 and fetched == list(source.options)
+    assert first.labeled_digest() == second.labeled_digest()
 
 
 def test_a_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,17 +157,52 @@ def test_a_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_kept_set_is_loaded_without_torchvision(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def png(letter: int, number: int) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.full((28, 28), 20 * letter + number, np.uint8)).save(content, "png")
+    return content.getvalue()
 
-    images, labels = np.zeros((4, 1, 28, 28), np.uint8), np.arange(4)
-    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
-    np.savez(tmp_path / "mnist.npz", **arrays)  # type: ignore[arg-type]
-    program = (
-        "import sys; from snngan.data.datasets import load_dataset, list_datasets\n"
-        f"load_dataset('mnist', data_dir={str(tmp_path)!r}); list_datasets()\n"
-        "print([name for name in ('torchvision', 'mlxtend', 'sklearn', 'scipy', 'PIL') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+
+def write_archive(path: Path) -> None:
+    """Write 4 images per letter, an empty file, one that is not an image, and other names."""
+    files = {f"notMNIST_small/{letter}/{number}.png": png(place, number)
+             for place, letter in enumerate(public.LETTERS) for number in range(4)}  # fmt: skip
+    files |= {"notMNIST_small/A/empty.png": b"", "notMNIST_small/B/broken.png": b"not an image",
+              "notMNIST_small/Z/0.png": png(1, 1), "../../A/outside.txt": b"x"}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def test_notmnist_is_read_from_its_archive(tmp_path: Path) -> None:
+    write_archive(tmp_path / public.NOTMNIST)
+    assert list_datasets(tmp_path)["notmnist"] == str(tmp_path / public.NOTMNIST)
+    dataset = load_dataset("notmnist", data_dir=tmp_path)
+    images = torch.cat([dataset.train_images, dataset.test_images])
+    assert dataset.train_labels is not None and dataset.test_labels is not None
+    labels = torch.cat([dataset.train_labels, dataset.test_labels])
+    assert images.shape == (40, 1, 28, 28)
+    assert torch.equal(images[:, 0, 5, 5] // 20, labels.to(torch.uint8))
+    assert labels.bincount().tolist() == [4] * 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([public.NOTMNIST, "notmnist.npz"])
+    (tmp_path / "notmnist.npz").unlink()
+    (tmp_path / public.NOTMNIST).write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"cannot be read .*; remove them and use --download"):
+        load_dataset("notmnist", data_dir=tmp_path)
+
+
+def test_an_incomplete_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: str, root: Path, filename: str) -> None:
+        assert url == public.NOTMNIST_URL
+        write_archive(root / filename)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
+    with pytest.raises(ValueError, match=r"not the 8458043 of notMNIST_small\.tar\.gz; nothing was kept"):
+        load_dataset("notmnist", data_dir=tmp_path, download=True)
+    assert not list(tmp_path.iterdir())
+    write_archive(tmp_path / "whole" / public.NOTMNIST)
+    monkeypatch.setattr(public, "NOTMNIST_BYTES", (tmp_path / "whole" / public.NOTMNIST).stat().st_size)
+    assert load_dataset("notmnist", data_dir=tmp_path, download=True).num_classes == 10

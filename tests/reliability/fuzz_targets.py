@@ -21,12 +21,11 @@ import torch
 from PIL import Image
 
 from snngan.config import ClassifyConfig, Config, TrainConfig
-from snngan.data import DATASETS, Dataset
-from snngan.data.folder import read_folder
-from snngan.data.folder_layout import list_images
+from snngan.data import Dataset
+from snngan.data.datasets import load_dataset
+from snngan.data.folder import list_images, read_folder
 from snngan.data.image_files import read_header
 from snngan.data.npz import read_images, read_npz
-from snngan.robustness.dknn import DkNN
 from snngan.training.resolve import resolve
 from snngan.training.run_folder import RunFolder, open_run
 
@@ -115,18 +114,13 @@ class ConfigFile(Target):
 
 
 class Npz(Target):
-    """npz files as data sets and as saved DkNN, their archives or single arrays in them."""
+    """npz files as data sets, their archives or single arrays in them."""
 
     name = "npz"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.path = folder / "some.npz"
-        self.dknn = DkNN({"layer": torch.from_numpy(IMAGES).flatten(1).float()}, torch.from_numpy(LABELS),
-                         num_neighbors=3)  # fmt: skip
-        self.dknn.calibrate(self.dknn.layers, self.dknn.labels)
-        self.dknn.save(self.path)
-        self.saved = self.path.read_bytes()
 
     def seeds(self) -> list[bytes]:
         arrays = {"train_images": IMAGES[:20], "train_labels": LABELS[:20], "test_images": IMAGES[20:]}
@@ -134,39 +128,20 @@ class Npz(Target):
         return [
             *(b"\0" + bytes_of_npz(compressed, **arrays) for compressed in (False, True)),
             b"\0" + bytes_of_npz(images=np.asfortranarray(floats)),
-            b"\1" + self.saved,
-            *(bytes([form]) + bytes_of_npy(IMAGES) for form in (2, 3)),
-            b"\4" + bytes_of_npy(LABELS),
-            b"\5" + bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32)),
-            b"\6" + b'{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}',
+            *(bytes([form]) + bytes_of_npy(IMAGES) for form in (1, 2)),
         ]
 
     def read(self, form: int, content: bytes) -> None:
-        form %= 7
-        if form < 2:
+        form %= 3
+        if form == 0:
             self.path.write_bytes(content)
         else:
-            labels, values = bytes_of_npy(LABELS), bytes_of_npy(IMAGES.reshape(24, -1).astype(np.float32))
-            parts = {"labels": labels}
-            parts |= {"layers/a": values, "calibration": labels} if form > 3 else {"images": bytes_of_npy(IMAGES)}
-            settings = '{"num_classes": 3, "num_neighbors": 3, "distance": "cosine"}'
-            if form == 6:
-                settings = content.decode(errors="replace")
-            if form > 3:
-                parts["settings"] = bytes_of_npy(np.array(settings))
-            changed = {2: "images", 3: "images", 4: "labels", 5: "layers/a"}.get(form)
-            if changed:
-                parts[changed] = content
-            kind = zipfile.ZIP_DEFLATED if form == 3 else zipfile.ZIP_STORED
+            kind = zipfile.ZIP_DEFLATED if form == 2 else zipfile.ZIP_STORED
             with zipfile.ZipFile(self.path, "w", kind) as archive:
-                for name, part in parts.items():
-                    archive.writestr(f"{name}.npy", part)
-        if form in (0, 2, 3):
-            read_npz("some", self.path)
-            read_images(self.path, "test")
-        else:
-            found = DkNN.load(self.path)
-            found(found.layers)
+                archive.writestr("labels.npy", bytes_of_npy(LABELS))
+                archive.writestr("images.npy", content)
+        read_npz("some", self.path)
+        read_images(self.path, "test")
 
 
 class Idx(Target):
@@ -203,7 +178,7 @@ class Idx(Target):
             content = gzip.compress(content, 1, mtime=0)
         if form > 3:
             (self.folder / "notMNIST_small.tar.gz").write_bytes(content)
-            DATASETS["notmnist"].load("notmnist", self.folder, False)
+            load_dataset("notmnist", data_dir=self.folder, keep=False)
             return
         part, good = ("labels-idx1", self.labels) if form == 1 else ("images-idx3", self.images)
         plain = self.place / f"t10k-{part}-ubyte"
@@ -211,7 +186,7 @@ class Idx(Target):
         plain.unlink()
         try:
             path.write_bytes(content)
-            DATASETS["mnist"].load("mnist", self.folder, False)
+            load_dataset("mnist", data_dir=self.folder, keep=False)
         finally:
             path.unlink()
             plain.write_bytes(good)
