@@ -16,6 +16,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -110,11 +111,11 @@ def load_plugins() -> None:
             raise ImportError(f"the plugin {entry.name} of {package} cannot be imported: {error}") from error
 
 
-def import_module(name: str) -> None:
+def import_module(name: str, option: str = "--import") -> ModuleType:
     """Import a module that the user names: importable from here or the current folder, or the path of a .py file.
 
     Raises:
-        ValueError: it cannot be imported.
+        ValueError: it cannot be imported; the message names the ``option``.
     """
     file = Path(name) if name.endswith(".py") else None
     sys.path.insert(0, str(file.resolve().parent if file else Path.cwd()))
@@ -122,7 +123,8 @@ def import_module(name: str) -> None:
         module = importlib.import_module(file.stem if file else name)
         if file and not file.samefile(module.__file__ or ""):
             raise ImportError(f"there is another module {file.stem}; rename the file")
+        return module
     except Exception as error:
-        raise ValueError(f"--import {name}: it cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{option} {name}: it cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)

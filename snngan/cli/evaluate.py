@@ -33,19 +33,16 @@ def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any
     RUN may also be a folder of images, an npz file or a data set, and --reference an npz file of FID statistics.
     Without RUN, --features classifier:NAME trains that classifier and keeps it.
     """
-    from snngan.data.datasets import data_folder
     from snngan.evaluation.features import choose_extractor
     from snngan.evaluation.measure import evaluate as evaluate_images
-    from snngan.evaluation.sources import find_run
-    from snngan.training.device import choose_device
+    from snngan.evaluation.sources import Reader, find_run
 
     if run is None:
         features = options["features"] or ""
         if not features.startswith("classifier:"):
             raise ValueError("name what to evaluate, a run folder say, or train features: --features classifier:NAME")
-        used = {name: options[name] for name in ("data_dir", "image_size", "skip_broken", "download")}
-        folder, device = data_folder(options["data_dir"]) / "features", choose_device(options["device"])
-        choose_extractor(features, folder, device=device, notify=print_note, **used)
+        reader = Reader(**{name: options[name] for name in ("data_dir", "skip_broken", "device")}, notify=print_note)
+        choose_extractor(features, reader, options["image_size"], options["download"])
         return
     names = [name.strip() for name in metrics.split(",")] if metrics else None
     result = evaluate_images(run, metrics=names, notify=print_note, **options)

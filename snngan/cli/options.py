@@ -183,7 +183,7 @@ image_options = add_options(
         "--features",
         metavar="SPACE",
         help="feature space: classifier:NAME (small classifier of that data set, trained once and kept), inception, "
-        "inception:FILE, pixels, or a torch.export or TorchScript file "
+        "inception:FILE, pixels, or module:function of your own "
         "[classifier of the real images where they have labels, else pixels]",
     ),
     click.option("--download", is_flag=True, help="fetch missing Inception weights; implies --features inception"),

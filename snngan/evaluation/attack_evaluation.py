@@ -24,10 +24,9 @@ CALIBRATION = 750
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network and its DkNN predict for N images."""
+    """What a network and its DkNN predict for N images: logits (N, K) and p-values."""
 
     logits: Tensor
-    """(N, K)."""
     dknn: DkNNOutput
 
     def metrics(self, labels: Tensor) -> dict[str, float]:
@@ -46,7 +45,7 @@ class DkNNEvaluator:
     Args:
         network: a classifier on ``device``.
         layers: names or patterns of its modules, as for ``hidden_layers``.
-        dataset: labeled images; the test images of :func:`calibration_indices` calibrate.
+        dataset: labeled images.
         device: device of the network.
         num_train_images: number of training images among which neighbors are searched; default: all.
         num_neighbors: number of neighbors in each layer.
@@ -71,15 +70,9 @@ class DkNNEvaluator:
         self.modules = hidden_layers(network, layers)
         train, held_out = fixed_permutation(dataset.train_images)[:num_train_images], calibration_indices(dataset)
         if len(train) < num_neighbors:
-            raise ValueError(
-                f"DkNN needs at least {num_neighbors} training images, one for each neighbor, got {len(train)}"
-            )
-        self.dknn = DkNN(
-            self._run(dataset.train_images[train])[1],
-            dataset.train_labels[train].to(device),
-            num_classes=dataset.num_classes,
-            num_neighbors=num_neighbors,
-        )
+            raise ValueError(f"DkNN needs at least {num_neighbors} training images, one for each, got {len(train)}")
+        activations, labels = self._run(dataset.train_images[train])[1], dataset.train_labels[train].to(device)
+        self.dknn = DkNN(activations, labels, num_classes=dataset.num_classes, num_neighbors=num_neighbors)
         self.dknn.calibrate(self._run(dataset.test_images[held_out])[1], dataset.test_labels[held_out].to(device))
 
     def __call__(self, images: Tensor) -> Prediction:
@@ -92,17 +85,10 @@ class DkNNEvaluator:
 
 
 def calibration_indices(dataset: Dataset) -> Tensor:
-    """Return the indices of the test images that calibrate a :class:`DkNNEvaluator`.
-
-    Raises:
-        ValueError: there are fewer than two test images, one to calibrate and one to evaluate.
-    """
+    """Return the indices of the test images that calibrate a :class:`DkNNEvaluator`; raises ``ValueError`` for none."""
     order = fixed_permutation(dataset.test_images)
     if len(order) < 2:
-        raise ValueError(
-            f"{dataset.name} must have at least 2 test images for DkNN, one to calibrate and one to evaluate, "
-            f"got {len(order)}"
-        )
+        raise ValueError(f"{dataset.name} must have at least 2 test images, one to calibrate DkNN, got {len(order)}")
     return order[: min(CALIBRATION, len(order) // 2)]
 
 
@@ -118,13 +104,8 @@ def make_adversarial(
 ) -> Tensor:
     """Return, on the CPU, the adversarial images (N, C, H, W) in [-1, 1] that an attack makes on a network.
 
-    Args:
-        network: a classifier on ``device``; it is put into evaluation mode.
-        attack: None returns the images unchanged.
-        images: uint8 or in [-1, 1].
-        labels: (N,) true classes.
-        device: device of the network.
-        seed: seed of random starts.
+    ``images`` are uint8 or in [-1, 1], and returned unchanged if the attack is None; ``labels`` (N,) are the true
+    classes, and ``seed`` is that of random starts. The network, on ``device``, is put into evaluation mode.
     """
     images = to_unit_range(images)
     if attack is None:
@@ -152,7 +133,7 @@ class AttackProtocol:
     """How classifiers are evaluated: under an attack of several strengths, by DkNN, or both.
 
     Args:
-        attack: name of an attack; None: no attack.
+        attack: name of an attack, or None.
         epsilons: strengths of the attack, for pixels in [0, 1].
         steps: number of steps of an iterative attack; default: that of the attack.
         dknn: whether DkNN evaluates each prediction.
@@ -197,14 +178,9 @@ def evaluate_attacks(
 ) -> list[dict[str, Any]]:
     """Return ``epsilon`` and ``metrics``, statistics over the networks, for the original images and each strength.
 
-    Args:
-        protocol: attack, strengths and DkNN.
-        networks: classifiers on ``device``.
-        sources: for each network, the network that the attack is made on: the same, or another to transfer from.
-        layers: names of the layers that DkNN uses.
-        dataset: data set of the networks' training, among which DkNN searches.
-        queries: images (N, C, H, W) and labels (N,).
-        device: device of the networks.
+    ``queries`` are images (N, C, H, W) and labels (N,). Attacks on each of ``networks``, on ``device``, are made on the
+    network in the same place of ``sources``: itself, or another to transfer from. DkNN uses the ``layers``, and
+    searches among the training images of ``dataset``.
     """
     images, labels = (part[: protocol.count] for part in queries)
     attacks = protocol.attacks()
@@ -212,24 +188,23 @@ def evaluate_attacks(
     attacked: nn.Module | None = None
     versions: list[Tensor] = []
     for network, source in zip(networks, sources, strict=True):
-        evaluator = None
-        if protocol.dknn:
-            evaluator = DkNNEvaluator(network, layers, dataset, device, num_train_images=protocol.dknn_count)
         if source is not attacked:
             versions = [make_adversarial(source, attack, images, labels, device) for attack in attacks]
             attacked = source
+        evaluator = None  # before the next one takes as much memory
+        if protocol.dknn:
+            evaluator = DkNNEvaluator(network, layers, dataset, device, num_train_images=protocol.dknn_count)
         for version, found in zip(versions, values, strict=True):
-            if evaluator is None:
-                metrics = {"accuracy": accuracy(compute_logits(network, version, device), labels)}
-            else:
+            if evaluator:
                 metrics = evaluator(version).metrics(labels)
+            else:
+                metrics = {"accuracy": accuracy(compute_logits(network, version, device), labels)}
             for name, value in metrics.items():
                 found[name].append(value)
-        del evaluator  # before the next one takes as much memory
     return [
         {
             "epsilon": attack.epsilon if attack else 0.0,
-            "metrics": {name: summarize(numbers) for name, numbers in found.items()},
+            "metrics": {name: summarize(each) for name, each in found.items()},
         }
         for attack, found in zip(attacks, values, strict=True)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
-from snngan.data.datasets import Notify, load_dataset
+from snngan.data.datasets import Notify
 from snngan.evaluation.attack_evaluation import AttackProtocol, evaluate_attacks, select_queries
+from snngan.evaluation.sources import Reader
 from snngan.stats import summarize
 from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import (
@@ -29,11 +29,7 @@ from snngan.version import __version__
 
 
 def load_classifier(
-    path: str | Path,
-    seed: int | None = None,
-    *,
-    device: torch.device | str = "cpu",
-    notify: Notify = lambda line: None,
+    path: str | Path, seed: int | None = None, *, device: torch.device | str = "cpu", notify: Notify = lambda line: None
 ) -> nn.Module:
     """Return the trained network of a classifier's run: a module in evaluation mode that maps images to logits.
 
@@ -56,19 +52,14 @@ def load_classifier(
     seeds = run.config.seed_list
     if seed is not None and seed not in seeds:
         raise ValueError(f"seed must be one of the seeds of {path}, {', '.join(map(str, seeds))}, got {seed}")
-    ensemble, _ = load_ensemble(run, torch.device(device), notify)
-    network = ensemble.networks()[0 if seed is None else seeds.index(seed)]
-    return network.to(device).eval()
+    networks = load_ensemble(run, torch.device(device), notify)[0].networks()
+    return networks[0 if seed is None else seeds.index(seed)].to(device).eval()
 
 
 def load_ensemble(
     run: RunFolder[ClassifyConfig], device: torch.device, notify: Notify = lambda line: None
 ) -> tuple[Ensemble, int]:
-    """Return the networks of a run's newest sound checkpoint, and its step.
-
-    Raises:
-        CheckpointError: every checkpoint is damaged or missing.
-    """
+    """Return the networks of a run's newest sound checkpoint, and its step; raises ``ValueError`` if there is none."""
     state = load_newest(run.checkpoints, notify)
     ensemble = build_ensemble(run.config, None, device, state["networks"])
     ensemble.load_state_dict(state)
@@ -110,15 +101,10 @@ def evaluate_classifier(
     ensemble, step = load_ensemble(run, device, notify)
     sources = None if source is None else _load_sources(run, source, device, notify)
 
+    reader = Reader(split, data_dir=data_dir or config.data_dir, skip_broken=config.skip_broken, notify=notify)
+
     def load(name: str) -> Dataset:
-        return load_dataset(
-            name,
-            data_dir=data_dir or config.data_dir,
-            skip_broken=config.skip_broken,
-            keep=False,
-            notify=notify,
-            image_size=config.image_shape[1] if name.startswith("folder:") else config.image_size,
-        )
+        return reader.load(name, config.image_shape[1] if name.startswith("folder:") else config.image_size)
 
     dataset = load(reference or config.dataset)
     own = load(config.dataset) if reference and uses_dknn else dataset
@@ -135,22 +121,12 @@ def evaluate_classifier(
     layers = measure_layers(ensemble, images, labels, device)
     values |= {f"entanglement/{layer}": value for layer, value in layers.items()}
     protocol: dict[str, Any] = {
-        "dataset": dataset.name,
-        "data_digest": dataset.labeled_digest(),
-        "split": split,
-        "num_images": len(images),
-        "num_entanglement": min(NUM_ENTANGLED, len(images)),
-        "arch": config.arch,
-        "alpha": config.alpha,
-        "seeds": list(config.seed_list),
-        "step": step,
-        "snngan": __version__,
-        "torch": torch.__version__,
-    }
-    metrics = {
-        name: summarize(each.double().tolist(), best=max if name == "accuracy" else min)
-        for name, each in values.items()
-    }
+        "dataset": dataset.name, "data_digest": dataset.labeled_digest(), "split": split, "num_images": len(images),
+        "num_entanglement": min(NUM_ENTANGLED, len(images)), "arch": config.arch, "alpha": config.alpha,
+        "seeds": list(config.seed_list), "step": step, "snngan": __version__, "torch": torch.__version__,
+    }  # fmt: skip
+    best = {name: max if name == "accuracy" else min for name in values}
+    metrics = {name: summarize(each.double().tolist(), best=best[name]) for name, each in values.items()}
     content: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
     if attack_protocol is not None:
         queries = select_queries(own) if uses_dknn and is_own else (images, labels)
@@ -159,9 +135,8 @@ def evaluate_classifier(
             "num_images": min(attack_protocol.count, len(queries[0])),
         }
         networks = [network.to(device) for network in ensemble.networks()]
-        content["attack_evaluation"] = evaluate_attacks(
-            attack_protocol, networks, sources or networks, config.layer_names, own, queries, device
-        )
+        arguments = networks, sources or networks, config.layer_names, own, queries, device
+        content["attack_evaluation"] = evaluate_attacks(attack_protocol, *arguments)
     return content
 
 
@@ -171,7 +146,13 @@ def _select_split(run: RunFolder[ClassifyConfig], dataset: Dataset, split: str) 
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     if labels is None:
         raise ValueError(f"{dataset.missing_labels}, and accuracy needs them")
-    labels = _match_classes(labels, dataset.class_names, config.class_names, dataset.name)
+    if dataset.class_names and config.class_names:
+        if unknown := [name for name in dataset.class_names if name not in config.class_names]:
+            raise ValueError(
+                f"classes of {dataset.name} must be those of the run, {', '.join(config.class_names)}; "
+                f"got {', '.join(unknown)}"
+            )
+        labels = torch.tensor([config.class_names.index(name) for name in dataset.class_names])[labels]
     if dataset.image_shape != config.image_shape or int(labels.max()) >= config.num_classes:
         raise ValueError(
             f"{run.path} classifies images {config.image_shape} into {config.num_classes} classes; {dataset.name} has "
@@ -179,16 +160,6 @@ def _select_split(run: RunFolder[ClassifyConfig], dataset: Dataset, split: str) 
         )
     order = fixed_permutation(images)
     return images[order], labels[order]
-
-
-def _match_classes(labels: Tensor, names: Sequence[str], known: Sequence[str], dataset: str) -> Tensor:
-    """Return labels (N,) of classes ``names`` as indices into ``known``, unchanged if either is empty."""
-    if not names or not known:
-        return labels
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"classes of {dataset} must be those of the run, {', '.join(known)}; got {', '.join(unknown)}")
-    return torch.tensor([known.index(name) for name in names])[labels]
 
 
 def _load_sources(

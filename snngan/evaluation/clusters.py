@@ -11,10 +11,7 @@ from torch import Tensor
 def match_clusters(labels: Tensor, clusters: Tensor, count: int) -> Tensor:
     """Return ``clusters`` (N,) renumbered so that as many samples as possible have the number of their label.
 
-    Args:
-        labels: (N,) integers from 0 to ``count - 1``.
-        clusters: (N,) integers from 0 to ``count - 1``.
-        count: number of labels and of clusters.
+    ``labels`` and ``clusters`` are (N,) integers from 0 to ``count - 1``.
 
     Source:
         Kuhn 1955, the Hungarian method.

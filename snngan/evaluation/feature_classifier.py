@@ -9,24 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.data import Dataset, error_line, to_unit_range
+from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import Notify
 from snngan.evaluation.sources import digest_of
-from snngan.files import SaveError
-from snngan.memory import check_available
+from snngan.files import SaveError, load_tensors, save_tensors
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import load_tensors, save_tensors
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE, SEED = 3, 128, 1e-3, 0
 
 
 class SmallClassifier(nn.Module):
-    """Two convolutions and two linear layers; the features are the 128 units before the logits.
-
-    Args:
-        shape: (C, H, W) of the images, with sides of 4 pixels or more.
-        num_classes: number of logits.
-    """
+    """Two convolutions and two linear layers for images (C, H, W); the features are the 128 units before the logits."""
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -54,7 +47,6 @@ class ClassifierFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        refuse_points(images, self.name)
         if images.shape[1:] != self.shape:
             raise ValueError(
                 f"{self.name} takes images {self.shape}, got {tuple(images.shape[1:])}: use --features inception or "
@@ -65,43 +57,31 @@ class ClassifierFeatures:
 
 
 def load_or_train_features(
-    dataset: Dataset,
-    folder: Path,
-    device: torch.device | str = "cpu",
-    notify: Notify = lambda line: None,
-    *,
-    also: Path | None = None,
+    dataset: Dataset, folder: Path, device: torch.device | str = "cpu", notify: Notify = lambda line: None
 ) -> ClassifierFeatures:
     """Return the features of a small classifier of ``dataset``, loaded from ``folder``, or trained and saved there.
 
-    The folder ``also`` is searched too; nothing is written there. Training takes 3 epochs of Adam over the training
-    half with seed 0, and so gives the same features each time on one machine.
+    Training takes 3 epochs of Adam over the training split with seed 0, and so gives the same features each time on one
+    machine.
 
     Raises:
-        ValueError: the data set has no labels, only one class, or images too small or too large for the available
-            memory; or the file in the folder does not hold such a network.
+        ValueError: the data set has no labels, only one class, or too small images; or the file in the folder is
+            damaged.
     """
+    if dataset.train_labels is None:
+        raise ValueError(f"{dataset.missing_labels}, and a classifier needs them: use --features inception or pixels")
     if not can_train_features(dataset):
-        if dataset.train_labels is None:
-            raise ValueError(
-                f"{dataset.missing_labels}, and a classifier needs them: use --features inception or pixels"
-            )
         raise ValueError(
             f"{dataset.name}: features are trained on pictures with sides of 4 pixels or more and with labels that "
             "number the classes from 0 on, of 2 classes or more; use --features inception or pixels"
         )
     features = load_features(dataset, folder, device)
-    if features is None and also is not None:
-        features = load_features(dataset, also, device)
     if features is None:
-        _check_memory(dataset)
         notify(f"training a small classifier of {dataset.name} for its features, about a minute; kept in {folder}")
         network = _new_classifier(dataset)
         _train(network, dataset, torch.device(device))
         try:
-            save_tensors(
-                features_path(dataset, folder), {name: value.cpu() for name, value in network.state_dict().items()}
-            )
+            save_tensors(features_path(dataset, folder), network.state_dict())
         except SaveError as error:
             notify(f"{error}; going on without")
         features = ClassifierFeatures(dataset, network)
@@ -112,18 +92,11 @@ def load_or_train_features(
 
 
 def load_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> ClassifierFeatures | None:
-    """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not.
-
-    Raises:
-        ValueError: the file does not hold such a network.
-    """
+    """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not."""
     if not can_train_features(dataset) or not (path := features_path(dataset, folder)).exists():
         return None
     network = _new_classifier(dataset)
-    try:
-        network.load_state_dict(load_tensors(path))
-    except Exception as error:  # a file of another kind fails in many ways
-        raise ValueError(f"{path} does not hold such a classifier ({error_line(error)[:100]}); delete it") from error
+    network.load_state_dict(load_tensors(path)[0])
     return ClassifierFeatures(dataset, network.to(device))
 
 
@@ -141,24 +114,7 @@ def can_train_features(dataset: Dataset) -> bool:
 def features_path(dataset: Dataset, folder: Path) -> Path:
     """Return the file in ``folder`` that the classifier of ``dataset`` is kept in."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
-    return folder / f"{name}-{dataset.labeled_digest()[:12]}.pt"
-
-
-def refuse_points(images: Tensor, name: str) -> None:
-    """Raise ``ValueError`` for 2-D points, which the extractor ``name`` does not take."""
-    if images.is_floating_point():
-        raise ValueError(f"{name} takes images, got 2-D points: use --features pixels")
-
-
-def _check_memory(dataset: Dataset) -> None:
-    """Raise ``ValueError`` where weights, gradients, Adam's averages and the layers of a batch do not fit in memory."""
-    _, height, width = dataset.image_shape
-    weights = 64 * (height // 4) * (width // 4) * 128
-    check_available(
-        16 * weights + 4 * BATCH_SIZE * 100 * height * width,  # all layers hold about 100 numbers for an input pixel
-        f"a small classifier of {dataset.name} at {width}x{height} pixels",
-        "a smaller --image-size, --features pixels or --features inception",
-    )
+    return folder / f"{name}-{dataset.labeled_digest()[:12]}.safetensors"
 
 
 def _new_classifier(dataset: Dataset) -> SmallClassifier:
@@ -184,7 +140,6 @@ def _train(network: SmallClassifier, dataset: Dataset, device: torch.device) -> 
 
 @torch.no_grad()
 def _accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
-    """Return the share of ``images`` (N, C, H, W) that ``network`` gives their ``labels`` (N,)."""
     device = next(network.parameters()).device
     network.eval()
     guesses = [network(to_unit_range(chunk).to(device)).argmax(1).cpu() for chunk in torch.split(images, 500)]

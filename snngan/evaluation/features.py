@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.data import Dataset, error_line, to_unit_range
-from snngan.data.datasets import Notify, load_dataset
-from snngan.evaluation.feature_classifier import can_train_features, load_or_train_features, refuse_points
-from snngan.evaluation.programs import checked_program
-from snngan.evaluation.sources import ImagesLike, ImageSource, digest_of, find_run, match_channels
+from snngan.data import error_line, to_unit_range
+from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.sources import ImagesLike, Reader, digest_of, find_run
 from snngan.files import check_local
+from snngan.registry import import_module
 from snngan.training.resolve import build_objective
 from snngan.training.sampling import load_discriminator
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-FEATURE_SPACES = (
-    "classifier:NAME, inception, inception:FILE, pixels, or a file saved by torch.export.save or torch.jit.save"
-)
+FEATURE_SPACES = "classifier:NAME, inception, inception:FILE, pixels, or module:function"
 """What ``--features`` takes."""
 
 
@@ -67,7 +62,7 @@ class Inception:
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
         path = weights or published_weights()
-        if weights is None and not path.is_file():
+        if not path.is_file():
             raise ValueError(
                 f"cannot find Inception weights at {path}: fetch them with --download, or name a file with --features "
                 "inception:FILE; without them, use --features classifier:NAME"
@@ -79,56 +74,52 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        refuse_points(images, self.name)
+        if images.is_floating_point():
+            raise ValueError(f"{self.name} takes images, got 2-D points: use --features pixels")
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         resized = F.interpolate(rgb.to(self.device, torch.float32) / 255, (299, 299), mode="bilinear")
         features: Tensor = self.network(2 * resized - 1)
         return features.cpu()
 
 
-class ExportedNetwork:
-    """A user's network, saved by ``torch.export`` (.pt2) or as TorchScript: images in [-1, 1] to features.
+class FunctionFeatures:
+    """A function of the user's, ``module:function``: images (N, C, H, W) float in [-1, 1] to features (N, D).
+
+    The module is imported as by ``--import``. The images are on ``device``. The digest is that of the features of two
+    fixed images, computed when the function is called first.
 
     Raises:
-        ValueError: the file is not such a network, or holds more than a network: see ``checked_program``.
+        ValueError: there is no such function, or it fails or returns something else.
     """
 
     resize = "none"
 
-    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
-        if not path.is_file():
-            raise ValueError(f"--features must be {FEATURE_SPACES}; cannot find the file {path}")
-        self.name, self.digest = path.name, hashlib.sha256(path.read_bytes()).hexdigest()
-        self.device = torch.device(device)
-        try:
-            content = checked_program(path)
-            if path.suffix == ".pt2":
-                self.network = torch.export.load(content).module().to(self.device)
-            else:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, but still in use
-                    self.network = torch.jit.load(content, map_location=self.device).eval()  # type: ignore[no-untyped-call]
-        except Exception as error:  # a file of another kind fails in many ways
-            raise ValueError(
-                f"{path} is not a network saved by torch.export.save (.pt2) or torch.jit.save: "
-                f"{error_line(error)[:200]}"
-            ) from error
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        module, _, function = name.rpartition(":")
+        self.name, self.device, self.digest = name, device, ""
+        found = getattr(import_module(module, option="--features"), function, None)
+        if not callable(found):
+            raise ValueError(f"--features {name}: the module {module} has no function {function}")
+        self.function = found
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if not self.digest:
+            fixed = torch.rand(2, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+            self.digest = digest_of([self._compute(2 * fixed - 1)])
+        return self._compute(to_unit_range(images))
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def _compute(self, images: Tensor) -> Tensor:
         try:
-            features = self.network(to_unit_range(images).to(self.device))
+            features = self.function(images.to(self.device))
         except Exception as error:
-            raise ValueError(
-                f"{self.name} does not take images {tuple(images.shape)}: {error_line(error)[:200]}"
-            ) from error
-        if not isinstance(features, Tensor) or features.dim() < 2 or len(features) != len(images):
+            raise ValueError(f"{self.name} fails on images {tuple(images.shape)}: {error_line(error)}") from error
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(images):
             form = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"{self.name} must return features ({len(images)}, D), got {form}")
-        features = features.flatten(1).float().cpu()
-        if not bool(features.isfinite().all()):
+        if not features.isfinite().all():
             raise ValueError(f"{self.name} must return finite features, got NaN or infinity")
-        return features
+        return features.float().cpu()
 
 
 class DiscriminatorFeatures:
@@ -140,7 +131,7 @@ class DiscriminatorFeatures:
 
     resize = "none"
 
-    def __init__(self, images: Iterable[ImagesLike], device: torch.device, notify: Notify) -> None:
+    def __init__(self, images: Iterable[ImagesLike], reader: Reader) -> None:
         run = next((run for run in map(find_run, images) if run is not None), None)
         if run is None:
             raise ValueError("--space projection needs a run among A and B, whose discriminator learns a feature space")
@@ -148,75 +139,43 @@ class DiscriminatorFeatures:
             raise ValueError(
                 f"{run.path}: the discriminator of {run.config.objective} learns no feature space; use --space features"
             )
-        self.discriminator, self.image_shape = load_discriminator(run, device, notify), run.config.image_shape
-        self.device, self.name = device, f"learned space of run {run.path.name}"
+        self.device, self.image_shape = torch.device(reader.device), run.config.image_shape
+        self.discriminator = load_discriminator(run, self.device, reader.notify)
+        self.name = f"learned space of run {run.path.name}"
         self.digest = digest_of(self.discriminator.state_dict().values())
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image_shape:
             raise ValueError(f"the {self.name} takes images {self.image_shape}, got {tuple(images.shape[1:])}")
-        with torch.no_grad():
-            features: Tensor = self.discriminator(to_unit_range(images).to(self.device))
+        features: Tensor = self.discriminator(to_unit_range(images).to(self.device))
         return features.cpu()
 
 
-def choose_extractor(
-    features: str,
-    folder: Path,
-    *,
-    also: Path | None = None,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    skip_broken: bool = False,
-    download: bool = False,
-    device: torch.device,
-    notify: Notify,
-) -> Extractor:
-    """Return the extractor that ``--features`` names, one of ``FEATURE_SPACES``.
+def choose_extractor(features: str, reader: Reader, image_size: int | None = None, download: bool = False) -> Extractor:
+    """Return the extractor of ``FEATURE_SPACES`` that ``--features`` names; raises ``ValueError`` if there is none.
 
-    Trained classifiers are kept in ``folder``, and searched for in ``also`` too. ``data_dir``, ``image_size`` and
-    ``skip_broken`` say how the data set of ``classifier:NAME`` is read; ``download`` allows to fetch Inception weights.
-
-    Raises:
-        ValueError: the feature space is unknown or cannot be used.
+    The data set of ``classifier:NAME`` is read at ``image_size``. ``download`` fetches missing Inception weights.
     """
     check_local(features)
     kind, colon, place = features.partition(":")
-    if colon and not place:
-        raise ValueError(f"--features must be {FEATURE_SPACES}, got {features!r}")
     if download and features != "inception":
         raise ValueError(f"--download fetches Inception weights: give --features inception, got {features}")
-    if kind == "classifier" and colon:
-        reading: dict[str, Any] = {"image_size": image_size, "skip_broken": skip_broken, "notify": notify}
-        dataset = load_dataset(place, data_dir=data_dir, keep=False, **reading)
-        return load_or_train_features(dataset, folder, device, notify, also=also)
     if features == "pixels":
         return Pixels()
-    if kind != "inception":
-        return ExportedNetwork(Path(features), device)
-    if download and not published_weights().is_file():
+    if kind == "classifier" and place:
+        dataset = reader.load(place, image_size)
+        return load_or_train_features(dataset, reader.feature_folder, reader.device, reader.notify)
+    if features == "inception" and download and not published_weights().is_file():
         from pytorch_fid.inception import FID_WEIGHTS_URL
 
-        notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
+        reader.notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
         fetch(FID_WEIGHTS_URL, published_weights())
-    return Inception(Path(place).expanduser() if colon else None, device)
-
-
-def default_extractor(
-    fake: ImageSource,
-    real: ImageSource,
-    dataset: Dataset | None,
-    folder: Path,
-    *,
-    also: Path | None = None,
-    device: torch.device,
-    notify: Notify,
-) -> Extractor:
-    """Return a small classifier of ``dataset`` if one can be trained and takes the images, else the pixels."""
-    shapes = {side.shape for side in match_channels(fake, real)}
-    if dataset is None or shapes != {dataset.image_shape} or not can_train_features(dataset):
-        return Pixels()
-    return load_or_train_features(dataset, folder, device, notify, also=also)
+    if features == "inception" or (kind == "inception" and place):
+        return Inception(Path(place).expanduser() if colon else None, reader.device)
+    if not place:
+        raise ValueError(f"--features must be {FEATURE_SPACES}, got {features!r}")
+    return FunctionFeatures(features, reader.device)
 
 
 def published_weights() -> Path:
@@ -230,34 +189,24 @@ def fetch(url: str, path: Path) -> None:
     Raises:
         ValueError: it cannot be fetched or written, or its SHA-256 does not start with the digits in its name.
     """
-    digest = re.search(r"-([0-9a-f]{8,})\.", url)
-    assert digest, "torch's hub puts a digest into the name of each file"
+    digest = url.rpartition("-")[2].partition(".")[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest[1], progress=False)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
     except Exception as error:  # network, disk and digest: each has its own kind of error
         raise ValueError(
-            f"{url} could not be fetched as {path} ({error_line(error)[:200]}): check network and disk, or put the "
-            "file there yourself"
+            f"{url} could not be fetched as {path} ({error_line(error)}): check network and disk, or put the file "
+            "there yourself"
         ) from error
 
 
 def _inception_network(path: Path) -> nn.Module:
-    """Return pytorch-fid's InceptionV3 up to the last pooling, with the weights in ``path``.
-
-    It is torchvision's network with the blocks that pytorch-fid patches, as its ``fid_inception_v3`` builds it; that
-    function downloads the published weights, whatever weights are wanted. The network is built on the meta device, so
-    that nothing is initialized or copied before the weights are assigned.
-    """
-    if not path.is_file():
-        raise ValueError(f"cannot find the file {path}; --features inception:FILE takes pytorch-fid's weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of another kind fails in many ways
-        raise ValueError(f"{path} does not hold weights that can be read safely: {error_line(error)[:200]}") from error
+    """Return pytorch-fid's InceptionV3 up to the last pooling, with the weights in ``path``."""
     from pytorch_fid.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1, FIDInceptionE_2
     from torchvision.models import inception_v3
 
+    # As pytorch-fid's fid_inception_v3, which would download the published weights, whatever weights are wanted. On
+    # the meta device nothing is initialized or copied before the weights are assigned.
     with torch.device("meta"):
         network: nn.Module = inception_v3(weights=None, init_weights=False, aux_logits=False, num_classes=1008)
         network.Mixed_5b = FIDInceptionA(192, pool_features=32)
@@ -270,8 +219,10 @@ def _inception_network(path: Path) -> nn.Module:
         network.Mixed_7b = FIDInceptionE_1(1280)
         network.Mixed_7c = FIDInceptionE_2(2048)
     try:
-        network.load_state_dict(state, assign=True)
-    except Exception as error:  # another network, or no state dict
-        raise ValueError(f"{path} does not hold the weights of pytorch-fid's InceptionV3") from error
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
+    except Exception as error:  # another network, or a file of another kind
+        raise ValueError(
+            f"{path} does not hold the weights of pytorch-fid's InceptionV3: {error_line(error)[:200]}"
+        ) from error
     network.fc = nn.Identity()
     return network.float().eval().requires_grad_(False)

@@ -1,7 +1,4 @@
-"""Plots of results, drawn by matplotlib without a display.
-
-Each function with an argument ``path`` writes that file, and raises ``OSError`` if it cannot be written.
-"""
+"""Plots of results, drawn by matplotlib without a display; functions with an argument ``path`` write that file."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +15,9 @@ from torch import Tensor
 from snngan.evaluation.two_sample import TwoSampleResult
 from snngan.files import replacing
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Log = Mapping[str, tuple[list[int], list[float]]]
 """Steps and values of each tag of one run."""
 
@@ -25,18 +25,16 @@ Log = Mapping[str, tuple[list[int], list[float]]]
 def plot_loss_by_temperature(result: TwoSampleResult, path: Path) -> None:
     """Plot the loss against the temperature: the anchors of both sides, and the band of permuted labels."""
     figure, (axes,) = new_figure()
-    curve, (num_real, num_fake) = result.curve, result.num_subset
-    of_all = (num_real * curve.real + num_fake * curve.fake) / (num_real + num_fake)
-    axes.fill_between(curve.temperatures, curve.low, curve.high, color="0.85", label="95 % of permuted labels")
-    axes.plot(curve.temperatures, of_all, "k", label="all anchors")
-    axes.plot(curve.temperatures, curve.real, color="tab:blue", label="real anchors")
-    axes.plot(curve.temperatures, curve.fake, color="tab:red", label="synthetic anchors")
+    test, (num_real, num_fake) = result.test, result.test.sizes
+    of_all = (num_real * test.real_losses + num_fake * test.fake_losses) / (num_real + num_fake)
+    axes.fill_between(test.temperatures, *test.permuted_losses, color="0.85", label="95 % of permuted labels")
+    axes.plot(test.temperatures, of_all, "k", label="all anchors")
+    axes.plot(test.temperatures, test.real_losses, color="tab:blue", label="real anchors")
+    axes.plot(test.temperatures, test.fake_losses, color="tab:red", label="synthetic anchors")
     if math.isfinite(result.entanglement.temperature):
         axes.axvline(result.entanglement.temperature, color="0.5", linestyle=":", label="optimal T of all images")
-    axes.set_xscale("log")
-    axes.set_xlabel("temperature (squared distance)")
-    axes.set_ylabel("soft nearest neighbor loss (nats)")
-    axes.set_title(f"score {result.entanglement.score:.3f}, p = {result.p_value:.3g}; {num_real} + {num_fake} images")
+    axes.set_title(f"score {result.entanglement.score:.3f}, p = {test.p_value:.3g}; {num_real} + {num_fake} images")
+    axes.set(xscale="log", xlabel="temperature (squared distance)", ylabel="soft nearest neighbor loss (nats)")
     axes.legend()
     save_figure(figure, path)
 
@@ -46,8 +44,13 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
     figure, panels = new_figure(len(tags))
     for axes, tag in zip(panels, tags, strict=True):
         for number, (name, logs) in enumerate(groups.items()):
-            _plot_band(axes, [log[tag] for log in logs], name, number)
-        axes.set_ylabel(tag)
+            by_step = [dict(zip(*log[tag], strict=True)) for log in logs]
+            steps = sorted(set.intersection(*map(set, by_step)))  # values that are not finite are not logged
+            values = torch.tensor([[each[step] for step in steps] for each in by_step])
+            color = f"C{number % 10}"
+            axes.plot(steps, values.mean(0), color, label=name)
+            axes.fill_between(steps, values.amin(0), values.amax(0), color=color, alpha=0.15, linewidth=0)
+        axes.set(xlabel="step", ylabel=tag)
         if tag.endswith("fid"):
             axes.set_yscale("log")
     panels[0].legend(fontsize=8)
@@ -56,23 +59,7 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
 
 def plot_tags(logs: Sequence[Log], tags: Mapping[str, str], label: str, path: Path) -> Path:
     """Plot all ``tags`` (by name) in one panel: the mean over the logs, with the band from lowest to highest."""
-    figure, (axes,) = new_figure()
-    for number, (name, tag) in enumerate(tags.items()):
-        _plot_band(axes, [log[tag] for log in logs], name, number)
-    axes.set_ylabel(label)
-    axes.legend(fontsize=8)
-    return save_figure(figure, path)
-
-
-def _plot_band(axes: Any, curves: Sequence[tuple[list[int], list[float]]], name: str, number: int) -> None:
-    """Plot the mean of curves (steps and values each), and a band around it, over the steps that all of them have."""
-    by_step = [dict(zip(*curve, strict=True)) for curve in curves]
-    steps = sorted(set.intersection(*(set(each) for each in by_step)))  # values that are not finite are not logged
-    values = torch.tensor([[each[step] for step in steps] for each in by_step])
-    color = f"C{number % 10}"
-    axes.plot(steps, values.mean(0), color, label=name)
-    axes.fill_between(steps, values.amin(0), values.amax(0), color=color, alpha=0.15, linewidth=0)
-    axes.set_xlabel("step")
+    return plot_groups({name: [{label: log[tag]} for log in logs] for name, tag in tags.items()}, [label], path)
 
 
 def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
@@ -86,8 +73,7 @@ def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], large
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_yticks([0, 0.01, 0.03, 0.1, 0.3, 1], ["0", "1 %", "3 %", "10 %", "30 %", "100 %"])
     axes.set_ylim(0 if min(errors) < 0.01 else 0.01, 1.1)
-    axes.set_xlabel("alpha; negative values entangle (cube-root axis)")
-    axes.set_ylabel("test error")
+    axes.set(xlabel="alpha; negative values entangle (cube-root axis)", ylabel="test error")
     figure.colorbar(dots, ax=axes, label="trial")
     return save_figure(figure, path)
 
@@ -108,8 +94,7 @@ def plot_tsne(
     """Plot in each panel t-SNE of two groups of features (N, ...) together: the first blue, the second red."""
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=size)
     for axes in places:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
     for axes, (name, (first, second)) in zip(places, panels.items(), strict=False):
         points = tsne(torch.cat([first.flatten(1), second.flatten(1)]))
         axes.scatter(*points[: len(first)].T, s=size, color="tab:blue", linewidths=0)
@@ -145,8 +130,7 @@ def plot_credibility_by_accuracy(
             mean = torch.tensor(seeds).mean(0)
             axes.plot(*mean, color=color, marker="o", markersize=3, label=name)
         axes.set_title(title, fontsize=8)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.set_xlabel("DkNN accuracy", fontsize=8)
         axes.set_ylabel("mean credibility", fontsize=8)
         axes.legend(fontsize=7)
@@ -165,9 +149,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str,
             errors = [high - mean for high, mean in zip(highs, means, strict=True)]
             axes.bar(np.arange(len(rows)) + number * width, means, width, yerr=errors, capsize=3, label=side)
         axes.set_xticks(np.arange(len(rows)) + 0.4 - width / 2, list(rows))
-        axes.set_ylim(0, None)
-        axes.set_title(title)
-        axes.set_ylabel(label)
+        axes.set(ylim=(0, None), title=title, ylabel=label)
     places[0].legend(fontsize=8)
     return save_figure(figure, path)
 
@@ -183,21 +165,15 @@ def plot_scatter_panels(panels: Mapping[str, tuple[Tensor, Tensor]], columns: in
 
 def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float = 4.0) -> Path:
     """Write moving points, (N, 2) in each frame, as an endless GIF that takes ``seconds``, with fixed axes."""
-    from PIL import Image
-
     reach = max(float(points.abs().max()) for points in frames) * 1.05
     pictures = []
     for points in frames:
         figure, (axes,) = new_figure(size=3.0)
         draw_scatter(axes, points, labels)
-        axes.set_xlim(-reach, reach)
-        axes.set_ylim(-reach, reach)
-        content = io.BytesIO()
-        figure.savefig(content, dpi=80)
-        with Image.open(content) as image:
-            pictures.append(image.convert("RGB").quantize(32))
-    path.parent.mkdir(parents=True, exist_ok=True)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        pictures.append(_render(figure, 80, 32))
     durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [1500]  # milliseconds; the last one rests
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=False) as file:
         pictures[0].save(
             file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True
@@ -208,28 +184,32 @@ def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, secon
 def draw_scatter(axes: Any, points: Tensor, labels: Tensor) -> None:
     """Draw points (N, 2) in the colors of their labels (N,) on a panel without ticks."""
     axes.scatter(*points.T, c=labels, cmap="tab10", vmin=0, vmax=9, s=6, linewidths=0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
 
 
 def new_figure(columns: int = 1, rows: int = 1, size: float = 0.0) -> tuple[Any, list[Any]]:
     """Return a matplotlib figure and its panels, row by row; ``size`` in inches makes them square."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width, height = (size, size) if size else (7.0 if columns == 1 else 5.0, 4.5)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Write ``figure`` as a PNG of 256 colors, which has a third of the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = _render(figure, 100, 256)
+    with replacing(path, durable=False) as file:
+        picture.save(file, format="PNG", optimize=True)
+    return path
+
+
+def _render(figure: Any, dpi: int, colors: int) -> Image.Image:
+    """Return the figure as an image of at most so many colors."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    figure.savefig(content, dpi=100)
-    with Image.open(content) as image, replacing(path, durable=False) as file:
-        image.convert("RGB").quantize(256).save(file, format="PNG", optimize=True)
-    return path
+    figure.savefig(content, dpi=dpi)
+    with Image.open(content) as image:
+        return image.convert("RGB").quantize(colors)

@@ -3,76 +3,53 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
-from snngan.config import ClassifyConfig, TrainConfig
-from snngan.evaluation.measure import EVALUATIONS
-from snngan.files import check_regular, read_json, read_lines, write_atomically
-from snngan.metrics import metric_values
+from snngan.config import ClassifyConfig, Config, TrainConfig
+from snngan.evaluation.measure import EVALUATIONS, values_of_all_images
+from snngan.evaluation.plots import Log, new_figure
+from snngan.files import read_json, read_lines, write_atomically
 from snngan.stats import mean_interval
 from snngan.training.run_folder import RunFolder
+from snngan.training.tags import FAMILIES, describe_tag
 from snngan.version import __version__
 
 Run = RunFolder[Any]
-MAX_STEP = 1 << 53
-"""Larger steps cannot be told apart in float64."""
-MAX_VALUE, MAX_TAG_LENGTH = 1e100, 100
-"""Numbers that a plot can scale, and characters of its title."""
-MAX_PLOTS, MAX_ROWS = 60, 200
-"""More than any honest run has; a page has no more."""
 MAX_GRIDS = 6
 """Sample grids of each run, spread over its steps."""
 COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#555555", "#a6a61d", "#17becf")
 """One for each group of runs; they repeat after the last."""
-CURVES = {
-    "entanglement/input_score": "of samples and held-out images: higher is better, 1 is ideal",
-    "entanglement/real_anchors": "loss of real anchors: log 2 = 0.693 is chance and ideal",
-    "entanglement/fake_anchors": "loss of synthetic anchors: log 2 = 0.693 is chance and ideal",
-    "entanglement/projection": "loss in the learned space: log 2 = 0.693 is chance",
-    "loss/generator": "no direction: depends on the discriminator",
-    "loss/discriminator": "no direction: depends on the generator",
-}
-"""How to read a curve, by tag."""
-CURVE_FAMILIES = {
-    "metrics": "in features of a small classifier",
-    "metrics/pixels": "in pixels",
-    "accuracy": "higher is better; 1 / number of classes is chance",
-    "cross_entropy": "lower is better; log(number of classes) is chance",
-    "calibration_error": "lower is better",
-    "entanglement/test": "log(number of classes) is chance, 0 separates the classes",
-    "entanglement/train": "log(number of classes) is chance, 0 separates the classes",
-}
-"""The same by the part of a tag before its last ``/``; after ``metrics`` the last part is the name of a metric."""
+CURVES = (
+    "entanglement/input_score", "entanglement/real_anchors", "entanglement/fake_anchors", "entanglement/projection",
+    "loss/generator", "loss/discriminator",
+)  # fmt: skip
+"""Tags that have a curve, beside those of the families of tags."""
 UNGROUPED = ("seed", "seeds", "ensemble", "data_dir")
 """Options in which runs of one group may differ."""
 OWN = ("fake", "fake_digest", "seed", "torch")
 """Entries of the protocol in which evaluations in one table may differ."""
 PROTOCOL = (
-    "{num_fake:.20} samples of step {step:.20} against {num_real:.20} images of {real:.60}; features: {extractor:.60} "
-    "({extractor_digest:.12}); all but fid over the first {pairwise_count:.20} of each; resize: {resize:.60}; "
-    "snngan {snngan:.20}"
+    "{num_fake} samples of step {step} against {num_real} images of {real}; features: {extractor} "
+    "({extractor_digest:.12}){pairwise}; resize: {resize}; snngan {snngan}"
 )
-LAST_LOGGED = "Last metrics logged while training on {dataset:.60}, at step {training step:.20}"
+LAST_LOGGED = "Last metrics logged while training on {dataset}, at step {training step}"
 NOTE = "<p>Several seeds: mean and Student's 95 % interval. Bold: the best mean of a row.</p>"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere } h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem }
-h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc } nav a { margin-right: 1.5rem }
-h4 { font-size: .9rem; font-weight: 400; margin: 1.2rem 0 .2rem } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem } tr { border-bottom: 1px solid #ddd }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.25rem; border-bottom: 1px solid #ccc }
+h3 { font-size: 1.05rem } h4 { font-size: .9rem; font-weight: 400 } nav a { margin-right: 1.5rem } figure { margin: 0 }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem } tr { border-bottom: 1px solid #ddd }
 td, th { padding: .2rem 1.6rem .2rem .3rem; text-align: left; vertical-align: top; max-width: 24rem }
 td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums } tbody th { font-weight: 400 }
 small, figcaption, .metrics td:nth-child(2) { color: #666; font-size: .8rem; font-weight: 400 }
 small { margin-left: .5em } th small { display: block; margin: 0 } .metrics td:nth-child(n + 3) { white-space: nowrap }
-.metrics td:nth-child(2) { min-width: 11rem }
-.differs { background: #fff6d6 } summary { cursor: pointer; color: #06c; font-size: .85rem; margin: .3rem 0 }
-i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em } figure { margin: 0 }
+.differs { background: #fff6d6 } summary { cursor: pointer; color: #06c; font-size: .85rem }
+i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em }
 .curves, .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
 .grids { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)) } figcaption b { color: #222 }
 .curves figcaption { min-height: 3em } .curves svg { width: 100%; height: auto }
@@ -81,17 +58,15 @@ i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One seed of a run: its name on the page, and its logged values."""
 
     name: str
     run: Run
-    log: Mapping[str, tuple[list[int], list[float]]]
+    log: Log
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The seeds of one configuration."""
 
     label: str
@@ -129,7 +104,7 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
         f"<title>{escape(title)}</title><style>{STYLE}</style>\n"
         + "\n".join([*body, f"<p><small>written by snngan {__version__}</small></p>\n</html>\n"])
     )
-    write_atomically(path, page.encode(errors="backslashreplace"))
+    write_atomically(path, page.encode())
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -137,11 +112,9 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(set(parts)):
+        if len(set(names)) == len(names):
             break
-    names = [name.encode(errors="backslashreplace").decode() for name in names]
-    numbers = [names[: index + 1].count(name) for index, name in enumerate(names)]
-    return [name if names.count(name) == 1 else f"{name} ({n})" for name, n in zip(names, numbers, strict=True)]
+    return names
 
 
 def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
@@ -152,30 +125,29 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
     found: dict[tuple[str, int], list[Series]] = {}
     repeats: Counter[tuple[str, int]] = Counter()
     for name, run in named:
-        values, log = run.config.to_json(), read_metrics(run)
+        values, log, seeds = run.config.to_json(), read_metrics(run), run.config.seed_list
         options = str({key: value for key, value in values.items() if key not in UNGROUPED})
-        seeds = run.config.seed_list[:MAX_ROWS]
         for seed in seeds:
             prefix, title = (f"seed-{seed}/", f"{name} seed {seed}") if len(seeds) > 1 else ("", name)
             own = {tag.removeprefix(prefix): each for tag, each in log.items() if tag.startswith(prefix)}
             repeats[options, seed] += 1
             found.setdefault((options, repeats[options, seed]), []).append(Series(title, run, own))
     configs = [series[0].run.config for series in found.values()]
-    rows = _rows([_flatten(config.to_json()) for config in configs])
+    rows = _rows([_flat_options(config) for config in configs])
     groups = []
     for number, (config, series) in enumerate(zip(configs, found.values(), strict=True)):
         alike = [n for n, each in enumerate(configs) if (each.title, each.dataset) == (config.title, config.dataset)]
         differing = [key for key, cells in rows.items() if len({cells[n] for n in alike}) > 1 and key not in UNGROUPED]
-        words = [f"{key} {rows[key][number][:20]}" for key in differing[:4] if rows[key][number]]
-        label = ", ".join([config.title, config.dataset.rpartition("/")[2][-40:], *words])
+        words = [f"{key} {rows[key][number]}" for key in differing[:4] if rows[key][number]]
+        label = ", ".join([config.title, config.dataset.rpartition("/")[2], *words])
         groups.append(Group(label, COLORS[number % len(COLORS)], series))
     return groups
 
 
-def _flatten(values: dict[str, Any]) -> dict[str, Any]:
+def _flat_options(config: Config) -> dict[str, Any]:
     """Return the options of a config with those of objective and architecture on one level."""
     flat: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in config.to_json().items():
         flat |= value if isinstance(value, dict) else {key: value}
     return flat
 
@@ -188,25 +160,26 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def metric_tables(groups: Sequence[Group]) -> Iterator[str]:
     """Yield a table for each protocol of evaluations, and for each step of last logged values."""
-    evaluated = {each.name: read_evaluations(each.run) for group in groups for each in group.series}
-    tables: dict[tuple[tuple[str, str], ...], list[dict[str, dict[str, Any]]]] = {}
-    for read in (lambda series: evaluated[series.name], _last_logged):
-        for number, group in enumerate(groups):
-            for series in group.series:
-                for each in read(series):
-                    protocol = tuple(sorted(item for item in each["protocol"].items() if item[0] not in OWN))
-                    own = tables.setdefault(protocol, [{} for _ in groups])[number]
-                    before = own.get(series.name, each)
-                    if before["protocol"].get("fake_digest") == each["protocol"].get("fake_digest"):
-                        # The newest counts, together with other metrics of the same samples.
-                        each = {part: before[part] | each[part] for part in ("metrics", "intervals", "protocol")}
-                    own[series.name] = each
+    every = [series for group in groups for series in group.series]
+    evaluated = {series.name: read_evaluations(series.run) for series in every}
+    tables: dict[tuple[tuple[str, str], ...], dict[str, dict[str, Any]]] = {}
+    for name, each in [
+        *((name, each) for name, found in evaluated.items() for each in found),
+        *((series.name, each) for series in every for each in _last_logged(series)),
+    ]:
+        protocol = tuple(sorted(item for item in each["protocol"].items() if item[0] not in OWN))
+        table = tables.setdefault(protocol, {})
+        before = table.get(name, each)
+        if before["protocol"].get("fake_digest") == each["protocol"].get("fake_digest"):
+            # The newest counts, together with other metrics of the same samples.
+            each = {part: before[part] | each[part] for part in ("metrics", "intervals", "protocol")}
+        table[name] = each
+    for table in tables.values():
+        yield from _table(groups, table)
     if not tables:
         yield "<p>No metrics yet.</p>"
-    for columns in list(tables.values())[:MAX_PLOTS]:
-        yield from _table([(group, own) for group, own in zip(groups, columns, strict=True) if own])
     missing = [name for name, found in evaluated.items() if not found]
-    if missing and isinstance(groups[0].series[0].run.config, TrainConfig):
+    if missing and isinstance(every[0].run.config, TrainConfig):
         yield f"<p>Not evaluated yet: {escape(', '.join(missing))}. <code>snngan evaluate RUN</code> does it.</p>"
 
 
@@ -222,80 +195,66 @@ def _last_logged(series: Series) -> Iterator[dict[str, Any]]:
         yield {"metrics": by_step[step], "intervals": {}, "protocol": {"training step": str(step)} | data}
 
 
-def _table(columns: Sequence[tuple[Group, Mapping[str, dict[str, Any]]]]) -> Iterator[str]:
-    """Yield means over the evaluations of each group, which are given by name, and below them each evaluation."""
-    entries = {name: each for _, own in columns for name, each in own.items()}
-    protocols = _rows([each["protocol"] for each in entries.values()])
-    first = defaultdict(lambda: "?", next(iter(entries.values()))["protocol"])
-    heading = LAST_LOGGED if "training step" in first else PROTOCOL
-    text = heading.format_map(first).replace("; all but fid over the first 0 of each", "")
-    yield f"<h4>{escape(text)}</h4>"
-    headings = "".join(f"<th>{group.heading(list(own))}</th>" for group, own in columns)
-    yield _wide("metrics", f"<tr><th></th><th></th>{headings}</tr>", _means([list(own.values()) for _, own in columns]))
-    rows = [
-        _row("td", [key[:60], "", *(cell[:60] for cell in cells)]) for key, cells in list(protocols.items())[:MAX_ROWS]
-    ]
-    each_seed = [*_means([[each] for each in entries.values()]), *rows]
+def _table(groups: Sequence[Group], table: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield means over the evaluations (by name) of each group, and below them each evaluation."""
+    columns = [[series.name for series in group.series if series.name in table] for group in groups]
+    first = defaultdict(lambda: "?", next(iter(table.values()))["protocol"], pairwise="")
+    if (count := first["pairwise_count"]) != "0":
+        first["pairwise"] = f"; all but {', '.join(values_of_all_images())} over the first {count} of each"
+    yield f"<h4>{escape((LAST_LOGGED if 'training step' in first else PROTOCOL).format_map(first))}</h4>"
+    headings = [group.heading(names) for group, names in zip(groups, columns, strict=True) if names]
+    head = "".join(f"<th>{each}</th>" for each in ["", "", *headings])
+    yield _wide("metrics", f"<tr>{head}</tr>", _means([[table[name] for name in names] for names in columns if names]))
+    names = [name for column in columns for name in column]
+    each_seed = [_row("td", [key, "", *cells]) for key, cells in _rows([table[n]["protocol"] for n in names]).items()]
     yield "<details><summary>numbers of each seed</summary>"
-    yield _wide("metrics", _row("th", ["", "", *entries]), each_seed) + "</details>"
+    yield _wide("metrics", _row("th", ["", "", *names]), [*_means([[table[n]] for n in names]), *each_seed])
+    yield "</details>"
 
 
 def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
     """Yield a row for each metric: how to read it, and the mean over the evaluations of each column, the best bold."""
     everything = [each for column in columns for each in column]
-    extractor = everything[0]["protocol"].get("extractor", "")[:60]
-    for metric in list(dict.fromkeys(metric for each in everything for metric in each["metrics"]))[:MAX_ROWS]:
-        description = describe(metric)
+    extractor = everything[0]["protocol"].get("extractor", "")
+    for metric in dict.fromkeys(metric for each in everything for metric in each["metrics"]):
+        description = describe_tag(metric)
         choose = min if "lower is better" in description else max if "higher is better" in description else None
         cells = [_mean([each for each in column if metric in each["metrics"]], metric) for column in columns]
         means = [mean for mean, _ in cells if mean is not None]
         best = choose(means) if choose and len(means) > 1 else None
         space = f" ({extractor})" if extractor and not metric.startswith("entanglement_input") else ""
-        row = f"<tr><th>{escape(metric[:MAX_TAG_LENGTH] + space)}</th><td>{escape(description)}</td>"
+        row = f"<th>{escape(metric + space)}</th><td>{escape(description)}</td>"
         for mean, note in cells:
             text = "" if mean is None else f"<b>{mean:.4g}</b>" if mean == best else f"{mean:.4g}"
             row += f"<td>{text}{note}</td>"
-        yield row + "</tr>"
+        yield f"<tr>{row}</tr>"
 
 
 def _mean(evaluations: Sequence[dict[str, Any]], metric: str) -> tuple[float | None, str]:
     """Return the mean of a metric, None without evaluations, and its interval and their number as HTML."""
     if not evaluations:
         return None, ""
-    mean, *bounds = mean_interval([each["metrics"][metric] for each in evaluations])
-    count = f", n = {len(evaluations)}" if len(evaluations) > 1 else ""
-    low, high = bounds if count else evaluations[0]["intervals"].get(metric, (None, None))
-    return mean, "" if low is None else f"<small>{low:.4g} to {high:.4g}{count}</small>"
-
-
-def describe(name: str) -> str:
-    """Return what a metric or a tag measures and its direction or chance level, empty where nothing is known."""
-    family, _, last = name.rpartition("/")
-    values = metric_values()
-    parts = [CURVES.get(name, "")]
-    if last in values and family in ("", "metrics", "metrics/pixels"):
-        parts += [values[last].title, values[last].direction]
-    return "; ".join(part for part in (*parts, CURVE_FAMILIES.get(family, "")) if part)
+    mean, low, high = mean_interval([each["metrics"][metric] for each in evaluations])
+    if len(evaluations) > 1:
+        return mean, f"<small>{low:.4g} to {high:.4g}, n = {len(evaluations)}</small>"
+    interval = evaluations[0]["intervals"].get(metric)
+    return mean, f"<small>{interval[0]:.4g} to {interval[1]:.4g}</small>" if interval else ""
 
 
 def _samples(groups: Sequence[Group]) -> Iterator[str]:
     """Yield each generator's sample grids by step."""
-    for color, run, name in [(group.color, each.run, escape(each.name)) for group in groups for each in group.series]:
-        if not isinstance(run.config, TrainConfig):
-            return
-        paths = [] if run.samples.is_symlink() else sorted(run.samples.glob("step-*.png"))
-        paths = [path for path in paths if path.is_file() and not path.is_symlink()]
-        rows = {round(number * (len(paths) - 1) / (MAX_GRIDS - 1)) for number in range(MAX_GRIDS)} if paths else set()
-        yield f'<h3><i style="background:{color}"></i>{name}</h3><div class="grids">'
-        for path in (paths[row] for row in sorted(rows)):
-            check_regular(path)
-            picture = base64.b64encode(path.read_bytes()).decode()
-            step = escape(path.stem.removeprefix("step-").lstrip("0") or "0")
-            yield (
-                f'<figure><img src="data:image/png;base64,{picture}" alt="{name}, step {step}">'
-                f"<figcaption>step {step}</figcaption></figure>"
-            )
-        yield "</div>" if paths else "</div><p>No samples yet.</p>"
+    for group in groups:
+        for name, run, _ in group.series:
+            if not isinstance(run.config, TrainConfig):
+                return
+            paths = sorted(run.samples.glob("step-*.png"))
+            chosen = sorted({round(number * (len(paths) - 1) / (MAX_GRIDS - 1)) for number in range(MAX_GRIDS)})
+            yield f'<h3><i style="background:{group.color}"></i>{escape(name)}</h3><div class="grids">'
+            for path in [paths[number] for number in chosen] if paths else []:
+                picture, step = base64.b64encode(path.read_bytes()).decode(), int(path.stem.removeprefix("step-"))
+                yield f'<figure><img src="data:image/png;base64,{picture}" alt="{escape(name)}, step {step}">'
+                yield f"<figcaption>step {step}</figcaption></figure>"
+            yield "</div>" if paths else "</div><p>No samples yet.</p>"
 
 
 def curves(groups: Sequence[Group]) -> Iterator[str]:
@@ -306,57 +265,37 @@ def curves(groups: Sequence[Group]) -> Iterator[str]:
     everything = [(group.color, series.log) for group in groups for series in group.series]
     for tag in _curve_tags([log for _, log in everything]):
         lines = [(color, *log[tag]) for color, log in everything if tag in log]
-        yield f"<figure><figcaption><b>{escape(tag)}</b><br>{escape(describe(tag))}</figcaption>{_plot(tag, lines)}"
-        yield "</figure>"
+        caption = f"<figcaption><b>{escape(tag)}</b><br>{escape(describe_tag(tag))}</figcaption>"
+        yield f"<figure>{caption}{_plot(tag, lines)}</figure>"
     yield "</div>"
 
 
-def _curve_tags(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _curve_tags(logs: Sequence[Log]) -> list[str]:
     """Return the tags in any of the logs that have a curve."""
     found = {tag for log in logs for tag in log}
-    in_family = sorted(tag for tag in found if tag.rpartition("/")[0] in CURVE_FAMILIES)
-    return [*(tag for tag in CURVES if tag in found), *in_family[:MAX_PLOTS]]
+    in_family = sorted(tag for tag in found if tag.rpartition("/")[0] in FAMILIES)
+    return [*(tag for tag in CURVES if tag in found), *in_family]
 
 
-class MetricsLog(dict[str, tuple[list[int], list[float]]]):
-    """Steps and values by tag; looking up a missing tag raises ``ValueError``."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def __missing__(self, tag: str) -> NoReturn:
-        raise ValueError(f"{self.path} holds no values of {tag}: remove its folder to train it again")
-
-
-def read_metrics(run: Run) -> MetricsLog:
-    """Return the steps and values of each tag in the run's ``metrics.jsonl``.
-
-    Unfinished lines are skipped, and so is what no run logs: very long tags and numbers that no plot can show.
-    """
-    found = MetricsLog(run.path / "metrics.jsonl")
-    for values in read_lines(found.path):
-        step = values.pop("step", None)
-        if type(step) is not int or abs(step) > MAX_STEP:
-            continue
+def read_metrics(run: Run) -> dict[str, tuple[list[int], list[float]]]:
+    """Return the steps and values of each tag in the run's ``metrics.jsonl``; an unfinished line is skipped."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for values in read_lines(run.path / "metrics.jsonl"):
+        step = values.pop("step")
         for tag, value in values.items():
-            is_known = tag in found or (len(tag) <= MAX_TAG_LENGTH and tag.isprintable())
-            if isinstance(value, (int, float)) and abs(value) <= MAX_VALUE and is_known:
+            if value is not None:  # not finite
                 steps, numbers = found.setdefault(tag, ([], []))
                 steps.append(step)
-                numbers.append(float(value))
+                numbers.append(value)
     return found
 
 
 def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
     """Return an SVG plot of lines, each a color, steps and values; a single value is a marker."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure()
+    figure.set_size_inches(5, 3)
     for color, steps, values in lines:
         axes.plot(steps, values, color, linewidth=1.2, marker="o" if len(set(steps)) == 1 else "")
     axes.set_xlabel("step", fontsize=8)
@@ -371,7 +310,7 @@ def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
 def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
     """Yield the options of every run; those in which runs differ are first and highlighted."""
     head = _row("th", ["", *(name for name, _ in named)])
-    rows = _rows([_flatten(run.config.to_json()) | _environment(run) for _, run in named])
+    rows = _rows([_flat_options(run.config) | read_json(run.path / "config.json")["environment"] for _, run in named])
     differing, alike = (
         [_row("td", [key, *cells]) for key, cells in rows.items() if (len(set(cells)) > 1) == differ]
         for differ in (True, False)
@@ -381,31 +320,15 @@ def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
     yield _wide("alike", head, alike) + "</details>"
 
 
-def _environment(run: Run) -> dict[str, Any]:
-    environment = read_json(run.path / "config.json").get("environment", {})
-    return environment if isinstance(environment, dict) else {}
-
-
 def read_evaluations(run: Run) -> list[dict[str, Any]]:
-    """Return the evaluations in the run's folder by ``snngan evaluate``, oldest first; damaged lines are skipped.
+    """Return what ``snngan evaluate`` left in the run's folder, oldest first, without metrics that are not finite.
 
-    Values of protocols become text; metrics that are not finite numbers are left out.
+    Values of protocols become text.
     """
-    found = []
-    for content in read_lines(run.path / EVALUATIONS):
-        try:
-            content["protocol"] = {key: str(value) for key, value in content["protocol"].items()}
-            content["metrics"] = {
-                name: float(value)
-                for name, value in content["metrics"].items()
-                if not isinstance(value, bool | str | None) and abs(value) <= MAX_VALUE
-            }
-            content["intervals"] = {
-                name: (float(low), float(high)) for name, (low, high) in content["intervals"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            continue
-        found.append(content)
+    found = list(read_lines(run.path / EVALUATIONS))
+    for each in found:
+        each["protocol"] = {key: str(value) for key, value in each["protocol"].items()}
+        each["metrics"] = {name: value for name, value in each["metrics"].items() if value is not None}
     return found
 
 

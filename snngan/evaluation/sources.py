@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from snngan.config import TrainConfig
 from snngan.data import DATASETS, POINT_SHAPE, Dataset, to_uint8
-from snngan.data.datasets import Notify, load_dataset, shrink_images
+from snngan.data.datasets import Notify, data_folder, load_dataset, shrink_images
 from snngan.data.folder import Split, find_splits, label_images, notify_left_out
 from snngan.data.image_files import UnusableImageError, describe_resize, read_header, read_image
 from snngan.data.npz import read_images, read_statistics
 from snngan.files import check_local
 from snngan.metrics.moments import Moments
+from snngan.training.device import choose_device
 from snngan.training.resolve import build_architecture, check_same_data
 from snngan.training.run_folder import RunFolder, open_run
 from snngan.training.sampling import CHUNK, build_ema_generator, draw_latents, sample_images
@@ -38,11 +39,11 @@ class ImageSource:
         count: number of images; None for a generator, which makes as many as are asked for.
         shape: (C, H, W).
         digest: equal for equal images.
-        labels: (count,) int64, or None.
         read: returns the images of a range of indices as uint8, or 2-D points as float32, (n, C, H, W).
-        split: half of a data set, folder or npz file, "train" or "test".
-        seed: seed of a generator's noise.
+        labels: (count,) int64, or None.
+        split: split of a data set, folder or npz file, "train" or "test".
         resize: what was done to the images while they were read, "none" or a method and a size.
+        seed: seed of a generator's noise.
         step: step of the checkpoint that a generator comes from.
     """
 
@@ -50,11 +51,11 @@ class ImageSource:
     count: int | None
     shape: tuple[int, int, int]
     digest: str
-    labels: Tensor | None
     read: Callable[[range], Tensor]
+    labels: Tensor | None = None
     split: str | None = None
-    seed: int | None = None
     resize: str = "none"
+    seed: int | None = None
     step: int | None = None
 
     def chunks(self, count: int) -> Iterator[Tensor]:
@@ -66,9 +67,19 @@ class ImageSource:
         """Return the first ``count`` images (n, C, H, W), or all where there are fewer."""
         return torch.cat(list(self.chunks(self.limit(count))))
 
-    def limit(self, count: int) -> int:
-        """Return how many of ``count`` images there are."""
-        return count if self.count is None else min(count, self.count)
+    def limit(self, count: int, least: int = 0) -> int:
+        """Return how many of ``count`` images there are; raises ``ValueError`` for fewer than ``least``."""
+        number = count if self.count is None else min(count, self.count)
+        if number < least:
+            raise ValueError(f"{self.name} must hold {least} or more images, got {number}")
+        return number
+
+    def with_channels(self, channels: int) -> ImageSource:
+        """Return the images with gray ones repeated over ``channels``."""
+        if self.shape[0] != 1 or channels == 1:
+            return self
+        shape = channels, *self.shape[1:]
+        return replace(self, shape=shape, read=lambda rows: self.read(rows).expand(-1, channels, -1, -1))
 
 
 @dataclass(frozen=True)
@@ -80,18 +91,88 @@ class FidStatistics:
     moments: Moments
 
 
-def open_source(
-    images: ImagesLike,
-    *,
-    split: str = "test",
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    keep: bool = True,
-    skip_broken: bool = False,
-    notify: Notify = lambda line: None,
-) -> ImageSource:
+@dataclass
+class Reader:
+    """How images are read.
+
+    Attributes:
+        split: "test" or "train", the split of a data set, or of a folder or npz file that has both.
+        image_size: height and width in pixels to crop and shrink to; a run's images keep their size.
+        data_dir: folder of data sets; default: the variable SNNGAN_DATA, else ``data``.
+        device: "auto", "cuda" or "cpu": the device of networks.
+        skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
+            each once.
+        notify: called with each line worth telling the user.
+    """
+
+    split: str = "test"
+    image_size: int | None = None
+    data_dir: str | Path | None = None
+    device: str | torch.device = "auto"
+    skip_broken: bool = False
+    notify: Notify = lambda line: None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("test", "train"):
+            raise ValueError(f"split must be 'test' or 'train', got {self.split!r}")
+        self.device = choose_device(str(self.device))
+
+    @property
+    def feature_folder(self) -> Path:
+        """The folder in which classifiers for features, and features of reference sets, are kept."""
+        return data_folder(self.data_dir) / "features"
+
+    def open(self, images: ImagesLike, seed: int = 0) -> ImageSource:
+        """Return the images meant by a name, path or tensor: see :func:`open_source`."""
+        if isinstance(images, Tensor):
+            return array_source("tensor", _check_tensor(images.detach().cpu()), image_size=self.image_size)
+        kind, path = _kind_of(images)
+        if kind == "run":
+            return _run_source(path, seed, torch.device(self.device), self.notify)
+        if kind == "folder":
+            return _folder_source(path, self)
+        if kind == "npz":
+            return array_source(path.name, *read_images(path, self.split), image_size=self.image_size)
+        name = os.fspath(images)
+        try:
+            return dataset_source(self.load(name, self.image_size), self.split)
+        except ValueError as error:
+            if "/" in name:
+                raise ValueError(f"{name} is not a run folder, folder of images or npz file") from error
+            raise
+
+    def load(self, name: str, image_size: int | None) -> Dataset:
+        """Return the data set ``name``."""
+        options: dict[str, Any] = {"skip_broken": self.skip_broken, "notify": self.notify}
+        return load_dataset(name, data_dir=self.data_dir, image_size=image_size, **options)
+
+    def load_training_set(self, run: RunFolder[TrainConfig]) -> Dataset:
+        """Return the data set of a run's training, at its size unless told otherwise; it must not have changed."""
+        config = run.config
+        reader = replace(
+            self, data_dir=self.data_dir or config.data_dir, skip_broken=self.skip_broken or config.skip_broken
+        )
+        dataset = reader.load(config.dataset, self.image_size or config.image_size)
+        if self.image_size in (None, config.image_size):
+            check_same_data(config, dataset)
+        return dataset
+
+    def load_labeled_set(self, images: ImagesLike, source: ImageSource) -> Dataset | None:
+        """Return the labeled data set behind a source, for a run that of its training; None without one."""
+        try:
+            if (run := find_run(images)) is not None:
+                return replace(self, image_size=None).load_training_set(run)
+            if source.labels is None or isinstance(images, Tensor):
+                return None
+            kind, path = _kind_of(images)
+            _, height, width = source.shape
+            name = os.fspath(images) if kind == "dataset" else f"{kind}:{path}"
+            return self.load(name, height if height == width else None)
+        except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
+            return None
+
+
+def open_source(images: ImagesLike, *, seed: int = 0, **options: Any) -> ImageSource:
     """Return the images meant by ``images``: a data set's name, a run folder, a folder of images or an npz file.
 
     ``folder:PATH`` and ``npz:PATH`` say which of these a path is. Files and data sets are read in one random order that
@@ -99,49 +180,23 @@ def open_source(
 
     Args:
         images: name or path; or a tensor (N, C, H, W) of uint8, or float in [-1, 1].
-        split: half of a data set, or of a folder or npz file that has halves, "test" or "train".
-        data_dir: folder of data sets.
-        image_size: height and width in pixels to crop and shrink to; a run's images keep their size.
         seed: seed of the noise that a run's generator starts from.
-        device: device of a run's generator.
-        keep: whether a data set that was built may be written into ``data_dir`` for the next time.
-        skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
-            each once.
-        notify: called with each line worth telling the user.
+        options: fields of :class:`Reader`.
 
     Raises:
         ValueError: there is nothing of this name, or it cannot be read.
     """
-    if split not in ("test", "train"):
-        raise ValueError(f"split must be 'test' or 'train', got {split!r}")
-    if isinstance(images, Tensor):
-        return _tensor_source(images, image_size)
+    return Reader(**options).open(images, seed)
+
+
+def _kind_of(images: str | os.PathLike[str]) -> tuple[str, Path]:
+    """Return whether a text names a data set, run, folder or npz file, and the path that it holds."""
     text = os.fspath(images)
     check_local(text)
-    if text in ("folder:", "npz:"):
-        raise ValueError(f"{text} needs a path after the colon: {text}PATH")
-    kind, path = _kind_of(text)
-    if kind == "run":
-        return _run_source(path, seed, torch.device(device), notify)
-    if kind == "folder":
-        return _folder_source(path, split, image_size, skip_broken, notify)
-    if kind == "npz":
-        content, labels, half = read_images(path, split)
-        content, resize = _shrink(path.name, content, image_size)
-        return array_source(path.name, content, labels, half, resize)
-    try:
-        dataset = load_dataset(text, data_dir=data_dir, image_size=image_size, keep=keep, notify=notify)
-    except ValueError as error:
-        if "/" in text:
-            raise ValueError(f"{text} is not a run folder, folder of images or npz file") from error
-        raise
-    return dataset_source(dataset, split)
-
-
-def _kind_of(text: str) -> tuple[str, Path]:
-    """Return whether ``text`` names a data set, run, folder or npz file, and the path that it holds."""
     kind, colon, place = text.partition(":")
     if colon and kind in ("folder", "npz"):
+        if not place:
+            raise ValueError(f"{text} needs a path after the colon: {text}PATH")
         return kind, Path(os.path.expanduser(place))
     path = Path(os.path.expanduser(text))
     if text in DATASETS.names():
@@ -151,44 +206,39 @@ def _kind_of(text: str) -> tuple[str, Path]:
     return "folder" if path.is_dir() else "npz" if path.suffix == ".npz" else "dataset", path
 
 
-def dataset_source(dataset: Dataset, split: str) -> ImageSource:
-    """Return the ``train`` or ``test`` half of a data set."""
-    images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
-    return array_source(f"{dataset.name} {split}", images, labels, split, dataset.resize)
-
-
-def _tensor_source(images: Tensor, image_size: int | None) -> ImageSource:
-    images = images.detach().cpu()
+def _check_tensor(images: Tensor) -> Tensor:
+    """Return a tensor of images as they are kept in a data set."""
     if images.dim() != 4:
         raise ValueError(f"images must have the shape (N, C, H, W), got {tuple(images.shape)}")
-    if images.dtype != torch.uint8 and tuple(images.shape[1:]) != POINT_SHAPE:
-        if not (images.is_floating_point() and len(images) and images.amin() >= -1 and images.amax() <= 1):
-            raise ValueError("images must be uint8, or float in [-1, 1]")
-        images = to_uint8(images)
-    images, resize = _shrink("tensor", images, image_size)
-    return array_source("tensor", images, resize=resize)
+    if images.dtype == torch.uint8 or tuple(images.shape[1:]) == POINT_SHAPE:
+        return images
+    if not (images.is_floating_point() and len(images) and images.amin() >= -1 and images.amax() <= 1):
+        raise ValueError("images must be uint8, or float in [-1, 1]")
+    return to_uint8(images)
 
 
-def _shrink(name: str, images: Tensor, size: int | None) -> tuple[Tensor, str]:
-    """Return images (N, C, H, W) cropped and shrunk to ``size`` x ``size`` if given, and what was done to them."""
-    if size is None or images.shape[2:] == (size, size):
-        return images, "none"
-    return shrink_images(name, images, size), describe_resize(size)
+def dataset_source(dataset: Dataset, split: str) -> ImageSource:
+    """Return the ``train`` or ``test`` split of a data set."""
+    images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+    return replace(array_source(f"{dataset.name} {split}", images, labels, split), resize=dataset.resize)
 
 
 def array_source(
-    name: str, images: Tensor, labels: Tensor | None = None, split: str | None = None, resize: str = "none"
+    name: str, images: Tensor, labels: Tensor | None = None, split: str | None = None, image_size: int | None = None
 ) -> ImageSource:
-    """Return images (N, C, H, W), as they are kept in a data set, in the random order that is always the same."""
+    """Return images (N, C, H, W) in the random order that is always the same, shrunk to ``image_size`` if given."""
+    resize = "none"
+    if image_size is not None and images.shape[2:] != (image_size, image_size):
+        images, resize = shrink_images(name, images, image_size), describe_resize(image_size)
     order = _random_order(len(images))
     images, labels = images[order], None if labels is None else labels[order]
     channels, height, width = images.shape[1:]
-    shape, digest = (channels, height, width), digest_of([images])
 
     def read(rows: range) -> Tensor:
         return images[rows.start : rows.stop]
 
-    return ImageSource(name, len(images), shape, digest, labels, read, split, resize=resize)
+    shape = channels, height, width
+    return ImageSource(name, len(images), shape, digest_of([images]), read, labels, split, resize)
 
 
 def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> ImageSource:
@@ -201,57 +251,62 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")
     step: int = generator.step  # type: ignore[assignment]
-    return ImageSource(f"run {path.name}", None, run.config.image_shape, digest, None, read, seed=seed, step=step)
+    return ImageSource(f"run {path.name}", None, run.config.image_shape, digest, read, seed=seed, step=step)
 
 
-def _folder_source(folder: Path, split: str, image_size: int | None, skip_broken: bool, notify: Notify) -> ImageSource:
-    halves = find_splits(folder, notify)
-    index = 1 if len(halves) == 2 and split == "test" else 0
-    if skip_broken:
-        halves[index] = _without_broken(halves[index], image_size, notify)
-    half, labels = halves[index], label_images(halves)[1][index]
-    order = _random_order(len(half.paths))
-    paths = [half.paths[row] for row in order.tolist()]
-    first = read_image(paths[0], image_size)
+def _folder_source(folder: Path, reader: Reader) -> ImageSource:
+    image_size, splits = reader.image_size, find_splits(folder, reader.notify)
+    index = 1 if len(splits) == 2 and reader.split == "test" else 0
+    if reader.skip_broken:
+        splits[index] = _without_broken(splits[index], image_size, reader.notify)
+    labels = label_images(splits)[1][index]
+    order = _random_order(len(splits[index].paths))
+    paths = [splits[index].paths[row] for row in order.tolist()]
+    _, height, width = read_image(paths[0], image_size).shape
     headers = [read_header(each) for each in paths]
     channels = 1 if all(each is not None and each.is_gray for each in headers) else 3
-    resize = "none"
-    if image_size is not None and any(each and {each.width, each.height} != {image_size} for each in headers):
-        resize = describe_resize(image_size)
+    is_resized = image_size and any(each and {each.width, each.height} != {image_size} for each in headers)
     state = hashlib.blake2b(f"{image_size}".encode(), digest_size=16)
     for path in paths:
         stat = path.stat()
-        state.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
+        state.update(os.fsencode(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"))
 
     def read(rows: range) -> Tensor:
         pictures = [read_image(paths[row], image_size) for row in rows]
         for row, picture in zip(rows, pictures, strict=True):
-            if picture.shape[1:] != first.shape[1:]:
+            if picture.shape[1:] != (height, width):
                 raise ValueError(
-                    f"{paths[row]} is {picture.shape[2]}x{picture.shape[1]}, {paths[0].name} "
-                    f"{first.shape[2]}x{first.shape[1]}: give --image-size to shrink and crop all to one size"
+                    f"{paths[row]} is {picture.shape[2]}x{picture.shape[1]}, {paths[0].name} {width}x{height}: "
+                    "give --image-size to shrink and crop all to one size"
                 )
         return torch.from_numpy(np.stack([each.repeat(channels // len(each), 0) for each in pictures]))
 
-    name, shape, half_name = f"folder {folder.name}", (channels, *first.shape[1:]), split if len(halves) == 2 else None
-    labels = None if labels is None else labels[order]
-    return ImageSource(name, len(paths), shape, state.hexdigest(), labels, read, half_name, resize=resize)
+    return ImageSource(
+        f"folder {folder.name}",
+        len(paths),
+        (channels, height, width),
+        state.hexdigest(),
+        read,
+        None if labels is None else labels[order],
+        reader.split if len(splits) == 2 else None,
+        describe_resize(image_size) if image_size and is_resized else "none",
+    )
 
 
-def _without_broken(half: Split, image_size: int | None, notify: Notify) -> Split:
-    """Return the half without the images that :func:`read_image` refuses."""
+def _without_broken(split: Split, image_size: int | None, notify: Notify) -> Split:
+    """Return the split without the images that :func:`read_image` refuses."""
     kept, left_out = [], []
-    for path in half.paths:
+    for path in split.paths:
         try:
             read_image(path, image_size)
             kept.append(path)
         except UnusableImageError as error:
             left_out.append(f"{path} ({error.reason})")
     if left_out:
-        notify_left_out(left_out, len(half.paths), notify)
+        notify_left_out(left_out, len(split.paths), notify)
     if not kept:
-        raise ValueError(f"{half.root} holds 0 usable images; expected 1 or more")
-    return Split(half.root, kept)
+        raise ValueError(f"{split.root} holds 0 usable images; expected 1 or more")
+    return Split(split.root, kept)
 
 
 def find_run(images: ImagesLike) -> RunFolder[TrainConfig] | None:
@@ -261,92 +316,16 @@ def find_run(images: ImagesLike) -> RunFolder[TrainConfig] | None:
     return open_run(path.parent, TrainConfig)
 
 
-def load_training_set(
-    run: RunFolder[TrainConfig],
-    *,
-    data_dir: str | Path | None,
-    skip_broken: bool,
-    notify: Notify,
-    image_size: int | None = None,
-) -> Dataset:
-    """Return the data set that a run was trained on, at the size it was trained at unless told otherwise.
-
-    Raises:
-        ValueError: the data set is not here or has changed.
-    """
-    config = run.config
-    size, skip_broken = image_size or config.image_size, skip_broken or config.skip_broken
-    dataset = load_dataset(
-        config.dataset,
-        data_dir=data_dir or config.data_dir,
-        image_size=size,
-        skip_broken=skip_broken,
-        keep=False,
-        notify=notify,
-    )
-    if image_size in (None, config.image_size):
-        check_same_data(config, dataset)
-    return dataset
-
-
-def load_labeled_set(
-    images: ImagesLike, source: ImageSource, *, data_dir: str | Path | None, skip_broken: bool, notify: Notify
-) -> Dataset | None:
-    """Return the labeled data set behind a source, for a run the one that it was trained on, or None without one."""
-    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
-    try:
-        if (run := find_run(images)) is not None:
-            return load_training_set(run, **data)
-        if source.labels is None or isinstance(images, Tensor):
-            return None
-        kind, path = _kind_of(os.fspath(images))
-        name = os.fspath(images) if kind == "dataset" or ":" in os.fspath(images) else f"{kind}:{path}"
-        _, height, width = source.shape
-        return load_dataset(name, image_size=height if height == width else None, keep=False, **data)
-    except ValueError:  # the data of a run that are gone, or images too few or not square for a data set
+def open_statistics(images: ImagesLike) -> FidStatistics | None:
+    """Return the FID statistics (arrays ``mu`` and ``sigma``) in the npz file ``images``, or None if it has none."""
+    if isinstance(images, Tensor):
         return None
-
-
-def open_statistics(text: ImagesLike) -> FidStatistics | None:
-    """Return the FID statistics (arrays ``mu`` and ``sigma``) in the npz file named ``text``, or None if it has none.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    if isinstance(text, Tensor):
-        return None
-    check_local(text)
-    kind, path = _kind_of(os.fspath(text))
+    kind, path = _kind_of(images)
     found = read_statistics(path) if kind == "npz" else None
     if found is None:
         return None
     mean, covariance = (torch.from_numpy(array) for array in found)
     return FidStatistics(path.name, digest_of([mean, covariance]), Moments.from_covariance(mean, covariance))
-
-
-def match_channels(first: ImageSource, second: ImageSource) -> tuple[ImageSource, ImageSource]:
-    """Return two sets of images with equal numbers of channels: gray images beside color ones get three channels."""
-    channels = max(first.shape[0], second.shape[0])
-
-    def widen(source: ImageSource) -> ImageSource:
-        if source.shape[0] != 1 or channels == 1:
-            return source
-        shape = channels, *source.shape[1:]
-        return replace(source, shape=shape, read=lambda rows: source.read(rows).expand(-1, channels, -1, -1))
-
-    return widen(first), widen(second)
-
-
-def refuse_shapes(first: ImageSource, second: ImageSource, extractor: str) -> NoReturn:
-    """Raise the ``ValueError`` for two sets of images that have no feature space in common."""
-    are_points = [side.shape == POINT_SHAPE for side in (first, second)]
-    if are_points[0] != are_points[1]:
-        two_d, pictures = (first, second) if are_points[0] else (second, first)
-        raise ValueError(f"{two_d.name} holds 2-D points and {pictures.name} images, which cannot be compared")
-    raise ValueError(
-        f"{first.name} has images {first.shape}, {second.name} {second.shape}, which cannot be compared in "
-        f"{extractor}: give --image-size, or --features inception"
-    )
 
 
 def digest_of(tensors: Iterable[Tensor], more: str = "") -> str:

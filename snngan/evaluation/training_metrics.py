@@ -37,7 +37,7 @@ class TrainingMetrics:
         self.metrics = [
             metric
             for metric in choose_metrics().values()
-            if metric.min_images <= len(rows) and (metric.works_in_pixels or not self.is_pixels)
+            if metric.min_images <= len(rows) and (metric.logged_in_pixels or not self.is_pixels)
         ]
         self.noise = generator.get_state()
 

@@ -1,7 +1,6 @@
 """Can two sets of feature vectors be told apart? The entanglement score with an interval, and a permutation test.
 
-The score is computed over all vectors. The test, the interval and the correction for small sets need many passes over
-the pairs; they use the first few thousand vectors of each side and one distance matrix.
+The score is that of all vectors; the rest is computed on the first few thousand of each side, from one distance matrix.
 """
 
 from __future__ import annotations
@@ -24,46 +23,24 @@ OCTAVES, PER_OCTAVE = 8, 2
 
 
 @dataclass(frozen=True)
-class LossByTemperature:
-    """The loss of the subset by temperature."""
-
-    temperatures: Tensor
-    """(K,), in units of squared distance, rising."""
-    real: Tensor
-    """(K,) mean loss of the real anchors."""
-    fake: Tensor
-    """(K,) mean loss of the synthetic anchors."""
-    low: Tensor
-    """(K,) 2.5 % quantile of the loss of all anchors under permuted labels."""
-    high: Tensor
-    """(K,) 97.5 % quantile."""
-
-
-@dataclass(frozen=True)
 class TwoSampleResult:
-    """The result of :func:`compare_features`."""
+    """The result of :func:`compare_features`.
+
+    Attributes:
+        entanglement: score and anchors' losses over all vectors.
+        odds: (N + M,) log-odds of picking the other side at the optimal temperature; low: far from the other side.
+        interval: the score's 95 % interval: 1.96 bootstrap standard errors of the subset, times the square root of the
+            larger of the two shares of vectors that are in the subset.
+        corrected: score of the subset over that under permuted labels, at most 1: unlike the score, it is not lower for
+            small sets.
+        test: the test of the subset.
+    """
 
     entanglement: Entanglement
-    """Score and anchors' losses over all vectors."""
-    low: float
-    """Lower end of the score's 95 % interval: 1.96 bootstrap standard errors of the subset, times the square root of
-    the larger of the two shares of vectors that are in the subset."""
-    high: float
-    """Upper end."""
-    p_value: float
-    """Share of labelings (permuted ones and the true one) in which the sides are as far apart as in the data."""
-    null_score: float
-    """Mean score of the subset under permuted labels: that of two sets of one distribution and of this size."""
-    corrected: float
-    """Score of the subset over ``null_score``, at most 1: unlike the score, it is not lower for small sets."""
-    num_subset: tuple[int, int]
-    """Number of real and of synthetic vectors in the subset."""
-    mean_distance: float
-    """Mean squared distance of pairs in the subset."""
-    curve: LossByTemperature
-    """Loss of the subset."""
     odds: Tensor
-    """(N + M,) log-odds of picking the other side at the optimal temperature; low: far from the other side."""
+    interval: tuple[float, float]
+    corrected: float
+    test: PermutationTest
 
 
 @torch.no_grad()
@@ -81,23 +58,12 @@ def compare_features(real: Tensor, fake: Tensor, *, seed: int = 0, subset: int =
     """
     if min(len(real), len(fake)) < 4:
         raise ValueError(f"a comparison needs 4 or more vectors per side, got {len(real)} and {len(fake)}")
-    score, odds = measure_entanglement(real, fake)
-    first, second = real[:subset].flatten(1), fake[:subset].flatten(1)
-    test = PermutationTest(first, second, seed)
-    share = max(len(first) / len(real), len(second) / len(fake))
-    error = test.bootstrap_scores(RESAMPLES).std().item() * math.sqrt(share)
-    return TwoSampleResult(
-        entanglement=score,
-        low=max(0.0, score.score - 1.96 * error),
-        high=min(1.0, score.score + 1.96 * error),
-        p_value=test.p_value,
-        null_score=test.null_score,
-        corrected=min(1.0, test.score / test.null_score),
-        num_subset=(len(first), len(second)),
-        mean_distance=test.mean_distance,
-        curve=test.curve,
-        odds=odds,
-    )
+    entanglement, odds = measure_entanglement(real, fake)
+    test = PermutationTest(real[:subset].flatten(1), fake[:subset].flatten(1), seed)
+    share = max(size / len(side) for size, side in zip(test.sizes, (real, fake), strict=True))
+    error = 1.96 * (test.bootstrap_scores(RESAMPLES).std().item() * math.sqrt(share))
+    interval = max(0.0, entanglement.score - error), min(1.0, entanglement.score + error)
+    return TwoSampleResult(entanglement, odds, interval, min(1.0, test.score / test.null_score), test)
 
 
 class PermutationTest:
@@ -110,18 +76,22 @@ class PermutationTest:
     have one distribution, the true labeling is like any other, so the p-value is uniform.
 
     Attributes:
-        p_value: rank of the true labeling among ``PERMUTATIONS`` others.
+        sizes: number of real and of synthetic vectors.
+        p_value: share of labelings (permuted ones and the true one) in which the sides are as far apart as in the data.
         score: entanglement score of the true labeling, at the best of these temperatures.
         null_score: mean entanglement score of the other labelings.
         mean_distance: mean squared distance of pairs.
-        curve: the loss by temperature.
+        temperatures: (K,), in units of squared distance, rising.
+        real_losses: (K,) mean loss of the real anchors.
+        fake_losses: (K,) mean loss of the synthetic anchors.
+        permuted_losses: (2, K) 2.5 % and 97.5 % quantiles of the loss of all anchors under permuted labels.
     """
 
     def __init__(self, real: Tensor, fake: Tensor, seed: int) -> None:
         vectors = torch.cat([real, fake]).double()
         vectors -= vectors.mean(0)
-        self.count, self.num_real = len(vectors), len(real)
-        self._is_fake = torch.arange(self.count) >= self.num_real
+        self.count, self.sizes = len(vectors), (len(real), len(fake))
+        self._is_fake = torch.arange(self.count) >= len(real)
         self._lead = torch.empty(self.count, self.count)  # distance of the nearest neighbor less that of each
         total = 0.0
         for rows, distances in squared_distance_rows(vectors, vectors):
@@ -136,15 +106,16 @@ class PermutationTest:
         self._generator = torch.Generator().manual_seed(seed_for(seed, "permutations"))
         permuted = [self._is_fake[torch.randperm(self.count, generator=self._generator)] for _ in range(PERMUTATIONS)]
         losses = self._losses(torch.stack([self._is_fake, *permuted], 1))
-        of_all, chance = losses[0], self._chance_loss()
+        of_all = losses[0]
+        chance = sum(size * math.log((self.count - 1) / (size - 1)) for size in self.sizes) / self.count  # at T = inf
         lowest = torch.minimum(of_all.amin(0), torch.tensor(chance)) / chance
         self.score, self.null_score = float(lowest[0]), float(lowest[1:].mean())
         spread = losses.std(2, keepdim=True)
         extremes = ((losses - losses.mean(2, keepdim=True)) / spread.clamp_min(1e-300)).amin((0, 1))
         # Equal labelings differ by rounding errors.
         self.p_value = float((extremes <= extremes[0] + 1e-9).double().mean())
-        bounds = of_all[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
-        self.curve = LossByTemperature(self.temperatures, losses[1, :, 0], losses[2, :, 0], *bounds)
+        self.real_losses, self.fake_losses = losses[1:, :, 0]
+        self.permuted_losses = of_all[:, 1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
 
     def _weights(self, temperature: Tensor) -> Tensor:
         """Return exp(-(d - nearest) / T) (S, S), with zeros on the diagonal; exponents are clamped at -80."""
@@ -160,15 +131,9 @@ class PermutationTest:
             own = torch.where(is_fake, to_fake, to_real)
             each = ((to_fake + to_real).log() - own.clamp_min(1e-37).log()).double()
             total, fake_total = each.sum(0), each.mul_(is_fake).sum(0)
-            num_fake = self.count - self.num_real
-            means = total / self.count, (total - fake_total) / self.num_real, fake_total / num_fake
-            losses.append(torch.stack(means))
+            num_real, num_fake = self.sizes
+            losses.append(torch.stack([total / self.count, (total - fake_total) / num_real, fake_total / num_fake]))
         return torch.stack(losses, 1)
-
-    def _chance_loss(self) -> float:
-        """Return the loss at T = infinity."""
-        sizes = (self.num_real, self.count - self.num_real)
-        return sum(size * math.log((self.count - 1) / (size - 1)) for size in sizes) / self.count
 
     def bootstrap_scores(self, resamples: int) -> Tensor:
         """Return the scores (B,) of resamples drawn with replacement from each side; copies of a vector do not count.
@@ -177,7 +142,7 @@ class PermutationTest:
         """
         draws = [
             torch.randint(size, (size,), generator=self._generator).bincount(minlength=size)
-            for size in (self.num_real, self.count - self.num_real)
+            for size in self.sizes
             for _ in range(resamples)
         ]
         weight = torch.cat([torch.stack(draws[:resamples], 1), torch.stack(draws[resamples:], 1)]).float()

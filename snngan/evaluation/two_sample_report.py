@@ -16,30 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.data import to_unit_range
-from snngan.data.datasets import Notify, data_folder
 from snngan.data.grids import draw_images, save_png
-from snngan.evaluation.features import (
-    DiscriminatorFeatures,
-    Extractor,
-    Pixels,
-    choose_extractor,
-    default_extractor,
-    extract_features,
-)
-from snngan.evaluation.measure import check_count, describe_resizes
+from snngan.evaluation.features import DiscriminatorFeatures, extract_features
+from snngan.evaluation.measure import describe_resizes, match_sides, open_sides
 from snngan.evaluation.plots import plot_loss_by_temperature
-from snngan.evaluation.sources import (
-    ImagesLike,
-    ImageSource,
-    load_labeled_set,
-    match_channels,
-    open_source,
-    refuse_shapes,
-)
+from snngan.evaluation.sources import ImagesLike, ImageSource, Reader
 from snngan.evaluation.two_sample import TwoSampleResult, compare_features
 from snngan.files import check_absent, write_atomically
 from snngan.memory import check_available
-from snngan.training.device import choose_device
 from snngan.version import __version__
 
 Space = Literal["pixel", "features", "projection"]
@@ -67,7 +51,7 @@ class Comparison:
     @property
     def p_value(self) -> float:
         """P-value of the permutation test: low where the sides can be told apart."""
-        return self.result.p_value
+        return self.result.test.p_value
 
     def write(self, folder: Path) -> None:
         """Write ``curve.png``, ``least-covered.png``, ``furthest-off.png`` and ``result.json`` into a folder.
@@ -118,14 +102,9 @@ def compare(
     space: Space | None = None,
     features: str | None = None,
     count: int | None = None,
-    split: str = "test",
-    image_size: int | None = None,
     seed: int = 0,
-    data_dir: str | Path | None = None,
-    device: str | torch.device = "auto",
-    skip_broken: bool = False,
     download: bool = False,
-    notify: Notify = lambda line: None,
+    **options: Any,
 ) -> Comparison:
     """Return how entangled two sets of images are, and whether they can be told apart: what ``snngan compare`` prints.
 
@@ -139,14 +118,10 @@ def compare(
             of the first or second set, if one has labels, else pixels.
         count: number of images of each side, or as many as there are; default: all, and for a generator as many as on
             the other side.
-        split: "test" or "train", the half of data sets.
-        image_size: height and width in pixels that images of folders and sets are shrunk and cropped to.
         seed: seed of permutations and resamples and of the second set's noise; the first set's noise has seed + 1.
-        data_dir: folder of data sets; default: the variable SNNGAN_DATA, else ``data``.
-        device: "auto", "cuda" or "cpu".
-        skip_broken: whether unreadable images of a folder are left out.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
-        notify: called with each line worth telling the user.
+        options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
+            ``data_dir``, ``device``, ``skip_broken``, ``notify``.
 
     Raises:
         ValueError: the sets are unknown or do not fit together, or there is too little memory.
@@ -157,81 +132,44 @@ def compare(
         >>> found.score < 0.5, found.p_value < 0.05
         (True, True)
     """
-    features = features or ("inception" if download else None)
-    space = space or ("features" if features else "pixel")
-    if space != "features" and features:
+    has_features = bool(features or download)
+    space = space or ("features" if has_features else "pixel")
+    if space != "features" and has_features:
         raise ValueError(f"--features and --download need --space features, got --space {space}")
-    place, folder = choose_device(str(device)), data_folder(data_dir) / "features"
-    data: dict[str, Any] = {"data_dir": data_dir, "skip_broken": skip_broken, "notify": notify}
-    reading: dict[str, Any] = {"split": split, "image_size": image_size, "device": place} | data
-    real = open_source(first, seed=seed + 1, **reading)  # two runs: each has noise of its own
-    fake = open_source(second, seed=seed, **reading)
-    if space == "pixel":
-        extractor: Extractor = Pixels()
-    elif space == "projection":
-        extractor = DiscriminatorFeatures((first, second), place, notify)
-    elif features:
-        extractor = choose_extractor(features, folder, device=place, image_size=image_size, download=download, **data)
-    else:
-        dataset = load_labeled_set(first, real, **data) or load_labeled_set(second, fake, **data)
-        extractor = default_extractor(fake, real, dataset, folder, device=place, notify=notify)
-    return compare_sources(real, fake, extractor, count=count, seed=seed)
-
-
-def compare_sources(
-    real: ImageSource, fake: ImageSource, extractor: Extractor, *, count: int | None = None, seed: int = 0
-) -> Comparison:
-    """Return the comparison of two sets of images in the space of ``extractor``.
-
-    Args:
-        real: the first set.
-        fake: the second set.
-        extractor: the feature space.
-        count: number of images of each side, as in :func:`compare`.
-        seed: seed of permutations and resamples.
-
-    Raises:
-        ValueError: images of two sizes in a space that takes them as they are, fewer than 4 images, images that the
-            extractor does not take, or more of them than fit in the available memory.
-    """
-    if count is None:
-        default = next((side.count for side in (real, fake) if side.count is not None), COUNT_OF_TWO_RUNS)
-        counts = [default if side.count is None else side.count for side in (real, fake)]
-    else:
-        counts = [side.limit(count) for side in (real, fake)]
-    for side, number in zip((real, fake), counts, strict=True):
-        check_count(side, number, 4)
-    real, fake = match_channels(real, fake)
-    dims, other_dims = (extractor(side.first(2)).shape[1] for side in (real, fake))
-    if dims != other_dims:
-        refuse_shapes(real, fake, extractor.name)
+    reader, features = Reader(**options), features if space == "features" else "pixels"
+    fake, real, extractor = open_sides(second, first, reader, features, download, seed, use_fake_labels=True)
+    if not isinstance(real, ImageSource):
+        raise ValueError(f"{real.name} holds FID statistics, which cannot be compared: use snngan evaluate")
+    if space == "projection":
+        extractor = DiscriminatorFeatures((first, second), reader)
+    default = next((side.count for side in (real, fake) if side.count is not None), COUNT_OF_TWO_RUNS)
+    counts = [side.limit(count or side.count or default, 4) for side in (real, fake)]
+    real, fake, dims = match_sides(real, fake, extractor)
     total = sum(counts)
     check_available(
         total * math.prod(real.shape) + 16 * total * dims,
         f"comparing {total} images in {dims} dimensions",
         "a smaller --count or --image-size",
     )
-    real_images, fake_images = (side.first(number) for side, number in zip((real, fake), counts, strict=True))
+    real_images, fake_images = real.first(counts[0]), fake.first(counts[1])
     real_features = extract_features(extractor, real_images)
     result = compare_features(real_features, extract_features(extractor, fake_images), seed=seed)
-    entanglement = dataclasses.asdict(result.entanglement)
-    temperature = entanglement["temperature"]
+    test, temperature = result.test, result.entanglement.temperature
+    by_class = {}
+    if real.labels is not None:
+        losses, labels = F.softplus(result.odds[: counts[0]]), real.labels[: counts[0]]
+        by_class = {int(label): float(losses[labels == label].mean()) for label in torch.unique(labels)}
     content = {
         "real": real.name, "fake": fake.name, "num_real": counts[0], "num_fake": counts[1],
         "real_digest": real.digest, "fake_digest": fake.digest, "extractor": extractor.name,
         "extractor_digest": extractor.digest, "resize": describe_resizes(extractor, fake, real),
         "split": real.split or fake.split, "seed": seed, "real_seed": real.seed, "fake_seed": fake.seed,
-        "snngan": __version__,
-        **entanglement, "temperature": temperature if math.isfinite(temperature) else None,
-        "mean_distance": result.mean_distance, "score_interval": [result.low, result.high],
-        "corrected": result.corrected, "null_score": result.null_score, "p_value": result.p_value,
-        "num_subset": list(result.num_subset), "real_anchors_by_class": {},
+        "snngan": __version__, **dataclasses.asdict(result.entanglement),
+        "temperature": temperature if math.isfinite(temperature) else None,
+        "mean_distance": test.mean_distance, "score_interval": list(result.interval),
+        "corrected": result.corrected, "null_score": test.null_score, "p_value": test.p_value,
+        "num_subset": list(test.sizes), "real_anchors_by_class": by_class,
     }  # fmt: skip
-    if real.labels is not None:
-        losses, labels = F.softplus(result.odds[: counts[0]]), real.labels[: counts[0]]
-        content["real_anchors_by_class"] = {
-            int(label): float(losses[labels == label].mean()) for label in torch.unique(labels)
-        }
     return Comparison(result, real_images, fake_images, content)
 
 

@@ -13,6 +13,9 @@ from snngan.lazy import public_names
 from snngan.metrics.moments import Moments
 from snngan.registry import Registry
 
+ORDER = ("fid", "kid", "prdc", "1nn", "entanglement")
+"""Metrics in the order of tables; others come after these."""
+
 
 @dataclass
 class FeatureStatistics:
@@ -44,31 +47,13 @@ class Estimate(NamedTuple):
     high: float
 
 
-class Sizes(NamedTuple):
-    """How much a metric is given: what its memory depends on."""
-
-    counts: tuple[int, int]
-    """Number of synthetic and of real images."""
-    dims: int
-    """Number of features of an image."""
-    pairwise_count: int
-    """Number of images of each side that are compared pairwise."""
-    pixels: int
-    """Number of values of an image: channels x height x width."""
-
-
 @dataclass(frozen=True)
 class MetricValue:
-    """How to read one number that a metric returns."""
+    """How to read one number that a metric returns: what it measures, and which values are good."""
 
     title: str
-    """What it measures, for tables and plots."""
     direction: str
     """``lower is better``, ``higher is better`` or ``NUMBER is ideal``."""
-    low: float = 0.0
-    """Lowest possible value."""
-    high: float = math.inf
-    """Highest possible value."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +64,11 @@ class Metric:
         compute: returns values by name, given the statistics of the real and of the synthetic images.
         values: how to read each value that ``compute`` may return, by its name.
         needs: the parts of :class:`FeatureStatistics` that ``compute`` reads.
-        peak_bytes: returns a lower bound of the memory that ``compute`` takes beside the statistics.
         min_images: smallest number of images of each side.
-        works_in_pixels: whether the values are logged in training where the features are pixels.
-        position: place in tables; lower comes first.
+        logged_in_pixels: whether training logs the values where the features are pixels.
 
     Example:
-        >>> @METRICS.register("mean-gap")                                         # doctest: +SKIP
+        >>> @METRICS.register("mean_gap")                                         # doctest: +SKIP
         ... @partial(Metric, values={"mean_gap": MetricValue("distance of means", "lower is better")},
         ...          needs=("features",))
         ... def mean_gap(real, fake):
@@ -95,23 +78,18 @@ class Metric:
     compute: Callable[[FeatureStatistics, FeatureStatistics], Mapping[str, float | Estimate]]
     values: Mapping[str, MetricValue]
     needs: tuple[Literal["moments", "features", "images"], ...]
-    peak_bytes: Callable[[Sizes], float] = lambda sizes: 0.0
     min_images: int = 2
-    works_in_pixels: bool = True
-    position: int = 100
+    logged_in_pixels: bool = True
 
 
 METRICS: Registry[Metric] = Registry("metric", "snngan.metrics", Metric)
 
 
 def choose_metrics(names: Iterable[str] | None = None) -> dict[str, Metric]:
-    """Return the metrics ``names``, or all of them, by name in the order of tables.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
-    found = {name: METRICS[name] for name in (METRICS.names() if names is None else names)}
-    return dict(sorted(found.items(), key=lambda item: item[1].position))
+    """Return the metrics ``names``, or all, by name in the order of tables; raises ``ValueError`` for unknown names."""
+    places = {name: place for place, name in enumerate(ORDER)}
+    chosen = sorted(METRICS.names() if names is None else names, key=lambda name: places.get(name, len(places)))
+    return {name: METRICS[name] for name in chosen}
 
 
 def metric_values() -> dict[str, MetricValue]:
@@ -123,17 +101,21 @@ def compute_metrics(
     metrics: Iterable[Metric], real: FeatureStatistics, fake: FeatureStatistics
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Return the values of ``metrics`` by name, and the 95 % intervals of those that have one."""
-    found = {name: value for metric in metrics for name, value in metric.compute(real, fake).items()}
-    values = {name: value.value if isinstance(value, Estimate) else value for name, value in found.items()}
-    estimates = {name: value for name, value in found.items() if isinstance(value, Estimate)}
-    return values, {name: (low, high) for name, (_, low, high) in estimates.items() if math.isfinite(low)}
+    values: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for metric in metrics:
+        for name, found in metric.compute(real, fake).items():
+            values[name] = found.value if isinstance(found, Estimate) else found
+            if isinstance(found, Estimate) and math.isfinite(found.low):
+                intervals[name] = found.low, found.high
+    return values, intervals
 
 
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        **dict.fromkeys(("METRICS", "Estimate", "FeatureStatistics", "Metric", "MetricValue", "Sizes"), ""),
-        **dict.fromkeys(("choose_metrics", "compute_metrics", "metric_values"), ""),
+        **dict.fromkeys(("METRICS", "Estimate", "FeatureStatistics", "Metric", "MetricValue", "choose_metrics"), ""),
+        **dict.fromkeys(("compute_metrics", "metric_values"), ""),
         "frechet_distance": "fid",
         "kernel_distance": "kid",
         "nearest_neighbor_accuracy": "nearest_neighbor",

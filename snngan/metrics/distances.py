@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from snngan.metrics import Sizes
-
 ROWS = 1024
 """Rows of a block."""
 NEIGHBORS = 5
@@ -36,8 +34,3 @@ def own_distance_rows(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for rows, distances in squared_distance_rows(features, features):
         distances[:, rows].fill_diagonal_(torch.inf)
         yield rows, distances
-
-
-def neighbor_peak_bytes(sizes: Sizes) -> float:
-    """Return how many bytes the metrics of nearest neighbors take: float64 features and a block of distances."""
-    return 24 * sizes.dims * sizes.pairwise_count + 8 * ROWS * sizes.pairwise_count

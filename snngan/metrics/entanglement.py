@@ -6,11 +6,7 @@ from functools import partial
 
 from snngan.data import to_unit_range
 from snngan.losses.snnl import entanglement as entanglement_of_sides
-from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue, Sizes
-
-
-def _peak_bytes(sizes: Sizes) -> float:
-    return max(32 * sizes.dims, 40 * sizes.pixels) * sizes.pairwise_count
+from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
 
 
 @METRICS.register("entanglement")
@@ -20,21 +16,16 @@ def _peak_bytes(sizes: Sizes) -> float:
         f"entanglement_{space}{part}": value
         for space, where in (("features", "in features"), ("input", "in pixels"))
         for part, value in {
-            "": MetricValue(f"soft nearest neighbor score {where}", "higher is better", high=1),
+            "": MetricValue(f"soft nearest neighbor score {where}", "higher is better"),
             "_real_anchors": MetricValue(f"loss of real anchors {where}", "0.693 is ideal"),
             "_fake_anchors": MetricValue(f"loss of synthetic anchors {where}", "0.693 is ideal"),
         }.items()
     },
     needs=("features", "images"),
-    peak_bytes=_peak_bytes,
-    works_in_pixels=False,
-    position=4,
+    logged_in_pixels=False,  # a run logs that of its pixels as entanglement/* already
 )
 def entanglement(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
-    """Return score and loss of both groups of anchors in features and, where images have one shape, in pixels.
-
-    ``works_in_pixels`` is false because a run logs the score of its pixels as ``entanglement/*`` already.
-    """
+    """Return score and loss of both groups of anchors in features and, where images have one shape, in pixels."""
     spaces = {"features": (real.features, fake.features)}
     if len(real.images) and real.images.shape[1:] == fake.images.shape[1:]:
         spaces["input"] = to_unit_range(real.images), to_unit_range(fake.images)

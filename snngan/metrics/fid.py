@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
 
-from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue, Sizes
+from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
 from snngan.metrics.moments import Moments
 
 
@@ -35,19 +34,12 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return float((between + traces - 2 * common).clamp_min(0))
 
 
-def _peak_bytes(sizes: Sizes) -> float:
-    ranks = [min(count, sizes.dims) for count in sizes.counts]
-    return 8 * sizes.dims * sum(ranks) + 16 * math.prod(ranks)
-
-
 @METRICS.register("fid")
 @partial(
     Metric,
     values={"fid": MetricValue("Frechet distance of Gaussians fitted to the features", "lower is better")},
     needs=("moments",),
-    peak_bytes=_peak_bytes,
-    works_in_pixels=False,
-    position=0,
+    logged_in_pixels=False,
 )
 def fid(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
     """Return the Frechet distance of the features of all images."""

@@ -31,9 +31,8 @@ def kernel_distance(real: Tensor, fake: Tensor, block: int = BLOCK) -> Estimate:
         raise ValueError(f"the kernel distance needs 2 or more images per side, got {len(real)} and {len(fake)}")
     block = block if size >= 2 * block else size
     count = size // block
-    values = torch.tensor(
-        [unbiased_squared_mmd(*(side[n * block : (n + 1) * block] for side in (real, fake))) for n in range(count)]
-    )
+    blocks = [slice(n * block, (n + 1) * block) for n in range(count)]
+    values = torch.tensor([unbiased_squared_mmd(real[rows], fake[rows]) for rows in blocks])
     value = float(values.mean())
     if count == 1:
         return Estimate(value, math.nan, math.nan)
@@ -46,27 +45,24 @@ def kernel_distance(real: Tensor, fake: Tensor, block: int = BLOCK) -> Estimate:
 def unbiased_squared_mmd(real: Tensor, fake: Tensor) -> float:
     """Return the unbiased estimate of the squared MMD of features (N, D) and (M, D), which may be negative."""
 
-    def kernel_sum(left: Tensor, right: Tensor) -> Tensor:
-        return ((left @ right.T / left.shape[1] + 1) ** 3).sum()
+    def kernel(left: Tensor, right: Tensor) -> Tensor:
+        return (left @ right.T / left.shape[1] + 1) ** 3
 
     real, fake = real.double(), fake.double()
     within = [
-        (kernel_sum(side, side) - ((side.square().sum(1) / side.shape[1] + 1) ** 3).sum())
+        (kernel(side, side).sum() - ((side.square().sum(1) / side.shape[1] + 1) ** 3).sum())
         / (len(side) * (len(side) - 1))
         for side in (real, fake)
     ]
-    between = ((real @ fake.T / real.shape[1] + 1) ** 3).mean()
-    return float(within[0] + within[1] - 2 * between)
+    return float(within[0] + within[1] - 2 * kernel(real, fake).mean())
 
 
 @METRICS.register("kid")
 @partial(
     Metric,
-    values={"kid": MetricValue("unbiased squared MMD of the features, cubic kernel", "lower is better", low=-math.inf)},
+    values={"kid": MetricValue("unbiased squared MMD of the features, cubic kernel", "lower is better")},
     needs=("features",),
-    peak_bytes=lambda sizes: 24 * sizes.dims * min(sizes.pairwise_count, 2 * BLOCK),
-    works_in_pixels=False,
-    position=1,
+    logged_in_pixels=False,
 )
 def kid(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, Estimate]:
     """Return the kernel distance of the features that are compared pairwise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -20,18 +21,29 @@ class Moments:
         scatter: (D, D) float64, the sum of (x - mean)(x - mean)^T; None while the vectors are kept.
     """
 
-    def __init__(self, dims: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, dims: int) -> None:
         self.count = 0
-        self.mean = torch.zeros(dims, dtype=torch.float64, device=device)
+        self.mean = torch.zeros(dims, dtype=torch.float64)
         self.rows: list[Tensor] = []
         self.scatter: Tensor | None = None
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return what :meth:`from_tensors` takes."""
+        kept = {"rows": torch.cat(self.rows)} if self.scatter is None else {"scatter": self.scatter}
+        return {"mean": self.mean, **kept}
+
+    @classmethod
+    def from_tensors(cls, count: int, tensors: Mapping[str, Tensor]) -> Moments:
+        """Return the moments of ``count`` vectors that :meth:`to_tensors` returned."""
+        moments = cls(len(tensors["mean"]))
+        moments.count, moments.mean, moments.scatter = count, tensors["mean"], tensors.get("scatter")
+        moments.rows = [tensors["rows"]] if "rows" in tensors else []
+        return moments
 
     @classmethod
     def from_covariance(cls, mean: Tensor, covariance: Tensor) -> Moments:
         """Return the moments with this mean (D,) and covariance (D, D), whose count is unknown."""
-        moments = cls(len(mean))
-        moments.count, moments.mean, moments.scatter = 2, mean.double(), covariance.double()
-        return moments
+        return cls.from_tensors(2, {"mean": mean.double(), "scatter": covariance.double()})
 
     def update(self, features: Tensor) -> None:
         """Add feature vectors (n, D)."""

@@ -8,18 +8,15 @@ import torch
 from torch import Tensor
 
 from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
-from snngan.metrics.distances import NEIGHBORS, center, neighbor_peak_bytes, own_distance_rows, squared_distance_rows
+from snngan.metrics.distances import NEIGHBORS, center, own_distance_rows, squared_distance_rows
 
 
 def nearest_neighbor_accuracy(real: Tensor, fake: Tensor) -> tuple[float, float, float]:
     """Return the leave-one-out accuracy of a 1-NN classifier of features ``real`` (N, D) and ``fake`` (M, D).
 
-    Both sides count alike: the first min(N, M) images of each. An image as near to one side as to the other counts
-    half.
-
-    Returns:
-        The accuracy over all images, over real ones (high: they lie away from the synthetic ones) and over synthetic
-        ones (high: they lie close to one another or off the data).
+    It is that over all images, over real ones (high: they lie away from the synthetic ones) and over synthetic ones
+    (high: they lie close to one another or off the data). Both sides count alike: the first min(N, M) images of each.
+    An image as near to one side as to the other counts half.
 
     Source:
         Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests".
@@ -44,14 +41,12 @@ def _is_nearest_own(features: Tensor, others: Tensor) -> Tensor:
 @partial(
     Metric,
     values={
-        "1nn_accuracy": MetricValue("share whose nearest neighbor is on its own side", "0.5 is ideal", high=1),
-        "1nn_accuracy_real": MetricValue("the same of real images", "0.5 is ideal", high=1),
-        "1nn_accuracy_fake": MetricValue("the same of synthetic images", "0.5 is ideal", high=1),
+        "1nn_accuracy": MetricValue("share whose nearest neighbor is on its own side", "0.5 is ideal"),
+        "1nn_accuracy_real": MetricValue("the same of real images", "0.5 is ideal"),
+        "1nn_accuracy_fake": MetricValue("the same of synthetic images", "0.5 is ideal"),
     },
     needs=("features",),
-    peak_bytes=neighbor_peak_bytes,
     min_images=NEIGHBORS + 1,
-    position=3,
 )
 def one_nearest_neighbor(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
     """Return the 1-NN accuracy of the features that are compared pairwise, over all and over each side."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snngan.metrics import METRICS, FeatureStatistics, Metric, MetricValue
-from snngan.metrics.distances import NEIGHBORS, center, neighbor_peak_bytes, own_distance_rows, squared_distance_rows
+from snngan.metrics.distances import NEIGHBORS, center, own_distance_rows, squared_distance_rows
 
 
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGHBORS) -> dict[str, float]:
@@ -52,15 +52,13 @@ def _squared_reach(features: Tensor, k: int) -> Tensor:
 @partial(
     Metric,
     values={
-        "precision": MetricValue("share of samples within reach of a real image", "higher is better", high=1),
-        "recall": MetricValue("share of real images within reach of a sample", "higher is better", high=1),
+        "precision": MetricValue("share of samples within reach of a real image", "higher is better"),
+        "recall": MetricValue("share of real images within reach of a sample", "higher is better"),
         "density": MetricValue("real images that reach a sample, over 5", "1 is ideal"),
-        "coverage": MetricValue("share of real images that reach a sample", "higher is better", high=1),
+        "coverage": MetricValue("share of real images that reach a sample", "higher is better"),
     },
     needs=("features",),
-    peak_bytes=neighbor_peak_bytes,
     min_images=NEIGHBORS + 1,
-    position=2,
 )
 def prdc(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
     """Return precision, recall, density and coverage of the features that are compared pairwise."""

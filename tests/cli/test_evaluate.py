@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from snngan.data.datasets import load_dataset
@@ -139,12 +138,11 @@ def test_two_runs_have_different_noise(cli: Cli, run: Path) -> None:
 
 
 def test_a_run_on_labeled_images_needs_no_options(cli: Cli) -> None:
-    """Its data are read where the run says, and the features are written to the user's data folder."""
+    """Its data are read, and the features are kept, where the run says."""
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
     said = cli(f"evaluate {run}")
     assert "training a small classifier of digits for its features, about a minute; kept in " in said.err
-    assert len(list(Path("data/features").glob("digits-*"))) == 1
-    assert not Path("elsewhere/features").exists()
+    assert len(list(Path("elsewhere/features").glob("digits-*.safetensors"))) == 1
     assert re.search(r"  fid \(classifier:digits\) +[0-9.e+]+  lower is better\n", said.out)
     assert re.search(r"  1nn_accuracy \(classifier:digits\) +[0-9.e+]+  0.5 is ideal\n", said.out)
     assert max(map(len, said.out.partition("next:\n")[0].splitlines())) <= 80
@@ -175,7 +173,7 @@ def test_features_follow_from_the_reference(cli: Cli) -> None:
     assert json.loads(cli(f"evaluate {run} --count 50 --json").out)["protocol"]["extractor"] == "pixels"
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_network_that_returns_no_features(refused: Cli) -> None:
-    torch.jit.trace(torch.nn.Flatten(0), torch.rand(2, 1, 8, 8)).save("odd.pt")  # type: ignore[no-untyped-call]
-    refused("evaluate digits --reference digits --features odd.pt", r"must return features \(2, D\), got \(128,\)")
+def test_function_that_returns_no_features(refused: Cli) -> None:
+    Path("own_odd.py").write_text("import torch\nflat = torch.flatten\n")
+    message = r"own_odd:flat must return features \(2, D\), got \(128,\)"
+    refused("evaluate digits --reference digits --features own_odd:flat", message)

@@ -63,14 +63,30 @@ def inception_weights(pytorch_fid_network: nn.Module, tmp_path_factory: pytest.T
     return path
 
 
+def run_command(command: str, *words: str | Path) -> None:
+    """Run a command that must succeed."""
+    from snngan.cli import main
+
+    with pytest.raises(SystemExit) as left:
+        main([*command.split(), *map(str, words)])
+    assert left.value.code == 0
+
+
+TINY = "--dataset digits --batch-size 16 --device cpu --log-every 2 --steps 4"
+
+
 @pytest.fixture(scope="session")
 def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of 4 steps on the 8x8 digits."""
-    from snngan.cli import main
-
     path = tmp_path_factory.mktemp("runs") / "run"
-    options = "--arch mlp --set width=16 --batch-size 16 --device cpu --log-every 2 --sample-every 2 --steps 4"
-    with pytest.raises(SystemExit) as left:
-        main([*f"train --dataset digits --objective snnl-projected {options}".split(), "--run-dir", str(path)])
-    assert left.value.code == 0
+    options = "--objective snnl-projected --arch mlp --set width=16 --sample-every 2"
+    run_command(f"train {TINY} {options} --run-dir", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of two small classifiers, of 4 steps on the 8x8 digits."""
+    path = tmp_path_factory.mktemp("runs") / "classifier"
+    run_command(f"classify train {TINY} --arch feedforward --set widths=8 --seeds 0:2 --run-dir", path)
     return path

@@ -1,6 +1,8 @@
+"""The page of runs: grouping by seed, tables by protocol, bold values, curves, samples and options."""
+
 from __future__ import annotations
 
-import html.parser
+import html
 import json
 import re
 import shutil
@@ -15,72 +17,47 @@ from snngan.config import Config, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS, Evaluation
 from snngan.evaluation.report import (
     COLORS,
-    describe,
     distinct_names,
     group_by_seed,
     read_evaluations,
     read_metrics,
     write_report,
 )
-from snngan.metrics import metric_values
-from snngan.training.run_folder import RunFolder, open_run
+from snngan.training.run_folder import open_run
+from snngan.training.tags import describe_tag
 
 Change = Callable[..., Path]
 
 
-class Page(html.parser.HTMLParser):
+class Page:
     """What a page shows and what it refers to.
 
     ``tables`` holds each one's kind, its place (``details`` or empty) and its rows of cells, in which a bold number
-    follows a * and small print a |.
-    ``plots`` holds, by tag, the markers drawn in a group's color.
+    follows a * and small print a |. ``plots`` holds, by tag, the number of markers drawn in a group's color.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.text, self.places, self.tags, self.sections = "", [], [], []  # type: ignore[var-annotated]
+        page = path.read_text()
+        self.text = text_of(page)
+        self.tags = re.findall(r"<(\w+)", page)
+        self.places = re.findall(r'(?:src|href)="([^"]*)"', page)
+        self.sections = re.findall(r'<h2 id="\w+">(\w+)</h2>', page)
         self.tables: list[tuple[str, str, list[list[str]]]] = []
-        self.plots: dict[str, int] = {}
-        self.open: list[str] = []
-        self.feed(path.read_text())
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.places += [value for name, value in attrs if name.endswith(("src", "href")) and value]
-        if tag in ("table", "details", "figcaption", "h2", "b", "svg"):
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append((dict(attrs).get("class") or "", "details" * ("details" in self.open), []))
-        elif tag == "tr":
-            self.tables[-1][2].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][2][-1].append("")
-        elif tag in ("b", "small") and "table" in self.open:
-            self.tables[-1][2][-1][-1] += "*" if tag == "b" else " | "
-        elif tag == "use" and any(color in (dict(attrs).get("style") or "") for color in COLORS):
-            self.plots[list(self.plots)[-1]] += 1
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "table" in self.open and self.tables[-1][2] and self.tables[-1][2][-1]:
-            self.tables[-1][2][-1][-1] += data
-        elif self.open[-2:] == ["figcaption", "b"]:
-            self.plots[data] = 0
-        elif self.open[-1:] == ["h2"]:
-            self.sections.append(data)
+        for table in re.finditer(r'<table class="(\w+)">(.*?)</table>', page, re.DOTALL):
+            is_inside = page.count("<details>", 0, table.start()) > page.count("</details>", 0, table.start())
+            rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table[2])]
+            self.tables.append((table[1], "details" * is_inside, [[text_of(cell) for cell in row] for row in rows]))
+        figures = re.findall(r"<figcaption><b>(.*?)</b>(.*?)</figure>", page, re.DOTALL)
+        self.plots = {tag: len(re.findall(f"<use [^>]*({'|'.join(COLORS)})", plot)) for tag, plot in figures}
 
     def metrics(self, place: str = "") -> list[dict[str, list[str]]]:
         """Return the tables of metrics: cells by the row's name, those of the head under the empty one."""
         found = [rows for kind, where, rows in self.tables if (kind, where) == ("metrics", place)]
         return [{row[0]: row[1:] for row in rows} for rows in found]
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub("<[^>]*>", "", page.replace("<b>", "*").replace("<small>", " | ")))
 
 
 def page_of(tmp_path: Path, *paths: Path) -> Page:
@@ -94,7 +71,7 @@ def changed(short_run: Path, tmp_path: Path) -> Change:
     """Return a function that copies a run, of a generator if not told otherwise, under a name with other options."""
 
     def copy(name: str, run: Path = short_run, **options: Any) -> Path:
-        path = Path(shutil.copytree(run, tmp_path / name))
+        path = Path(shutil.copytree(run, tmp_path / name, dirs_exist_ok=True))
         content = json.loads((path / "config.json").read_text())
         for key, value in options.items():
             assert key in content["config"]
@@ -105,82 +82,42 @@ def changed(short_run: Path, tmp_path: Path) -> Change:
     return copy
 
 
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run of two small classifiers, of 4 steps on the 8x8 digits."""
-    path = tmp_path_factory.mktemp("runs") / "classifier"
-    options = "--arch feedforward --set widths=8 --batch-size 16 --device cpu --log-every 2 --steps 4 --seeds 0:2"
-    with pytest.raises(SystemExit) as left:
-        main([*f"classify train --dataset digits {options}".split(), "--run-dir", str(path)])
-    assert left.value.code == 0
-    return path
-
-
-def keep(run: Path, extractor: str = "pixels", **metrics: float) -> None:
-    """Leave an evaluation in a run's folder; its samples are always the same ones."""
-    protocol = {"extractor": extractor, "fake": str(run), "fake_digest": "f", "num_fake": 10}
+def keep(run: Path, extractor: str = "pixels", digest: str = "f", **metrics: float) -> None:
+    """Leave an evaluation in a run's folder, of samples with this digest."""
+    protocol = {"extractor": extractor, "fake": str(run), "fake_digest": digest, "num_fake": 10}
     Evaluation(metrics, {}, protocol).append_to(run)
 
 
-@pytest.fixture
-def runs(short_run: Path, tmp_path: Path) -> list[RunFolder[TrainConfig]]:
-    """Return two runs, the second under a name that is not HTML."""
-    return [
-        open_run(Path(shutil.copytree(short_run, tmp_path / name)), TrainConfig)
-        for name in ("plain", "<script>x & $y$")
-    ]
-
-
-def test_the_page_is_self_contained(runs: list[RunFolder[TrainConfig]], tmp_path: Path) -> None:
-    Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).append_to(runs[0].path)
-    Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).append_to(runs[1].path)
-    page = page_of(tmp_path, *(run.path for run in runs))
+def test_the_page_is_self_contained(changed: Change, tmp_path: Path) -> None:
+    runs = changed("plain"), changed("<script>x & $y$")
+    Evaluation({"fid": 12.5, "kid": 0.25}, {"kid": (0.1, 0.4)}, {"extractor": "<b>"}).append_to(runs[0])
+    Evaluation({"<script>": 1.0}, {}, {"<script>": "<script>", "extractor": "<script>"}).append_to(runs[1])
+    page = page_of(tmp_path, *runs)
     assert "script" not in page.tags
     assert all(place.startswith(("data:image/png;base64,", "#")) for place in page.places)
-    assert page.tags.count("img") == 2 * len(list(runs[0].samples.glob("*.png")))
+    assert page.tags.count("img") == 2 * len(list((runs[0] / "samples").glob("*.png")))
     assert page.tags.count("svg") >= 4
-    for words in (
-        "plain",
-        "<script>x & $y$",
-        "snnl-projected",
-        "entanglement/input_score",
-        "12.5",
-        "0.1 to 0.4",
-        "<b>",
-    ):
-        assert words in page.text
+    shown = ("plain", "<script>x & $y$", "snnl-projected", "entanglement/input_score", "12.5", "0.1 to 0.4", "<b>")
+    assert all(words in page.text for words in shown)
 
 
-def test_damaged_lines_are_skipped(runs: list[RunFolder[TrainConfig]]) -> None:
-    run = runs[0]
+def test_unfinished_lines_and_values_that_are_not_finite_are_skipped(changed: Change) -> None:
+    run = open_run(changed("run"), TrainConfig)
     before = read_metrics(run)
     assert len(before["loss/generator"][0]) >= 2
     with open(run.path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 99, "loss/generator": null}\n[1]\n{"step": 100, "loss/gen')
+        file.write('{"step": 99, "loss/generator": null}\n{"step": 100, "loss/gen')
     assert read_metrics(run) == before
-    sound = {"metrics": {"fid": 1.0}, "intervals": {}, "protocol": {}}
-    damaged = [
-        '{"metrics": {}}', "[]", '{"fig', '{"metrics": [1], "intervals": {}, "protocol": {}}', "\xff",
-        '{"metrics": {}, "intervals": {"kid": [1]}, "protocol": {}}',
-        '{"metrics": {}, "intervals": {}, "protocol": []}',
-    ]  # fmt: skip
-    (run.path / EVALUATIONS).write_bytes(
-        "\n".join([*damaged, json.dumps(sound), '{"metrics": {"fid"']).encode("latin-1")
-    )
-    assert read_evaluations(run) == [sound]
-    Evaluation({"fid": 2.0}).append_to(run.path)
-    assert [each["metrics"]["fid"] for each in read_evaluations(run)] == [1, 2]
-    with open(run.path / "metrics.jsonl", "ab") as file:
-        file.write(b'\n{"step": 1e999, "loss/generator": 1}\n\xff\n')
-    assert read_metrics(run) == before
+    Evaluation({"fid": 1.0, "kid": float("nan")}, {}, {"seed": 0}).append_to(run.path)
+    with open(run.path / EVALUATIONS, "a") as file:
+        file.write('{"metrics": {"fid"')
+    assert read_evaluations(run) == [{"metrics": {"fid": 1.0}, "intervals": {}, "protocol": {"seed": "0"}}]
 
 
-def test_runs_of_one_name(runs: list[RunFolder[TrainConfig]], tmp_path: Path) -> None:
+def test_runs_of_one_name(changed: Change, tmp_path: Path) -> None:
     paths = [Path("/a/x/run"), Path("/a/y/run"), Path("/a/y/other")]
     assert distinct_names(paths) == ["x/run", "y/run", "y/other"]
-    assert distinct_names([paths[0], paths[0]]) == ["run (1)", "run (2)"]
-    twin = open_run(Path(shutil.copytree(runs[0].path, tmp_path / "twin" / "plain")), TrainConfig)
-    text = page_of(tmp_path, runs[0].path, twin.path).text
+    text = page_of(tmp_path, changed("plain"), changed("twin/plain")).text
     assert f"{tmp_path.name}/plain" in text
     assert "twin/plain" in text
 
@@ -189,41 +126,32 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
     first, second = changed("first", seed=0), changed("second", seed=1)
     other = changed("other", seed=1, learning_rate=0.01)
     for run, fid in ((first, 10.0), (second, 14.0), (other, 20.0)):
-        keep(run, fid=fid, density=fid / 10)
+        keep(run, fid=fid, recall=fid / 10, density=fid / 10)
     page = page_of(tmp_path, first, other, second)
     table = page.metrics()[0]
     assert [re.sub("snnl-projected, digits, ", "", head) for head in table[""][1:]] == [
         "learning_rate 0.0008 | 2 seeds: first, second",
         "learning_rate 0.01 | other",
     ]
-    assert table["fid (pixels)"] == [describe("fid"), "*12 | -13.41 to 37.41, n = 2", "20"]
-    assert table["density (pixels)"] == [describe("density"), "1.2 | -1.341 to 3.741, n = 2", "2"]
+    assert table["fid (pixels)"] == [describe_tag("fid"), "*12 | -13.41 to 37.41, n = 2", "20"]
+    assert table["recall (pixels)"] == [describe_tag("recall"), "1.2 | -1.341 to 3.741, n = 2", "*2"]
+    assert table["density (pixels)"] == [describe_tag("density"), "1.2 | -1.341 to 3.741, n = 2", "2"]
     own = page.metrics("details")[0]
     assert own[""][1:] == ["first", "second", "other"]
-    assert own["fid (pixels)"] == [describe("fid"), "*10", "14", "20"]
+    assert own["fid (pixels)"] == [describe_tag("fid"), "*10", "14", "20"]
     assert own["num_fake"] == ["", "10", "10", "10"]
 
 
-def test_a_copy_adds_nothing_to_an_interval(changed: Change) -> None:
-    paths = [changed("first", seed=0), changed("copy", seed=0), changed("second", seed=1), changed("third", seed=2)]
+def test_groups_are_of_equal_options_and_hold_no_seed_twice(changed: Change) -> None:
+    paths = [
+        changed("first", seed=0), changed("copy", seed=0), changed("second", seed=1, data_dir="/elsewhere"),
+        changed("steps", steps=8), changed("data", data_digest="another"),
+        changed("objective", objective_options={"discriminator_dim": 4}),
+    ]  # fmt: skip
     groups = group_by_seed([(path.name, open_run(path, Config)) for path in paths])
-    assert [[series.name for series in group.series] for group in groups] == [["first", "second", "third"], ["copy"]]
-
-
-@pytest.mark.parametrize(
-    ("options", "count"),
-    [
-        ({"data_dir": "/elsewhere"}, 1),
-        ({"objective_options": {"discriminator_dim": 4}}, 2),
-        ({"arch_options": {"width": 32}}, 2),
-        ({"precision": "tf32"}, 2),
-        ({"steps": 8}, 2),
-        ({"data_digest": "another"}, 2),
-    ],
-)
-def test_runs_with_other_options_are_other_groups(changed: Change, options: dict[str, Any], count: int) -> None:
-    runs = [open_run(path, Config) for path in (changed("first"), changed("second", seed=1, **options))]
-    assert len(group_by_seed([(run.path.name, run) for run in runs])) == count
+    assert [[series.name for series in group.series] for group in groups] == [
+        ["first", "second"], ["copy"], ["steps"], ["data"], ["objective"],
+    ]  # fmt: skip
 
 
 def test_no_table_over_two_protocols_data_sets_or_steps(changed: Change, tmp_path: Path) -> None:
@@ -234,8 +162,8 @@ def test_no_table_over_two_protocols_data_sets_or_steps(changed: Change, tmp_pat
     (second / "metrics.jsonl").write_text("".join(line for line in kept if json.loads(line)["step"] < 4))
     page = page_of(tmp_path, first, second, other)
     by_classifier, by_inception, last, before, of_other = page.metrics()
-    assert by_classifier["fid (classifier:digits)"] == [describe("fid"), "3"]
-    assert by_inception["fid (inception)"] == [describe("fid"), "5"]
+    assert by_classifier["fid (classifier:digits)"] == [describe_tag("fid"), "3"]
+    assert by_inception["fid (inception)"] == [describe_tag("fid"), "5"]
     names = [[head.partition(" | ")[2] for head in table[""][1:]] for table in (last, before, of_other)]
     assert names == [["first"], ["second"], ["other"]]
     for step in (2, 4):
@@ -246,30 +174,13 @@ def test_the_newest_evaluation_counts(changed: Change, tmp_path: Path) -> None:
     run = changed("run")
     keep(run, fid=3.0, kid=1.0)
     keep(run, fid=4.0)
-    assert page_of(tmp_path, run).metrics()[0]["fid (pixels)"][1] == "4"
-    assert page_of(tmp_path, run).metrics()[0]["kid (pixels)"][1] == "1"  # of the same samples
-    content = json.loads((run / EVALUATIONS).read_text().splitlines()[-1])
-    content["protocol"]["fake_digest"] = "trained further"
-    with (run / EVALUATIONS).open("a") as file:
-        file.write(json.dumps(content) + "\n")
+    table = page_of(tmp_path, run).metrics()[0]
+    assert (table["fid (pixels)"][1], table["kid (pixels)"][1]) == ("4", "1")  # kid is that of the same samples
+    keep(run, digest="trained further", fid=4.0)
     assert "kid (pixels)" not in page_of(tmp_path, run).metrics()[0]
 
 
-def test_descriptions_and_bold_values(changed: Change, tmp_path: Path) -> None:
-    first, second = changed("first"), changed("second", learning_rate=0.01)
-    keep(first, "classifier:digits", **dict.fromkeys(metric_values(), 0.25))
-    keep(second, "classifier:digits", **dict.fromkeys(metric_values(), 0.75))
-    table = page_of(tmp_path, first, second).metrics()[0]
-    for name, value in metric_values().items():
-        row = table[name if name.startswith("entanglement_input") else f"{name} (classifier:digits)"]
-        assert row[0] == f"{value.title}; {value.direction}"
-        best = {"lower is better": 0, "higher is better": 1}.get(value.direction)
-        assert [cell.startswith("*") for cell in row[1:]] == [column == best for column in (0, 1)]
-
-
-def test_generators_and_classifiers_together(
-    changed: Change, classifier: Path, short_run: Path, tmp_path: Path
-) -> None:
+def test_generators_and_classifiers(changed: Change, classifier: Path, short_run: Path, tmp_path: Path) -> None:
     single = changed("third", run=classifier, seeds="2")
     lines = [json.loads(line) for line in (single / "metrics.jsonl").read_text().splitlines()]
     kept = [{tag: value for tag, value in line.items() if not tag.startswith("seed-")} for line in lines]
@@ -281,9 +192,7 @@ def test_generators_and_classifiers_together(
     assert table[""][1:] == ["feedforward, digits | 3 seeds: classifier seed 0, classifier seed 1, third"]
     both = [lines[-1][f"seed-{seed}/accuracy/test"] for seed in (0, 1)]
     mean = (sum(both) + lines[-1]["accuracy/test"]) / 3
-    number = table["accuracy/test"][1]
-    assert number.startswith(f"{mean:.4g}"), number
-    assert number.endswith(", n = 3")
+    assert re.fullmatch(f"{mean:.4g} .*, n = 3", table["accuracy/test"][1])
     own = page.metrics("details")[-1]
     assert own["accuracy/test"][1:3] == [f"*{each:.4g}" if each == max(both) else f"{each:.4g}" for each in both]
     for tag in ("cross_entropy/train", "calibration_error/test", "entanglement/train/fc1", "entanglement/test/fc1"):
@@ -326,46 +235,33 @@ def report(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int,
     return left.value.code, *capsys.readouterr()
 
 
-def test_other_paths_are_left_out(
-    changed: Change, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, damaged, empty, file, page = (
-        changed("run"),
-        changed("x"),
-        tmp_path / "data",
-        tmp_path / "a",
-        tmp_path / "p.html",
-    )
+def test_other_paths_are_left_out(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, damaged, empty, page = changed("run"), changed("x"), tmp_path / "data", tmp_path / "p.html"
     (damaged / "config.json").write_text("{")
     empty.mkdir()
-    file.touch()
-    status, out, err = report(capsys, file, empty, run, damaged, classifier, "--out", page)
+    status, out, err = report(capsys, empty, run, damaged, "--out", page)
     assert status == 0
-    assert out.splitlines() == [f"2 runs -> {page}", f"open it in a browser: {page.as_uri()}"]
-    assert [line.partition(": ")[0] for line in err.splitlines()] == ["left out"] * 3
-    assert [str(each) in line for each, line in zip((file, empty, damaged), err.splitlines(), strict=True)] == [
-        True
-    ] * 3
+    assert out.splitlines() == [f"1 run -> {page}", f"open it in a browser: {page.as_uri()}"]
+    for path, line in zip((empty, damaged), err.splitlines(), strict=True):
+        assert line.startswith("left out: ") and str(path) in line
     assert Page(page).sections
 
 
 def test_errors_are_one_line(changed: Change, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = changed("runs/run"), tmp_path / "page.html"
+    page.write_text("mine")
     for words, message in (
-        (
-            [run.parent],
-            f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it, such as ",
-        ),
+        ([run.parent], f"{run.parent} is not a run folder: it has no config.json; give one of the runs in it"),
         ([tmp_path, page], "none of 2 paths is a run"),
         ([run, tmp_path / "typo"], f"no run folder {tmp_path / 'typo'}"),
     ):
-        page.write_text("mine")
         status, out, err = report(capsys, *words, "--out", tmp_path / "new.html")
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert message in err
         assert not (tmp_path / "new.html").exists()
-        status, out, err = report(capsys, *words, "--out", page)  # and nothing is read before that is said
-        assert err == f"Error: {page} exists already: give another --out, or --force to replace it\n"
+    assert (
+        f"{page} exists already: give another --out, or --force to replace it" in report(capsys, run, "--out", page)[2]
+    )
     assert page.read_text() == "mine"
     assert report(capsys, run, "--out", page, "--force")[0] == 0
     assert Page(page).sections

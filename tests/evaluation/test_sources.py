@@ -1,3 +1,5 @@
+"""Images from data sets, npz files and folders, in one random order."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,16 +14,13 @@ from snngan.evaluation.sources import open_source
 
 
 def test_data_sets_are_read_in_one_random_order(digits: Dataset) -> None:
-    source = open_source("digits")
-    again = open_source("digits", split="test")
+    source, again = open_source("digits"), open_source("digits", split="test")
     assert (source.name, source.count, source.shape) == ("digits test", len(digits.test_images), (1, 8, 8))
     assert source.digest == again.digest != open_source("digits", split="train").digest
     images = torch.cat(list(source.chunks(130)))
-    assert len(images) == 130
     assert torch.equal(images, again.first(130))
     assert not torch.equal(images, digits.test_images[:130])
-    assert source.labels is not None
-    assert digits.test_labels is not None
+    assert source.labels is not None and digits.test_labels is not None
     row = int((digits.test_images == images[0]).flatten(1).all(1).nonzero()[0])
     assert source.labels[0] == digits.test_labels[row]
     assert len(source.first(10**6)) == source.count
@@ -52,9 +51,7 @@ def test_folders_of_gray_and_color_images(pictures: Path) -> None:
 
 def test_images_of_two_sizes_need_image_size(pictures: Path) -> None:
     Image.new("RGB", (30, 30)).save(pictures / "True" / "large.png")
-    with pytest.raises(
-        ValueError, match=r"is 30x30, .* 12x10: give --image-size|is 12x10, .* 30x30: give --image-size"
-    ):
+    with pytest.raises(ValueError, match=r"is (30x30|12x10), .* (30x30|12x10): give --image-size"):
         open_source(str(pictures)).first(13)
     assert open_source(str(pictures), image_size=10).first(13).shape == (13, 3, 10, 10)
 
@@ -92,12 +89,6 @@ def test_skip_broken(pictures: Path) -> None:
     assert len(told) == 1 and "left out 3 of 15 images that cannot be used, the first" in told[0]
 
 
-def test_a_folder_of_broken_pictures_only_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="holds 0 usable images; expected 1 or more"):
-        open_source(f"folder:{tmp_path}", skip_broken=True)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -105,6 +96,7 @@ def test_a_folder_of_broken_pictures_only_is_refused(tmp_path: Path) -> None:
         ("some/where", "some/where is not a run folder, folder of images or npz file"),
         ("none.npz", "cannot find the file none.npz"),
         ("folder:nowhere", "nowhere is not there; expected a folder of images"),
+        ("folder:", "folder: needs a path after the colon: folder:PATH"),
     ],
 )
 def test_unknown_sources(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

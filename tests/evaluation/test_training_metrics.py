@@ -1,3 +1,5 @@
+"""Metrics while training: the same whenever they are computed, and without those that mean nothing in pixels."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,8 +28,7 @@ def test_metrics_while_training(trained: bool, short_run: Path, digits: Dataset,
     assert found == metrics(trainer, 2)
     assert torch.equal(torch.get_rng_state(), state)
     prefix = "metrics/" if trained else "metrics/pixels/"
-    metrics_here = [metric for metric in choose_metrics().values() if trained or metric.works_in_pixels]
-    values = {name for metric in metrics_here for name in metric.values}
-    assert set(found) == {f"{prefix}{name}" for name in values}
+    chosen = [metric for metric in choose_metrics().values() if trained or metric.logged_in_pixels]
+    assert set(found) == {f"{prefix}{name}" for metric in chosen for name in metric.values}
     assert ("metrics/fid" in found) == trained
     assert found[f"{prefix}1nn_accuracy"] > 0.9  # an untrained generator makes noise

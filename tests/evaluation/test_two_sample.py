@@ -1,3 +1,5 @@
+"""The two-sample test: its curve, its p-value and its interval."""
+
 from __future__ import annotations
 
 import pytest
@@ -24,16 +26,16 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_curve_equals_the_loss() -> None:
     real, fake = normal_sides(30, 20, 0.5)
-    curve = PermutationTest(real, fake, seed=0).curve
+    curve = PermutationTest(real, fake, seed=0)
     labels = torch.arange(50) >= 30
     for row in (8, 12, 16):  # at lower temperatures the exponents are clamped
         losses = soft_nearest_neighbor_loss(
             torch.cat([real, fake]), labels.long(), float(curve.temperatures[row]), reduction="none"
         )
-        assert_close(curve.real[row], losses[:30].mean().double(), rtol=1e-4, atol=1e-4)
-        assert_close(curve.fake[row], losses[30:].mean().double(), rtol=1e-4, atol=1e-4)
+        assert_close(curve.real_losses[row], losses[:30].mean().double(), rtol=1e-4, atol=1e-4)
+        assert_close(curve.fake_losses[row], losses[30:].mean().double(), rtol=1e-4, atol=1e-4)
     assert curve.temperatures[-1] / curve.temperatures[0] == 2**8
-    assert (curve.low < curve.high).all()
+    assert (curve.permuted_losses[0] < curve.permuted_losses[1]).all()
 
 
 def test_two_samples_of_one_distribution_have_a_uniform_p_value() -> None:
@@ -44,30 +46,28 @@ def test_two_samples_of_one_distribution_have_a_uniform_p_value() -> None:
 
 def test_separate_sides() -> None:
     result = compare_features(*normal_sides(60, 40, 3.0))
-    assert result.p_value == 0.01
+    assert result.test.p_value == 0.01
     assert result.entanglement.score < 0.2
-    assert result.null_score > 0.9
-    assert result.low <= result.entanglement.score <= result.high < 0.5
+    assert result.test.null_score > 0.9
+    assert result.interval[0] <= result.entanglement.score <= result.interval[1] < 0.5
     assert result.odds.shape == (100,)
 
 
 def test_small_sets_lower_the_score_but_not_the_corrected_score() -> None:
     results = [compare_features(*normal_sides(5, 5, seed=seed)) for seed in range(60)]
-    raw, corrected = (
-        sum(values) / len(results)
-        for values in ([each.entanglement.score for each in results], [each.corrected for each in results])
-    )
+    raw = sum(each.entanglement.score for each in results) / 60
+    corrected = sum(each.corrected for each in results) / 60
     assert raw < 0.95
     assert raw + 0.01 < corrected <= 1
     result = compare_features(*normal_sides(60, 40, 1.5))
-    assert result.corrected == pytest.approx(result.entanglement.score / result.null_score, rel=0.03)
+    assert result.corrected == pytest.approx(result.entanglement.score / result.test.null_score, rel=0.03)
 
 
 @pytest.mark.parametrize(("count", "other"), [(60, 60), (240, 60), (60, 240), (160, 160)])
 def test_interval_contains_the_mean_score_of_many_samples(count: int, other: int) -> None:
     results = [compare_features(*normal_sides(count, other, 1.5, seed=seed), subset=60) for seed in range(40)]
     mean = sum(result.entanglement.score for result in results) / len(results)
-    num_containing = sum(result.low <= mean <= result.high for result in results)
+    num_containing = sum(result.interval[0] <= mean <= result.interval[1] for result in results)
     assert num_containing >= 33  # 38 of 40 are expected
 
 
@@ -77,19 +77,19 @@ def test_a_side_that_lies_closely_within_the_other() -> None:
     real, fake = torch.randn(100, 100, generator=rng), 0.9 * torch.randn(100, 100, generator=rng)
     result = compare_features(real, fake)
     assert result.entanglement.score > 0.999
-    assert result.p_value <= 0.02
-    assert compare_features(fake, real).p_value <= 0.02
+    assert result.test.p_value <= 0.02
+    assert compare_features(fake, real).test.p_value <= 0.02
 
 
 def test_equal_seeds_give_equal_results() -> None:
     first, again, other = (compare_features(*normal_sides(30, 30, 0.7), seed=seed) for seed in (1, 1, 2))
-    assert (first.p_value, first.low) == (again.p_value, again.low)
-    assert (first.p_value, first.low) != (other.p_value, other.low)
+    assert (first.test.p_value, first.interval) == (again.test.p_value, again.interval)
+    assert (first.test.p_value, first.interval) != (other.test.p_value, other.interval)
 
 
 def test_equal_vectors_cannot_be_told_apart() -> None:
     result = compare_features(torch.ones(10, 2), torch.ones(8, 2))
-    assert (result.p_value, result.entanglement.score, result.corrected) == (1, 1, 1)
+    assert (result.test.p_value, result.entanglement.score, result.corrected) == (1, 1, 1)
 
 
 def test_too_few_vectors_are_refused() -> None:
