@@ -56,7 +56,8 @@ class EventFile:
             if isinstance(value, str | int | float) and name not in ("data_dir", "data_digest")
         }
         _, hyperparameters, _ = summary.hparams(plain, {})  # type: ignore[no-untyped-call]
-        self._add(0, [*summary.text("config", f"| option | value |\n|---|---|\n{table}").value, *hyperparameters.value])
+        text = summary.text("config", f"| option | value |\n|---|---|\n{table}")  # type: ignore[no-untyped-call]
+        self._add(0, [*text.value, *hyperparameters.value])
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append one value a tag; raises ``OSError``."""
