@@ -26,7 +26,7 @@ def list_(data_dir: str | None) -> None:
     for row in list_datasets(data_dir):
         size = "points" if row.image_shape == POINT_SHAPE else "x".join(map(str, row.image_shape))
         print_row(f"{row.name:16} {size:9} {row.num_classes:3} classes", row.where, indent=40)
-    print_result("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/data.md")
+    print_result("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/guide/train.md")
 
 
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
