@@ -8,13 +8,13 @@ from snngan.metrics import metric_values
 
 TAGS = {
     "entanglement/input": "loss of samples and held-out images in pixels: log 2 = 0.693 is chance and ideal",
-    "entanglement/input_score": "of samples and held-out images: higher is better, 1 is ideal",
+    "entanglement/input_score": "score of samples and held-out images in pixels: higher is better, 1 is ideal",
     "entanglement/real_anchors": "loss of real anchors: log 2 = 0.693 is chance and ideal",
     "entanglement/fake_anchors": "loss of synthetic anchors: log 2 = 0.693 is chance and ideal",
     "entanglement/temperature": "temperature at which the loss in pixels is lowest, in units of squared distance",
     "entanglement/projection": "loss in the learned space: log 2 = 0.693 is chance",
-    "loss/generator": "no direction: depends on the discriminator",
-    "loss/discriminator": "no direction: depends on the generator",
+    "loss/generator": "loss of the generator; no direction: depends on the discriminator",
+    "loss/discriminator": "loss of the discriminator; no direction: depends on the generator",
     "loss/classifier": "cross-entropy + alpha * loss of the layers, mean over networks; lower is better",
     "loss/cross_entropy": "cross-entropy of training batches, mean over networks; lower is better",
     "samples/fixed_noise": "images of the EMA generator from the same latents at each step",

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.text_format import MessageToString  # type: ignore[import-untyped]
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, DATA_CLASS_SCALAR, Summary
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
@@ -50,7 +50,11 @@ class EventFile:
     def add_config(self, values: Mapping[str, Any]) -> None:
         """Append the options of a run by name, as text and as hyperparameters; raises ``OSError``."""
         table = "\n".join(f"| {name} | {value} |" for name, value in values.items())
-        plain = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+        plain = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, str | int | float) and name not in ("data_dir", "data_digest")
+        }
         _, hyperparameters, _ = summary.hparams(plain, {})  # type: ignore[no-untyped-call]
         self._add(0, [*summary.text("config", f"| option | value |\n|---|---|\n{table}").value, *hyperparameters.value])
 
@@ -66,7 +70,10 @@ class EventFile:
         for value in values:
             if value.tag not in self._described:  # the first value of a tag says what it is
                 self._described.add(value.tag)
-                value.metadata.summary_description = describe_tag(value.tag)
+                kinds = {"simple_value": ("scalars", DATA_CLASS_SCALAR), "image": ("images", DATA_CLASS_BLOB_SEQUENCE)}
+                if plugin := kinds.get(value.WhichOneof("value")):  # or else the data server drops the description
+                    value.metadata.plugin_data.plugin_name, value.metadata.data_class = plugin
+                    value.metadata.summary_description = describe_tag(value.tag)
         self._unwritten.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         with open(self.path, "ab") as file:
             records = RecordWriter(file)

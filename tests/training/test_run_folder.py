@@ -27,6 +27,7 @@ from reference.runs import (
     train_run,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import snngan
@@ -34,6 +35,7 @@ from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.files import SaveError
 from snngan.training.run_folder import RunFolder, next_run_dir, open_run
+from snngan.training.tags import describe_tag
 
 ENTANGLEMENT = {
     "entanglement/input",
@@ -340,6 +342,27 @@ def test_more_steps_are_written_when_the_run_continues(dataset: Dataset) -> None
     assert run.config.steps == reopen(run).config.steps == 9
     before["config"]["steps"] = 9
     assert json.loads((run.path / "config.json").read_text()) == before
+
+
+def test_tensorboard_shows_config_hyperparameters_and_descriptions(dataset: Dataset) -> None:
+    run = new_run("run", gan_config(dataset, objective="gan", seed=5))
+    run.log_config()
+    run.log(0, {"loss/generator": 1.0, "mine/unknown": 2.0})
+    summaries = {}
+    for event in EventFileLoader(str(next(run.path.glob("events.*")))).Load():
+        summaries |= {value.tag: value for value in event.summary.value}
+    assert b"| learning_rate | 0.001 |" in summaries["config/text_summary"].tensor.string_val[0]
+    assert summaries["_hparams_/session_start_info"].metadata.plugin_data.plugin_name == "hparams"
+    assert summaries["loss/generator"].metadata.summary_description == describe_tag("loss/generator") != ""
+    assert summaries["mine/unknown"].metadata.summary_description == ""
+
+
+def test_every_logged_tag_has_a_description(dataset: Dataset, labeled: Dataset) -> None:
+    train_run(new_run("gan", gan_config(dataset, objective="snnl-projected", metrics_every=1, steps=1)), dataset)
+    train_run(new_run("net", classifier_config(labeled, seeds="0:2", steps=1)), labeled)
+    for name in ("gan", "net"):
+        for line in metrics_of(open_run(Path(name), Config)):
+            assert [tag for tag in line if tag != "step" and not describe_tag(tag)] == []
 
 
 def test_one_process_at_a_time_trains_in_a_folder(dataset: Dataset) -> None:
