@@ -13,27 +13,65 @@ from pathlib import Path
 import pytest
 
 from snngan.cli import main
+from snngan.metrics import METRICS
+from snngan.models import ARCHITECTURES
+from snngan.objectives import OBJECTIVES
 from snngan.version import __version__
 
 ROOT = Path(__file__).parents[1]
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
 README = (ROOT / "README.md").read_text()
 SHELL = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in SHELL if line.startswith("snngan ")]
+DOCS = sorted(ROOT.glob("docs/**/*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *DOCS, ROOT / "samples" / "README.md"]
+PYTHON_PAGES = [
+    *(relative(page) for page in DOCS if page.parent.name == "guide" and page.stem != "classify"),
+    pytest.param("docs/guide/classify.md", marks=pytest.mark.slow),
+    "docs/reference/python.md docs/reference/run-folder.md",  # the second reads what the first wrote
+]
 *PYTHON, OBJECTIVE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def test_the_page_of_commands_is_the_help() -> None:
     page = runpy.run_path(str(ROOT / "scripts" / "docs"))["commands_page"]()
-    assert (ROOT / "docs" / "commands.md").read_text() == page, "run: .venv/bin/python scripts/docs"
+    assert (ROOT / "docs" / "reference" / "commands.md").read_text() == page, "run: .venv/bin/python scripts/docs"
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "samples/README.md"], ids=str)
+@pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
-    for target, heading in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target, heading in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
         path = page.parent / target if target else page
         assert path.exists(), target
         headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M) if heading else []
         assert not heading or heading in [re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=relative)
+def test_a_page_opens_with_two_sentences(page: Path) -> None:
+    title, opening = page.read_text().split("\n\n")[:2]
+    assert re.fullmatch("# .*", title)
+    assert re.match(r"\w", opening), "a paragraph must come before lists, tables and code"
+    assert len(re.findall(r"[.!?](?=\s|$)", opening)) >= 2, opening
+
+
+@pytest.mark.parametrize("pages", PYTHON_PAGES)
+def test_the_python_of_the_documents_runs(pages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for registry in (ARCHITECTURES, METRICS, OBJECTIVES):  # what a page registers stays on it
+        registry.names()
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    for page in pages.split():
+        names: dict[str, object] = {"__name__": "page"}
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S):
+            if "runs/0001" not in block:
+                exec(compile(block, page, "exec", dont_inherit=True), names)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def list_(data_dir: str | None) -> None:
         source = DATASETS[name]
         size = "points" if source.image_shape == POINT_SHAPE else "x".join(map(str, source.image_shape))
         print_row(f"{name:16} {size:9} {source.num_classes:3} classes", where, indent=40)
-    print_result("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/data.md")
+    print_result("and your own: folder:PATH (any images), npz:PATH (arrays); see docs/guide/train.md")
 
 
 @data.command(epilog="Example:  snngan data prepare fashion-mnist --download")
