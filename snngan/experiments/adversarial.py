@@ -47,13 +47,25 @@ class AdversarialTraining(BaselineComparison):
 
     source = "Frosst et al. 2019, table 2"
     cpu = {
-        **CPU, "seeds": 2, "steps": 1500, "batch_size": 128, "adversarial_training": "pgd:0.3:8",
-        "evaluation_attack": "pgd:0.3:40", "num_images": 1000, "batches": 10,
-    }  # fmt: skip
+        **CPU,
+        "seeds": 2,
+        "steps": 1500,
+        "batch_size": 128,
+        "adversarial_training": "pgd:0.3:8",
+        "evaluation_attack": "pgd:0.3:40",
+        "num_images": 1000,
+        "batches": 10,
+    }
     paper = {
-        **PAPER, "steps": 20000, "batch_size": 128, "options": ("width=64", "units=1024"),
-        "adversarial_training": "pgd:0.3:40", "evaluation_attack": "pgd:0.3:100", "num_images": 5000, "batches": 40,
-    }  # fmt: skip
+        **PAPER,
+        "steps": 20000,
+        "batch_size": 128,
+        "options": ("width=64", "units=1024"),
+        "adversarial_training": "pgd:0.3:40",
+        "evaluation_attack": "pgd:0.3:100",
+        "num_images": 5000,
+        "batches": 40,
+    }
 
     alpha: float = option(0.0, "weight of the layer loss of both networks")
     adversarial_training: str = option("pgd:0.2:2", "attack whose examples one variant is trained on")

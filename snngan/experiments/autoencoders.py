@@ -159,9 +159,14 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
 
     source = 'the blog post "Min-Max Loss, Self Supervised Classification"'
     cpu = {
-        **MNIST, "steps": 600, "sets": 50, "spreads": (0.3, 1.0), "restarts": 5, "cluster_steps": 300,
+        **MNIST,
+        "steps": 600,
+        "sets": 50,
+        "spreads": (0.3, 1.0),
+        "restarts": 5,
+        "cluster_steps": 300,
         "num_codes": 5000,
-    }  # fmt: skip
+    }
     paper = {**cpu, "steps": 7000}
 
     sets: int = option(1, "number of random sets of blobs", low=1)

@@ -25,9 +25,14 @@ Networks = dict[tuple[str, int], nn.Module]
 """Trained networks by variant and seed."""
 
 CPU = {
-    "dataset": "mnist", "seeds": 4, "steps": 1000, "batch_size": 256, "learning_rate": 1e-3, "log_every": 250,
+    "dataset": "mnist",
+    "seeds": 4,
+    "steps": 1000,
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "log_every": 250,
     "options": ("width=16", "units=128"),
-}  # fmt: skip
+}
 PAPER = {**CPU, "steps": 14000, "learning_rate": 1e-4, "log_every": 1000, "options": ()}
 """What the presets of several experiments have in common."""
 PUBLISHED = {
@@ -147,9 +152,14 @@ class Overfitting(BaselineComparison):
 
     source = "Frosst et al. 2019, figure 8"
     cpu = {
-        **CPU, "dataset": "mnist-5k", "alpha": -0.003, "seeds": 2, "steps": 2000, "log_every": 50,
+        **CPU,
+        "dataset": "mnist-5k",
+        "alpha": -0.003,
+        "seeds": 2,
+        "steps": 2000,
+        "log_every": 50,
         "options": ("width=32",),
-    }  # fmt: skip
+    }
     paper = {**PAPER, "dataset": "svhn", "alpha": -0.003, "seeds": 2, "steps": 40000}
 
     def run(self, context: ExperimentContext) -> ExperimentResult:

@@ -28,8 +28,11 @@ Curves = dict[str, list[float]]
 FGSM, BIM, SAME_LOSS = "FGSM, white box", "BIM, white box", "BIM from the same loss"
 CROSS_ENTROPY = "BIM from cross-entropy"
 ATTACKS = {
-    "alpha": -0.02, "triplet_alpha": -0.3, "epsilons": (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4), "step_size": 0.01,
-}  # fmt: skip
+    "alpha": -0.02,
+    "triplet_alpha": -0.3,
+    "epsilons": (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    "step_size": 0.01,
+}
 OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
 """What the presets of dknn-calibration and of outliers have in common."""
 

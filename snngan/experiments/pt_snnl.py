@@ -32,8 +32,11 @@ class TemplateModels(ClassifierExperiment):
     source = "pt-snnl, table of its README"
     cpu = {**CPU, "learning_rate": 1e-4}
     paper = {
-        **PAPER, "steps": 7000, "log_every": 500, "archs": ("feedforward", "cnn", "resnet18", "resnet34"),
-    }  # fmt: skip
+        **PAPER,
+        "steps": 7000,
+        "log_every": 500,
+        "archs": ("feedforward", "cnn", "resnet18", "resnet34"),
+    }
 
     archs: tuple[str, ...] = option(("feedforward", "cnn"), "networks, unless arch names one")
     alpha: float = option(10.0, "weight of the layer loss")
