@@ -32,9 +32,9 @@ def option(
     choices: Sequence[str] | None = None,
     group: str = "",
     metavar: str | None = None,
-    gap: bool = False,
+    deferred: bool = False,
     saved: bool = True,
-    flag: bool = True,
+    has_flag: bool = True,
 ) -> Any:
     """Return a dataclass field that describes an option.
 
@@ -46,9 +46,9 @@ def option(
         choices: the allowed values, if restricted.
         group: its heading in ``--help``.
         metavar: placeholder of its value in ``--help``.
-        gap: whether it is None until :meth:`Config.fill_gaps` takes the objective's recommendation or ``default``.
+        deferred: whether it is None until :meth:`Config.fill_defaults` sets it: the objective may recommend a value.
         saved: whether it belongs to the run, and so to ``config.json``, or only to this call.
-        flag: whether it is a flag of the command, or only a name of ``--set``.
+        has_flag: whether it is a flag of the command, or only a name of ``--set``.
     """
     metadata = {
         "help": help,
@@ -58,11 +58,11 @@ def option(
         "group": group,
         "metavar": metavar,
         "default": default,
-        "gap": gap,
+        "deferred": deferred,
         "saved": saved,
-        "flag": flag,
+        "has_flag": has_flag,
     }
-    return dataclasses.field(default=None if gap else default, metadata=metadata)
+    return dataclasses.field(default=None if deferred else default, metadata=metadata)
 
 
 def with_default(owner: type, name: str, default: Any) -> Any:
@@ -71,9 +71,9 @@ def with_default(owner: type, name: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={**field.metadata, "default": default})
 
 
-def fact() -> Any:
+def from_data() -> Any:
     """Return a dataclass field for a fact of the data: None until the config is resolved."""
-    return dataclasses.field(default=None, metadata={"fact": True, "saved": True})
+    return dataclasses.field(default=None, metadata={"from_data": True, "saved": True})
 
 
 def check_options(config: Any) -> None:
@@ -272,11 +272,11 @@ class DataConfig:
     download: bool = option(False, "download the data set if it is missing", group="Data", saved=False)
     skip_broken: bool = option(False, "leave out unreadable images of a folder", group="Data")
 
-    data_digest: str = fact()
+    data_digest: str = from_data()
     """Hash of the images (and labels, for a classifier): a run never resumes on other data."""
-    image_shape: tuple[int, int, int] = fact()
+    image_shape: tuple[int, int, int] = from_data()
     """(channels, height, width)."""
-    is_points: bool = fact()
+    is_points: bool = from_data()
     """Whether the "images" are 2-D points."""
 
 
@@ -284,9 +284,9 @@ class DataConfig:
 class OptimizationConfig:
     """How networks are optimized."""
 
-    steps: int = option(20000, "number of training steps", low=1, group="Optimization", gap=True)
+    steps: int = option(20000, "number of training steps", low=1, group="Optimization", deferred=True)
     batch_size: int = option(
-        64, "number of real images per step, over all processes", low=2, group="Optimization", gap=True
+        64, "number of real images per step, over all processes", low=2, group="Optimization", deferred=True
     )
     optimizer: str = option(
         "adam",
@@ -294,10 +294,10 @@ class OptimizationConfig:
         choices=("adam", "rmsprop", "sgd"),
         group="Optimization",
         metavar="NAME",
-        gap=True,
+        deferred=True,
     )
     learning_rate: float = option(
-        2e-4, "learning rate (of generator and discriminator)", low=0, high=10, group="Optimization", gap=True
+        2e-4, "learning rate (of generator and discriminator)", low=0, high=10, group="Optimization", deferred=True
     )
 
 
@@ -314,7 +314,7 @@ class RunConfig:
         None, "new folder for the run [runs/NNNN-...]", group="Run", metavar="DIR", saved=False
     )
     checkpoint_every: int = option(1000, "steps between checkpoints", low=1, group="Run")
-    log_every: int = option(100, "steps between logged losses and entanglement", low=1, group="Run", gap=True)
+    log_every: int = option(100, "steps between logged losses and entanglement", low=1, group="Run", deferred=True)
     dry_run: bool = option(False, "describe the run, and stop", group="Run", saved=False)
 
 
@@ -325,9 +325,9 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
     kind: ClassVar[str]
     """What is trained, in the words of ``config.json`` and of messages."""
     recommended: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
-    """What fills the gaps of this kind of config before the options' own defaults."""
+    """What fills the deferred options of this kind of config before the options' own defaults."""
 
-    arch: str = option(None, "architecture; --list-settings lists all", group="Networks", metavar="NAME", gap=True)
+    arch: str = option(None, "architecture; --list-settings lists all", group="Networks", metavar="NAME", deferred=True)
     arch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the architecture by name; all of them in a resolved config."""
     set: tuple[str, ...] = option(
@@ -353,12 +353,12 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
             raise ValueError(f"--seed {self.seed} and --seeds {self.seeds}: give one of them")
         return parse_seeds(self.seeds)
 
-    def fill_gaps(self, recommended: Mapping[str, Any] = types.MappingProxyType({})) -> Self:
-        """Return this config with a value in each gap: the recommended one, or else the option's default."""
+    def fill_defaults(self, recommended: Mapping[str, Any] = types.MappingProxyType({})) -> Self:
+        """Return this config with a value in each deferred option: the recommended one, or else its default."""
         choices = {**self.recommended, **recommended}
-        gaps = [field for field in dataclasses.fields(self) if field.metadata.get("gap")]
-        empty = [field for field in gaps if getattr(self, field.name) is None]
-        filled = {field.name: choices.get(field.name, field.metadata["default"]) for field in empty}
+        deferred = [field for field in dataclasses.fields(self) if field.metadata.get("deferred")]
+        missing = [field for field in deferred if getattr(self, field.name) is None]
+        filled = {field.name: choices.get(field.name, field.metadata["default"]) for field in missing}
         return dataclasses.replace(self, **filled)
 
     def to_json(self) -> dict[str, Any]:
@@ -387,7 +387,7 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
             if name not in saved:
                 raise unknown_name("option", name, saved)
         for field in dataclasses.fields(cls):
-            if (field.metadata.get("gap") or "fact" in field.metadata) and values.get(field.name) is None:
+            if (field.metadata.get("deferred") or "from_data" in field.metadata) and values.get(field.name) is None:
                 raise ValueError(f"{field.name} is missing")
         config: Self = make_config(cls, values)
         return config
@@ -404,16 +404,22 @@ class TrainConfig(Config):
     """The options of the objective by name; all of them in a resolved config."""
 
     betas: tuple[float, float] = option(
-        (0.5, 0.999), "beta1 and beta2 of Adam", low=0, high=0.9999, group="Optimization", metavar="B1,B2", gap=True
+        (0.5, 0.999),
+        "beta1 and beta2 of Adam",
+        low=0,
+        high=0.9999,
+        group="Optimization",
+        metavar="B1,B2",
+        deferred=True,
     )
     discriminator_learning_rate: float | None = option(
-        None, "learning rate of the discriminator, if it differs", low=0, high=10, flag=False
+        None, "learning rate of the discriminator, if it differs", low=0, high=10, has_flag=False
     )
     discriminator_steps: int = option(
-        1, "discriminator updates per generator update", low=1, high=100, group="Optimization", gap=True
+        1, "discriminator updates per generator update", low=1, high=100, group="Optimization", deferred=True
     )
     ema_decay: float = option(
-        0.999, "decay rate of the EMA generator", low=0, high=0.999999, group="Optimization", gap=True
+        0.999, "decay rate of the EMA generator", low=0, high=0.999999, group="Optimization", deferred=True
     )
 
     compile: bool = option(False, "compile the networks; the first steps become slow", group="Run")
@@ -454,7 +460,7 @@ class ClassifyConfig(Config):
     adversarial_training: str | None = option(
         None, "attack on training images: NAME:EPSILON[:STEPS]", group="Loss", metavar="RULE"
     )
-    regularizer: str = option("snnl", "loss of the layers: snnl or triplet:MARGIN", flag=False)
+    regularizer: str = option("snnl", "loss of the layers: snnl or triplet:MARGIN", has_flag=False)
     learning_rate_final: float | None = option(
         None, "learning rate at the last step, reached geometrically", low=0, high=10, group="Optimization"
     )
@@ -466,10 +472,10 @@ class ClassifyConfig(Config):
         metavar="HOW",
     )
 
-    num_classes: int = fact()
-    class_names: tuple[str, ...] = fact()
+    num_classes: int = from_data()
+    class_names: tuple[str, ...] = from_data()
     """Names of the classes from 0 on; empty where the data have none."""
-    schedule_steps: int = fact()
+    schedule_steps: int = from_data()
     """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
 
     @property

@@ -42,7 +42,7 @@ class Sample:
     mode: str = option("fast", "algorithm", choices=("fast", "exact"))
     quick: bool = option(False, "shorter run")
     free: float = option(0.0, "any number")
-    gap: int = option(5, "number of steps", low=1, gap=True)
+    gap: int = option(5, "number of steps", low=1, deferred=True)
     plain: int = 7
 
     def __post_init__(self) -> None:
@@ -196,10 +196,10 @@ def test_too_many_seeds_are_refused() -> None:
         TrainConfig(seed=7, seeds="0:2").seed_list  # noqa: B018
 
 
-def test_gaps_take_a_recommended_value_or_the_default() -> None:
-    config = TrainConfig(batch_size=32).fill_gaps({"steps": 7, "batch_size": 99})
+def test_deferred_options_take_a_recommended_value_or_the_default() -> None:
+    config = TrainConfig(batch_size=32).fill_defaults({"steps": 7, "batch_size": 99})
     assert (config.steps, config.batch_size, config.optimizer, config.log_every) == (7, 32, "adam", 100)
-    config = ClassifyConfig().fill_gaps()
+    config = ClassifyConfig().fill_defaults()
     assert (config.steps, config.arch, config.log_every) == (5000, "cnn", 500)
 
 

@@ -113,7 +113,7 @@ def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], C
 
 def training_options(owner: type) -> Callable[[Command], Command]:
     """Return a decorator that adds an option for each field of the config class ``owner`` that has a flag, and more."""
-    fields = [field for field in dataclasses.fields(owner) if field.metadata.get("flag")]
+    fields = [field for field in dataclasses.fields(owner) if field.metadata.get("has_flag")]
     return add_options(
         *(_make_option(owner, field) for field in fields),
         click.option("--like", metavar="RUN", type=PATH, help="run whose options are used where none is given"),
@@ -127,7 +127,9 @@ def _make_option(owner: Any, field: dataclasses.Field[Any]) -> Callable[[Command
     kind, meta = field_type(owner, field.name), field.metadata
     default = owner.recommended.get(field.name, meta["default"])
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    or_objective = ", or the objective's" * (meta["gap"] and meta["group"] == "Optimization" and not owner.recommended)
+    or_objective = ", or the objective's" * (
+        meta["deferred"] and meta["group"] == "Optimization" and not owner.recommended
+    )
     help = meta["help"] + (f"  [default: {shown}{or_objective}]" if default not in (None, False, ()) else "")
     more: dict[str, Any] = {"type": click.Choice(meta["choices"]) if meta["choices"] else kind}
     if field.name == "set":

@@ -1,4 +1,4 @@
-"""From what the user said to a complete config: options are checked, gaps filled, facts of the data added."""
+"""From what the user said to a complete config: options are checked, defaults filled in, facts of the data added."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def check_names(config: Config) -> None:
         parse_temperature(config.temperature)
         parse_regularizer(config.regularizer, "sqeuclidean")
         parse_adversarial_training(config.adversarial_training)
-        make_config(CLASSIFIERS[config.fill_gaps().arch], config.arch_options)
+        make_config(CLASSIFIERS[config.fill_defaults().arch], config.arch_options)
 
 
 def resolve(config: C, dataset: Dataset) -> C:
-    """Return the resolved config of a run on ``dataset``: no gap is left, and the facts of the data are in it.
+    """Return the resolved config of a run on ``dataset``: every option has a value, and the facts of the data are in it.
 
     Raises:
         ValueError: as :func:`check_config`, or something does not fit the data.
@@ -160,10 +160,10 @@ def list_settings(config: Config) -> list[str]:
         lines += _list_options(arch, ARCHITECTURES[arch], ARCHITECTURES[arch](), objective.recommended)
         known, recommended = ARCHITECTURES.names(), objective.recommended
     else:
-        arch = config.fill_gaps().arch
+        arch = config.fill_defaults().arch
         lines += _list_options(arch, CLASSIFIERS[arch], CLASSIFIERS[arch](), {})
         known, recommended = CLASSIFIERS.names(), {}
-    lines += _list_options("training", type(config), config.fill_gaps(recommended), {}, flags=False)
+    lines += _list_options("training", type(config), config.fill_defaults(recommended), {}, flags=False)
     return [*lines, f"architectures: {', '.join(known)}"]
 
 
@@ -173,7 +173,7 @@ def _list_options(
     lines = [f"{title}:"]
     for field in dataclasses.fields(owner):
         meta = field.metadata
-        if "help" not in meta or (meta["flag"] and not flags):
+        if "help" not in meta or (meta["has_flag"] and not flags):
             continue
         limits = "|".join(meta["choices"]) if meta["choices"] else "" if meta["low"] is None else range_text(meta)
         value = recommended.get(field.name, getattr(instance, field.name))
@@ -195,7 +195,7 @@ def _apply_settings(config: C) -> C:
         architectures: list[type] = [ARCHITECTURES[name] for name in ([arch] if arch else ARCHITECTURES.names())]
         owners = {"objective_options": [objective.Options], "arch_options": architectures}
     else:
-        owners = {"arch_options": [CLASSIFIERS[config.fill_gaps().arch]]}
+        owners = {"arch_options": [CLASSIFIERS[config.fill_defaults().arch]]}
     owner_of: dict[str, type] = {name: type(config) for name in option_names(type(config)) if name != "set"}
     field_of: dict[str, str] = {}  # the field of the config that holds an option of objective or architecture
     for field, kinds in owners.items():
@@ -221,7 +221,7 @@ def _check_effects(config: TrainConfig) -> None:
         for name in (*given, *config.objective_options, *config.arch_options):
             if not has_discriminator and is_discriminator_option(name):
                 raise ValueError(f"{config.objective} has no discriminator, so {name} has no effect; leave it out")
-        optimizer = config.fill_gaps(objective.recommended).optimizer
+        optimizer = config.fill_defaults(objective.recommended).optimizer
         if config.betas is not None and optimizer != "adam":
             raise ValueError(
                 f"betas are options of Adam, and {config.objective} uses {optimizer}: add --optimizer adam"
@@ -257,7 +257,7 @@ def _resolve_train_config(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     if rate is None and config.learning_rate is None:  # a learning rate of the user's is for both networks
         rate = recommended.get("discriminator_learning_rate")
     return dataclasses.replace(
-        config.fill_gaps(recommended),
+        config.fill_defaults(recommended),
         objective_options=option_values(objective.make_options(config.objective_options)),
         arch=arch,
         arch_options=option_values(architecture),
@@ -275,7 +275,7 @@ def _choose_architecture(image_shape: ImageShape) -> str:
 
 
 def _resolve_classify_config(config: ClassifyConfig, dataset: Dataset) -> ClassifyConfig:
-    filled = config.fill_gaps()
+    filled = config.fill_defaults()
     check_labels(dataset)
     classifier = make_config(CLASSIFIERS[filled.arch], config.arch_options)
     return dataclasses.replace(

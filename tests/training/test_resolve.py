@@ -54,7 +54,7 @@ def test_what_belongs_to_one_start_is_not_saved(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
-def test_recommendations_of_the_objective_fill_gaps(objective: str, dataset: Dataset) -> None:
+def test_recommendations_of_the_objective_fill_deferred_options(objective: str, dataset: Dataset) -> None:
     images = dataset.train_images.repeat(20, 1, 1, 1)
     config = resolve(TrainConfig(objective=objective), dataclasses.replace(dataset, train_images=images))
     for name, value in OBJECTIVES[objective].recommended.items():
