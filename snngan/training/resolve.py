@@ -66,7 +66,7 @@ def check_names(config: Config) -> None:
 
 
 def resolve(config: C, dataset: Dataset) -> C:
-    """Return the resolved config of a run on ``dataset``: every option has a value, and the facts of the data are in it.
+    """Return the resolved config of a run on ``dataset``: every option has a value, and it holds facts of the data.
 
     Raises:
         ValueError: as :func:`check_config`, or something does not fit the data.
