@@ -15,7 +15,7 @@ __getattr__, __dir__ = public_names(
         "SoftNearestNeighborLoss": "snnl",
         "Temperature": "temperature",
         "entanglement": "snnl",
-        "gradient_penalty": "adversarial",
+        "gradient_penalty": "penalty",
         "hidden_layers": "entangled",
         "parse_temperature": "temperature",
         "soft_nearest_neighbor_loss": "snnl",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from snngan.losses.backends import dense, fused, tiled
+from snngan.losses.backends.dense import dense_log_odds
+from snngan.losses.backends.fused import fused_log_odds
+from snngan.losses.backends.tiled import tiled_log_odds
 from snngan.losses.pairwise import PairwiseBatch
 
-COMPUTE = {"dense": dense.log_odds, "tiled": tiled.log_odds, "fused": fused.log_odds}
+COMPUTE = {"dense": dense_log_odds, "tiled": tiled_log_odds, "fused": fused_log_odds}
 
 
 def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:

@@ -16,14 +16,8 @@ from torch.nn import functional as F
 from snngan.losses.backends import BACKENDS, Backend
 from snngan.losses.log_odds import log_odds
 from snngan.losses.optimal_temperature import optimal_inverse_temperature
-from snngan.losses.pairwise import (
-    DISTANCES,
-    Distance,
-    PairwiseBatch,
-    build_pairwise_batch,
-    build_real_fake_batch,
-    check_choice,
-)
+from snngan.losses.pairwise import DISTANCES, Distance, PairwiseBatch
+from snngan.losses.pairwise import build_pairwise_batch, build_real_fake_batch, check_choice
 from snngan.losses.temperature import Temperature, TemperatureLike, as_temperature
 
 Reduction = Literal["mean", "sum", "none"]
@@ -88,9 +82,7 @@ def _reduce_loss(batch: PairwiseBatch, temperature: Temperature, reduction: Redu
     losses = losses.where(batch.is_anchor, 0.0)
     if reduction == "none":
         return losses
-    if reduction == "sum":
-        return losses.sum()
-    return losses.sum() / batch.is_anchor.sum().clamp_min(1)
+    return losses.sum() if reduction == "sum" else losses.sum() / batch.is_anchor.sum().clamp_min(1)
 
 
 class SoftNearestNeighborLoss(nn.Module):

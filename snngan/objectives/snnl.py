@@ -16,7 +16,7 @@ from snngan.config import option, with_default
 from snngan.distributed import is_distributed
 from snngan.losses.backends import choose_backend
 from snngan.losses.log_odds import log_odds
-from snngan.losses.pairwise import DISTANCES, Scale, build_real_fake_batch
+from snngan.losses.pairwise import DISTANCES, build_real_fake_batch
 from snngan.losses.temperature import parse_temperature
 from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
 
@@ -54,7 +54,8 @@ class _Entangling(Objective):
     """An objective on the log-odds of real and fake batches."""
 
     options: EntanglementOptions
-    scale: ClassVar[Scale] = "all"
+    relative_to_real: ClassVar[bool] = False
+    """Whether relative temperatures are multiples of the mean distance of the real samples alone."""
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(self, options: EntanglementOptions) -> None:
@@ -70,12 +71,9 @@ class _Entangling(Objective):
 
     def log_odds(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return the log-odds (1, N + M) of embeddings (N, ...) and (M, ...), over the batches of all ranks."""
+        distance: Any = self.options.distance
         batch = build_real_fake_batch(
-            real,
-            fake,
-            self.options.distance,  # type: ignore[arg-type]
-            scale=self.scale,
-            across_ranks=is_distributed(),
+            real, fake, distance, mean_of_real=self.relative_to_real, across_ranks=is_distributed()
         )
         return log_odds(batch, self.temperature(batch)).to(batch.dtype)
 
@@ -97,7 +95,7 @@ class PixelEntanglement(_Entangling):
 
     discriminator_dim = None
     recommended = MappingProxyType({"arch": "mlp", "batch_size": 256, "learning_rate": 1e-3, "steps": 4000})
-    scale = "real"  # what the generator makes must not change the temperature
+    relative_to_real = True  # what the generator makes must not change the temperature
     default_temperatures = MappingProxyType(
         dict.fromkeys(FORMS, "0.2") | {"literal": "0.05", "chance-capped": "0.1+0.3"}
     )

@@ -36,7 +36,7 @@ RATES = (1e-12, 1e22)
 LARGEST_BLOCK = 128
 
 
-def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
+def fused_log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
     """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
     # What the function saves has no connection with the features; this has.
     link = batch.features[:0].clone()
@@ -52,8 +52,8 @@ class _Blocks(NamedTuple):
 
 
 class _Launcher:
-    """The arrays of a batch as the kernels need them: divided by ``unit``, and padded so that no block reads past the
-    end.
+    """The arrays of a batch as the kernels need them: divided by ``norm_bound``, and padded so that no block reads
+    past the end.
 
     ``offsets`` holds offset_i of the module's formula, to which |x_i|^2 is added for more than ``LOW_DIM`` dimensions.
     """
@@ -66,19 +66,19 @@ class _Launcher:
         self.width = math.ceil(self.count / LARGEST_BLOCK + 1) * LARGEST_BLOCK
         self.padded_dims = 1 << (self.dims - 1).bit_length()
         self.low_dim, self.precision = self.dims <= LOW_DIM, PRECISION
-        self.unit, self.inverse = batch.unit, batch.factor * inverse * batch.unit.square()
+        self.norm_bound, self.inverse = batch.norm_bound, batch.distance_factor * inverse * batch.norm_bound.square()
         self.rate = (self.inverse / math.log(2)).clamp(*RATES).float()
         if self.low_dim:
             self.features = features.new_zeros(self.dims, self.width)
-            self.features[:, : self.count] = features.T / self.unit
+            self.features[:, : self.count] = features.T / self.norm_bound
         else:
             self.features = features.new_zeros(self.width, self.padded_dims)
-            self.features[: self.count, : self.dims] = features / self.unit
+            self.features[: self.count, : self.dims] = features / self.norm_bound
         self.labels = self._pad(batch.labels, 0)
         squared_norms = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64).square()
         offsets = batch.squared_norms.squeeze(1) - squared_norms
         offsets = offsets.where(offsets > 1e-3 * squared_norms, 0.0)  # smaller ones are rounding
-        self.offsets = self._pad((offsets / self.unit.square()).float(), fused_kernels.MASKED_DISTANCE)
+        self.offsets = self._pad((offsets / self.norm_bound.square()).float(), fused_kernels.MASKED_DISTANCE)
         if not self.low_dim:
             offsets, self.offsets = self.offsets, torch.empty_like(self.offsets)
             self._launch("add_squared_norms", _Blocks(64, 64, 4), 1, self.width, offsets, self.offsets)
@@ -160,10 +160,10 @@ class _LogOdds(torch.autograd.Function):
     def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> Tensor:
         launcher = _Launcher(features, batch, inverse)
         nearest, sums = launcher.sum_weights()
-        ctx.save_for_backward(link, nearest, sums, batch.is_anchor & batch.has_other)
+        ctx.save_for_backward(link, nearest, sums, batch.is_anchor & batch.has_other_class)
         ctx.launcher, ctx.needs_grad, ctx.dtype = launcher, batch.needs_grad, features.dtype
         odds = launcher.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
-        return odds.masked_fill_(~batch.has_other, -torch.inf).masked_fill_(~batch.is_anchor, 0.0)
+        return odds.masked_fill_(~batch.has_other_class, -torch.inf).masked_fill_(~batch.is_anchor, 0.0)
 
     @staticmethod
     @first_derivatives_only
@@ -173,6 +173,6 @@ class _LogOdds(torch.autograd.Function):
         slopes = torch.stack([grad, -grad]).div_(sums).where(is_active, 0.0)
         gradient = torch.zeros((launcher.count, launcher.dims), dtype=ctx.dtype, device=grad.device)
         if rows.start < rows.stop:
-            factor = 2 * launcher.inverse / launcher.unit
+            factor = 2 * launcher.inverse / launcher.norm_bound
             gradient[rows] = launcher.sum_gradient(nearest, slopes, rows) * factor
         return None, gradient, None, None
