@@ -234,6 +234,4 @@ def _make_network(inputs: int, units: int, outputs: int, generator: torch.Genera
         return nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, outputs))
 
 
-__getattr__, __dir__ = public_names(
-    __name__, dict.fromkeys(("Clusters", "Neighborhood", "cluster", "find_neighborhood", "min_max_loss"), "")
-)
+__getattr__, __dir__ = public_names(__name__, {"": "Clusters Neighborhood cluster find_neighborhood min_max_loss"})

@@ -155,12 +155,7 @@ def error_line(error: Exception) -> str:
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "DATASETS": "",
-        "Dataset": "",
-        "DatasetSource": "",
-        "list_datasets": "datasets",
-        "load_dataset": "datasets",
-        "to_uint8": "",
-        "to_unit_range": "",
+        "": "DATASETS Dataset DatasetSource to_uint8 to_unit_range",
+        "datasets": "list_datasets load_dataset",
     },
 )

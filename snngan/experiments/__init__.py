@@ -70,5 +70,10 @@ class Experiment(ABC):
 EXPERIMENTS: Registry[type[Experiment]] = Registry("experiment", "snngan.experiments")
 
 
-_PUBLIC = ("EXPERIMENTS", "PRESETS", "Experiment", "ExperimentContext", "ExperimentResult")
-__getattr__, __dir__ = public_names(__name__, {**dict.fromkeys(_PUBLIC, ""), "run_experiment": "result_folder"})
+__getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "": "EXPERIMENTS PRESETS Experiment ExperimentContext ExperimentResult",
+        "result_folder": "run_experiment",
+    },
+)

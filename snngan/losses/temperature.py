@@ -200,7 +200,8 @@ def parse_temperature(text: str) -> Temperature:
         if kind in ("annealed", "annealed-absolute"):
             initial, period = map(float, (argument if ":" in argument else f"{argument}:100").split(":"))
             return AnnealedTemperature(initial, period=period, relative=kind == "annealed")
-        return {"absolute": FixedTemperature, "learned": LearnedTemperature}[kind](float(argument))
+        forms: dict[str, type[Temperature]] = {"absolute": FixedTemperature, "learned": LearnedTemperature}
+        return forms[kind](float(argument))
     except (ValueError, KeyError) as error:
         raise ValueError(
             "temperature must be a multiple of the mean squared distance such as 0.1, several such as 0.05+0.2, "

@@ -44,5 +44,8 @@ CLASSIFIERS: Registry[type[Classifier]] = Registry("classifier", "snngan.models.
 
 __getattr__, __dir__ = public_names(
     __name__,
-    {"ARCHITECTURES": "", "Architecture": "", "Autoencoder": "autoencoder", "CLASSIFIERS": "", "Classifier": ""},
+    {
+        "": "ARCHITECTURES CLASSIFIERS Architecture Classifier",
+        "autoencoder": "Autoencoder",
+    },
 )

@@ -40,10 +40,10 @@ class _Critic(Objective):
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         values = discriminator(real)
-        return discriminator(fake).mean() - values.mean()
+        return torch.mean(discriminator(fake)) - torch.mean(values)
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return -discriminator(fake).mean()
+        return -torch.mean(discriminator(fake))
 
 
 @OBJECTIVES.register("wgan")
@@ -91,10 +91,10 @@ class LeastSquares(Objective):
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return ((discriminator(real) - 1).square().mean() + discriminator(fake).square().mean()) / 2
+        return (torch.square(discriminator(real) - 1).mean() + torch.square(discriminator(fake)).mean()) / 2
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return (discriminator(fake) - 1).square().mean() / 2
+        return torch.square(discriminator(fake) - 1).mean() / 2
 
 
 @OBJECTIVES.register("hinge")

@@ -331,7 +331,7 @@ def _add_exact_gradient(tiles: _Tiles, rows: Tensor, slope: Tensor, log_sums: Te
     features = tiles.augmented[:, :-2]
     own = features[rows]
     for columns, exponents, same_class in tiles.exact_exponents(rows):
-        weights = (exponents - torch.where(same_class, *log_sums)).clamp_max_(0).exp_()
+        weights = (exponents - torch.where(same_class, log_sums[SAME], log_sums[OTHER])).clamp_max_(0).exp_()
         weights = weights.mul_(torch.where(same_class, slope, -slope)).to(features.dtype)
         gradient.index_add_(0, rows, own * weights.sum(1, keepdim=True) - weights @ features[columns])
         gradient[columns] += features[columns] * weights.sum(0)[:, None] - weights.T @ own
@@ -353,8 +353,8 @@ class TiledCurve(LossCurve):
             part = negative if mask is None else negative.where(mask, -torch.inf)
             nearest = self._nearest[kind, anchors]
             torch.maximum(nearest, part.amax(dim).clamp_max(0), out=nearest)
-        nearest_same, nearest_other = (-self._nearest[:, layout.is_active]).double()
-        self.num_anchors, self.gap = int(layout.is_anchor.sum()), nearest_other - nearest_same
+        nearest = -self._nearest[:, layout.is_active].double()
+        self.num_anchors, self.gap = int(layout.is_anchor.sum()), nearest[OTHER] - nearest[SAME]
         self._nearest.masked_fill_(self._nearest == -torch.inf, 0.0)
         self.num_same = (layout.sort(batch.class_sizes)[layout.is_active] - 1).double()
         self.farthest = -float(farthest)

@@ -29,7 +29,6 @@ class MLP(NetworkOptions):
     )
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
-        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1]."""
         layers: list[nn.Module] = []
         inputs = self.latent_dim
         for _ in range(self.hidden_layers):
@@ -40,7 +39,6 @@ class MLP(NetworkOptions):
         return nn.Sequential(*layers)
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to (N, output_dim)."""
         layers: list[nn.Module] = [nn.Flatten()]
         inputs = math.prod(image_shape)
         for index in range(self.hidden_layers):
@@ -49,6 +47,4 @@ class MLP(NetworkOptions):
             layers += [linear, norm_1d(norm, self.width), nn.LeakyReLU(0.2)]
             inputs = self.width
         network = nn.Sequential(*layers, nn.Linear(inputs, output_dim))
-        if self.spectral_norm:
-            add_spectral_norm(network)
-        return network
+        return add_spectral_norm(network) if self.spectral_norm else network
