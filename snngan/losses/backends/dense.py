@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from snngan.losses.autograd import first_derivatives_only
 from snngan.losses.backends.loss_curve import LossCurve
 from snngan.losses.backends.precision import full_precision
 from snngan.losses.pairwise import PairwiseBatch
@@ -20,21 +20,15 @@ LOWEST_EXPONENT = {dtype: math.log(torch.finfo(dtype).tiny) / 2 for dtype in (to
 CPU: at low temperatures most exponentials underflow."""
 
 
-def dense_log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
-    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
-    return torch.stack([_LogOdds.apply(batch.features, batch, inverse) for inverse in inverse_temperatures])
-
-
-class _LogOdds(torch.autograd.Function):
-    """One exponential per pair in the forward pass, none in the backward pass; of N x N arrays, only weights are kept.
+def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list[Tensor], Callable[..., Tensor]]:
+    """Compute log-odds as ``COMPUTE`` describes: one exponential per pair, and none for the gradient.
 
     Distances relative to an anchor's nearest neighbor, of its own class or of the others, are computed in float64 and
     only then rounded: the largest weight of each sum is 1, and z loses no digits to the size of the distances.
     """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> Tensor:
-        is_anchor, has_other = batch.is_anchor, batch.has_other_class
+    is_anchor, has_other = batch.is_anchor, batch.has_other_class
+    odds, saved = [], [batch.features, batch.same_class, is_anchor & has_other, inverses, batch.norm_bound]
+    for inverse in inverses:
         nearest_same = batch.distances.masked_fill(~batch.same_class, torch.inf).amin(1).masked_fill_(~is_anchor, 0.0)
         nearest_other = batch.distances.masked_fill(~batch.other_class, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
         nearest = torch.where(batch.same_class, nearest_same[:, None], nearest_other[:, None])
@@ -43,26 +37,27 @@ class _LogOdds(torch.autograd.Function):
         weights.diagonal().zero_()
         same = weights.mul(batch.same_class).sum(1, keepdim=True).masked_fill_(~is_anchor[:, None], 1.0)
         other = weights.mul(batch.other_class).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
-        is_active = is_anchor & has_other
-        ctx.save_for_backward(features, weights, batch.same_class, same, other, is_active, inverse, batch.norm_bound)
-        ctx.distance_factor, ctx.needs_grad = batch.distance_factor, batch.needs_grad
-        odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
-        return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~is_anchor, 0.0)
+        saved += [weights, same, other]
+        z = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
+        odds.append(z.masked_fill_(~has_other, -torch.inf).masked_fill_(~is_anchor, 0.0))
+    return torch.stack(odds), saved, functools.partial(_compute_gradient, batch.needs_grad, batch.distance_factor)
 
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        features, weights, same_class, same, other, is_active, inverse, norm_bound = ctx.saved_tensors
+
+def _compute_gradient(rows: slice, distance_factor: float, grad: Tensor, *saved: Tensor) -> Tensor:
+    features, same_class, is_active, inverses, norm_bound, *by_inverse = saved
+    gradients: list[Tensor] = []
+    for k in reversed(range(len(inverses))):
+        weights, same, other = by_inverse[3 * k : 3 * k + 3]
         # d z_i / d d_ij: each row sums to 0, so the anchor's own term of d |x_i - x_j|^2 vanishes too.
-        row = grad.where(is_active, 0.0)[:, None].to(weights.dtype)
+        row = grad[k].where(is_active, 0.0)[:, None].to(weights.dtype)
         slopes = torch.where(same_class, row / same, -row / other).mul_(weights)
         if weights.is_cuda:  # a float32 product would keep three digits where TF32 is allowed
             slopes = slopes.double()
-        scaled = features.to(slopes.dtype, copy=True).div_(norm_bound)
-        rows, gradient = ctx.needs_grad, torch.zeros_like(features)
+        scaled, gradient = features.to(slopes.dtype, copy=True).div_(norm_bound), torch.zeros_like(features)
         with full_precision(features.device):
             gradient[rows] = slopes.sum(0)[rows, None] * scaled[rows] - (slopes[rows] + slopes.T[rows]) @ scaled
-        return gradient.mul_(2 * ctx.distance_factor * inverse * norm_bound), None, None
+        gradients.append(gradient.mul_(2 * distance_factor * inverses[k] * norm_bound))
+    return functools.reduce(torch.add, gradients)
 
 
 class DenseCurve(LossCurve):

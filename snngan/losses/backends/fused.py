@@ -18,14 +18,15 @@ Sums are in float32. Precision depends on the distances, d_ij = factor * (offset
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.autograd import first_derivatives_only
 from snngan.losses.pairwise import PairwiseBatch
 
 PRECISION: Literal["ieee", "tf32x3", "tf32"] = "ieee"
@@ -34,13 +35,6 @@ LOW_DIM = 16
 RATES = (1e-12, 1e22)
 """Bounds of 1/T in the kernels, where the largest norm is 1/2 to 1: beyond them weights are those at infinity and 0."""
 LARGEST_BLOCK = 128
-
-
-def fused_log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
-    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
-    # What the function saves has no connection with the features; this has.
-    link = batch.features[:0].clone()
-    return torch.stack([_LogOdds.apply(link, batch.features, batch, inverse) for inverse in inverse_temperatures])
 
 
 class _Blocks(NamedTuple):
@@ -58,10 +52,10 @@ class _Launcher:
     ``offsets`` holds offset_i of the module's formula, to which |x_i|^2 is added for more than ``LOW_DIM`` dimensions.
     """
 
-    def __init__(self, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> None:
+    def __init__(self, batch: PairwiseBatch, inverse: Tensor) -> None:
         from snngan.losses.backends import fused_kernels  # needs Triton
 
-        self.kernels = fused_kernels
+        self.kernels, features = fused_kernels, batch.features
         self.count, self.dims = features.shape
         self.width = math.ceil(self.count / LARGEST_BLOCK + 1) * LARGEST_BLOCK
         self.padded_dims = 1 << (self.dims - 1).bit_length()
@@ -84,7 +78,6 @@ class _Launcher:
             self._launch("add_squared_norms", _Blocks(64, 64, 4), 1, self.width, offsets, self.offsets)
 
     def _pad(self, values: Tensor, value: float) -> Tensor:
-        """Return ``values`` (..., N) as (..., width), with ``value`` in the new positions."""
         return F.pad(values, (0, self.width - self.count), value=value)
 
     def sum_weights(self) -> tuple[Tensor, Tensor]:
@@ -101,8 +94,7 @@ class _Launcher:
         """
         saved = self._pad(torch.cat([nearest, slopes]).float(), 0.0)
         anchors = rows.stop - rows.start
-        sums: Tensor = self._run("sum_gradient", (anchors, self.dims), anchors, saved, rows.start, rows.stop).sum(0)
-        return sums
+        return self._run("sum_gradient", (anchors, self.dims), anchors, saved, rows.start, rows.stop).sum(0)
 
     def _run(self, name: str, shape: tuple[int, int], anchors: int, *inputs: Tensor | int) -> Tensor:
         """Return the results of a kernel for each share of the neighbors: (shares, *shape)."""
@@ -153,26 +145,32 @@ def _num_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-class _LogOdds(torch.autograd.Function):
-    """Log-odds (N,) in float64. ``link`` (0, D) is connected with the features: see ``first_derivatives_only``."""
-
-    @staticmethod
-    def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> Tensor:
-        launcher = _Launcher(features, batch, inverse)
+def fused_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list[Tensor], Callable[..., Tensor]]:
+    """Compute log-odds as ``COMPUTE`` describes."""
+    launchers = [_Launcher(batch, inverse) for inverse in inverses]
+    odds, saved = [], [batch.is_anchor & batch.has_other_class]
+    for launcher in launchers:
         nearest, sums = launcher.sum_weights()
-        ctx.save_for_backward(link, nearest, sums, batch.is_anchor & batch.has_other_class)
-        ctx.launcher, ctx.needs_grad, ctx.dtype = launcher, batch.needs_grad, features.dtype
-        odds = launcher.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
-        return odds.masked_fill_(~batch.has_other_class, -torch.inf).masked_fill_(~batch.is_anchor, 0.0)
+        saved += [nearest, sums]
+        z = launcher.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
+        odds.append(z.masked_fill_(~batch.has_other_class, -torch.inf).masked_fill_(~batch.is_anchor, 0.0))
+    return (
+        torch.stack(odds),
+        saved,
+        functools.partial(_compute_gradient, launchers, batch.needs_grad, batch.features.dtype),
+    )
 
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
-        _, nearest, sums, is_active = ctx.saved_tensors
-        launcher, rows = ctx.launcher, ctx.needs_grad
-        slopes = torch.stack([grad, -grad]).div_(sums).where(is_active, 0.0)
-        gradient = torch.zeros((launcher.count, launcher.dims), dtype=ctx.dtype, device=grad.device)
+
+def _compute_gradient(
+    launchers: list[_Launcher], rows: slice, dtype: torch.dtype, grad: Tensor, is_active: Tensor, *saved: Tensor
+) -> Tensor:
+    gradients: list[Tensor] = []
+    for k in reversed(range(len(launchers))):
+        launcher, nearest, sums = launchers[k], *saved[2 * k : 2 * k + 2]
+        slopes = torch.stack([grad[k], -grad[k]]).div_(sums).where(is_active, 0.0)
+        gradient = torch.zeros((launcher.count, launcher.dims), dtype=dtype, device=grad.device)
         if rows.start < rows.stop:
             factor = 2 * launcher.inverse / launcher.norm_bound
             gradient[rows] = launcher.sum_gradient(nearest, slopes, rows) * factor
-        return None, gradient, None, None
+        gradients.append(gradient)
+    return functools.reduce(torch.add, gradients)

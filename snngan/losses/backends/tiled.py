@@ -11,13 +11,13 @@ anchors, few unless T is low, are computed again in the log domain and in float6
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snngan.losses.autograd import first_derivatives_only
 from snngan.losses.backends.loss_curve import LossCurve
 from snngan.losses.backends.precision import full_precision
 from snngan.losses.pairwise import PairwiseBatch, squared_distances
@@ -46,14 +46,6 @@ SAME, OTHER = 0, 1
 """Kinds of pairs: of one class, or of two."""
 
 
-def tiled_log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
-    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
-    # What the function saves has no connection with the features; this has.
-    link = batch.features[:0].clone()
-    odds: Tensor = _LogOdds.apply(link, batch.features, batch, inverse_temperatures)
-    return odds
-
-
 class _Block(NamedTuple):
     """Samples ``start`` to ``stop`` of a batch that is sorted by class."""
 
@@ -68,13 +60,9 @@ class _Block(NamedTuple):
     def rows(self) -> slice:
         return slice(self.start, self.stop)
 
-    @property
-    def is_mixed(self) -> bool:
-        return self.label is None
-
     def kind_of_pairs(self, other: _Block) -> int:
         """Return ``SAME`` or ``OTHER``: which all pairs with another block are of."""
-        return SAME if not self.is_mixed and self.label == other.label else OTHER
+        return SAME if self.label is not None and self.label == other.label else OTHER
 
 
 class _Layout:
@@ -124,7 +112,7 @@ def _cut_into_blocks(counts: list[int], tile: int) -> Iterator[_Block]:
 def _split_diagonal(block: _Block) -> Iterator[tuple[_Block, _Block]]:
     """Cut the unordered pairs within a block of one class into tiles that contain few pairs twice."""
     middle = (block.start + block.stop) // 2
-    if block.is_mixed or middle - block.start < SMALLEST_PART:
+    if block.label is None or middle - block.start < SMALLEST_PART:
         yield block, block
         return
     first, second = block._replace(stop=middle), block._replace(start=middle)
@@ -208,55 +196,45 @@ class _Tiles:
             yield columns, exponents, self.layout.labels[rows, None] == self.layout.labels[columns]
 
 
-class _LogOdds(torch.autograd.Function):
-    """Log-odds (K, N) in float64. ``link`` (0, D) is connected with the features: see ``first_derivatives_only``."""
+def tiled_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list[Tensor], Callable[..., Tensor]]:
+    """Compute log-odds as ``COMPUTE`` describes."""
+    layout = _Layout(batch)
+    augmented = _augment(batch.features, batch, layout)
+    inverses = inverses * batch.norm_bound.square()
+    log_sums = augmented.new_empty(len(inverses), 2, len(augmented), dtype=torch.float64)
+    underflowing = torch.empty_like(log_sums[:, 0], dtype=torch.bool)
+    for k, inverse in enumerate(inverses):
+        tiles = _Tiles(augmented, batch.distance_factor, inverse, layout)
+        with full_precision(augmented.device):
+            log_sums[k] = _sum_weights(tiles).log()
+        underflowing[k] = layout.is_active & (log_sums[k] < UNDERFLOW[augmented.dtype]).any(0)
+        for rows in _split_rows(underflowing[k]):
+            log_sums[k, :, rows] = _log_sum_weights(tiles, rows)
+    odds = (log_sums[:, OTHER] - log_sums[:, SAME]).masked_fill_(~layout.has_other, -torch.inf)
+    odds.masked_fill_(~layout.is_anchor, 0.0)
+    saved = [augmented, inverses, batch.norm_bound, log_sums, underflowing]
+    return layout.unsort(odds.T).T, saved, partial(_compute_gradient, layout, batch.distance_factor)
 
-    @staticmethod
-    def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverses: Tensor) -> Tensor:
-        layout = _Layout(batch)
-        augmented = _augment(features, batch, layout)
-        inverses = inverses * batch.norm_bound.square()
-        log_sums = augmented.new_empty(len(inverses), 2, len(features), dtype=torch.float64)
-        underflowing = torch.empty_like(log_sums[:, 0], dtype=torch.bool)
-        for k, inverse in enumerate(inverses):
-            tiles = _Tiles(augmented, batch.distance_factor, inverse, layout)
-            with full_precision(features.device):
-                log_sums[k] = _sum_weights(tiles).log()
-            underflowing[k] = layout.is_active & (log_sums[k] < UNDERFLOW[features.dtype]).any(0)
-            for rows in _split_rows(underflowing[k]):
-                log_sums[k, :, rows] = _log_sum_weights(tiles, rows)
-        ctx.save_for_backward(link, augmented, log_sums, underflowing, inverses, batch.norm_bound)
-        ctx.layout, ctx.distance_factor = layout, batch.distance_factor
-        odds = (
-            (log_sums[:, OTHER] - log_sums[:, SAME])
-            .masked_fill_(~layout.has_other, -torch.inf)
-            .masked_fill_(~layout.is_anchor, 0.0)
-        )
-        return layout.unsort(odds.T).T
 
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
-        _, augmented, *saved, inverses, norm_bound = ctx.saved_tensors
-        layout, factor = ctx.layout, ctx.distance_factor
-        gradient = torch.zeros_like(augmented[:, :-2])
-        largest = inverses.amax()
-        for inverse, grad_k, log_sums, underflowing in zip(inverses, grad, *saved, strict=True):
-            tiles = _Tiles(augmented, factor, inverse, layout)
-            share = torch.where(largest > 0, inverse / largest, 0.0)
-            slope = (layout.sort(grad_k) * share).where(layout.is_active, 0.0)
-            # The slope of an anchor's log-odds by the weight of a neighbor of its class, and of another.
-            direct = ~underflowing & (slope != 0)
-            by_weight = (torch.stack([slope, -slope]) * torch.exp(-log_sums)).where(direct, 0.0)
-            with full_precision(augmented.device):
-                if bool(direct.any()):
-                    _add_gradient(tiles, by_weight.to(augmented.dtype), gradient)
-                # Products of other shapes round differently. Where that shows, use the row groups of the forward pass.
-                shows = tiles.exact_rate * augmented[:, -1].amax() > EXACT_UP_TO
-                for rows in _split_rows(underflowing & ((slope != 0) | shows)):
-                    _add_exact_gradient(tiles, rows, slope[rows, None], log_sums[:, rows, None], gradient)
-        gradient.mul_(2 * factor * largest / norm_bound).masked_fill_(layout.is_constant[:, None], 0.0)
-        return None, layout.unsort(gradient), None, None
+def _compute_gradient(layout: _Layout, distance_factor: float, grad: Tensor, *saved: Tensor) -> Tensor:
+    augmented, inverses, norm_bound, *by_inverse = saved
+    gradient, largest = torch.zeros_like(augmented[:, :-2]), inverses.amax()
+    for inverse, grad_k, log_sums, underflowing in zip(inverses, grad, *by_inverse, strict=True):
+        tiles = _Tiles(augmented, distance_factor, inverse, layout)
+        share = torch.where(largest > 0, inverse / largest, 0.0)
+        slope = (layout.sort(grad_k) * share).where(layout.is_active, 0.0)
+        # The slope of an anchor's log-odds by the weight of a neighbor of its class, and of another.
+        direct = ~underflowing & (slope != 0)
+        by_weight = (torch.stack([slope, -slope]) * torch.exp(-log_sums)).where(direct, 0.0)
+        with full_precision(augmented.device):
+            if bool(direct.any()):
+                _add_gradient(tiles, by_weight.to(augmented.dtype), gradient)
+            # Products of other shapes round differently. Where that shows, use the row groups of the forward pass.
+            shows = tiles.exact_rate * augmented[:, -1].amax() > EXACT_UP_TO
+            for rows in _split_rows(underflowing & ((slope != 0) | shows)):
+                _add_exact_gradient(tiles, rows, slope[rows, None], log_sums[:, rows, None], gradient)
+    gradient.mul_(2 * distance_factor * largest / norm_bound).masked_fill_(layout.is_constant[:, None], 0.0)
+    return layout.unsort(gradient)
 
 
 def _split_rows(mask: Tensor) -> list[Tensor]:
@@ -269,7 +247,7 @@ def _sum_weights(tiles: _Tiles) -> Tensor:
     """Return the sums (2, N) of the weights of each anchor's own class and of the others, in float64."""
     sums = tiles.augmented.new_zeros(2, len(tiles.augmented), dtype=torch.float64)
     for rows, columns, weights in tiles.pairs():
-        if rows == columns and rows.is_mixed:
+        if rows == columns and rows.label is None:
             same_class = tiles.same_class(rows)
             sums[SAME, rows.rows] += (weights * same_class).sum(1)
             sums[OTHER, rows.rows] += weights.masked_fill_(same_class, 0.0).sum(1)
@@ -301,7 +279,7 @@ def _add_gradient(tiles: _Tiles, slopes: Tensor, gradient: Tensor) -> None:
     # In few dimensions S @ x is a product with twice as many columns, without weighting the tile first.
     doubled = [] if is_high_dim else [torch.cat([with_ones, with_ones * slope[:, None]], 1) for slope in slopes]
     for rows, columns, weights in tiles.pairs(only_needs_grad=True):
-        kind, is_mixed = rows.kind_of_pairs(columns), rows == columns and rows.is_mixed
+        kind, is_mixed = rows.kind_of_pairs(columns), rows == columns and rows.label is None
         slope = slopes[kind]
         weigh_first = is_mixed or is_high_dim
         if weigh_first:
@@ -391,7 +369,7 @@ class TiledCurve(LossCurve):
                     negative = self._tiles.exponents(left, columns)
                 if rows == columns:
                     same_class = self._tiles.same_class(rows)
-                    if rows.is_mixed:
+                    if rows.label is None:
                         yield rows.rows, 1, OTHER, ~same_class, negative
                     yield rows.rows, 1, SAME, same_class.fill_diagonal_(False), negative
                 else:
