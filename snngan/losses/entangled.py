@@ -211,7 +211,7 @@ class EntangledLoss(nn.Module):
             temperature, which learns or anneals while the model is in training mode. ``"cosine"`` suits wide layers.
             The cross-entropy is always that of this rank.
         layer_loss: replaces the soft nearest neighbor loss of each layer, such as
-            ``partial(triplet_loss, margin=0.5, distance="cosine")``; temperature, distance and backend are then not used.
+            ``partial(triplet_loss, margin=0.5)``; temperature, distance and backend are then not used.
         layer_reduction: ``"sum"``, ``"mean"`` or ``"min"`` of the layers' losses, which ``alpha`` multiplies.
         units: how many values of each layer to use, the first ones; the others stay independent of the labels.
         task: replaces the cross-entropy, for a model that is not a classifier; a function of output, inputs and labels

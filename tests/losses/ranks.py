@@ -82,12 +82,12 @@ def check_module(own: slice) -> None:
 
 def check_real_and_fake(own: slice, world: int) -> None:
     real, fake = batch(30)[0].double(), batch(60)[0][30:].double()
-    for scale in ("all", "real"):
+    for mean_of_real in (False, True):
         found = []
         for across in (False, True):
             some = own if across else slice(None)
             leaf = fake[some].clone().requires_grad_()
-            both = build_real_fake_batch(real[some], leaf, scale=scale, across_ranks=across)  # type: ignore[arg-type]
+            both = build_real_fake_batch(real[some], leaf, mean_of_real=mean_of_real, across_ranks=across)
             odds = log_odds(both, RelativeTemperature(0.2)(both)).squeeze(0)
             odds.square().sum().backward()
             assert leaf.grad is not None

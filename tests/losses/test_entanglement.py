@@ -105,15 +105,15 @@ def test_images_and_gradients() -> None:
     assert fake.grad is None
 
 
-@pytest.mark.parametrize("scale", ["all", "real"])
-def test_relative_temperatures_are_relative_to_all_or_to_real_samples(scale: Any) -> None:
+@pytest.mark.parametrize("mean_of_real", [False, True])
+def test_relative_temperatures_are_relative_to_all_or_to_real_samples(mean_of_real: bool) -> None:
     real, fake = cloud(6, 0), cloud(5, 1) + 4
-    batch = build_real_fake_batch(real, fake, scale=scale)
-    measured = torch.cat([real, fake]) if scale == "all" else real
-    assert batch.scale.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
+    batch = build_real_fake_batch(real, fake, mean_of_real=mean_of_real)
+    measured = real if mean_of_real else torch.cat([real, fake])
+    assert batch.mean_distance.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
     assert batch.is_anchor.all()
-    assert batch.same[:6, :6].sum() == 30
-    assert not batch.same[:6, 6:].any()
+    assert batch.same_class[:6, :6].sum() == 30
+    assert not batch.same_class[:6, 6:].any()
 
 
 @pytest.mark.parametrize(
