@@ -18,7 +18,7 @@ LOWEST_IN_TEXT = 1e-15
 
 
 class Temperature(nn.Module):
-    """A rule for the temperatures at which the loss of a batch is computed and averaged."""
+    """A rule for the temperatures at which the loss of a batch is computed and averaged; its state is saved."""
 
     waits: ClassVar[bool] = False
     """Whether the rule reads values that the device computes, and so waits for a GPU."""

@@ -51,11 +51,12 @@ class Objective(nn.Module):
 
     options: Any
     discriminator_dim: int | None = 1
-    """Outputs of the discriminator: 1 for a logit, more for a projection; None: without a discriminator."""
+    """Outputs of the discriminator, which an option of this name overrides; None: without a discriminator."""
 
     def __init__(self, options: ObjectiveOptions) -> None:
         super().__init__()
         self.options = options
+        self.discriminator_dim = getattr(options, "discriminator_dim", type(self).discriminator_dim)
 
     @classmethod
     def make_options(cls, given: Mapping[str, Any]) -> Any:

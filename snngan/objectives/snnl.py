@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,32 +20,26 @@ from snngan.losses.pairwise import DISTANCES, build_real_fake_batch
 from snngan.losses.temperature import parse_temperature
 from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
 
-FORMS = ("literal", "log-odds", "log-odds-linear", "chance-capped")
 TEMPERATURE_HELP = (
     "temperature: 0.1 for 0.1 times the mean squared distance, 0.05+0.2 for a mixture, absolute:T, annealed:T, "
     "learned:T, optimal; empty: that of the form"
 )
 
 
-def entangling_loss(log_odds: Tensor, form: str) -> Tensor:
-    """Return what a generator minimizes to raise entanglement, (), from the log-odds z of every anchor.
-
-    ``literal`` is the paper's -softplus(z), which saturates once the classes are apart; ``log-odds`` its
-    non-saturating twin softplus(-z); ``log-odds-linear`` -z; ``chance-capped`` -min(z, 0), which has nothing to gain
-    beyond chance.
-    """
-    if form == "literal":
-        return -F.softplus(log_odds).mean()
-    if form == "log-odds":
-        return F.softplus(-log_odds).mean()
-    return -log_odds.mean() if form == "log-odds-linear" else -log_odds.clamp_max(0).mean()
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "literal": lambda z: -F.softplus(z).mean(),  # the paper's, which saturates once the classes are apart
+    "log-odds": lambda z: F.softplus(-z).mean(),  # its non-saturating twin
+    "log-odds-linear": lambda z: -z.mean(),
+    "chance-capped": lambda z: -z.clamp_max(0).mean(),  # has nothing to gain beyond chance
+}
+"""What a generator minimizes to raise entanglement, (), from the log-odds z of every anchor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntanglementOptions(ObjectiveOptions):
     """Options that both SNNL objectives have."""
 
-    form: str = option("log-odds", "loss that the generator minimizes, from log-odds", choices=FORMS)
+    form: str = option("log-odds", "loss that the generator minimizes, from log-odds", choices=tuple(FORMS))
     temperature: str = option("", TEMPERATURE_HELP)
     distance: str = option("sqeuclidean", "distance of two embeddings", choices=DISTANCES)
 
@@ -101,7 +95,7 @@ class PixelEntanglement(_Entangling):
     )
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return entangling_loss(self.log_odds(real.detach(), fake), self.options.form)
+        return FORMS[self.options.form](self.log_odds(real.detach(), fake))
 
 
 @OBJECTIVES.register("snnl-projected")
@@ -126,14 +120,10 @@ class ProjectedEntanglement(_Entangling):
     )
     default_temperatures = MappingProxyType(dict.fromkeys(FORMS, "1"))
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self.discriminator_dim = options.discriminator_dim
-
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(self.log_odds(discriminator(real), discriminator(fake))).mean()
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         with torch.no_grad():
             embedded = discriminator(real)
-        return entangling_loss(self.log_odds(embedded, discriminator(fake)), self.options.form)
+        return FORMS[self.options.form](self.log_odds(embedded, discriminator(fake)))

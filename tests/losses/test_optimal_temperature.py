@@ -109,14 +109,10 @@ def test_separate_classes_have_loss_0() -> None:
     assert 0 < OptimalTemperature()(build_pairwise_batch(features, labels)).item() < math.inf
 
 
-@pytest.mark.parametrize("distance", ["all 0", "all equal"])
-def test_equal_distances_give_the_loss_of_counting(distance: str) -> None:
-    labels = torch.arange(9) % 2
-    features = torch.ones(9, 4) if distance == "all 0" else torch.eye(9)
-    at_infinity = soft_nearest_neighbor_loss(features, labels, math.inf)
-    value = soft_nearest_neighbor_loss(features, labels, "optimal")
-    assert_close(value, at_infinity, rtol=1e-6, atol=0)
-    assert_close(value, torch.tensor((5 * math.log(8 / 4) + 4 * math.log(8 / 3)) / 9))
+@pytest.mark.parametrize("features", [torch.ones(9, 4), torch.eye(9)], ids=["all 0", "all equal"])
+def test_equal_distances_give_the_loss_of_counting(features: Tensor) -> None:
+    value = soft_nearest_neighbor_loss(features, torch.arange(9) % 2, "optimal")
+    assert_close(value, torch.tensor((5 * math.log(8 / 4) + 4 * math.log(8 / 3)) / 9), rtol=1e-6, atol=0)
 
 
 def test_classes_that_repel_have_an_infinite_optimal_temperature() -> None:
