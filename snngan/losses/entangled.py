@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,11 +62,10 @@ def hidden_layers(model: nn.Module, layers: str | Sequence[str] = "*") -> dict[s
         selected = {name: module for name, module in modules.items() if isinstance(module, NONLINEARITIES)}
         return selected or {name: module for name, module in modules.items() if _has_weight(module)}
     patterns = [layers] if isinstance(layers, str) else list(layers)
-    selected = {pattern: {name for name in modules if _matches(name, pattern)} for pattern in patterns}
-    for pattern, names in selected.items():
-        if not names:
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in modules):
             raise ValueError(f"no layer matches {pattern!r}; the model has: {', '.join(modules) or 'no modules'}")
-    return {name: module for name, module in modules.items() if any(name in names for names in selected.values())}
+    return {name: module for name, module in modules.items() if any(_matches(name, each) for each in patterns)}
 
 
 def _named_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -104,18 +104,15 @@ def layer_hooks(
     """
     runs = dict.fromkeys(modules, 0)
 
-    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            runs[name] += 1
-            label = name if runs[name] == 1 else f"{name}#{runs[name]}"
-            if isinstance(output, Tensor):
-                on_output(label, output)
-            elif not skip:
-                raise ValueError(f"layer {label} must return one tensor, got {type(output).__name__}: leave it out")
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        runs[name] += 1
+        label = name if runs[name] == 1 else f"{name}#{runs[name]}"
+        if isinstance(output, Tensor):
+            on_output(label, output)
+        elif not skip:
+            raise ValueError(f"layer {label} must return one tensor, got {type(output).__name__}: leave it out")
 
-        return hook
-
-    handles = [module.register_forward_hook(make_hook(name)) for name, module in modules.items()]
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in modules.items()]
     try:
         yield
     finally:
@@ -252,11 +249,8 @@ class EntangledLoss(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not layers or not (isinstance(layers, str) or all(isinstance(each, str) for each in layers)):
-            raise ValueError(
-                "layers must be '*' or names or patterns of modules, such as 'layer4' or ['layer1', 'layer?.*'], "
-                f"got {layers!r}"
-            )
+        if not layers or not all(isinstance(each, str) for each in layers):
+            raise ValueError(f"layers must be '*' or names or patterns of modules, such as 'layer?.*', got {layers!r}")
         if isinstance(alpha, str) or not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
         if layer_reduction not in LAYER_REDUCTIONS:
@@ -279,7 +273,6 @@ class EntangledLoss(nn.Module):
         return self._model[0]
 
     def forward(self, inputs: Any, labels: Tensor) -> Tensor:
-        """Return the loss () of the model's logits for ``inputs`` with integer ``labels`` (N,)."""
         self.losses.train(self.model.training)
         labels = integer_labels(labels, len(labels))
         logits, values = self._run_layers(inputs, labels) if self.alpha else (self._run_model(inputs, labels), {})
@@ -302,7 +295,7 @@ class EntangledLoss(nn.Module):
         return self._run_layers(inputs, integer_labels(labels, len(labels)))
 
     def _run_layers(self, inputs: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the model's output and the loss of each layer, without the layer that gives the output."""
+        """Return the model's output and the loss of each layer, except the one that gives the output."""
         values: dict[str, Tensor] = {}
         outputs: dict[str, tuple[weakref.ref[Tensor], torch.Size]] = {}
         skipped: list[str] = []
@@ -349,13 +342,11 @@ class EntangledLoss(nn.Module):
 
     def _run_model(self, inputs: Any, labels: Tensor) -> Tensor:
         logits = self.model(inputs)
-        has_rows = isinstance(logits, Tensor) and logits.dim() and len(logits) == len(labels)
-        if not has_rows or (self.task is None and logits.dim() != 2):
-            form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            expected = f"logits ({len(labels)}, C)" if self.task is None else f"({len(labels)}, ...)"
-            raise ValueError(f"the model must return {expected}, got {form}")
-        assert isinstance(logits, Tensor)
-        return logits
+        if isinstance(logits, Tensor) and logits.shape[:1] == (len(labels),) and (self.task or logits.dim() == 2):
+            return logits
+        form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        expected = f"({len(labels)}, ...)" if self.task else f"logits ({len(labels)}, C)"
+        raise ValueError(f"the model must return {expected}, got {form}")
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, layers={list(self.layers)}"
