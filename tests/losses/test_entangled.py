@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
-from snngan import EntangledLoss, RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
+from snngan import EntangledLoss, RelativeTemperature, soft_nearest_neighbor_loss
 from snngan.config import ClassifyConfig
 from snngan.losses.entangled import hidden_layers
 from snngan.losses.temperature import AnnealedTemperature
@@ -235,44 +235,35 @@ def test_bf16_activations_keep_their_digits() -> None:
         criterion(inputs, LABELS).backward()
         hidden = model[1](model[0](inputs))
     assert hidden.dtype == torch.bfloat16
-    expected = SoftNearestNeighborLoss("optimal")(hidden.float(), LABELS)
+    expected = soft_nearest_neighbor_loss(hidden.float(), LABELS, "optimal")
     torch.testing.assert_close(criterion.entanglement["1"].float(), expected.detach())
 
 
-def test_another_loss_can_replace_that_of_each_layer() -> None:
+def at_1(layer: Tensor) -> Tensor:
+    return soft_nearest_neighbor_loss(layer, LABELS, 1.0)
+
+
+def triplets(layer: Tensor) -> Tensor:
+    return triplet_loss(layer, LABELS, 0.5, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("options", "combine"),
+    [
+        ({"layer_reduction": "sum"}, lambda first, second: at_1(first) + at_1(second)),
+        ({"layer_reduction": "mean"}, lambda first, second: (at_1(first) + at_1(second)) / 2),
+        ({"layer_reduction": "min"}, lambda first, second: torch.minimum(at_1(first), at_1(second))),
+        ({"units": 5}, lambda first, second: at_1(first[:, :5]) + at_1(second[:, :5])),
+        ({"layer_loss": partial(triplet_loss, margin=0.5, distance="cosine")}, lambda *pair: sum(map(triplets, pair))),
+    ],
+    ids=["sum", "mean", "min", "units", "layer_loss"],
+)
+def test_options_of_the_layer_losses(options: dict[str, Any], combine: Callable[[Tensor, Tensor], Tensor]) -> None:
     model, inputs = perceptron(), torch.randn(24, 6)
-    criterion = EntangledLoss(model, alpha=0.5, layer_loss=partial(triplet_loss, margin=0.5, distance="cosine"))
-    loss = criterion(inputs, LABELS)
+    loss = EntangledLoss(model, alpha=2.0, temperature=1.0, **options)(inputs, LABELS)
     first = model[1](model[0](inputs))
-    layers = [first, model[3](model[2](first))]
-    by_hand = F.cross_entropy(model(inputs), LABELS) + 0.5 * sum(
-        triplet_loss(layer, LABELS, 0.5, "cosine") for layer in layers
-    )
-    torch.testing.assert_close(loss, by_hand)
-    assert not list(criterion.losses.each)
-
-
-@pytest.mark.parametrize("layer_reduction", ["sum", "mean", "min"])
-def test_layer_reduction(layer_reduction: str) -> None:
-    model, inputs = perceptron(), torch.randn(24, 6)
-    criterion = EntangledLoss(model, alpha=2.0, temperature=1.0, layer_reduction=layer_reduction)
-    loss = criterion(inputs, LABELS)
-    hidden = F.relu(model[0](inputs))
-    values = torch.stack(
-        [soft_nearest_neighbor_loss(layer, LABELS, 1.0) for layer in (hidden, F.leaky_relu(model[2](hidden), 0.1))]
-    )
-    torch.testing.assert_close(loss - criterion.cross_entropy, 2 * getattr(values, layer_reduction)())
-
-
-def test_units_selects_the_first_values_of_a_layer() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
-    images = torch.randn(24, 1, 4, 4)
-    criterion = EntangledLoss(model, "1", alpha=1.0, temperature=1.0, units=5)
-    loss = criterion(images, LABELS) - criterion.cross_entropy
-    hidden = model[1](model[0](images)).flatten(1)
-    torch.testing.assert_close(loss, soft_nearest_neighbor_loss(hidden[:, :5], LABELS, 1.0))
-    (slope,) = torch.autograd.grad(loss, model[0].bias)
-    assert float(slope[1]) != 0  # the fifth value belongs to the second filter
+    second = model[3](model[2](first))
+    torch.testing.assert_close(loss, F.cross_entropy(model[4](second), LABELS) + 2 * combine(first, second))
 
 
 def test_a_task_replaces_the_cross_entropy() -> None:
