@@ -66,7 +66,7 @@ def test_slopes_of_the_forms(form: str) -> None:
     (slope,) = torch.autograd.grad(losses.sum(), odds)
     expected = {
         "literal": -torch.sigmoid(odds), "log-odds": -torch.sigmoid(-odds),
-        "log-odds-linear": -torch.ones(5), "chance-capped": -torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]),
+        "log-odds-linear": -torch.ones(5), "chance-capped": -torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
     }[form]  # fmt: skip
     assert losses.isfinite().all()
     assert_close(slope, expected.detach().to(slope))

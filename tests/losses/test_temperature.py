@@ -199,7 +199,7 @@ def test_period_of_a_text(text: str, period: float, first: float) -> None:
     ["", " ", "warm", "0", "-1", "nan", "0.1+", "0.1+0", "0.1,0.2", "absolute", "absolute:", "absolute:0",
      "absolute:1+2", "annealed:-1", "annealed:1:0", "annealed:1:2:3",
      "annealed:", "annealed:1:", "learned:x", "learned:1:2", "optimal:1", "Optimal",
-     "1e-16", "0.1+1e-16", "absolute:1e-300", "learned:1e-20", "annealed:1e-20:5"],
+     "1e-16", "0.1+1e-16", "absolute:1e-300", "learned:1e-20", "annealed:1e-20:5"]
 )  # fmt: skip
 def test_invalid_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^temperature must be .* absolute:T, .* or optimal, got .*\Z") as caught:

@@ -30,7 +30,7 @@ def by_loops(features: Tensor, labels: Tensor, margin: float, distance: str) -> 
 
 @given(
     seed=st.integers(0, 2**16), count=st.integers(2, 14), classes=st.integers(1, 4), margin=st.floats(0, 5),
-    distance=st.sampled_from(["sqeuclidean", "cosine"]), shift=st.sampled_from([0.0, 100.0]),
+    distance=st.sampled_from(["sqeuclidean", "cosine"]), shift=st.sampled_from([0.0, 100.0])
 )  # fmt: skip
 def test_it_agrees_with_three_loops(
     seed: int, count: int, classes: int, margin: float, distance: str, shift: float
