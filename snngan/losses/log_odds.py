@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import torch
@@ -14,13 +14,7 @@ from snngan.losses.backends.fused import fused_log_odds
 from snngan.losses.backends.tiled import tiled_log_odds
 from snngan.losses.pairwise import PairwiseBatch
 
-COMPUTE: dict[str, Callable[[PairwiseBatch, Tensor], tuple[Tensor, list[Tensor], Callable[..., Tensor]]]] = {
-    "dense": dense_log_odds,
-    "tiled": tiled_log_odds,
-    "fused": fused_log_odds,
-}
-"""Each returns, for K inverse temperatures, the log-odds (K, N), tensors to save, and a function that returns the
-gradient (N, D) by the features, given that by the log-odds (K, N) and the saved tensors."""
+COMPUTE = {"dense": dense_log_odds, "tiled": tiled_log_odds, "fused": fused_log_odds}
 
 
 def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
@@ -48,7 +42,7 @@ class _LogOdds(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverses: Tensor) -> Tensor:
-        odds, saved, ctx.compute_gradient = COMPUTE[batch.backend](batch, inverses)
+        odds, saved, ctx.gradients = COMPUTE[batch.backend](batch, inverses)
         ctx.save_for_backward(link, *saved)
         return odds
 
@@ -56,7 +50,7 @@ class _LogOdds(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
         link, *saved = ctx.saved_tensors
         with torch.no_grad():
-            gradient = ctx.compute_gradient(grad, *saved)
+            gradient = functools.reduce(torch.add, ctx.gradients(grad, *saved))
         if torch.is_grad_enabled():  # create_graph
             gradient = _RaiseInBackward.apply(gradient, link, grad)
         return None, gradient, None, None

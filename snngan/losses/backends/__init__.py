@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Backend = Literal["auto", "dense", "tiled", "fused"]
 BACKENDS = ("auto", "dense", "tiled", "fused")
+LogOdds = tuple[Tensor, list[Tensor], Callable[..., Iterator[Tensor]]]
+"""What a backend computes for K inverse temperatures: log-odds (K, N), tensors to save, and a function that yields
+parts of the gradient (N, D) by the features, given that by the log-odds (K, N) and the saved tensors."""
 MAX_DENSE_SAMPLES = 512
 """Batch size up to which the dense backend is the fastest."""
 MAX_FUSED_DIMS = 256

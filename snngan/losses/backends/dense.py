@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from snngan.losses.backends import LogOdds
 from snngan.losses.backends.loss_curve import LossCurve
 from snngan.losses.backends.precision import full_precision
 from snngan.losses.pairwise import PairwiseBatch
@@ -20,17 +21,17 @@ LOWEST_EXPONENT = {dtype: math.log(torch.finfo(dtype).tiny) / 2 for dtype in (to
 CPU: at low temperatures most exponentials underflow."""
 
 
-def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list[Tensor], Callable[..., Tensor]]:
-    """Compute log-odds as ``COMPUTE`` describes: one exponential per pair, and none for the gradient.
+def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
+    """Compute log-odds as ``LogOdds`` describes: one exponential per pair, and none for the gradient.
 
     Distances relative to an anchor's nearest neighbor, of its own class or of the others, are computed in float64 and
     only then rounded: the largest weight of each sum is 1, and z loses no digits to the size of the distances.
     """
     is_anchor, has_other = batch.is_anchor, batch.has_other_class
     odds, saved = [], [batch.features, batch.same_class, is_anchor & has_other, inverses, batch.norm_bound]
+    nearest_same = batch.distances.masked_fill(~batch.same_class, torch.inf).amin(1).masked_fill_(~is_anchor, 0.0)
+    nearest_other = batch.distances.masked_fill(~batch.other_class, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
     for inverse in inverses:
-        nearest_same = batch.distances.masked_fill(~batch.same_class, torch.inf).amin(1).masked_fill_(~is_anchor, 0.0)
-        nearest_other = batch.distances.masked_fill(~batch.other_class, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
         nearest = torch.where(batch.same_class, nearest_same[:, None], nearest_other[:, None])
         weights = nearest.sub_(batch.distances).mul_(inverse).to(batch.dtype)
         weights = weights.clamp_min_(LOWEST_EXPONENT[batch.dtype]).exp_()
@@ -40,12 +41,11 @@ def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list
         saved += [weights, same, other]
         z = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
         odds.append(z.masked_fill_(~has_other, -torch.inf).masked_fill_(~is_anchor, 0.0))
-    return torch.stack(odds), saved, functools.partial(_compute_gradient, batch.needs_grad, batch.distance_factor)
+    return torch.stack(odds), saved, partial(_gradients, batch.needs_grad, batch.distance_factor)
 
 
-def _compute_gradient(rows: slice, distance_factor: float, grad: Tensor, *saved: Tensor) -> Tensor:
+def _gradients(rows: slice, distance_factor: float, grad: Tensor, *saved: Tensor) -> Iterator[Tensor]:
     features, same_class, is_active, inverses, norm_bound, *by_inverse = saved
-    gradients: list[Tensor] = []
     for k in reversed(range(len(inverses))):
         weights, same, other = by_inverse[3 * k : 3 * k + 3]
         # d z_i / d d_ij: each row sums to 0, so the anchor's own term of d |x_i - x_j|^2 vanishes too.
@@ -56,8 +56,7 @@ def _compute_gradient(rows: slice, distance_factor: float, grad: Tensor, *saved:
         scaled, gradient = features.to(slopes.dtype, copy=True).div_(norm_bound), torch.zeros_like(features)
         with full_precision(features.device):
             gradient[rows] = slopes.sum(0)[rows, None] * scaled[rows] - (slopes[rows] + slopes.T[rows]) @ scaled
-        gradients.append(gradient.mul_(2 * distance_factor * inverses[k] * norm_bound))
-    return functools.reduce(torch.add, gradients)
+        yield gradient.mul_(2 * distance_factor * inverses[k] * norm_bound)
 
 
 class DenseCurve(LossCurve):

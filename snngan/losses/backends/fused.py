@@ -18,15 +18,16 @@ Sums are in float32. Precision depends on the distances, d_ij = factor * (offset
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from snngan.losses.backends import LogOdds
 from snngan.losses.pairwise import PairwiseBatch
 
 PRECISION: Literal["ieee", "tf32x3", "tf32"] = "ieee"
@@ -145,8 +146,8 @@ def _num_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def fused_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list[Tensor], Callable[..., Tensor]]:
-    """Compute log-odds as ``COMPUTE`` describes."""
+def fused_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
+    """Compute log-odds as ``LogOdds`` describes."""
     launchers = [_Launcher(batch, inverse) for inverse in inverses]
     odds, saved = [], [batch.is_anchor & batch.has_other_class]
     for launcher in launchers:
@@ -157,14 +158,13 @@ def fused_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list
     return (
         torch.stack(odds),
         saved,
-        functools.partial(_compute_gradient, launchers, batch.needs_grad, batch.features.dtype),
+        partial(_gradients, launchers, batch.needs_grad, batch.features.dtype),
     )
 
 
-def _compute_gradient(
+def _gradients(
     launchers: list[_Launcher], rows: slice, dtype: torch.dtype, grad: Tensor, is_active: Tensor, *saved: Tensor
-) -> Tensor:
-    gradients: list[Tensor] = []
+) -> Iterator[Tensor]:
     for k in reversed(range(len(launchers))):
         launcher, nearest, sums = launchers[k], *saved[2 * k : 2 * k + 2]
         slopes = torch.stack([grad[k], -grad[k]]).div_(sums).where(is_active, 0.0)
@@ -172,5 +172,4 @@ def _compute_gradient(
         if rows.start < rows.stop:
             factor = 2 * launcher.inverse / launcher.norm_bound
             gradient[rows] = launcher.sum_gradient(nearest, slopes, rows) * factor
-        gradients.append(gradient)
-    return functools.reduce(torch.add, gradients)
+        yield gradient

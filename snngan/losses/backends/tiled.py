@@ -11,13 +11,14 @@ anchors, few unless T is low, are computed again in the log domain and in float6
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from snngan.losses.backends import LogOdds
 from snngan.losses.backends.loss_curve import LossCurve
 from snngan.losses.backends.precision import full_precision
 from snngan.losses.pairwise import PairwiseBatch, squared_distances
@@ -196,8 +197,8 @@ class _Tiles:
             yield columns, exponents, self.layout.labels[rows, None] == self.layout.labels[columns]
 
 
-def tiled_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list[Tensor], Callable[..., Tensor]]:
-    """Compute log-odds as ``COMPUTE`` describes."""
+def tiled_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
+    """Compute log-odds as ``LogOdds`` describes."""
     layout = _Layout(batch)
     augmented = _augment(batch.features, batch, layout)
     inverses = inverses * batch.norm_bound.square()
@@ -213,10 +214,10 @@ def tiled_log_odds(batch: PairwiseBatch, inverses: Tensor) -> tuple[Tensor, list
     odds = (log_sums[:, OTHER] - log_sums[:, SAME]).masked_fill_(~layout.has_other, -torch.inf)
     odds.masked_fill_(~layout.is_anchor, 0.0)
     saved = [augmented, inverses, batch.norm_bound, log_sums, underflowing]
-    return layout.unsort(odds.T).T, saved, partial(_compute_gradient, layout, batch.distance_factor)
+    return layout.unsort(odds.T).T, saved, partial(_gradients, layout, batch.distance_factor)
 
 
-def _compute_gradient(layout: _Layout, distance_factor: float, grad: Tensor, *saved: Tensor) -> Tensor:
+def _gradients(layout: _Layout, distance_factor: float, grad: Tensor, *saved: Tensor) -> Iterator[Tensor]:
     augmented, inverses, norm_bound, *by_inverse = saved
     gradient, largest = torch.zeros_like(augmented[:, :-2]), inverses.amax()
     for inverse, grad_k, log_sums, underflowing in zip(inverses, grad, *by_inverse, strict=True):
@@ -234,7 +235,7 @@ def _compute_gradient(layout: _Layout, distance_factor: float, grad: Tensor, *sa
             for rows in _split_rows(underflowing & ((slope != 0) | shows)):
                 _add_exact_gradient(tiles, rows, slope[rows, None], log_sums[:, rows, None], gradient)
     gradient.mul_(2 * distance_factor * largest / norm_bound).masked_fill_(layout.is_constant[:, None], 0.0)
-    return layout.unsort(gradient)
+    yield layout.unsort(gradient)
 
 
 def _split_rows(mask: Tensor) -> list[Tensor]:
