@@ -153,9 +153,5 @@ def error_line(error: Exception) -> str:
 
 
 __getattr__, __dir__ = public_names(
-    __name__,
-    {
-        "": "DATASETS Dataset DatasetSource to_uint8 to_unit_range",
-        "datasets": "list_datasets load_dataset",
-    },
+    __name__, {"": "DATASETS Dataset DatasetSource to_uint8 to_unit_range", "datasets": "list_datasets load_dataset"}
 )

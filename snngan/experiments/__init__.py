@@ -72,8 +72,5 @@ EXPERIMENTS: Registry[type[Experiment]] = Registry("experiment", "snngan.experim
 
 __getattr__, __dir__ = public_names(
     __name__,
-    {
-        "": "EXPERIMENTS PRESETS Experiment ExperimentContext ExperimentResult",
-        "result_folder": "run_experiment",
-    },
+    {"": "EXPERIMENTS PRESETS Experiment ExperimentContext ExperimentResult", "result_folder": "run_experiment"},
 )
