@@ -8,69 +8,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from snngan.lazy import public_names
-from snngan.version import __version__
+from snngan.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from snngan.api import Run, load_run, train, train_classifier
-    from snngan.data.datasets import load_dataset
-    from snngan.evaluation.classifier import load_classifier
-    from snngan.evaluation.measure import evaluate
-    from snngan.evaluation.two_sample_report import compare
-    from snngan.losses.entangled import EntangledLoss
-    from snngan.losses.snnl import Entanglement, SoftNearestNeighborLoss, entanglement, soft_nearest_neighbor_loss
-    from snngan.losses.temperature import (
-        AnnealedTemperature,
-        FixedTemperature,
-        LearnedTemperature,
-        OptimalTemperature,
-        RelativeTemperature,
-    )
-    from snngan.training.sampling import load_generator
+    from snngan.api import Run as Run
+    from snngan.api import load_run as load_run
+    from snngan.api import train as train
+    from snngan.api import train_classifier as train_classifier
+    from snngan.data.datasets import load_dataset as load_dataset
+    from snngan.evaluation.classifier import load_classifier as load_classifier
+    from snngan.evaluation.measure import evaluate as evaluate
+    from snngan.evaluation.two_sample_report import compare as compare
+    from snngan.losses.entangled import EntangledLoss as EntangledLoss
+    from snngan.losses.snnl import Entanglement as Entanglement
+    from snngan.losses.snnl import SoftNearestNeighborLoss as SoftNearestNeighborLoss
+    from snngan.losses.snnl import entanglement as entanglement
+    from snngan.losses.snnl import soft_nearest_neighbor_loss as soft_nearest_neighbor_loss
+    from snngan.losses.temperature import AnnealedTemperature as AnnealedTemperature
+    from snngan.losses.temperature import FixedTemperature as FixedTemperature
+    from snngan.losses.temperature import LearnedTemperature as LearnedTemperature
+    from snngan.losses.temperature import OptimalTemperature as OptimalTemperature
+    from snngan.losses.temperature import RelativeTemperature as RelativeTemperature
+    from snngan.training.sampling import load_generator as load_generator
 
-__all__ = [
-    "AnnealedTemperature",
-    "EntangledLoss",
-    "Entanglement",
-    "FixedTemperature",
-    "LearnedTemperature",
-    "OptimalTemperature",
-    "RelativeTemperature",
-    "Run",
-    "SoftNearestNeighborLoss",
-    "__version__",
-    "compare",
-    "entanglement",
-    "evaluate",
-    "load_classifier",
-    "load_dataset",
-    "load_generator",
-    "load_run",
-    "soft_nearest_neighbor_loss",
-    "train",
-    "train_classifier",
-]
-_PACKAGES = (
-    "data",
-    "evaluation",
-    "experiments",
-    "losses",
-    "metrics",
-    "models",
-    "objectives",
-    "robustness",
-    "selfsupervised",
-    "training",
-)
+_PACKAGES = "data evaluation experiments losses metrics models objectives robustness selfsupervised training"
 
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        **dict.fromkeys(__all__, "losses"),
-        **{name: name for name in _PACKAGES},
-        "__version__": "",
-        **dict.fromkeys(("Run", "load_run", "train", "train_classifier"), "api"),
-        **dict.fromkeys(("compare", "evaluate", "load_classifier"), "evaluation"),
-        "load_dataset": "data.datasets",
-        "load_generator": "training",
+        "": "__version__",
+        ".": _PACKAGES,
+        "api": "Run load_run train train_classifier",
+        "data.datasets": "load_dataset",
+        "evaluation": "compare evaluate load_classifier",
+        "losses": "EntangledLoss Entanglement SoftNearestNeighborLoss entanglement soft_nearest_neighbor_loss "
+        "FixedTemperature RelativeTemperature AnnealedTemperature LearnedTemperature OptimalTemperature",
+        "training": "load_generator",
     },
 )
+__all__ = [name for name in __dir__() if name not in _PACKAGES.split()]

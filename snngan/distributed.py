@@ -37,12 +37,8 @@ def local_shard(whole: Tensor) -> Tensor:
 def gather_batch(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slice]:
     """Return the features (N, D) and labels (N,) of all ranks, in rank order, and which rows are this rank's.
 
-    Call it on every rank of the default process group. The number of samples may differ between ranks, but not their
-    dtype and shape.
-
-    Args:
-        features: this rank's features (n, ...), flattened to (n, D).
-        labels: their integer labels (n,).
+    Call it on every rank of the default process group with its features (n, ...) and integer labels (n,), where n may
+    differ between ranks.
 
     Raises:
         ValueError: the process group is missing, or the ranks' features differ in dimension or dtype.
@@ -74,17 +70,14 @@ def gather_batch(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slic
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows (N, D) of all ranks, with gradient for this rank's (n, D) as in :func:`gather_batch`."""
+    """Return the rows (N, D) of all ranks, with gradient for this rank's (n, D)."""
     if not is_distributed():
         return rows
     return gather_batch(rows, torch.zeros(len(rows), dtype=torch.int64))[0]
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the mean over ranks of ``tensor``, which has the same shape on all, with gradient through every rank's.
-
-    As in :func:`gather_batch`, the gradient is that of the sum of all ranks' losses.
-    """
+    """Return the mean of all ranks' ``tensor``, of one shape; its gradient is that of the sum of all ranks' losses."""
     if not is_distributed():
         return tensor
     total: Tensor = _SumOverRanks.apply(tensor)
@@ -92,8 +85,6 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks. Its gradient is the sum of all ranks' gradients."""
-
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone()

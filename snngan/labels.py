@@ -9,14 +9,10 @@ from torch import Tensor
 
 
 def integer_labels(labels: Any, count: int, device: torch.device | str | None = None) -> Tensor:
-    """Return ``labels`` as int64 (count,) on ``device``, by default on their own device.
+    """Return ``labels``, a tensor, array or sequence of integers (count,) of any type or booleans, as int64.
 
-    torch lacks comparisons, sorting or indexing for unsigned and narrow integers, so nothing is computed with those.
-
-    Args:
-        labels: integers of any type (count,), or booleans: a tensor, an array or a sequence.
-        count: number of samples.
-        device: device of the result.
+    They are returned on ``device``, by default on their own. torch lacks comparisons, sorting or indexing for unsigned
+    and narrow integers, so nothing is computed with those.
 
     Raises:
         ValueError: they have another shape, or are not integers.

@@ -203,6 +203,4 @@ def cluster(
     return Clusters(starts[best], torch.stack(starts), networks[best], tuple(losses))
 
 
-__getattr__, __dir__ = public_names(
-    __name__, dict.fromkeys(("Clusters", "Neighborhood", "cluster", "find_neighborhood", "min_max_loss"), "")
-)
+__getattr__, __dir__ = public_names(__name__, {"": "Clusters Neighborhood cluster find_neighborhood min_max_loss"})

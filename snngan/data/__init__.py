@@ -169,7 +169,6 @@ def error_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-_CLASSES = ("DATASETS", "Dataset", "DatasetSource", "to_uint8", "to_unit_range")
 __getattr__, __dir__ = public_names(
-    __name__, dict.fromkeys(_CLASSES, "") | dict.fromkeys(("list_datasets", "load_dataset"), "datasets")
+    __name__, {"": "DATASETS Dataset DatasetSource to_uint8 to_unit_range", "datasets": "list_datasets load_dataset"}
 )

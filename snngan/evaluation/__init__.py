@@ -5,16 +5,10 @@ from snngan.lazy import public_names
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "AttackProtocol": "attack_evaluation",
-        "Comparison": "two_sample_report",
-        "Evaluation": "measure",
-        "ImageSource": "sources",
-        "Reader": "sources",
-        "compare": "two_sample_report",
-        "evaluate": "measure",
-        "evaluate_classifier": "classifier",
-        "evaluate_sources": "measure",
-        "load_classifier": "classifier",
-        "open_source": "sources",
+        "attack_evaluation": "AttackProtocol",
+        "classifier": "evaluate_classifier load_classifier",
+        "measure": "Evaluation evaluate evaluate_sources",
+        "sources": "ImageSource Reader open_source",
+        "two_sample_report": "Comparison compare",
     },
 )

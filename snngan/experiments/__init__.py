@@ -159,5 +159,6 @@ def _is_reusable(folder: Path, name: str, options: Mapping[str, Any]) -> bool:
     return not paths or (found.get("experiment", name) == name and has_parts)
 
 
-_PUBLIC = ("EXPERIMENTS", "PRESETS", "Experiment", "ExperimentContext", "ExperimentResult", "run_experiment")
-__getattr__, __dir__ = public_names(__name__, dict.fromkeys(_PUBLIC, ""))
+__getattr__, __dir__ = public_names(
+    __name__, {"": "EXPERIMENTS PRESETS Experiment ExperimentContext ExperimentResult run_experiment"}
+)

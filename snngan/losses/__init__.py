@@ -5,21 +5,12 @@ from snngan.lazy import public_names
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "AnnealedTemperature": "temperature",
-        "EntangledLoss": "entangled",
-        "Entanglement": "snnl",
-        "FixedTemperature": "temperature",
-        "LearnedTemperature": "temperature",
-        "OptimalTemperature": "temperature",
-        "RelativeTemperature": "temperature",
-        "SoftNearestNeighborLoss": "snnl",
-        "Temperature": "temperature",
-        "entanglement": "snnl",
-        "gradient_penalty": "adversarial",
-        "hidden_layers": "entangled",
-        "parse_temperature": "temperature",
-        "soft_nearest_neighbor_loss": "snnl",
-        "squared_mmd": "mmd",
-        "triplet_loss": "triplet",
+        "entangled": "EntangledLoss hidden_layers",
+        "mmd": "squared_mmd",
+        "penalty": "gradient_penalty",
+        "snnl": "Entanglement SoftNearestNeighborLoss entanglement soft_nearest_neighbor_loss",
+        "temperature": "Temperature FixedTemperature RelativeTemperature AnnealedTemperature LearnedTemperature "
+        "OptimalTemperature parse_temperature",
+        "triplet": "triplet_loss",
     },
 )

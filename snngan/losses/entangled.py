@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from snngan.labels import integer_labels
 from snngan.losses.backends import Backend
 from snngan.losses.pairwise import Distance
 from snngan.losses.snnl import SoftNearestNeighborLoss
-from snngan.losses.temperature import TemperatureLike, as_temperature
+from snngan.losses.temperature import TemperatureLike
 
 LayerLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps a layer's output (N, ...) and integer labels (N,) to a scalar."""
@@ -39,11 +40,8 @@ WRAPPED_NAMES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_modul
 """The names that ``torch.compile``, FSDP and ``checkpoint_wrapper`` give to the module that they wrap."""
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 """The wrappers that name it ``module``."""
-NONLINEARITIES = tuple(
-    getattr(activation, name)
-    for name in activation.__all__
-    if name not in ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin")
-)
+NOT_ELEMENTWISE = {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin"}
+NONLINEARITIES = tuple(getattr(activation, name) for name in activation.__all__ if name not in NOT_ELEMENTWISE)
 
 
 def hidden_layers(model: nn.Module, layers: str | Sequence[str] = "*") -> dict[str, nn.Module]:
@@ -87,9 +85,8 @@ def _named_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _has_weight(module: nn.Module) -> bool:
     """Return whether a module itself has a weight matrix, which may be parametrized."""
-    if isinstance(module, parametrize.ParametrizationList):  # its outputs are weights
-        return False
-    return parametrize.is_parametrized(module) or any(each.dim() > 1 for each in module.parameters(recurse=False))
+    has_matrix = parametrize.is_parametrized(module) or any(each.dim() > 1 for each in module.parameters(recurse=False))
+    return has_matrix and not isinstance(module, parametrize.ParametrizationList)  # whose outputs are weights
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -107,18 +104,15 @@ def layer_hooks(
     """
     runs = dict.fromkeys(modules, 0)
 
-    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            runs[name] += 1
-            label = name if runs[name] == 1 else f"{name}#{runs[name]}"
-            if isinstance(output, Tensor):
-                on_output(label, output)
-            elif not skip:
-                raise ValueError(f"layer {label} must return one tensor, got {type(output).__name__}: leave it out")
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        runs[name] += 1
+        label = name if runs[name] == 1 else f"{name}#{runs[name]}"
+        if isinstance(output, Tensor):
+            on_output(label, output)
+        elif not skip:
+            raise ValueError(f"layer {label} must return one tensor, got {type(output).__name__}: leave it out")
 
-        return hook
-
-    handles = [module.register_forward_hook(make_hook(name)) for name, module in modules.items()]
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in modules.items()]
     try:
         yield
     finally:
@@ -129,7 +123,7 @@ def layer_hooks(
 class LayerLosses(nn.Module):
     """A :class:`SoftNearestNeighborLoss` for each layer, created on first use, so that each has its own temperature.
 
-    ``layer_loss`` replaces them all by another loss.
+    ``layer_loss`` replaces them all by another loss. Arguments are those of :class:`EntangledLoss`.
     """
 
     def __init__(
@@ -143,9 +137,7 @@ class LayerLosses(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_loss, self.units, self.across_ranks = layer_loss, units, across_ranks
-        prototype = SoftNearestNeighborLoss(
-            as_temperature(temperature), distance, backend=backend, across_ranks=across_ranks
-        )
+        prototype = SoftNearestNeighborLoss(temperature, distance, backend=backend, across_ranks=across_ranks)
         self._prototype = (prototype,)  # a tuple, so that it is not a submodule
         self.each = nn.ModuleDict()
         self.register_load_state_dict_pre_hook(_create_loaded_layers)  # type: ignore[no-untyped-call]
@@ -197,12 +189,10 @@ class EntangledLoss(nn.Module):
     .. math:: L = \mathrm{CE}(\text{logits}, y) + \alpha \sum_l l'(\text{layer}_l, y)
 
     Calling it runs the model once. The model is not changed and is not part of this module: train its parameters with
-    any optimizer, and use it without this loss as before. A layer whose output is the logits is left out. A model that
-    calls its nonlinearities as functions has no modules for them: then ``"*"`` selects the layers before them, except
-    the last. ``"*"`` also skips modules that do not return one tensor with a row per label; it is an error to name such
-    a layer, or one that the model does not run.
-
-    Activation checkpointing needs ``use_reentrant=False``: the reentrant kind runs layers without gradient.
+    any optimizer. A layer whose output is the logits is left out. A model that calls its nonlinearities as functions
+    has no modules for them: then ``"*"`` selects the layers before them, except the last. ``"*"`` also skips modules
+    that do not return one tensor with a row per label; it is an error to name such a layer, or one that the model does
+    not run. Activation checkpointing needs ``use_reentrant=False``: the reentrant kind runs layers without gradient.
 
     After each call ``logits``, ``cross_entropy`` and ``entanglement`` (one tensor per layer) hold the results, without
     gradient. With ``alpha = 0`` no layer loss is computed and ``entanglement`` stays empty.
@@ -214,19 +204,16 @@ class EntangledLoss(nn.Module):
         alpha: weight of the sum; negative values entangle (the paper's regularizer), positive ones disentangle. It can
             be changed at any time. The default suits the optimal temperature. At an absolute T far above all distances
             the loss hardly changes with the features, and weights around -10 are common.
-        temperature: as for :class:`SoftNearestNeighborLoss`; each layer has its own. Rules that learn or anneal do so
-            while the model is in training mode.
-        distance: ``"sqeuclidean"``, or ``"cosine"``, which suits wide layers.
-        backend: as for :class:`SoftNearestNeighborLoss`.
+        temperature, distance, backend, across_ranks: as for :class:`SoftNearestNeighborLoss`. Each layer has its own
+            temperature, which learns or anneals while the model is in training mode. ``"cosine"`` suits wide layers.
+            The cross-entropy is always that of this rank.
         layer_loss: replaces the soft nearest neighbor loss of each layer, such as
-            ``partial(triplet_loss, margin=0.5, distance="cosine")``; the three arguments above are then not used.
+            ``partial(triplet_loss, margin=0.5)``; temperature, distance and backend are then not used.
         layer_reduction: ``"sum"``, ``"mean"`` or ``"min"`` of the layers' losses, which ``alpha`` multiplies.
-        units: number of values of each layer to use, the first ones, or all where it has fewer; the others stay
-            independent of the labels.
+        units: how many values of each layer to use, the first ones; the others stay independent of the labels.
         task: replaces the cross-entropy, for a model that is not a classifier; a function of output, inputs and labels
             such as ``lambda output, inputs, labels: F.mse_loss(output, inputs)`` for an autoencoder. ``logits`` and
             ``cross_entropy`` then hold the model's output and this loss.
-        across_ranks: as for :func:`soft_nearest_neighbor_loss`; the cross-entropy is that of this rank.
         ignore_index: samples with this label count neither in the cross-entropy nor in the layer losses.
 
     Raises:
@@ -262,11 +249,8 @@ class EntangledLoss(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not layers or not (isinstance(layers, str) or all(isinstance(each, str) for each in layers)):
-            raise ValueError(
-                "layers must be '*' or names or patterns of modules, such as 'layer4' or ['layer1', 'layer?.*'], "
-                f"got {layers!r}"
-            )
+        if not layers or not all(isinstance(each, str) for each in layers):
+            raise ValueError(f"layers must be '*' or names or patterns of modules, such as 'layer?.*', got {layers!r}")
         if isinstance(alpha, str) or not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
         if layer_reduction not in LAYER_REDUCTIONS:
@@ -289,14 +273,9 @@ class EntangledLoss(nn.Module):
         return self._model[0]
 
     def forward(self, inputs: Any, labels: Tensor) -> Tensor:
-        """Return the loss () of the model's logits for ``inputs`` with integer ``labels`` (N,)."""
         self.losses.train(self.model.training)
         labels = integer_labels(labels, len(labels))
-        values: dict[str, Tensor] = {}
-        if self.alpha == 0:
-            logits = self._run_model(inputs, labels)
-        else:
-            logits, values = self._run_layers(inputs, labels)
+        logits, values = self._run_layers(inputs, labels) if self.alpha else (self._run_model(inputs, labels), {})
         if self.task is None:
             cross_entropy = F.cross_entropy(logits, labels, ignore_index=self.ignore_index)
         else:
@@ -316,17 +295,17 @@ class EntangledLoss(nn.Module):
         return self._run_layers(inputs, integer_labels(labels, len(labels)))
 
     def _run_layers(self, inputs: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the model's output and the loss of each layer, without the layer that gives the output."""
+        """Return the model's output and the loss of each layer, except the one that gives the output."""
         values: dict[str, Tensor] = {}
-        outputs: dict[str, weakref.ref[Tensor]] = {}
-        shapes: dict[str, torch.Size] = {}
+        outputs: dict[str, tuple[weakref.ref[Tensor], torch.Size]] = {}
         skipped: list[str] = []
         counted = labels != self.ignore_index
-        all_counted = bool(counted.all())
+        rows = slice(None) if bool(counted.all()) else counted
         with_gradient = torch.is_grad_enabled()
 
         def on_output(name: str, output: Tensor) -> None:
-            if not self._patterns and not is_usable(output, labels):
+            usable = is_usable(output, labels)
+            if not self._patterns and not usable:
                 skipped.append(f"{name} {tuple(output.shape)}")
                 return
             if with_gradient and not torch.is_grad_enabled():
@@ -334,13 +313,10 @@ class EntangledLoss(nn.Module):
                     f"layer {name} is run without gradient, by torch.no_grad() or by activation checkpointing: call "
                     "torch.utils.checkpoint with use_reentrant=False, or name other layers"
                 )
-            outputs[name], shapes[name] = weakref.ref(output), output.shape
+            outputs[name] = weakref.ref(output), output.shape
             # Inside an activation checkpoint, these tensors must not be counted as saved by the layers.
             with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
-                if all_counted or not is_usable(output, labels):
-                    values[name] = self.losses(name, output, labels)
-                else:
-                    values[name] = self.losses(name, output[counted], labels[counted])
+                values[name] = self.losses(name, *((output[rows], labels[rows]) if usable else (output, labels)))
 
         with layer_hooks(self.layers, on_output, skip=not self._patterns):
             logits = self._run_model(inputs, labels)
@@ -351,9 +327,9 @@ class EntangledLoss(nn.Module):
                     f"the model did not run layer {', '.join(named)} (attention, for example, uses the weights of its "
                     "modules without running them): name other layers"
                 )
-        last = [name for name in values if outputs[name]() is logits]
+        last = [name for name, (output, _) in outputs.items() if output() is logits]
         if self._by_weights and not last:  # the logits before a softmax, for example
-            last = [name for name in values if shapes[name] == logits.shape][-1:]
+            last = [name for name, (_, shape) in outputs.items() if shape == logits.shape][-1:]
         values = {name: value for name, value in values.items() if name not in last}
         if not values and skipped:
             raise ValueError(
@@ -366,13 +342,11 @@ class EntangledLoss(nn.Module):
 
     def _run_model(self, inputs: Any, labels: Tensor) -> Tensor:
         logits = self.model(inputs)
-        has_rows = isinstance(logits, Tensor) and logits.dim() and len(logits) == len(labels)
-        if not has_rows or (self.task is None and logits.dim() != 2):
-            form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            expected = f"logits ({len(labels)}, C)" if self.task is None else f"({len(labels)}, ...)"
-            raise ValueError(f"the model must return {expected}, got {form}")
-        assert isinstance(logits, Tensor)
-        return logits
+        if isinstance(logits, Tensor) and logits.shape[:1] == (len(labels),) and (self.task or logits.dim() == 2):
+            return logits
+        form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        expected = f"({len(labels)}, ...)" if self.task else f"logits ({len(labels)}, C)"
+        raise ValueError(f"the model must return {expected}, got {form}")
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, layers={list(self.layers)}"

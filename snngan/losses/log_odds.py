@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import functools
+from typing import Any
 
-from snngan.losses.backends import dense, fused, tiled
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from snngan.losses.backends.dense import dense_log_odds
+from snngan.losses.backends.fused import fused_log_odds
+from snngan.losses.backends.tiled import tiled_log_odds
 from snngan.losses.pairwise import PairwiseBatch
 
-COMPUTE = {"dense": dense.log_odds, "tiled": tiled.log_odds, "fused": fused.log_odds}
+COMPUTE = {"dense": dense_log_odds, "tiled": tiled_log_odds, "fused": fused_log_odds}
 
 
 def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
@@ -21,4 +28,42 @@ def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
     """
     if len(batch.features) == 0:
         return batch.features.sum(1).expand(len(inverse_temperatures), 0)
-    return COMPUTE[batch.backend](batch, inverse_temperatures)
+    link = batch.features[:0].clone()
+    odds: Tensor = _LogOdds.apply(link, batch.features, batch, inverse_temperatures)
+    return odds
+
+
+class _LogOdds(torch.autograd.Function):
+    """Log-odds (K, N) in float64, whose gradient cannot be differentiated.
+
+    torch's ``once_differentiable`` would connect the gradient with the incoming one only, and return zeros if that is a
+    constant; here it is also connected with ``link`` (0, D), and so with the features.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverses: Tensor) -> Tensor:
+        odds, saved, ctx.gradients = COMPUTE[batch.backend](batch, inverses)
+        ctx.save_for_backward(link, *saved)
+        return odds
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        link, *saved = ctx.saved_tensors
+        with torch.no_grad():
+            gradient = functools.reduce(torch.add, ctx.gradients(grad, *saved))
+        if torch.is_grad_enabled():  # create_graph
+            gradient = _RaiseInBackward.apply(gradient, link, grad)
+        return None, gradient, None, None
+
+
+class _RaiseInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> None:
+        raise RuntimeError(
+            "the soft nearest neighbor loss has no second derivatives: a loss that contains its gradient, such as a "
+            "gradient penalty, cannot be differentiated"
+        )

@@ -20,7 +20,8 @@ def squared_mmd(real: Tensor, fake: Tensor, widths: Sequence[float] = (0.125, 0.
     """
     real, fake = gather_rows(real), gather_rows(fake)
     features = torch.cat([real, fake]).double()
-    distances = squared_distances(features - features.detach().mean(0))
+    centered = features - features.detach().mean(0)
+    distances = squared_distances(centered, centered)
     scale = mean_distance(distances.detach())
     scale = torch.where(scale > 0, scale, 1.0)  # if all samples are equal, every width gives the same kernel
     kernel = torch.stack([torch.exp(-distances / (width * scale)) for width in widths]).mean(0)

@@ -58,9 +58,9 @@ def soft_nearest_neighbor_loss(
         backend: ``"dense"`` stores N x N matrices and computes distances in float64; ``"tiled"`` needs O(N D) memory;
             ``"fused"`` needs no more, and is the fastest on a GPU, with Triton, for float32 features of up to 256
             dimensions; ``"auto"`` chooses the fastest one for these features.
-        across_ranks: combine the samples of all ranks of ``torch.distributed``'s default group, whose numbers may
-            differ, into one batch. Every rank returns the loss of the whole batch. A rank's gradients are multiplied
-            by the number of ranks, since ``DistributedDataParallel`` averages: parameters get that of the whole loss.
+        across_ranks: combine the samples of all ranks of the default process group, whose numbers may differ. Every
+            rank returns the loss of the whole batch, and gradients times the number of ranks, since
+            ``DistributedDataParallel`` averages.
 
     Returns:
         () or, for ``reduction="none"``, (N,), in the dtype of the features, float32 for narrower ones.
@@ -88,9 +88,7 @@ def _reduce_loss(batch: PairwiseBatch, temperature: Temperature, reduction: Redu
     losses = losses.where(batch.is_anchor, 0.0)
     if reduction == "none":
         return losses
-    if reduction == "sum":
-        return losses.sum()
-    return losses.sum() / batch.is_anchor.sum().clamp_min(1)
+    return losses.sum() if reduction == "sum" else losses.sum() / batch.is_anchor.sum().clamp_min(1)
 
 
 class SoftNearestNeighborLoss(nn.Module):
@@ -106,8 +104,8 @@ class SoftNearestNeighborLoss(nn.Module):
     Example:
         >>> criterion = SoftNearestNeighborLoss(temperature="optimal")
         >>> value = criterion(torch.randn(8, 3), torch.arange(8) % 2)
-        >>> value.shape, int(criterion.num_anchors)
-        (torch.Size([]), 8)
+        >>> int(criterion.num_anchors)
+        8
     """
 
     def __init__(
@@ -128,7 +126,6 @@ class SoftNearestNeighborLoss(nn.Module):
         self.num_anchors = self.num_left_out = torch.tensor(0)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of ``features`` (N, ...) with integer ``labels`` (N,)."""
         batch = build_pairwise_batch(features, labels, self.distance, self.backend, across_ranks=self.across_ranks)
         self.num_anchors = batch.is_anchor.sum()
         self.num_left_out = len(batch.labels) - self.num_anchors

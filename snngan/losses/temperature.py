@@ -1,14 +1,9 @@
-"""How the temperature T of the loss is chosen: fixed, relative, annealed, learned, mixed or optimal.
-
-Each rule is a module that maps a batch to inverse temperatures 1/T, without gradient. The state of a rule is in its
-``state_dict``.
-"""
+"""How the temperature T of the loss is chosen: each rule is a module that maps a batch to inverse temperatures 1/T."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from numbers import Real
 from typing import ClassVar
 
@@ -23,7 +18,7 @@ LOWEST_IN_TEXT = 1e-15
 
 
 class Temperature(nn.Module):
-    """A rule for the temperatures at which the loss of a batch is computed and averaged."""
+    """A rule for the temperatures at which the loss of a batch is computed and averaged; its state is saved."""
 
     waits: ClassVar[bool] = False
     """Whether the rule reads values that the device computes, and so waits for a GPU."""
@@ -33,10 +28,10 @@ class Temperature(nn.Module):
         raise NotImplementedError
 
 
-def _relative_inverses(batch: PairwiseBatch, factors: Sequence[float | Tensor]) -> Tensor:
-    """Return 1 / (factors * scale), or 1 if all samples are equal: every temperature gives the same loss then."""
-    products = torch.stack([batch.scale * factor for factor in factors])
-    return torch.where(batch.scale > 0, 1 / products, 1.0)
+def _relative_inverses(batch: PairwiseBatch, *factors: float | Tensor) -> Tensor:
+    """Return 1 / (factors * mean distance), or 1 if all samples are equal: every T gives the same loss then."""
+    products = torch.stack([batch.mean_distance * factor for factor in factors])
+    return torch.where(batch.mean_distance > 0, 1 / products, 1.0)
 
 
 def _check_positive(name: str, value: float) -> float:
@@ -53,7 +48,7 @@ class FixedTemperature(Temperature):
         self.value = _check_positive("temperature", value)
 
     def forward(self, batch: PairwiseBatch) -> Tensor:
-        return batch.scale.new_full((1,), 1 / self.value)
+        return batch.mean_distance.new_full((1,), 1 / self.value)
 
     def extra_repr(self) -> str:
         return f"{self.value:g}"
@@ -78,7 +73,7 @@ class RelativeTemperature(Temperature):
         self.factors = tuple(_check_positive("relative temperature", factor) for factor in factors)
 
     def forward(self, batch: PairwiseBatch) -> Tensor:
-        return _relative_inverses(batch, self.factors)
+        return _relative_inverses(batch, *self.factors)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{factor:g}" for factor in self.factors)
@@ -102,11 +97,10 @@ class AnnealedTemperature(Temperature):
         self.register_buffer("evaluations", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: PairwiseBatch) -> Tensor:
-        factor = self.initial / (1 + self.evaluations.double() / self.period) ** self.power
-        factor = factor.clamp_min(self.final)
+        factor = (self.initial / (1 + self.evaluations.double() / self.period) ** self.power).clamp_min(self.final)
         if self.training:
             self.evaluations += 1
-        return _relative_inverses(batch, [factor]) if self.relative else (1 / factor).reshape(1).to(batch.scale)
+        return _relative_inverses(batch, factor) if self.relative else (1 / factor).reshape(1).to(batch.mean_distance)
 
     def extra_repr(self) -> str:
         numbers = f"{self.initial:g}, final={self.final:g}, period={self.period:g}, power={self.power:g}"
@@ -140,18 +134,14 @@ class LearnedTemperature(Temperature):
 
     @torch.no_grad()
     def forward(self, batch: PairwiseBatch) -> Tensor:
-        log_scale = torch.where(batch.scale > 0, batch.scale, 1.0).log()
-        first = -(log_scale + math.log(self.initial))
-        log_inverse = self.log_inverse.to(first.device)
-        current = torch.where(log_inverse.isnan(), first, log_inverse)
-        current = self._clamp(current, log_scale)
+        log_mean = torch.where(batch.mean_distance > 0, batch.mean_distance, 1.0).log()
+        bounds = -(log_mean + math.log(self.high)), -(log_mean + math.log(self.low))
+        log_inverse = self.log_inverse.to(log_mean.device)
+        current = torch.where(log_inverse.isnan(), -(log_mean + math.log(self.initial)), log_inverse).clamp(*bounds)
         if self.training:
             step = self.step * slope_by_log_inverse(batch, current.exp()).clamp(-1, 1)
-            self.log_inverse = self._clamp(current - step, log_scale)
+            self.log_inverse = (current - step).clamp(*bounds)
         return current.exp().reshape(1)
-
-    def _clamp(self, value: Tensor, log_scale: Tensor) -> Tensor:
-        return value.clamp(-(log_scale + math.log(self.high)), -(log_scale + math.log(self.low)))
 
     def extra_repr(self) -> str:
         return f"{self.initial:g}, step={self.step:g}, current={math.exp(-float(self.log_inverse)):.4g}"
@@ -208,10 +198,7 @@ def parse_temperature(text: str) -> Temperature:
         if kind in ("", "relative"):
             return RelativeTemperature(*(float(part) for part in argument.split("+")))
         if kind in ("annealed", "annealed-absolute"):
-            numbers = [float(part) for part in argument.split(":")]
-            initial, period = numbers if len(numbers) > 1 else (*numbers, 100.0)
-            if period == math.inf:
-                raise ValueError("the temperature would never decrease")
+            initial, period = map(float, (argument if ":" in argument else f"{argument}:100").split(":"))
             return AnnealedTemperature(initial, period=period, relative=kind == "annealed")
         forms: dict[str, type[Temperature]] = {"absolute": FixedTemperature, "learned": LearnedTemperature}
         return forms[kind](float(argument))

@@ -45,11 +45,12 @@ def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance
         flat = F.normalize(flat.double(), dim=1)
         distances = 1 - flat @ flat.T
     else:
-        distances = squared_distances(flat.double() - flat.detach().double().mean(0))
-    negatives = distances.masked_fill(~batch.other, math.inf).sort(1).values
+        centered = flat.double() - flat.detach().double().mean(0)
+        distances = squared_distances(centered, centered)
+    negatives = distances.masked_fill(~batch.other_class, math.inf).sort(1).values
     sums = F.pad(negatives.masked_fill(negatives == math.inf, 0.0).cumsum(1), (1, 0))
     limit = distances + margin
     num_within = torch.searchsorted(negatives.detach().contiguous(), limit.detach().contiguous())
-    terms = (num_within * limit - sums.gather(1, num_within)) * batch.same
-    num_triplets = (batch.same.sum(1) * batch.other.sum(1)).sum()
+    terms = (num_within * limit - sums.gather(1, num_within)) * batch.same_class
+    num_triplets = (batch.same_class.sum(1) * batch.other_class.sum(1)).sum()
     return (terms.sum() / num_triplets.clamp_min(1)).to(torch.promote_types(features.dtype, torch.float32))

@@ -114,11 +114,10 @@ def compute_metrics(
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        **dict.fromkeys(("METRICS", "Estimate", "FeatureStatistics", "Metric", "MetricValue", "choose_metrics"), ""),
-        **dict.fromkeys(("compute_metrics", "metric_values"), ""),
-        "frechet_distance": "fid",
-        "kernel_distance": "kid",
-        "nearest_neighbor_accuracy": "nearest_neighbor",
-        "precision_recall_density_coverage": "prdc",
+        "": "METRICS Estimate FeatureStatistics Metric MetricValue choose_metrics compute_metrics metric_values",
+        "fid": "frechet_distance",
+        "kid": "kernel_distance",
+        "nearest_neighbor": "nearest_neighbor_accuracy",
+        "prdc": "precision_recall_density_coverage",
     },
 )

@@ -43,6 +43,5 @@ CLASSIFIERS: Registry[type[Classifier]] = Registry("classifier", "snngan.models.
 
 
 __getattr__, __dir__ = public_names(
-    __name__,
-    {"ARCHITECTURES": "", "Architecture": "", "Autoencoder": "autoencoder", "CLASSIFIERS": "", "Classifier": ""},
+    __name__, {"": "ARCHITECTURES CLASSIFIERS Architecture Classifier", "autoencoder": "Autoencoder"}
 )

@@ -48,6 +48,5 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Sequential(*decoder, nn.Linear(sizes[1], sizes[0]), nn.Unflatten(1, image_shape), nn.Tanh())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the reconstruction (N, C, H, W) of ``images``."""
         output: Tensor = self.decoder(self.encoder(images))
         return output

@@ -9,39 +9,30 @@ from torch.nn import functional as F
 from snngan.distributed import is_distributed, mean_over_ranks, rank_and_world_size
 
 
-class SyncBatchNorm(nn.Module):
-    """Batch normalization whose statistics in training mode are those of all ranks' batches, which have equal sizes.
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch normalization (N, C, ...) whose statistics in training mode are those of all ranks' batches of equal size.
 
     Unlike ``torch.nn.SyncBatchNorm`` it runs on the CPU too, and its gradient is differentiable, as gradient penalties
-    need it. Parameters and buffers have the names of ``torch.nn.BatchNorm2d``, so that either loads the other's state.
-
-    Args:
-        norm: the layer to replace, whose parameters and buffers are taken over.
+    need it. It takes over the parameters and buffers of ``norm``, which can load its state.
     """
 
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        super().__init__()
         if norm.momentum is None or not norm.track_running_stats:
             raise ValueError("batch normalization over several processes needs a momentum and running statistics")
-        self.momentum, self.eps = norm.momentum, norm.eps
-        self.register_parameter("weight", norm.weight)
-        self.register_parameter("bias", norm.bias)
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        self.weight, self.bias = norm.weight, norm.bias
         for name, buffer in norm.named_buffers():
             self.register_buffer(name, buffer)
         self.train(norm.training)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalize ``features`` (N, C, ...) over all dimensions except C."""
         if not self.training:
-            return F.batch_norm(
-                features, self.running_mean, self.running_var, self.weight, self.bias, False, self.momentum, self.eps
-            )
+            return F.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         values, shape = features.float(), (1, -1, *[1] * (features.dim() - 2))
         dims = [dim for dim in range(features.dim()) if dim != 1]
         mean = mean_over_ranks(values.mean(dims))
@@ -53,7 +44,7 @@ class SyncBatchNorm(nn.Module):
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
             self.num_batches_tracked += 1
         normalized = centered * (variance + self.eps).rsqrt().view(shape)
-        if self.weight is not None and self.bias is not None:
+        if self.affine:
             normalized = torch.addcmul(self.bias.view(shape), normalized, self.weight.view(shape))
         return normalized.to(features.dtype)
 

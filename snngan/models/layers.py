@@ -1,10 +1,11 @@
-"""What several architectures share: options, fully connected layers, normalizations by name, image sizes."""
+"""What several architectures share: options, layers, normalizations by name, initialization, image sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -12,18 +13,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 from snngan.config import check_options, option
 from snngan.models import ImageShape
 
-GENERATOR_NORMS = ("batch", "none")
-DISCRIMINATOR_NORMS = ("none", "batch", "layer", "instance")
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """The options of every GAN architecture; a subclass may override a field to change its help or its choices."""
 
     latent_dim: int = option(64, "length of the generator's input vector", low=1, high=65536)
-    generator_norm: str = option("batch", "normalization layers of the generator", choices=GENERATOR_NORMS)
+    generator_norm: str = option("batch", "normalization layers of the generator", choices=("batch", "none"))
     discriminator_norm: str = option(
-        "none", "normalization layers of the discriminator, except in its first layer", choices=DISCRIMINATOR_NORMS
+        "none",
+        "normalization layers of the discriminator, except in its first layer",
+        choices=("none", "batch", "layer", "instance"),
     )
     spectral_norm: bool = option(False, "spectral normalization of every weight layer of the discriminator")
 
@@ -34,8 +34,8 @@ class NetworkOptions:
 def fully_connected(sizes: Sequence[int]) -> dict[str, nn.Module]:
     """Return linear layers with ReLU that map vectors of ``sizes[0]`` to ``sizes[1]`` and so on: fc1, fc2, ..."""
     return {
-        f"fc{number + 1}": nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
-        for number, (inputs, outputs) in enumerate(pairwise(sizes))
+        f"fc{number}": nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+        for number, (inputs, outputs) in enumerate(pairwise(sizes), 1)
     }
 
 
@@ -58,8 +58,17 @@ def norm_2d(name: str, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, affine=True) if name == "instance" else nn.Identity()
 
 
-def add_spectral_norm(network: nn.Module) -> None:
-    """Divide the weight of every linear and convolution layer in ``network`` by its largest singular value, in place.
+def initialize(network: nn.Module, draw_weight: Callable[[str, Any], object]) -> None:
+    """Call ``draw_weight`` with name and module of every linear and convolution layer, and set their biases to 0."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            draw_weight(name, module)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def add_spectral_norm(network: nn.Module) -> nn.Module:
+    """Divide the weight of every linear and convolution layer by its largest singular value, in place; return it.
 
     The value is estimated by one power iteration per forward pass in training mode. Source: Miyato et al. 2018,
     "Spectral Normalization for Generative Adversarial Networks".
@@ -67,6 +76,7 @@ def add_spectral_norm(network: nn.Module) -> None:
     for module in list(network.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
             spectral_norm(module)
+    return network
 
 
 def base_and_doublings(image_shape: ImageShape, architecture: str) -> tuple[int, int]:
@@ -84,3 +94,10 @@ def base_and_doublings(image_shape: ImageShape, architecture: str) -> tuple[int,
         f"images of {architecture} must be squares of 8, 14, 16, 28, 32, 56, 64, ... pixels (4 or 7 times a power of "
         f"2), got {height}x{width}: choose another image size, or the architecture mlp, which takes any"
     )
+
+
+def check_min_side(image_shape: ImageShape, least: int, classifier: str) -> None:
+    """Raise ``ValueError`` unless height and width are ``least`` or more."""
+    if min(image_shape[1:]) < least:
+        size = f"{image_shape[1]}x{image_shape[2]}"
+        raise ValueError(f"images of {classifier} must be {least}x{least} or larger, got {size}: use feedforward")

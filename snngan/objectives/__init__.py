@@ -29,8 +29,9 @@ class ObjectiveOptions:
 class Objective(nn.Module):
     """The losses of generator and discriminator; its own state belongs in buffers, which are saved.
 
-    ``real`` and ``fake`` are image batches (N, C, H, W) in [-1, 1]. In ``generator_loss`` the fake images
-    carry gradient to the generator, in ``discriminator_loss`` they do not. Both return a scalar tensor.
+    Both return a scalar () for image batches ``real`` and ``fake`` (N, C, H, W) in [-1, 1], of which in
+    ``generator_loss`` the fake ones carry gradient to the generator. Without a discriminator, ``discriminator`` is the
+    identity.
 
     Example:
         >>> class Logistic(Objective):
@@ -50,11 +51,12 @@ class Objective(nn.Module):
 
     options: Any
     discriminator_dim: int | None = 1
-    """Outputs of the discriminator: 1 for a logit, more for a projection; None: without a discriminator."""
+    """Outputs of the discriminator, which an option of this name overrides; None: without a discriminator."""
 
     def __init__(self, options: ObjectiveOptions) -> None:
         super().__init__()
         self.options = options
+        self.discriminator_dim = getattr(options, "discriminator_dim", type(self).discriminator_dim)
 
     @classmethod
     def make_options(cls, given: Mapping[str, Any]) -> Any:
@@ -62,11 +64,11 @@ class Objective(nn.Module):
         return make_config(cls.Options, given)
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        """Return what the discriminator minimizes, ()."""
+        """Return what the discriminator minimizes."""
         raise NotImplementedError
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        """Return what the generator minimizes, (); without a discriminator, ``discriminator`` is the identity."""
+        """Return what the generator minimizes."""
         raise NotImplementedError
 
     def constrain(self, discriminator: nn.Module) -> None:
@@ -83,10 +85,9 @@ OBJECTIVES: Registry[type[Objective]] = Registry("objective", "snngan.objectives
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        **dict.fromkeys(("OBJECTIVES", "Objective", "ObjectiveOptions"), ""),
-        **dict.fromkeys(("PixelEntanglement", "ProjectedEntanglement"), "snnl"),
-        **dict.fromkeys(("Hinge", "LeastSquares", "Minimax", "NonSaturating", "Wasserstein"), "adversarial"),
-        "WassersteinGradientPenalty": "adversarial",
-        "KernelTwoSample": "mmd",
+        "": "OBJECTIVES Objective ObjectiveOptions",
+        "adversarial": "Hinge LeastSquares Minimax NonSaturating Wasserstein WassersteinGradientPenalty",
+        "mmd": "KernelTwoSample",
+        "snnl": "PixelEntanglement ProjectedEntanglement",
     },
 )

@@ -7,23 +7,24 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from snngan.config import option
-from snngan.losses import adversarial
+from snngan.losses.penalty import gradient_penalty
 from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
 
 
 @OBJECTIVES.register("gan")
 class NonSaturating(Objective):
-    """Goodfellow et al. 2014 with the non-saturating generator loss, -log D."""
+    """Goodfellow et al. 2014: binary cross-entropy of logits (eq. 1); the generator minimizes -log D (section 3)."""
 
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.logistic_discriminator_loss(discriminator(real), discriminator(fake))
+        return F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake)).mean()
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.non_saturating_generator_loss(discriminator(fake))
+        return F.softplus(-discriminator(fake)).mean()
 
 
 @OBJECTIVES.register("minimax")
@@ -31,14 +32,18 @@ class Minimax(NonSaturating):
     """Goodfellow et al. 2014, eq. 1 to the letter: the generator minimizes log(1 - D), which saturates."""
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.minimax_generator_loss(discriminator(fake))
+        return -F.softplus(discriminator(fake)).mean()
 
 
 class _Critic(Objective):
-    """An objective whose generator raises the discriminator's output."""
+    """The Wasserstein distance of outputs: Arjovsky et al. 2017, eq. 3."""
+
+    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        values = discriminator(real)
+        return torch.mean(discriminator(fake)) - torch.mean(values)
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.wasserstein_generator_loss(discriminator(fake))
+        return -torch.mean(discriminator(fake))
 
 
 @OBJECTIVES.register("wgan")
@@ -53,9 +58,6 @@ class Wasserstein(_Critic):
     recommended = MappingProxyType(
         {"discriminator_norm": "batch", "discriminator_steps": 5, "optimizer": "rmsprop", "learning_rate": 5e-5}
     )
-
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.wasserstein_critic_loss(discriminator(real), discriminator(fake))
 
     @torch.no_grad()
     def constrain(self, discriminator: nn.Module) -> None:
@@ -78,28 +80,28 @@ class WassersteinGradientPenalty(_Critic):
     )
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        loss = adversarial.wasserstein_critic_loss(discriminator(real), discriminator(fake))
-        return loss + self.options.penalty * adversarial.gradient_penalty(discriminator, real, fake)
+        loss = super().discriminator_loss(discriminator, real, fake)
+        return loss + self.options.penalty * gradient_penalty(discriminator, real, fake)
 
 
 @OBJECTIVES.register("lsgan")
 class LeastSquares(Objective):
-    """Mao et al. 2017: outputs are pulled to 1 for real and 0 for fake images."""
+    """Mao et al. 2017, eq. 9: outputs are pulled to 1 for real and 0 for fake images."""
 
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.least_squares_discriminator_loss(discriminator(real), discriminator(fake))
+        return (torch.square(discriminator(real) - 1).mean() + torch.square(discriminator(fake)).mean()) / 2
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.least_squares_generator_loss(discriminator(fake))
+        return torch.square(discriminator(fake) - 1).mean() / 2
 
 
 @OBJECTIVES.register("hinge")
 class Hinge(_Critic):
-    """Lim and Ye 2017: margins of 1 for the discriminator, the plain output for the generator."""
+    """Lim and Ye 2017, eq. 4: margins of 1 for the discriminator, the plain output for the generator."""
 
     recommended = MappingProxyType({"spectral_norm": True})
 
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return adversarial.hinge_discriminator_loss(discriminator(real), discriminator(fake))
+        return F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()

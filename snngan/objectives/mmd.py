@@ -27,10 +27,6 @@ class KernelTwoSample(Objective):
 
     recommended = MappingProxyType({"spectral_norm": True, "learning_rate": 8e-4, "discriminator_learning_rate": 2e-4})
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self.discriminator_dim = options.discriminator_dim
-
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         return -squared_mmd(discriminator(real), discriminator(fake))
 

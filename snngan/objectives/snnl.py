@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -16,36 +16,30 @@ from snngan.config import option, with_default
 from snngan.distributed import is_distributed
 from snngan.losses.backends import choose_backend
 from snngan.losses.log_odds import log_odds
-from snngan.losses.pairwise import DISTANCES, Scale, build_real_fake_batch
+from snngan.losses.pairwise import DISTANCES, build_real_fake_batch
 from snngan.losses.temperature import parse_temperature
 from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
 
-FORMS = ("literal", "log-odds", "log-odds-linear", "chance-capped")
 TEMPERATURE_HELP = (
     "temperature: 0.1 for 0.1 times the mean squared distance, 0.05+0.2 for a mixture, absolute:T, annealed:T, "
     "learned:T, optimal; empty: that of the form"
 )
 
 
-def entangling_loss(log_odds: Tensor, form: str) -> Tensor:
-    """Return what a generator minimizes to raise entanglement, (), from the log-odds z of every anchor.
-
-    ``literal`` is the paper's -softplus(z), which saturates once the classes are apart; ``log-odds`` its
-    non-saturating twin softplus(-z); ``log-odds-linear`` -z; ``chance-capped`` -min(z, 0), which has nothing to gain
-    beyond chance.
-    """
-    if form == "literal":
-        return -F.softplus(log_odds).mean()
-    if form == "log-odds":
-        return F.softplus(-log_odds).mean()
-    return -log_odds.mean() if form == "log-odds-linear" else -log_odds.clamp_max(0).mean()
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "literal": lambda z: -F.softplus(z).mean(),  # the paper's, which saturates once the classes are apart
+    "log-odds": lambda z: F.softplus(-z).mean(),  # its non-saturating twin
+    "log-odds-linear": lambda z: -z.mean(),
+    "chance-capped": lambda z: -z.clamp_max(0).mean(),  # has nothing to gain beyond chance
+}
+"""What a generator minimizes to raise entanglement, (), from the log-odds z of every anchor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntanglementOptions(ObjectiveOptions):
     """Options that both SNNL objectives have."""
 
-    form: str = option("log-odds", "loss that the generator minimizes, from log-odds", choices=FORMS)
+    form: str = option("log-odds", "loss that the generator minimizes, from log-odds", choices=tuple(FORMS))
     temperature: str = option("", TEMPERATURE_HELP)
     distance: str = option("sqeuclidean", "distance of two embeddings", choices=DISTANCES)
 
@@ -54,7 +48,8 @@ class _Entangling(Objective):
     """An objective on the log-odds of real and fake batches."""
 
     options: EntanglementOptions
-    scale: ClassVar[Scale] = "all"
+    relative_to_real: ClassVar[bool] = False
+    """Whether relative temperatures are multiples of the mean distance of the real samples alone."""
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(self, options: EntanglementOptions) -> None:
@@ -70,12 +65,9 @@ class _Entangling(Objective):
 
     def log_odds(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return the log-odds (1, N + M) of embeddings (N, ...) and (M, ...), over the batches of all ranks."""
+        distance: Any = self.options.distance
         batch = build_real_fake_batch(
-            real,
-            fake,
-            self.options.distance,  # type: ignore[arg-type]
-            scale=self.scale,
-            across_ranks=is_distributed(),
+            real, fake, distance, mean_of_real=self.relative_to_real, across_ranks=is_distributed()
         )
         return log_odds(batch, self.temperature(batch)).to(batch.dtype)
 
@@ -97,13 +89,13 @@ class PixelEntanglement(_Entangling):
 
     discriminator_dim = None
     recommended = MappingProxyType({"arch": "mlp", "batch_size": 256, "learning_rate": 1e-3, "steps": 4000})
-    scale = "real"  # what the generator makes must not change the temperature
+    relative_to_real = True  # what the generator makes must not change the temperature
     default_temperatures = MappingProxyType(
         dict.fromkeys(FORMS, "0.2") | {"literal": "0.05", "chance-capped": "0.1+0.3"}
     )
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return entangling_loss(self.log_odds(real.detach(), fake), self.options.form)
+        return FORMS[self.options.form](self.log_odds(real.detach(), fake))
 
 
 @OBJECTIVES.register("snnl-projected")
@@ -128,14 +120,10 @@ class ProjectedEntanglement(_Entangling):
     )
     default_temperatures = MappingProxyType(dict.fromkeys(FORMS, "1"))
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self.discriminator_dim = options.discriminator_dim
-
     def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(self.log_odds(discriminator(real), discriminator(fake))).mean()
 
     def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         with torch.no_grad():
             embedded = discriminator(real)
-        return entangling_loss(self.log_odds(embedded, discriminator(fake)), self.options.form)
+        return FORMS[self.options.form](self.log_odds(embedded, discriminator(fake)))

@@ -5,8 +5,8 @@ from snngan.lazy import public_names
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        **dict.fromkeys(("ATTACKS", "Attack", "bim", "fgsm", "parse_attack", "pgd"), "attacks"),
-        **dict.fromkeys(("DkNN", "DkNNOutput"), "dknn"),
-        "compute_activations": "activations",
+        "activations": "compute_activations",
+        "attacks": "ATTACKS Attack bim fgsm parse_attack pgd",
+        "dknn": "DkNN DkNNOutput",
     },
 )

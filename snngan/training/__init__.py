@@ -5,12 +5,11 @@ from snngan.lazy import public_names
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "ClassifierTrainer": "classifier",
-        "GanTrainer": "gan",
-        "RunFolder": "run_folder",
-        "Trainer": "trainer",
-        "load_generator": "sampling",
+        "classifier": "ClassifierTrainer",
+        "gan": "GanTrainer",
         "resolve": "resolve",
-        "train": "trainer",
+        "run_folder": "RunFolder",
+        "sampling": "load_generator",
+        "trainer": "Trainer train",
     },
 )

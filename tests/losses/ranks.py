@@ -7,9 +7,10 @@ Rank i has the i-th COUNT of samples; the ranks meet through FILE. Exits with 0 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -33,30 +34,16 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
 
 def check(own: slice, world: int) -> None:
     features, labels = batch(30)
-    for backend in ("dense", "tiled"):
-        for rule in RULES:
-            for distance in ("sqeuclidean", "cosine"):
-                for reduction in ("mean", "sum", "none"):
-
-                    def loss(leaf: Tensor, some: Tensor, across: bool) -> Tensor:
-                        values = soft_nearest_neighbor_loss(
-                            leaf, some, rule, distance, reduction, backend, across_ranks=across  # noqa: B023
-                        )  # fmt: skip
-                        return values if values.dim() == 0 else values.square().sum()
-
-                    compare(loss, features, labels, own, world)
-
-
-def compare(
-    loss: Callable[[Tensor, Tensor, bool], Tensor], features: Tensor, labels: Tensor, own: slice, world: int
-) -> None:
-    whole, part = features.clone().requires_grad_(), features[own].clone().requires_grad_()
-    expected, value = loss(whole, labels, False), loss(part, labels[own], True)
-    assert_close(value, expected)
-    expected.backward()  # type: ignore[no-untyped-call]
-    value.backward()  # type: ignore[no-untyped-call]
-    assert whole.grad is not None
-    assert_close(part.grad, world * whole.grad[own])
+    options = itertools.product(("dense", "tiled"), RULES, ("sqeuclidean", "cosine"), ("mean", "sum", "none"))
+    for backend, rule, distance, reduction in options:
+        whole, part = features.clone().requires_grad_(), features[own].clone().requires_grad_()
+        arguments: Any = (rule, distance, reduction, backend)
+        expected = soft_nearest_neighbor_loss(whole, labels, *arguments)
+        value = soft_nearest_neighbor_loss(part, labels[own], *arguments, across_ranks=True)
+        assert_close(value, expected)
+        expected.square().sum().backward()
+        value.square().sum().backward()
+        assert_close(part.grad, world * whole.grad[own])
 
 
 def check_module(own: slice) -> None:
@@ -82,12 +69,12 @@ def check_module(own: slice) -> None:
 
 def check_real_and_fake(own: slice, world: int) -> None:
     real, fake = batch(30)[0].double(), batch(60)[0][30:].double()
-    for scale in ("all", "real"):
+    for mean_of_real in (False, True):
         found = []
         for across in (False, True):
             some = own if across else slice(None)
             leaf = fake[some].clone().requires_grad_()
-            both = build_real_fake_batch(real[some], leaf, scale=scale, across_ranks=across)  # type: ignore[arg-type]
+            both = build_real_fake_batch(real[some], leaf, mean_of_real=mean_of_real, across_ranks=across)
             odds = log_odds(both, RelativeTemperature(0.2)(both)).squeeze(0)
             odds.square().sum().backward()
             assert leaf.grad is not None

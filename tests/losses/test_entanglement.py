@@ -39,9 +39,8 @@ def test_distant_sets_have_score_0() -> None:
 
 def test_the_score_decreases_with_the_distance_of_the_sets() -> None:
     scores = [entanglement(cloud(100, 0), cloud(100, 1) + shift).score for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert scores[0] > 0.97 and scores[-1] < 0.05
     assert scores == sorted(scores, reverse=True)
-    assert scores[0] > 0.97
-    assert scores[-1] < 0.05
 
 
 def test_sets_that_repel_have_an_infinite_temperature() -> None:
@@ -105,24 +104,22 @@ def test_images_and_gradients() -> None:
     assert fake.grad is None
 
 
-@pytest.mark.parametrize("scale", ["all", "real"])
-def test_relative_temperatures_are_relative_to_all_or_to_real_samples(scale: Any) -> None:
+@pytest.mark.parametrize("mean_of_real", [False, True])
+def test_relative_temperatures_are_relative_to_all_or_to_real_samples(mean_of_real: bool) -> None:
     real, fake = cloud(6, 0), cloud(5, 1) + 4
-    batch = build_real_fake_batch(real, fake, scale=scale)
-    measured = torch.cat([real, fake]) if scale == "all" else real
-    assert batch.scale.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
+    batch = build_real_fake_batch(real, fake, mean_of_real=mean_of_real)
+    measured = real if mean_of_real else torch.cat([real, fake])
+    assert batch.mean_distance.item() == pytest.approx(mean_distance_loop(distances_loop(measured)))
     assert batch.is_anchor.all()
-    assert batch.same[:6, :6].sum() == 30
-    assert not batch.same[:6, 6:].any()
+    assert batch.same_class[:6, :6].sum() == 30
+    assert not batch.same_class[:6, 6:].any()
 
 
 @pytest.mark.parametrize(
     ("real", "fake"), [((1, 3), (5, 3)), ((5, 3), (0, 3)), ((5, 3), (5, 4)), ((5, 2, 2), (5, 4)), ((5, 4), (5, 2, 2))]
 )
 def test_sets_of_different_shape_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"^entanglement requires two sets of at least 2 samples of the same shape, got .*\Z"
-    ):
+    with pytest.raises(ValueError, match="two sets of at least 2 samples of the same shape, got"):
         entanglement(torch.zeros(real), torch.zeros(fake))
 
 

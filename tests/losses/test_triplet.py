@@ -30,7 +30,7 @@ def by_loops(features: Tensor, labels: Tensor, margin: float, distance: str) -> 
 
 @given(
     seed=st.integers(0, 2**16), count=st.integers(2, 14), classes=st.integers(1, 4), margin=st.floats(0, 5),
-    distance=st.sampled_from(["sqeuclidean", "cosine"]), shift=st.sampled_from([0.0, 100.0]),
+    distance=st.sampled_from(["sqeuclidean", "cosine"]), shift=st.sampled_from([0.0, 100.0])
 )  # fmt: skip
 def test_it_agrees_with_three_loops(
     seed: int, count: int, classes: int, margin: float, distance: str, shift: float
@@ -51,18 +51,6 @@ def test_gradient(distance: str) -> None:
     assert torch.autograd.gradcheck(lambda x: triplet_loss(x, labels, 1.0, distance), features)  # type: ignore[arg-type]
 
 
-def test_minimizing_it_separates_the_classes() -> None:
-    torch.manual_seed(0)
-    features, labels = torch.randn(60, 2, requires_grad=True), torch.arange(60) % 3
-    optimizer = torch.optim.SGD([features], 1.0)
-    before = triplet_loss(features, labels).item()
-    for _ in range(200):
-        optimizer.zero_grad()
-        triplet_loss(features, labels).backward()
-        optimizer.step()
-    assert triplet_loss(features, labels).item() < 0.1 * before
-
-
 def test_without_a_triplet_loss_and_gradient_are_0() -> None:
     for labels in ([0, 0, 0], [0, 1, 2]):
         features = torch.randn(3, 2, requires_grad=True)
@@ -75,9 +63,8 @@ def test_without_a_triplet_loss_and_gradient_are_0() -> None:
 
 def test_dtypes_and_invalid_arguments() -> None:
     features, labels = torch.randn(6, 2), torch.arange(6) % 2
-    for given_as, returned in ((torch.float64, torch.float64), (torch.float32, torch.float32),
-                               (torch.bfloat16, torch.float32)):  # fmt: skip
-        assert triplet_loss(features.to(given_as), labels).dtype == returned
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        assert triplet_loss(features.to(dtype), labels).dtype == torch.promote_types(dtype, torch.float32)
     for margin in (-1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="margin must be a finite number"):
             triplet_loss(features, labels, margin)

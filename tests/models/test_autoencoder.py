@@ -17,7 +17,7 @@ def test_sizes_and_names() -> None:
     sizes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
     assert sizes == [(784, 500), (500, 500), (500, 2000), (2000, 10), (10, 2000), (2000, 500), (500, 500), (500, 784)]
     assert list(hidden_layers(model, ["encoder.fc?", "encoder.code"])) == [
-        "encoder.fc1", "encoder.fc2", "encoder.fc3", "encoder.code",
+        "encoder.fc1", "encoder.fc2", "encoder.fc3", "encoder.code"
     ]  # fmt: skip
     images = torch.rand(3, 1, 28, 28)
     assert model.encoder(images).shape == (3, 10)

@@ -13,12 +13,6 @@ from snngan.models import batch_norm
 from snngan.models.batch_norm import SyncBatchNorm, convert_batch_norm
 
 
-@pytest.fixture
-def _two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convert as with several ranks; the means are still those of this process."""
-    monkeypatch.setattr(batch_norm, "is_distributed", lambda: True)
-
-
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)])
 @pytest.mark.parametrize("affine", [True, False])
 def test_one_rank_computes_what_torch_does(shape: tuple[int, ...], affine: bool) -> None:
@@ -40,8 +34,10 @@ def test_one_rank_computes_what_torch_does(shape: tuple[int, ...], affine: bool)
     assert torch.equal(synced.eval()(batch), norm.eval()(batch))
 
 
-@pytest.mark.usefixtures("_two_ranks")
-def test_every_batch_norm_is_replaced_and_keeps_its_state() -> None:
+def test_every_batch_norm_is_replaced_and_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = nn.Sequential(nn.BatchNorm1d(3))
+    assert convert_batch_norm(plain) is plain and type(plain[0]) is nn.BatchNorm1d  # one process keeps torch's layers
+    monkeypatch.setattr(batch_norm, "is_distributed", lambda: True)  # the means are still those of this process
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
     parameters, state = list(network.parameters()), network.state_dict()
     assert convert_batch_norm(network) is network
@@ -54,8 +50,3 @@ def test_every_batch_norm_is_replaced_and_keeps_its_state() -> None:
     assert isinstance(converted, SyncBatchNorm) and not converted.training and converted.weight is norm.weight
     with pytest.raises(ValueError, match="needs a momentum and running statistics"):
         convert_batch_norm(nn.BatchNorm1d(3, momentum=None))
-
-
-def test_one_process_keeps_the_layers_of_torch() -> None:
-    network = nn.Sequential(nn.BatchNorm1d(3))
-    assert convert_batch_norm(network) is network and isinstance(network[0], nn.BatchNorm1d)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Backend = Literal["auto", "dense", "tiled", "fused"]
 BACKENDS = ("auto", "dense", "tiled", "fused")
+LogOdds = tuple[Tensor, list[Tensor], Callable[..., Iterator[Tensor]]]
+"""What a backend computes for K inverse temperatures: log-odds (K, N), tensors to save, and a function that yields
+parts of the gradient (N, D) by the features, given that by the log-odds (K, N) and the saved tensors."""
 MAX_DENSE_SAMPLES = 512
 """Batch size up to which the dense backend is the fastest."""
 MAX_FUSED_DIMS = 256
@@ -20,14 +25,9 @@ MAX_FUSED_DIMS = 256
 def choose_backend(
     num_samples: int, num_dims: int, dtype: torch.dtype, device: torch.device, requested: Backend = "auto"
 ) -> Backend:
-    """Return the backend, ``"dense"``, ``"tiled"`` or ``"fused"``, that computes the loss of a batch.
+    """Return the backend, ``"dense"``, ``"tiled"`` or ``"fused"``, for features (num_samples, num_dims) of all ranks.
 
-    Args:
-        num_samples: batch size N, real and fake samples and those of all ranks together.
-        num_dims: dimensions D of one flattened sample.
-        dtype: that of the features.
-        device: that of the features.
-        requested: the user's choice; ``"auto"`` means the fastest one. Only ``"tiled"`` waits for results of a GPU.
+    ``"auto"`` means the fastest one. Only ``"tiled"`` waits for results of a GPU.
 
     Raises:
         ValueError: ``requested`` is ``"fused"``, which does not support such features.
@@ -35,7 +35,7 @@ def choose_backend(
     if requested == "fused":
         reason = why_not_fused(num_dims, dtype, device)
         if reason:
-            raise ValueError(reason)
+            raise ValueError(f'backend="fused" requires {reason}: use backend="tiled"')
     if requested != "auto":
         return requested
     if num_samples <= MAX_DENSE_SAMPLES:
@@ -44,22 +44,16 @@ def choose_backend(
 
 
 def why_not_fused(num_dims: int, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Return why the fused backend does not support such features, as a sentence for the user, or None if it does."""
+    """Return what the fused backend requires and such features lack, or None."""
     if dtype == torch.float64:
-        return 'backend="fused" requires features of float32 or narrower, got float64: use backend="tiled"'
+        return "features of float32 or narrower, got float64"
     if not 1 <= num_dims <= MAX_FUSED_DIMS:
-        return f'backend="fused" requires 1 to {MAX_FUSED_DIMS} dimensions, got {num_dims}: use backend="tiled"'
+        return f"1 to {MAX_FUSED_DIMS} dimensions, got {num_dims}"
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on any device
-    if not (_has_triton() and (is_interpreted or _is_supported_gpu(device))):
-        return (
-            'backend="fused" requires Triton and features on an NVIDIA GPU of compute capability 8 or above, '
-            f'got {device}: use backend="tiled"'
-        )
-    return None
-
-
-def _is_supported_gpu(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    if _has_triton() and (is_interpreted or (is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0))):
+        return None
+    return f"Triton and features on an NVIDIA GPU of compute capability 8 or above, got {device}"
 
 
 @functools.cache

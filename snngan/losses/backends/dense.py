@@ -4,99 +4,93 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from snngan.losses.autograd import first_derivatives_only
+from snngan.losses.backends import LogOdds
+from snngan.losses.backends.loss_curve import LossCurve
 from snngan.losses.backends.precision import full_precision
 from snngan.losses.pairwise import PairwiseBatch
 
-
-def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
-    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
-    return torch.stack([_LogOdds.apply(batch.features, batch, inverse) for inverse in inverse_temperatures])
-
-
-def _lowest_exponent(dtype: torch.dtype) -> float:
-    """Return an exponent whose exponential vanishes in a sum with 1 and yet is not a subnormal number.
-
-    Exponentials that underflow take tens of times longer on a CPU, and at low temperatures most of them underflow.
-    """
-    return math.log(torch.finfo(dtype).tiny) / 2
+LOWEST_EXPONENT = {dtype: math.log(torch.finfo(dtype).tiny) / 2 for dtype in (torch.float32, torch.float64)}
+"""Its exponential vanishes in a sum with 1 and yet is not a subnormal number, which takes tens of times longer on a
+CPU: at low temperatures most exponentials underflow."""
 
 
-class _LogOdds(torch.autograd.Function):
-    """One exponential per pair in the forward pass, none in the backward pass; of N x N arrays, only weights are kept.
+def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
+    """Compute log-odds as ``LogOdds`` describes: one exponential per pair, and none for the gradient.
 
     Distances relative to an anchor's nearest neighbor, of its own class or of the others, are computed in float64 and
     only then rounded: the largest weight of each sum is 1, and z loses no digits to the size of the distances.
     """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> Tensor:
-        is_anchor, has_other = batch.is_anchor, batch.has_other
-        nearest_same = batch.distances.masked_fill(~batch.same, torch.inf).amin(1).masked_fill_(~is_anchor, 0.0)
-        nearest_other = batch.distances.masked_fill(~batch.other, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
-        nearest = torch.where(batch.same, nearest_same[:, None], nearest_other[:, None])
+    is_anchor, has_other = batch.is_anchor, batch.has_other_class
+    odds, saved = [], [batch.features, batch.same_class, is_anchor & has_other, inverses, batch.norm_bound]
+    nearest_same = batch.distances.masked_fill(~batch.same_class, torch.inf).amin(1).masked_fill_(~is_anchor, 0.0)
+    nearest_other = batch.distances.masked_fill(~batch.other_class, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
+    for inverse in inverses:
+        nearest = torch.where(batch.same_class, nearest_same[:, None], nearest_other[:, None])
         weights = nearest.sub_(batch.distances).mul_(inverse).to(batch.dtype)
-        weights = weights.clamp_min_(_lowest_exponent(batch.dtype)).exp_()
+        weights = weights.clamp_min_(LOWEST_EXPONENT[batch.dtype]).exp_()
         weights.diagonal().zero_()
-        same = weights.mul(batch.same).sum(1, keepdim=True).masked_fill_(~is_anchor[:, None], 1.0)
-        other = weights.mul(batch.other).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
-        ctx.save_for_backward(features, weights, batch.same, same, other, is_anchor & has_other, inverse, batch.unit)
-        ctx.factor, ctx.needs_grad = batch.factor, batch.needs_grad
-        odds = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
-        return odds.masked_fill_(~has_other, -torch.inf).masked_fill_(~is_anchor, 0.0)
+        same = weights.mul(batch.same_class).sum(1, keepdim=True).masked_fill_(~is_anchor[:, None], 1.0)
+        other = weights.mul(batch.other_class).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
+        saved += [weights, same, other]
+        z = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
+        odds.append(z.masked_fill_(~has_other, -torch.inf).masked_fill_(~is_anchor, 0.0))
+    return torch.stack(odds), saved, partial(_gradients, batch.needs_grad, batch.distance_factor)
 
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        features, weights, is_same, same, other, is_active, inverse, unit = ctx.saved_tensors
+
+def _gradients(rows: slice, distance_factor: float, grad: Tensor, *saved: Tensor) -> Iterator[Tensor]:
+    features, same_class, is_active, inverses, norm_bound, *by_inverse = saved
+    for k in reversed(range(len(inverses))):
+        weights, same, other = by_inverse[3 * k : 3 * k + 3]
         # d z_i / d d_ij: each row sums to 0, so the anchor's own term of d |x_i - x_j|^2 vanishes too.
-        row = grad.where(is_active, 0.0)[:, None].to(weights.dtype)
-        slopes = torch.where(is_same, row / same, -row / other).mul_(weights)
+        row = grad[k].where(is_active, 0.0)[:, None].to(weights.dtype)
+        slopes = torch.where(same_class, row / same, -row / other).mul_(weights)
         if weights.is_cuda:  # a float32 product would keep three digits where TF32 is allowed
             slopes = slopes.double()
-        scaled = features.to(slopes.dtype, copy=True).div_(unit)
-        rows = ctx.needs_grad
-        gradient = torch.zeros_like(features)
+        scaled, gradient = features.to(slopes.dtype, copy=True).div_(norm_bound), torch.zeros_like(features)
         with full_precision(features.device):
             gradient[rows] = slopes.sum(0)[rows, None] * scaled[rows] - (slopes[rows] + slopes.T[rows]) @ scaled
-        gradient.mul_(2 * ctx.factor * inverse * unit)
-        return gradient, None, None
+        yield gradient.mul_(2 * distance_factor * inverses[k] * norm_bound)
 
 
-class DenseNeighbors:
-    """The neighbors of a batch's anchors as matrices; see ``Neighbors`` in ``optimal_temperature.py``."""
+class DenseCurve(LossCurve):
+    """The loss curve from matrices of neighbors."""
 
     octaves = 1
 
     def __init__(self, batch: PairwiseBatch) -> None:
-        anchors = batch.is_anchor & batch.has_other
-        distances, same, other = batch.distances[anchors], batch.same[anchors], batch.other[anchors]
-        distances /= batch.unit.square()
-        self.nearest_same = distances.masked_fill(~same, math.inf).amin(1)
-        self.nearest_other = distances.masked_fill(~other, math.inf).amin(1)
-        nearest = torch.where(same, self.nearest_same[:, None], self.nearest_other[:, None])
+        anchors = batch.is_anchor & batch.has_other_class
+        distances, same, other = batch.distances[anchors], batch.same_class[anchors], batch.other_class[anchors]
+        distances /= batch.norm_bound.square()
+        nearest_same = distances.masked_fill(~same, math.inf).amin(1)
+        nearest_other = distances.masked_fill(~other, math.inf).amin(1)
+        nearest = torch.where(same, nearest_same[:, None], nearest_other[:, None])
         self.excess = (distances - nearest).clamp_min_(0)
         self.same, self.other = same.double(), other.double()
-        self.num_same = self.same.sum(1)
-        self.farthest = float(batch.distances.max() / batch.unit.square())
+        self.num_anchors, self.num_same, self.gap = (
+            int(batch.is_anchor.sum()),
+            self.same.sum(1),
+            nearest_other - nearest_same,
+        )
+        self.farthest = float(batch.distances.max() / batch.norm_bound.square())
 
-    def rounded(self) -> DenseNeighbors:
-        neighbors = copy.copy(self)
-        neighbors.excess, neighbors.same, neighbors.other = self.excess.float(), self.same.float(), self.other.float()
-        return neighbors
+    def rounded(self) -> Self:
+        curve = copy.copy(self)
+        curve.excess, curve.same, curve.other = self.excess.float(), self.same.float(), self.other.float()
+        return curve
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
         sums = []
         for inverse in inverses:
-            weights = self.excess.mul(-inverse).clamp_min_(_lowest_exponent(self.excess.dtype)).exp_()
-            weighted = weights * self.excess
-            sums.append(
-                torch.stack([(part * kind).sum(1) for part in (weights, weighted) for kind in (self.same, self.other)])
-            )
+            weights = self.excess.mul(-inverse).clamp_min_(LOWEST_EXPONENT[self.excess.dtype]).exp_()
+            parts = [
+                (part * kind).sum(1) for part in (weights, weights * self.excess) for kind in (self.same, self.other)
+            ]
+            sums.append(torch.stack(parts))
         return torch.stack(sums).double()

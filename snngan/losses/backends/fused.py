@@ -19,13 +19,15 @@ Sums are in float32. Precision depends on the distances, d_ij = factor * (offset
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.autograd import first_derivatives_only
+from snngan.losses.backends import LogOdds
 from snngan.losses.pairwise import PairwiseBatch
 
 PRECISION: Literal["ieee", "tf32x3", "tf32"] = "ieee"
@@ -34,13 +36,6 @@ LOW_DIM = 16
 RATES = (1e-12, 1e22)
 """Bounds of 1/T in the kernels, where the largest norm is 1/2 to 1: beyond them weights are those at infinity and 0."""
 LARGEST_BLOCK = 128
-
-
-def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
-    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
-    # What the function saves has no connection with the features; this has.
-    link = batch.features[:0].clone()
-    return torch.stack([_LogOdds.apply(link, batch.features, batch, inverse) for inverse in inverse_temperatures])
 
 
 class _Blocks(NamedTuple):
@@ -52,39 +47,38 @@ class _Blocks(NamedTuple):
 
 
 class _Launcher:
-    """The arrays of a batch as the kernels need them: divided by ``unit``, and padded so that no block reads past the
-    end.
+    """The arrays of a batch as the kernels need them: divided by ``norm_bound``, and padded so that no block reads
+    past the end.
 
     ``offsets`` holds offset_i of the module's formula, to which |x_i|^2 is added for more than ``LOW_DIM`` dimensions.
     """
 
-    def __init__(self, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> None:
+    def __init__(self, batch: PairwiseBatch, inverse: Tensor) -> None:
         from snngan.losses.backends import fused_kernels  # needs Triton
 
-        self.kernels = fused_kernels
+        self.kernels, features = fused_kernels, batch.features
         self.count, self.dims = features.shape
         self.width = math.ceil(self.count / LARGEST_BLOCK + 1) * LARGEST_BLOCK
         self.padded_dims = 1 << (self.dims - 1).bit_length()
         self.low_dim, self.precision = self.dims <= LOW_DIM, PRECISION
-        self.unit, self.inverse = batch.unit, batch.factor * inverse * batch.unit.square()
+        self.norm_bound, self.inverse = batch.norm_bound, batch.distance_factor * inverse * batch.norm_bound.square()
         self.rate = (self.inverse / math.log(2)).clamp(*RATES).float()
         if self.low_dim:
             self.features = features.new_zeros(self.dims, self.width)
-            self.features[:, : self.count] = features.T / self.unit
+            self.features[:, : self.count] = features.T / self.norm_bound
         else:
             self.features = features.new_zeros(self.width, self.padded_dims)
-            self.features[: self.count, : self.dims] = features / self.unit
+            self.features[: self.count, : self.dims] = features / self.norm_bound
         self.labels = self._pad(batch.labels, 0)
         squared_norms = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64).square()
         offsets = batch.squared_norms.squeeze(1) - squared_norms
         offsets = offsets.where(offsets > 1e-3 * squared_norms, 0.0)  # smaller ones are rounding
-        self.offsets = self._pad((offsets / self.unit.square()).float(), fused_kernels.MASKED_DISTANCE)
+        self.offsets = self._pad((offsets / self.norm_bound.square()).float(), fused_kernels.MASKED_DISTANCE)
         if not self.low_dim:
             offsets, self.offsets = self.offsets, torch.empty_like(self.offsets)
             self._launch("add_squared_norms", _Blocks(64, 64, 4), 1, self.width, offsets, self.offsets)
 
     def _pad(self, values: Tensor, value: float) -> Tensor:
-        """Return ``values`` (..., N) as (..., width), with ``value`` in the new positions."""
         return F.pad(values, (0, self.width - self.count), value=value)
 
     def sum_weights(self) -> tuple[Tensor, Tensor]:
@@ -101,8 +95,7 @@ class _Launcher:
         """
         saved = self._pad(torch.cat([nearest, slopes]).float(), 0.0)
         anchors = rows.stop - rows.start
-        sums: Tensor = self._run("sum_gradient", (anchors, self.dims), anchors, saved, rows.start, rows.stop).sum(0)
-        return sums
+        return self._run("sum_gradient", (anchors, self.dims), anchors, saved, rows.start, rows.stop).sum(0)
 
     def _run(self, name: str, shape: tuple[int, int], anchors: int, *inputs: Tensor | int) -> Tensor:
         """Return the results of a kernel for each share of the neighbors: (shares, *shape)."""
@@ -153,26 +146,30 @@ def _num_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-class _LogOdds(torch.autograd.Function):
-    """Log-odds (N,) in float64. ``link`` (0, D) is connected with the features: see ``first_derivatives_only``."""
-
-    @staticmethod
-    def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverse: Tensor) -> Tensor:
-        launcher = _Launcher(features, batch, inverse)
+def fused_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
+    """Compute log-odds as ``LogOdds`` describes."""
+    launchers = [_Launcher(batch, inverse) for inverse in inverses]
+    odds, saved = [], [batch.is_anchor & batch.has_other_class]
+    for launcher in launchers:
         nearest, sums = launcher.sum_weights()
-        ctx.save_for_backward(link, nearest, sums, batch.is_anchor & batch.has_other)
-        ctx.launcher, ctx.needs_grad, ctx.dtype = launcher, batch.needs_grad, features.dtype
-        odds = launcher.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
-        return odds.masked_fill_(~batch.has_other, -torch.inf).masked_fill_(~batch.is_anchor, 0.0)
+        saved += [nearest, sums]
+        z = launcher.inverse * (nearest[0] - nearest[1]) + sums[1].log() - sums[0].log()
+        odds.append(z.masked_fill_(~batch.has_other_class, -torch.inf).masked_fill_(~batch.is_anchor, 0.0))
+    return (
+        torch.stack(odds),
+        saved,
+        partial(_gradients, launchers, batch.needs_grad, batch.features.dtype),
+    )
 
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
-        _, nearest, sums, is_active = ctx.saved_tensors
-        launcher, rows = ctx.launcher, ctx.needs_grad
-        slopes = torch.stack([grad, -grad]).div_(sums).where(is_active, 0.0)
-        gradient = torch.zeros((launcher.count, launcher.dims), dtype=ctx.dtype, device=grad.device)
+
+def _gradients(
+    launchers: list[_Launcher], rows: slice, dtype: torch.dtype, grad: Tensor, is_active: Tensor, *saved: Tensor
+) -> Iterator[Tensor]:
+    for k in reversed(range(len(launchers))):
+        launcher, nearest, sums = launchers[k], *saved[2 * k : 2 * k + 2]
+        slopes = torch.stack([grad[k], -grad[k]]).div_(sums).where(is_active, 0.0)
+        gradient = torch.zeros((launcher.count, launcher.dims), dtype=dtype, device=grad.device)
         if rows.start < rows.stop:
-            factor = 2 * launcher.inverse / launcher.unit
+            factor = 2 * launcher.inverse / launcher.norm_bound
             gradient[rows] = launcher.sum_gradient(nearest, slopes, rows) * factor
-        return None, gradient, None, None
+        yield gradient

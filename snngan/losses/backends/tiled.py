@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snngan.losses.autograd import first_derivatives_only
+from snngan.losses.backends import LogOdds
+from snngan.losses.backends.loss_curve import LossCurve
 from snngan.losses.backends.precision import full_precision
-from snngan.losses.pairwise import PairwiseBatch
+from snngan.losses.pairwise import PairwiseBatch, squared_distances
 
 TILE = 1024
 """Samples along a side of a tile: 4 MiB of float32, which stay in a processor's cache."""
@@ -41,14 +43,8 @@ EXACT_UP_TO = 1e10
 """Largest squared norm over T up to which the rounding of float64 distances does not show in the weights."""
 HIGH_DIM = 64
 """Dimensions from which weighting a tile costs less than multiplying the weighted features with it."""
-
-
-def log_odds(batch: PairwiseBatch, inverse_temperatures: Tensor) -> Tensor:
-    """Return the log-odds (K, N) of ``batch`` at K inverse temperatures (K,)."""
-    # What the function saves has no connection with the features; this has.
-    link = batch.features[:0].clone()
-    odds: Tensor = _LogOdds.apply(link, batch.features, batch, inverse_temperatures)
-    return odds
+SAME, OTHER = 0, 1
+"""Kinds of pairs: of one class, or of two."""
 
 
 class _Block(NamedTuple):
@@ -65,23 +61,26 @@ class _Block(NamedTuple):
     def rows(self) -> slice:
         return slice(self.start, self.stop)
 
+    def kind_of_pairs(self, other: _Block) -> int:
+        """Return ``SAME`` or ``OTHER``: which all pairs with another block are of."""
+        return SAME if self.label is not None and self.label == other.label else OTHER
 
-class _Layout(NamedTuple):
-    """The samples of a batch, sorted by class. All tensors except ``order`` are (N,) and sorted."""
 
-    order: Tensor | None
-    """(N,) the positions in the batch, or None if it is sorted."""
-    labels: Tensor
-    is_anchor: Tensor
-    has_other: Tensor
-    is_constant: Tensor
-    """bool: needs no gradient."""
-    blocks: list[_Block]
+class _Layout:
+    """The samples of a batch, sorted by class and cut into blocks."""
 
-    @property
-    def is_active(self) -> Tensor:
-        """bool: the log-odds are finite and depend on the features."""
-        return self.is_anchor & self.has_other
+    def __init__(self, batch: PairwiseBatch) -> None:
+        labels, is_constant = batch.labels, torch.ones_like(batch.is_anchor)
+        is_constant[batch.needs_grad] = False
+        is_sorted = bool((labels[1:] >= labels[:-1]).all())
+        self.order = None if is_sorted else labels.argsort(stable=True)
+        self.labels, class_sizes, self.is_constant = map(self.sort, (labels, batch.class_sizes, is_constant))
+        self.is_anchor, self.has_other = class_sizes > 1, class_sizes < len(labels)
+        self.is_active = self.is_anchor & self.has_other  # the log-odds are finite and depend on the features
+        _, counts = self.labels.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
+        blocks = list(_cut_into_blocks(counts.tolist(), CUDA_TILE if labels.is_cuda else TILE))
+        constant = torch.stack([self.is_constant[block.rows].all() for block in blocks]).tolist()
+        self.blocks = [block._replace(needs_grad=not each) for block, each in zip(blocks, constant, strict=True)]
 
     def sort(self, values: Tensor) -> Tensor:
         """Return ``values`` (N, ...), which are in the order of the batch, sorted by class."""
@@ -90,22 +89,6 @@ class _Layout(NamedTuple):
     def unsort(self, values: Tensor) -> Tensor:
         """Return ``values`` (N, ...), which are sorted by class, in the order of the batch."""
         return values if self.order is None else torch.empty_like(values).index_copy_(0, self.order, values)
-
-
-def _sort_by_class(batch: PairwiseBatch) -> _Layout:
-    labels, is_anchor, has_other = batch.labels, batch.is_anchor, batch.has_other
-    is_constant = torch.ones_like(is_anchor)
-    is_constant[batch.needs_grad] = False
-    order = None if bool((labels[1:] >= labels[:-1]).all()) else labels.argsort(stable=True)
-    if order is not None:
-        labels, is_anchor, has_other, is_constant = (
-            values[order] for values in (labels, is_anchor, has_other, is_constant)
-        )
-    _, counts = labels.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
-    blocks = list(_cut_into_blocks(counts.tolist(), CUDA_TILE if labels.is_cuda else TILE))
-    constant = torch.stack([is_constant[block.rows].all() for block in blocks]).tolist()
-    blocks = [block._replace(needs_grad=not each) for block, each in zip(blocks, constant, strict=True)]
-    return _Layout(order, labels, is_anchor, has_other, is_constant, blocks)
 
 
 def _cut_into_blocks(counts: list[int], tile: int) -> Iterator[_Block]:
@@ -140,7 +123,7 @@ def _split_diagonal(block: _Block) -> Iterator[tuple[_Block, _Block]]:
 
 
 def _augment(features: Tensor, batch: PairwiseBatch, layout: _Layout) -> Tensor:
-    """Return [x_i, 1, |x_i|^2] (N, D + 2) of the ``features`` (N, D), divided by ``batch.unit`` and sorted by class.
+    """Return [x_i, 1, |x_i|^2] (N, D + 2) of the ``features``, divided by ``norm_bound`` and sorted by class.
 
     With the squared norms as columns, one product gives the whole distance.
     """
@@ -148,9 +131,9 @@ def _augment(features: Tensor, batch: PairwiseBatch, layout: _Layout) -> Tensor:
     for start in range(0, len(features), TILE):
         rows = slice(start, start + TILE)
         source = rows if layout.order is None else layout.order[rows]
-        augmented[rows, :-2] = features[source] / batch.unit
+        augmented[rows, :-2] = features[source] / batch.norm_bound
         augmented[rows, -2] = 1
-        augmented[rows, -1] = batch.squared_norms[source, 0] / batch.unit.square()
+        augmented[rows, -1] = batch.squared_norms[source, 0] / batch.norm_bound.square()
     return augmented
 
 
@@ -167,7 +150,6 @@ class _Tiles:
         self.rate = self.exact_rate.clamp(max=HIGHEST_RATE).to(augmented.dtype)
         side = max((block.stop - block.start for block in layout.blocks), default=0)
         self.buffer = augmented.new_empty(side * side)
-        self.lowest = LOWEST_EXPONENT[augmented.dtype]
 
     def pairs(self, *, only_needs_grad: bool = False) -> Iterator[tuple[_Block, _Block, Tensor]]:
         """Yield each unordered pair of blocks with its weights, which the next pair overwrites."""
@@ -178,7 +160,7 @@ class _Tiles:
                     continue
                 for part, others in _split_diagonal(rows) if rows == columns else [(rows, columns)]:
                     weights = self.exponents(left[part.start - rows.start : part.stop - rows.start], others)
-                    weights.clamp_(self.lowest, 0).exp_()
+                    weights.clamp_(LOWEST_EXPONENT[weights.dtype], 0).exp_()
                     if part == others:
                         weights.diagonal().zero_()
                     yield part, others, weights
@@ -208,60 +190,52 @@ class _Tiles:
         for start in range(0, len(self.augmented), 4 * TILE):
             columns = slice(start, min(start + 4 * TILE, len(self.augmented)))
             others = self.augmented[columns].double()
-            exponents = (own[:, :-2] @ others[:, :-2].T).mul_(-2)
-            exponents.add_(own[:, -1:]).add_(others[:, -1]).clamp_min_(0).mul_(-self.exact_rate)
+            distances = squared_distances(own[:, :-2], others[:, :-2], (own[:, -1:], others[:, -1:]))
+            exponents = distances.mul_(-self.exact_rate)
             is_self = rows[:, None] == torch.arange(columns.start, columns.stop, device=rows.device)
             exponents.masked_fill_(is_self, -torch.inf)
             yield columns, exponents, self.layout.labels[rows, None] == self.layout.labels[columns]
 
 
-class _LogOdds(torch.autograd.Function):
-    """Log-odds (K, N) in float64. ``link`` (0, D) is connected with the features: see ``first_derivatives_only``."""
+def tiled_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
+    """Compute log-odds as ``LogOdds`` describes."""
+    layout = _Layout(batch)
+    augmented = _augment(batch.features, batch, layout)
+    inverses = inverses * batch.norm_bound.square()
+    log_sums = augmented.new_empty(len(inverses), 2, len(augmented), dtype=torch.float64)
+    underflowing = torch.empty_like(log_sums[:, 0], dtype=torch.bool)
+    for k, inverse in enumerate(inverses):
+        tiles = _Tiles(augmented, batch.distance_factor, inverse, layout)
+        with full_precision(augmented.device):
+            log_sums[k] = _sum_weights(tiles).log()
+        underflowing[k] = layout.is_active & (log_sums[k] < UNDERFLOW[augmented.dtype]).any(0)
+        for rows in _split_rows(underflowing[k]):
+            log_sums[k, :, rows] = _log_sum_weights(tiles, rows)
+    odds = (log_sums[:, OTHER] - log_sums[:, SAME]).masked_fill_(~layout.has_other, -torch.inf)
+    odds.masked_fill_(~layout.is_anchor, 0.0)
+    saved = [augmented, inverses, batch.norm_bound, log_sums, underflowing]
+    return layout.unsort(odds.T).T, saved, partial(_gradients, layout, batch.distance_factor)
 
-    @staticmethod
-    def forward(ctx: Any, link: Tensor, features: Tensor, batch: PairwiseBatch, inverses: Tensor) -> Tensor:
-        layout = _sort_by_class(batch)
-        augmented = _augment(features, batch, layout)
-        inverses = inverses * batch.unit.square()
-        same, other = augmented.new_empty(2, len(inverses), len(features), dtype=torch.float64)
-        underflowing = torch.empty_like(same, dtype=torch.bool)
-        threshold = UNDERFLOW[features.dtype]
-        for k, inverse in enumerate(inverses):
-            tiles = _Tiles(augmented, batch.factor, inverse, layout)
-            with full_precision(features.device):
-                same[k], other[k] = (sums.log() for sums in _sum_weights(tiles))
-            underflowing[k] = layout.is_active & ((same[k] < threshold) | (other[k] < threshold))
-            for rows in _split_rows(underflowing[k]):
-                same[k, rows], other[k, rows] = _log_sum_weights(tiles, rows)
-        ctx.save_for_backward(link, augmented, same, other, underflowing, inverses, batch.unit)
-        ctx.layout, ctx.factor = layout, batch.factor
-        odds = (other - same).masked_fill_(~layout.has_other, -torch.inf).masked_fill_(~layout.is_anchor, 0.0)
-        return layout.unsort(odds.T).T
 
-    @staticmethod
-    @first_derivatives_only
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
-        _, augmented, *saved, inverses, unit = ctx.saved_tensors
-        layout, factor = ctx.layout, ctx.factor
-        gradient = torch.zeros_like(augmented[:, :-2])
-        largest = inverses.amax()
-        for inverse, grad_k, same, other, underflowing in zip(inverses, grad, *saved, strict=True):
-            tiles = _Tiles(augmented, factor, inverse, layout)
-            share = torch.where(largest > 0, inverse / largest, 0.0)
-            slope = (layout.sort(grad_k) * share).where(layout.is_active, 0.0)
-            # The slope of an anchor's log-odds by the weight of a neighbor of its class, and of another.
-            direct = ~underflowing & (slope != 0)
-            slope_same = (slope * torch.exp(-same)).where(direct, 0.0).to(augmented.dtype)
-            slope_other = (-slope * torch.exp(-other)).where(direct, 0.0).to(augmented.dtype)
-            with full_precision(augmented.device):
-                if bool(direct.any()):
-                    _add_gradient(tiles, slope_same, slope_other, gradient)
-                # Products of other shapes round differently. Where that shows, use the row groups of the forward pass.
-                shows = tiles.exact_rate * augmented[:, -1].amax() > EXACT_UP_TO
-                for rows in _split_rows(underflowing & ((slope != 0) | shows)):
-                    _add_exact_gradient(tiles, rows, slope[rows], same[rows], other[rows], gradient)
-        gradient.mul_(2 * factor * largest / unit).masked_fill_(layout.is_constant[:, None], 0.0)
-        return None, layout.unsort(gradient), None, None
+def _gradients(layout: _Layout, distance_factor: float, grad: Tensor, *saved: Tensor) -> Iterator[Tensor]:
+    augmented, inverses, norm_bound, *by_inverse = saved
+    gradient, largest = torch.zeros_like(augmented[:, :-2]), inverses.amax()
+    for inverse, grad_k, log_sums, underflowing in zip(inverses, grad, *by_inverse, strict=True):
+        tiles = _Tiles(augmented, distance_factor, inverse, layout)
+        share = torch.where(largest > 0, inverse / largest, 0.0)
+        slope = (layout.sort(grad_k) * share).where(layout.is_active, 0.0)
+        # The slope of an anchor's log-odds by the weight of a neighbor of its class, and of another.
+        direct = ~underflowing & (slope != 0)
+        by_weight = (torch.stack([slope, -slope]) * torch.exp(-log_sums)).where(direct, 0.0)
+        with full_precision(augmented.device):
+            if bool(direct.any()):
+                _add_gradient(tiles, by_weight.to(augmented.dtype), gradient)
+            # Products of other shapes round differently. Where that shows, use the row groups of the forward pass.
+            shows = tiles.exact_rate * augmented[:, -1].amax() > EXACT_UP_TO
+            for rows in _split_rows(underflowing & ((slope != 0) | shows)):
+                _add_exact_gradient(tiles, rows, slope[rows, None], log_sums[:, rows, None], gradient)
+    gradient.mul_(2 * distance_factor * largest / norm_bound).masked_fill_(layout.is_constant[:, None], 0.0)
+    yield layout.unsort(gradient)
 
 
 def _split_rows(mask: Tensor) -> list[Tensor]:
@@ -270,96 +244,87 @@ def _split_rows(mask: Tensor) -> list[Tensor]:
     return list(torch.split(positions, UNDERFLOW_ROWS)) if len(positions) else []
 
 
-def _sum_weights(tiles: _Tiles) -> tuple[Tensor, Tensor]:
-    """Return the sums (N,) of the weights of each anchor's own class and of the others, in float64."""
-    same, other = tiles.augmented.new_zeros(2, len(tiles.augmented), dtype=torch.float64)
+def _sum_weights(tiles: _Tiles) -> Tensor:
+    """Return the sums (2, N) of the weights of each anchor's own class and of the others, in float64."""
+    sums = tiles.augmented.new_zeros(2, len(tiles.augmented), dtype=torch.float64)
     for rows, columns, weights in tiles.pairs():
         if rows == columns and rows.label is None:
             same_class = tiles.same_class(rows)
-            same[rows.rows] += (weights * same_class).sum(1)
-            other[rows.rows] += weights.masked_fill_(same_class, 0.0).sum(1)
+            sums[SAME, rows.rows] += (weights * same_class).sum(1)
+            sums[OTHER, rows.rows] += weights.masked_fill_(same_class, 0.0).sum(1)
             continue
-        sums = same if rows.label is not None and rows.label == columns.label else other
-        sums[rows.rows] += weights.sum(1)
+        kind = rows.kind_of_pairs(columns)
+        sums[kind, rows.rows] += weights.sum(1)
         if rows != columns:
-            sums[columns.rows] += weights.sum(0)
-    return same, other
+            sums[kind, columns.rows] += weights.sum(0)
+    return sums
 
 
-def _log_sum_weights(tiles: _Tiles, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logarithms (n,) of both sums for the anchors ``rows`` (n,), computed in the log domain."""
-    same, other = torch.full((2, len(rows)), -torch.inf, dtype=torch.float64, device=rows.device)
+def _log_sum_weights(tiles: _Tiles, rows: Tensor) -> Tensor:
+    """Return the logarithms (2, n) of both sums for the anchors ``rows`` (n,), computed in the log domain."""
+    log_sums = torch.full((2, len(rows)), -torch.inf, dtype=torch.float64, device=rows.device)
     for _, exponents, same_class in tiles.exact_exponents(rows):
-        same = torch.logaddexp(same, exponents.masked_fill(~same_class, -torch.inf).logsumexp(1))
-        other = torch.logaddexp(other, exponents.masked_fill_(same_class, -torch.inf).logsumexp(1))
-    return same, other
+        parts = [exponents.masked_fill(mask, -torch.inf).logsumexp(1) for mask in (~same_class, same_class)]
+        log_sums = torch.logaddexp(log_sums, torch.stack(parts))
+    return log_sums
 
 
-def _add_gradient(tiles: _Tiles, slope_same: Tensor, slope_other: Tensor, gradient: Tensor) -> None:
-    """Add to ``gradient`` (N, D) the sum over j of S_ij (x_i - x_j), S_ij = weight_ij * (slope_i + slope_j)."""
+def _add_gradient(tiles: _Tiles, slopes: Tensor, gradient: Tensor) -> None:
+    """Add to ``gradient`` (N, D) the sum over j of S_ij (x_i - x_j), where S_ij = weight_ij * (slope_i + slope_j).
+
+    ``slopes`` (2, N) are for pairs of one class and of two.
+    """
     features, with_ones = tiles.augmented[:, :-2], tiles.augmented[:, :-1]
-    high_dim = features.shape[1] >= HIGH_DIM
-    totals = torch.zeros_like(slope_same)
+    is_high_dim = features.shape[1] >= HIGH_DIM
+    totals, buffer = torch.zeros_like(slopes[0]), torch.empty_like(tiles.buffer)
     # In few dimensions S @ x is a product with twice as many columns, without weighting the tile first.
-    doubled = {
-        id(slope): torch.cat([with_ones, with_ones * slope[:, None]], 1)
-        for slope in (() if high_dim else (slope_same, slope_other))
-    }
-    buffer = torch.empty_like(tiles.buffer)
+    doubled = [] if is_high_dim else [torch.cat([with_ones, with_ones * slope[:, None]], 1) for slope in slopes]
     for rows, columns, weights in tiles.pairs(only_needs_grad=True):
-        mixed = rows == columns and rows.label is None
-        slope = slope_same if rows.label is not None and rows.label == columns.label else slope_other
-        weigh_first = mixed or high_dim
+        kind, is_mixed = rows.kind_of_pairs(columns), rows == columns and rows.label is None
+        slope = slopes[kind]
+        weigh_first = is_mixed or is_high_dim
         if weigh_first:
-            slopes = torch.add(
-                slope[rows.rows, None], slope[columns.rows], out=buffer[: weights.numel()].view_as(weights)
-            )
-            if mixed:
-                both_same = slope_same[rows.rows, None] + slope_same[columns.rows]
-                slopes = torch.where(tiles.same_class(rows), both_same, slopes)
-            weights = slopes.mul_(weights)
-        sides = [(rows, columns, weights)]
-        if rows != columns:
-            sides.append((columns, rows, weights.T))
-        for block, others, tile in sides:
+            tile = buffer[: weights.numel()].view_as(weights)
+            torch.add(slope[rows.rows, None], slope[columns.rows], out=tile)
+            if is_mixed:
+                both_same = slopes[SAME, rows.rows, None] + slopes[SAME, rows.rows]
+                tile = torch.where(tiles.same_class(rows), both_same, tile)
+            weights = tile.mul_(weights)
+        sides = [(rows, columns, weights), (columns, rows, weights.T)]
+        for block, others, tile in sides[:1] if rows == columns else sides:
             if not block.needs_grad:
                 continue
             if weigh_first:
                 gradient[block.rows].addmm_(tile, features[others.rows], alpha=-1)
                 totals[block.rows] += tile.sum(1)
             else:
-                plain, weighted = (tile @ doubled[id(slope)][others.rows]).chunk(2, dim=1)
+                plain, weighted = (tile @ doubled[kind][others.rows]).chunk(2, dim=1)
                 sums = plain * slope[block.rows, None] + weighted
                 gradient[block.rows] -= sums[:, :-1]
                 totals[block.rows] += sums[:, -1]
     gradient.addcmul_(totals[:, None], features)
 
 
-def _add_exact_gradient(
-    tiles: _Tiles, rows: Tensor, slope: Tensor, log_same: Tensor, log_other: Tensor, gradient: Tensor
-) -> None:
-    """Add to ``gradient`` (N, D) the part that comes from the log-odds of the anchors ``rows`` (n,)."""
+def _add_exact_gradient(tiles: _Tiles, rows: Tensor, slope: Tensor, log_sums: Tensor, gradient: Tensor) -> None:
+    """Add to ``gradient`` (N, D) the part of the anchors ``rows`` (n,); ``slope`` (n, 1), ``log_sums`` (2, n, 1)."""
     features = tiles.augmented[:, :-2]
-    own, slope, log_same, log_other = features[rows], slope[:, None], log_same[:, None], log_other[:, None]
+    own = features[rows]
     for columns, exponents, same_class in tiles.exact_exponents(rows):
-        weights = (exponents - torch.where(same_class, log_same, log_other)).clamp_max_(0).exp_()
+        weights = (exponents - torch.where(same_class, log_sums[SAME], log_sums[OTHER])).clamp_max_(0).exp_()
         weights = weights.mul_(torch.where(same_class, slope, -slope)).to(features.dtype)
         gradient.index_add_(0, rows, own * weights.sum(1, keepdim=True) - weights @ features[columns])
         gradient[columns] += features[columns] * weights.sum(0)[:, None] - weights.T @ own
 
 
-class TiledNeighbors:
-    """Sums over the neighbors of a batch's anchors; see ``Neighbors`` in ``optimal_temperature.py``.
-
-    Each pass over the pairs computes them at many temperatures. Distances have the dtype of the features.
-    """
+class TiledCurve(LossCurve):
+    """The loss curve from tiles, each evaluated at many temperatures. Distances have the dtype of the features."""
 
     octaves = 4
 
     def __init__(self, batch: PairwiseBatch) -> None:
-        self._layout = _sort_by_class(batch)
-        augmented = _augment(batch.features.detach(), batch, self._layout)
-        self._tiles = _Tiles(augmented, batch.factor, torch.ones_like(batch.scale), self._layout)
+        layout = self._layout = _Layout(batch)
+        augmented = _augment(batch.features.detach(), batch, layout)
+        self._tiles = _Tiles(augmented, batch.distance_factor, torch.ones_like(batch.mean_distance), layout)
         self._nearest = augmented.new_full((2, len(augmented)), -torch.inf)  # of the class, of the others; negative
         farthest = augmented.new_zeros(())
         for anchors, dim, kind, mask, negative in self._sides():
@@ -367,18 +332,16 @@ class TiledNeighbors:
             part = negative if mask is None else negative.where(mask, -torch.inf)
             nearest = self._nearest[kind, anchors]
             torch.maximum(nearest, part.amax(dim).clamp_max(0), out=nearest)
-        self.nearest_same, self.nearest_other = (-self._nearest[:, self._layout.is_active]).double()
+        nearest = -self._nearest[:, layout.is_active].double()
+        self.num_anchors, self.gap = int(layout.is_anchor.sum()), nearest[OTHER] - nearest[SAME]
         self._nearest.masked_fill_(self._nearest == -torch.inf, 0.0)
-        self.num_same = (self._layout.sort(batch.class_sizes)[self._layout.is_active] - 1).double()
+        self.num_same = (layout.sort(batch.class_sizes)[layout.is_active] - 1).double()
         self.farthest = -float(farthest)
-
-    def rounded(self) -> TiledNeighbors:
-        return self
 
     def sums(self, inverses: Sequence[float]) -> Tensor:
         augmented = self._tiles.augmented
         sums = augmented.new_zeros((len(inverses), 4, len(augmented)), dtype=torch.float64)
-        lowest = self._tiles.lowest / 2  # vanishes in a sum with the nearest neighbor's 1
+        lowest = LOWEST_EXPONENT[augmented.dtype] / 2  # vanishes in a sum with the nearest neighbor's 1
         height = CUDA_TILE if augmented.is_cuda else PART_ROWS
         for anchors, dim, kind, mask, negative in self._sides():
             for start in range(0, len(negative), height):
@@ -397,8 +360,8 @@ class TiledNeighbors:
     def _sides(self) -> Iterator[tuple[slice, int, int, Tensor | None, Tensor]]:
         """Yield anchors and their negative distances to some neighbors, which the next item overwrites.
 
-        Neighbors lie along dimension ``dim`` of the tile. ``kind`` is 0 for the same class and 1 for others; a mask
-        says which pairs are of that kind, where not all are.
+        Neighbors lie along dimension ``dim`` of the tile. ``kind`` is ``SAME`` or ``OTHER``; a mask says which pairs
+        are of that kind, where not all are.
         """
         for number, rows in enumerate(self._layout.blocks):
             left = self._tiles.scale_left(rows)
@@ -408,9 +371,9 @@ class TiledNeighbors:
                 if rows == columns:
                     same_class = self._tiles.same_class(rows)
                     if rows.label is None:
-                        yield rows.rows, 1, 1, ~same_class, negative
-                    yield rows.rows, 1, 0, same_class.fill_diagonal_(False), negative
-                    continue
-                kind = 0 if rows.label is not None and rows.label == columns.label else 1
-                yield rows.rows, 1, kind, None, negative
-                yield columns.rows, 0, kind, None, negative
+                        yield rows.rows, 1, OTHER, ~same_class, negative
+                    yield rows.rows, 1, SAME, same_class.fill_diagonal_(False), negative
+                else:
+                    kind = rows.kind_of_pairs(columns)
+                    yield rows.rows, 1, kind, None, negative
+                    yield columns.rows, 0, kind, None, negative

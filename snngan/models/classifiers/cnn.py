@@ -10,7 +10,7 @@ from torch import nn
 
 from snngan.config import check_options, option
 from snngan.models import CLASSIFIERS, ImageShape
-from snngan.models.layers import fully_connected
+from snngan.models.layers import check_min_side, fully_connected
 
 
 @CLASSIFIERS.register("cnn")
@@ -33,20 +33,12 @@ class CNN:
         return (*(f"conv{number + 1}" for number in range(self.convolutions)), "fc1", "fc2")
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
+        check_min_side(image_shape, 2**self.convolutions, "the CNN")
         channels, height, width = image_shape
         layers: dict[str, nn.Module] = {}
-        for number in range(self.convolutions):
-            layers[f"conv{number + 1}"] = nn.Sequential(
-                nn.Conv2d(channels, self.width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
-            )
+        for name in self.hidden[:-2]:
+            layers[name] = nn.Sequential(nn.Conv2d(channels, self.width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
             channels, height, width = self.width, height // 2, width // 2
-        if height < 1 or width < 1:
-            least = 2**self.convolutions
-            raise ValueError(
-                f"images must be {least}x{least} or larger for {self.convolutions} poolings, got "
-                f"{image_shape[1]}x{image_shape[2]}: use the classifier feedforward"
-            )
         layers["flat"] = nn.Flatten()
         layers |= fully_connected([channels * height * width, self.units, self.units])
         layers["logits"] = nn.Linear(self.units, num_classes)

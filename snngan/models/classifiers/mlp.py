@@ -29,7 +29,6 @@ class Feedforward:
         return tuple(f"fc{number + 1}" for number in range(len(self.widths.split("-"))))
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to logits (N, num_classes)."""
         sizes = [math.prod(image_shape), *map(int, self.widths.split("-"))]
         layers = {"flat": nn.Flatten(), **fully_connected(sizes), "logits": nn.Linear(sizes[-1], num_classes)}
         return nn.Sequential(OrderedDict(layers))

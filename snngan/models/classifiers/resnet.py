@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from snngan.config import check_options, option
 from snngan.models import CLASSIFIERS, ImageShape
+from snngan.models.layers import check_min_side
 
 BLOCKS = (1, 2, 2, 2)
 """Blocks of each stage; with the first convolution and two per block, these are 15 layers."""
@@ -36,8 +37,7 @@ class ResNet15:
         return ("stem", *(f"stage{stage + 1}.{block}" for stage, count in enumerate(BLOCKS) for block in range(count)))
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
-        _check_size(image_shape, "resnet15")
+        check_min_side(image_shape, 8, "resnet15")
         widths = [self.width * 2**stage for stage in range(len(BLOCKS))]
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             stem=nn.Conv2d(image_shape[0], self.width, 3, padding=1, bias=False)
@@ -80,10 +80,9 @@ class ResNet18:
         return ("relu", "layer?.?")
 
     def network(self, image_shape: ImageShape, num_classes: int) -> nn.Module:
-        """Return a module that maps images to logits (N, num_classes); raises ``ValueError`` for too small images."""
         from torchvision import models
 
-        _check_size(image_shape, f"resnet{self.depth}")
+        check_min_side(image_shape, 8, f"resnet{self.depth}")
         network: nn.Module = getattr(models, f"resnet{self.depth}")(weights=None, num_classes=num_classes)
         if min(image_shape[1:]) < 64:
             network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
@@ -99,10 +98,3 @@ class ResNet34(ResNet18):
     """The same as resnet18 with 34 layers."""
 
     depth: ClassVar[int] = 34
-
-
-def _check_size(image_shape: ImageShape, name: str) -> None:
-    if min(image_shape[1:]) < 8:
-        raise ValueError(
-            f"images of {name} must be 8x8 or larger, got {image_shape[1]}x{image_shape[2]}: use feedforward"
-        )

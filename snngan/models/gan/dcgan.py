@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, add_spectral_norm, base_and_doublings, norm_2d
+from snngan.models.layers import NetworkOptions, add_spectral_norm, base_and_doublings, initialize, norm_2d
 
 
 @ARCHITECTURES.register("dcgan")
@@ -25,7 +26,6 @@ class DCGAN(NetworkOptions):
     width: int = option(32, "channels at half the image's side, doubled at each halving", low=1, high=16384)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
-        """Return a module that maps latents (N, latent_dim) to images; raises ``ValueError`` for other image sizes."""
         base, doublings = base_and_doublings(image_shape, "dcgan")
         channels = [self.width * 2**level for level in reversed(range(doublings))]
         layers: list[nn.Module] = [
@@ -42,11 +42,11 @@ class DCGAN(NetworkOptions):
             ]
         layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
         network = nn.Sequential(*layers)
-        initialize(network, keep_scale=self.generator_norm == "none")
+        keep_scale = self.generator_norm == "none"
+        initialize(network, lambda _, module: draw_weight(module, keep_scale=keep_scale))
         return network
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        """Return a module that maps images to (N, output_dim); raises ``ValueError`` for other image sizes."""
         base, doublings = base_and_doublings(image_shape, "dcgan")
         layers: list[nn.Module] = []
         inputs = image_shape[0]
@@ -60,26 +60,19 @@ class DCGAN(NetworkOptions):
             ]
             inputs = outputs
         network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * base * base, output_dim))
-        initialize(network, keep_scale=self.discriminator_norm == "none" and not self.spectral_norm)
-        if self.spectral_norm:
-            add_spectral_norm(network)
-        return network
+        keep_scale = self.discriminator_norm == "none" and not self.spectral_norm
+        initialize(network, lambda _, module: draw_weight(module, keep_scale=keep_scale))
+        return add_spectral_norm(network) if self.spectral_norm else network
 
 
-def initialize(network: nn.Module, *, keep_scale: bool) -> None:
-    """Draw every weight of ``network`` from a normal distribution and set every bias to 0, in place.
+def draw_weight(module: Any, *, keep_scale: bool) -> None:
+    """Draw the weight of a layer from a normal distribution, in place.
 
     The standard deviation is 0.02, as in the paper, if normalization layers or spectral norm set the scale of the
     activations. Without either (``keep_scale``), such weights would shrink the activations at each layer, and the
     standard deviation of He et al. 2015 is used instead.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            if keep_scale:
-                # In a transposed convolution with stride 2, 4 of the 4x4 weights contribute to each output pixel.
-                fan_in = module.in_channels * 4 if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
-                nn.init.normal_(module.weight, std=(2.0 / fan_in) ** 0.5)
-            else:
-                nn.init.normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    weight = module.weight
+    # In a transposed convolution with stride 2, 4 of the 4x4 weights contribute to each output pixel.
+    fan_in = module.in_channels * 4 if isinstance(module, nn.ConvTranspose2d) else weight[0].numel()
+    nn.init.normal_(weight, std=(2.0 / fan_in) ** 0.5 if keep_scale else 0.02)

@@ -29,26 +29,17 @@ class MLP(NetworkOptions):
     )
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
-        """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1]."""
         layers: list[nn.Module] = []
-        inputs = self.latent_dim
-        for _ in range(self.hidden_layers):
+        for inputs in [self.latent_dim, *[self.width] * (self.hidden_layers - 1)]:
             linear = nn.Linear(inputs, self.width, bias=self.generator_norm == "none")
             layers += [linear, norm_1d(self.generator_norm, self.width), nn.ReLU()]
-            inputs = self.width
-        layers += [nn.Linear(inputs, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)]
-        return nn.Sequential(*layers)
+        to_image = nn.Linear(self.width, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)
+        return nn.Sequential(*layers, *to_image)
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        """Return a module that maps images (N, *image_shape) to (N, output_dim)."""
-        layers: list[nn.Module] = [nn.Flatten()]
-        inputs = math.prod(image_shape)
-        for index in range(self.hidden_layers):
-            norm = self.discriminator_norm if index else "none"
-            linear = nn.Linear(inputs, self.width, bias=norm == "none")
-            layers += [linear, norm_1d(norm, self.width), nn.LeakyReLU(0.2)]
-            inputs = self.width
-        network = nn.Sequential(*layers, nn.Linear(inputs, output_dim))
-        if self.spectral_norm:
-            add_spectral_norm(network)
-        return network
+        layers = [nn.Flatten(), nn.Linear(math.prod(image_shape), self.width), nn.Identity(), nn.LeakyReLU(0.2)]
+        for _ in range(self.hidden_layers - 1):
+            linear = nn.Linear(self.width, self.width, bias=self.discriminator_norm == "none")
+            layers += [linear, norm_1d(self.discriminator_norm, self.width), nn.LeakyReLU(0.2)]
+        network = nn.Sequential(*layers, nn.Linear(self.width, output_dim))
+        return add_spectral_norm(network) if self.spectral_norm else network

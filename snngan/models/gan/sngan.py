@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, add_spectral_norm, base_and_doublings, norm_2d
+from snngan.models.layers import NetworkOptions, add_spectral_norm, base_and_doublings, initialize, norm_2d
 
 
 @ARCHITECTURES.register("sngan")
@@ -27,7 +28,6 @@ class SNGAN(NetworkOptions):
     width: int = option(64, "channels of every feature map", low=1, high=16384)
 
     def generator(self, image_shape: ImageShape) -> nn.Module:
-        """Return a module that maps latents (N, latent_dim) to images; raises ``ValueError`` for other image sizes."""
         base, doublings = base_and_doublings(image_shape, "sngan")
         network = nn.Sequential(
             nn.Linear(self.latent_dim, self.width * base * base),
@@ -38,11 +38,10 @@ class SNGAN(NetworkOptions):
             nn.Conv2d(self.width, image_shape[0], 3, padding=1),
             nn.Tanh(),
         )
-        initialize(network)
+        initialize(network, draw_weight)
         return network
 
     def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        """Return a module that maps images to (N, output_dim); raises ``ValueError`` for other image sizes."""
         base_and_doublings(image_shape, "sngan")
         blocks: list[nn.Module] = [first_down_block(image_shape[0], self.width)]
         side = image_shape[1] // 2
@@ -53,10 +52,8 @@ class SNGAN(NetworkOptions):
         norm = norm_2d(self.discriminator_norm, self.width)
         pool = GlobalPool(total=self.spectral_norm)
         network = nn.Sequential(*blocks, norm, nn.ReLU(), pool, nn.Linear(self.width, output_dim))
-        initialize(network)
-        if self.spectral_norm:
-            add_spectral_norm(network)
-        return network
+        initialize(network, draw_weight)
+        return add_spectral_norm(network) if self.spectral_norm else network
 
 
 class ResidualBlock(nn.Module):
@@ -73,44 +70,40 @@ class ResidualBlock(nn.Module):
         return residual + (F.interpolate(shortcut, scale_factor=2.0) if self.upsample else shortcut)
 
 
-def up_block(width: int, norm: str) -> ResidualBlock:
-    """Return a block with nearest-neighbor upsampling, (N, width, H, W) -> (N, width, 2H, 2W)."""
-    residual = [
+def residual_branch(width: int, norm: str, *before_convolution: nn.Module) -> list[nn.Module]:
+    """Return two convolutions of feature maps (N, width, H, W), with normalization and ReLU before each."""
+    return [
         norm_2d(norm, width),
         nn.ReLU(),
-        nn.Upsample(scale_factor=2),
+        *before_convolution,
         nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
         norm_2d(norm, width),
         nn.ReLU(),
         nn.Conv2d(width, width, 3, padding=1),
     ]
-    return ResidualBlock(nn.Sequential(*residual), nn.Conv2d(width, width, 1), upsample=True)
+
+
+def up_block(width: int, norm: str) -> ResidualBlock:
+    """Return a block with nearest-neighbor upsampling, (N, width, H, W) -> (N, width, 2H, 2W)."""
+    residual = nn.Sequential(*residual_branch(width, norm, nn.Upsample(scale_factor=2)))
+    return ResidualBlock(residual, nn.Conv2d(width, width, 1), upsample=True)
 
 
 def down_block(width: int, norm: str, *, halve: bool) -> ResidualBlock:
     """Return a block (N, width, H, W) -> (N, width, H/2, W/2), or to the same shape without ``halve``."""
-    residual = [
-        norm_2d(norm, width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
-        norm_2d(norm, width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1),
-        nn.AvgPool2d(2) if halve else nn.Identity(),
-    ]
-    shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(width, width, 1)) if halve else nn.Identity()
-    return ResidualBlock(nn.Sequential(*residual), shortcut)
+    residual = nn.Sequential(*residual_branch(width, norm), nn.AvgPool2d(2) if halve else nn.Identity())
+    return ResidualBlock(residual, shortcut(width, width) if halve else nn.Identity())
 
 
 def first_down_block(channels: int, width: int) -> ResidualBlock:
     """Return a block (N, channels, H, W) -> (N, width, H/2, W/2) without ReLU or normalization before it."""
-    residual = [
-        nn.Conv2d(channels, width, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1),
-        nn.AvgPool2d(2),
-    ]
-    return ResidualBlock(nn.Sequential(*residual), nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, width, 1)))
+    convolutions = nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+    return ResidualBlock(nn.Sequential(*convolutions, nn.AvgPool2d(2)), shortcut(channels, width))
+
+
+def shortcut(channels: int, width: int) -> nn.Module:
+    """Return the mapping (N, channels, H, W) -> (N, width, H/2, W/2) of a shortcut."""
+    return nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, width, 1))
 
 
 class GlobalPool(nn.Module):
@@ -124,13 +117,9 @@ class GlobalPool(nn.Module):
         return maps.sum(dim=(2, 3)) if self.total else maps.mean(dim=(2, 3))
 
 
-def initialize(network: nn.Module) -> None:
-    """Draw every weight by the uniform rule of Glorot and Bengio 2010 and set every bias to 0, in place.
+def draw_weight(name: str, module: Any) -> None:
+    """Draw the weight of a layer by the uniform rule of Glorot and Bengio 2010, in place.
 
     As in the paper, the gain is sqrt(2) for convolutions in the residual branch of a block and 1 for other layers.
     """
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2.0) if "residual" in name else 1.0)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2.0) if "residual" in name else 1.0)
