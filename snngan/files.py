@@ -123,14 +123,16 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike], *, compressed: bool =
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any = None) -> None:
     """Write ``tensors`` by name, and ``content`` as JSON in the metadata, as a safetensors file, atomically.
 
+    Equal arguments give equal bytes.
+
     Raises:
         SaveError: the file could not be written; the old one stays.
     """
     from safetensors.torch import save
 
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none share memory
-    text = json.dumps(content)
-    write_atomically(path, save(own, {"content": text, "sha256": _digest(own, text)}))
+    text = json.dumps({"sha256": _digest(own, content), "content": content})
+    write_atomically(path, save(own, {"snngan": text}))  # one key, since safetensors writes several in any order
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -143,19 +145,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("sha256") != _digest(tensors, metadata.get("content", "")):
+            metadata = json.loads(file.metadata()["snngan"])
+            # Copies, because the tensors of safetensors keep the file mapped.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _digest(tensors, metadata["content"]):
             raise ValueError("its checksum does not match")
-        return tensors, json.loads(metadata["content"])
+        return tensors, metadata["content"]
     except Exception as error:  # safetensors' own errors, those of JSON and of the file system
         raise ValueError(f"{path} is damaged, or not written by snngan: {error}") from error
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+def _digest(tensors: Mapping[str, Tensor], content: Any) -> str:
     import torch
 
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(json.dumps(content).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)

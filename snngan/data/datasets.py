@@ -77,7 +77,7 @@ def is_here(name: str, data_dir: str | Path | None = None) -> bool:
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
     """Return ``data_dir``, else the folder in SNNGAN_DATA, else ``data`` in the current folder."""
-    return Path(data_dir or os.environ.get("SNNGAN_DATA") or "data").expanduser()
+    return Path(os.path.expanduser(data_dir or os.environ.get("SNNGAN_DATA") or "data"))
 
 
 def shrink_images(name: str, images: Tensor, size: int) -> Tensor:
@@ -98,7 +98,7 @@ def _split_path(name: str) -> tuple[str, Path]:
         return "", Path()
     if not place:
         raise ValueError(f"{name} needs a path after the colon: {kind}:PATH")
-    return kind, Path(place).expanduser()
+    return kind, Path(os.path.expanduser(place))
 
 
 def _find(name: str, folder: Path) -> str | None:
@@ -111,7 +111,7 @@ def _load_named(name: str, folder: Path, download: bool, keep: bool, notify: Not
     try:
         source = DATASETS[name]
     except UnknownNameError as error:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         kind = "folder" if path.is_dir() else "npz" if path.is_file() and path.suffix == ".npz" else None
         if kind is not None:
             raise ValueError(f"{name} must be the name of a data set, got a path; write {kind}:{name}") from None

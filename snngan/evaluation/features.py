@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -172,7 +173,7 @@ def choose_extractor(features: str, reader: Reader, image_size: int | None = Non
         reader.notify(f"fetching {FID_WEIGHTS_URL} as {published_weights()}")
         fetch(FID_WEIGHTS_URL, published_weights())
     if features == "inception" or (kind == "inception" and place):
-        return Inception(Path(place).expanduser() if colon else None, reader.device)
+        return Inception(Path(os.path.expanduser(place)) if colon else None, reader.device)
     if not place:
         raise ValueError(f"--features must be {FEATURE_SPACES}, got {features!r}")
     return FunctionFeatures(features, reader.device)

@@ -123,7 +123,7 @@ def evaluate(
         (0.0, 40)
     """
     chosen, run, reader = choose_metrics(metrics), find_run(images), Reader(**options)
-    if run is not None:
+    if run is not None:  # whose data folder is read, but not written to
         reader = replace(reader, data_dir=reader.data_dir or run.config.data_dir)
     sides = open_sides(images, reference, reader, features, download, seed)
     counts: dict[str, Any] = {"count": count, "pairwise_count": pairwise_count}

@@ -103,6 +103,8 @@ class Reader:
         skip_broken: whether images of a folder that are unreadable or too small are left out, at the cost of reading
             each once.
         notify: called with each line worth telling the user.
+        feature_folder: where classifiers for features, and features of reference sets, are kept; default: ``features``
+            in the folder of data sets.
     """
 
     split: str = "test"
@@ -111,16 +113,14 @@ class Reader:
     device: str | torch.device = "auto"
     skip_broken: bool = False
     notify: Notify = lambda line: None
+    feature_folder: Path = Path()
 
     def __post_init__(self) -> None:
+        if self.feature_folder == Path():
+            self.feature_folder = data_folder(self.data_dir) / "features"
         if self.split not in ("test", "train"):
             raise ValueError(f"split must be 'test' or 'train', got {self.split!r}")
         self.device = choose_device(str(self.device))
-
-    @property
-    def feature_folder(self) -> Path:
-        """The folder in which classifiers for features, and features of reference sets, are kept."""
-        return data_folder(self.data_dir) / "features"
 
     def open(self, images: ImagesLike, seed: int = 0) -> ImageSource:
         """Return the images meant by a name, path or tensor: see :func:`open_source`."""

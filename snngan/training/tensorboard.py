@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from snngan.training.tags import describe_tag
 
 PREFIX = "events.out.tfevents."
 """How the names of event files begin; a time in seconds follows."""
+NAME = re.compile(rf"{re.escape(PREFIX)}\d{{10}}\.\d{{9}}")
 
 
 class EventFile:
@@ -39,8 +41,11 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, resumed_at: int | None) -> None:
-        # TensorBoard reads in the order of the names.
-        self.path = folder / f"{PREFIX}{time.time():020.9f}"
+        # TensorBoard reads in the order of the names, so that this one must be last even if the clock was set back.
+        times = [
+            float(path.name[len(PREFIX) :]) for path in folder.glob(f"{PREFIX}[0-9]*") if NAME.fullmatch(path.name)
+        ]
+        self.path = folder / f"{PREFIX}{max([time.time(), *(before + 1e-3 for before in times)]):020.9f}"
         self._unwritten = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         self._described: set[str] = set()
         if resumed_at is not None:

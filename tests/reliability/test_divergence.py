@@ -50,9 +50,7 @@ unbroken: dict[str, dict[str, Any]] = {}
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)  # half of the time
 
 

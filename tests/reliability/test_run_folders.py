@@ -58,12 +58,6 @@ class Printed(NamedTuple):
 Cli = Callable[..., Printed]
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
-
-
 @pytest.fixture(scope="module")
 def few() -> Iterator[Path]:
     """Return a file of a few digits that every user can read."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli.conftest import CLASSIFIER
+from integration.cli.conftest import CLASSIFIER
 from PIL import Image
 from torch.nn import functional as F
 

@@ -1,4 +1,4 @@
-"""Batch normalization over ranks, here over one; training on two ranks is tested in tests/training."""
+"""Batch normalization over ranks, here over one; training on two ranks is tested in tests/integration/training."""
 
 from __future__ import annotations
 

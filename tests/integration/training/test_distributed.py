@@ -28,7 +28,7 @@ from snngan.training.gan import GanTrainer
 from snngan.training.run_folder import open_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-SCRIPT = Path(__file__).parents[1] / "reference" / "ranks.py"
+SCRIPT = Path(__file__).parents[2] / "reference" / "ranks.py"
 STEPS, SHORT = 120, 12
 TOLERANCE = 1e-4
 """Relative, of losses in the first steps; sums are rounded in another order."""

@@ -1,6 +1,6 @@
 """One rank of a gloo group: compare the loss across ranks with that of the whole batch in one process.
 
-    python tests/losses/ranks.py RANK COUNT,COUNT,... FILE
+    python tests/unit/losses/ranks.py RANK COUNT,COUNT,... FILE
 
 Rank i has the i-th COUNT of samples; the ranks meet through FILE. Exits with 0 if all agree.
 """

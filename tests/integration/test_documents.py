@@ -18,7 +18,7 @@ from snngan.models import ARCHITECTURES
 from snngan.objectives import OBJECTIVES
 from snngan.version import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def relative(page: Path) -> str:

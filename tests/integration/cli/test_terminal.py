@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.conftest import CLASSIFIER
+from integration.cli.conftest import CLASSIFIER
 
 from snngan.cli import output
 from snngan.cli.output import SHOWN_SCALARS, Progress

@@ -29,12 +29,6 @@ class Output(NamedTuple):
     err: str
 
 
-@pytest.fixture(autouse=True)
-def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
-
-
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the options of a tiny training on a file of 200 training and 24 held-out digits."""

@@ -40,7 +40,7 @@ def test_the_kernels_in_the_interpreter() -> None:
     shared = "agrees or agree or finite or infinite or without or narrow or nan or need_no or refused or scale_of_the"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"{shared} or interpreter", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=here.parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
