@@ -45,9 +45,9 @@ def trials(count: int, folder: Path, breaks: str = "") -> dict[str, int | list[s
 
 @pytest.mark.slow
 def test_killed_runs_end_as_unbroken_ones(tmp_path: Path) -> None:
-    found = trials(10, tmp_path)
+    found = trials(5, tmp_path)
     assert found["wrong"] == []
-    assert found["trials"] == 10
+    assert found["trials"] == 5
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def batch_statistics(state: Any, path: str = "") -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "steps"),
-    [(["gan", "wgan-gp", "snnl-pixel", "snnl-projected"], STEPS), ([*list(CASES)[4:]], SHORT)],
+    [(["snnl-projected"], STEPS), ([name for name in CASES if name != "snnl-projected"], SHORT)],
     ids=["long", "short"],
 )
 def test_two_ranks_equal_one_process_with_the_same_global_batch(
@@ -182,9 +182,6 @@ def test_sigterm_to_one_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
             "train --dataset digits --device cpu --batch-size 15 --metrics-every 0",
             "a batch of 15 cannot be shared equally by 2 processes",
         ),
-        ("train --dataset nowhere", "unknown dataset 'nowhere'"),
-        ("classify train --batch-size one", "--batch-size"),
-        ("train --device cuda:1", "cuda:1"),
         ("resume nowhere", "nowhere"),
         ("data list", "torchrun may start only train, classify train and resume"),
     ],
