@@ -16,7 +16,7 @@ from snngan.data import Dataset, to_uint8
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.evaluation.measure import Evaluation, evaluate
 from snngan.files import read_lines
-from snngan.training.checkpoint import checkpoint_paths, load_newest
+from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import ClassifierTrainer
 from snngan.training.distributed import (
     broadcast_from_rank0,
@@ -239,7 +239,7 @@ def load_state(run: RunFolder[Any], notify: Notify = lambda line: None) -> dict[
     """
 
     def load() -> dict[str, Any] | None:
-        if not checkpoint_paths(run.checkpoints) and run.last_logged() <= run.config.checkpoint_every:
+        if not any(run.checkpoints.glob("step-*")) and run.last_logged() <= run.config.checkpoint_every:
             return None
         state = load_newest(run.checkpoints, notify)
         for line in run.describe_changes():
