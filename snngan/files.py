@@ -130,7 +130,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], content: Any = None)
     """
     from safetensors.torch import save
 
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none share memory
+    own: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        own[name] = tensor.detach().cpu().contiguous()
+        pointer = own[name].untyped_storage().data_ptr()
+        if pointer in storages:  # safetensors takes none that share memory
+            own[name] = own[name].clone()
+        storages.add(pointer)
     text = json.dumps({"sha256": _digest(own, content), "content": content})
     write_atomically(path, save(own, {"snngan": text}))  # one key, since safetensors writes several in any order
 
@@ -141,7 +148,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     Raises:
         ValueError: the file does not exist, is damaged or of another kind.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
@@ -151,7 +158,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         if metadata["sha256"] != _digest(tensors, metadata["content"]):
             raise ValueError("its checksum does not match")
         return tensors, metadata["content"]
-    except Exception as error:  # safetensors' own errors, those of JSON and of the file system
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or not written by snngan: {error}") from error
 
 

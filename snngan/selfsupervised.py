@@ -106,7 +106,8 @@ def _standardize(features: Tensor) -> tuple[Tensor, Tensor, float]:
     flat = features.detach().flatten(1).double()
     mean = flat.mean(0)
     flat = flat - mean
-    norm = float(flat.norm(dim=1).mean()) or 1.0  # 1 where all features are equal
+    largest = float(flat.abs().max()) or 1.0  # so that squares neither overflow nor underflow
+    norm = largest * float((flat / largest).norm(dim=1).mean()) or 1.0  # 1 where all features are equal
     return flat / norm, mean, norm
 
 

@@ -90,22 +90,26 @@ def find_splits(folder: Path, notify: Callable[[str], None]) -> list[Split]:
     tops: dict[str, list[Path]] = {}
     for path in list_images(folder):
         tops.setdefault(path.relative_to(folder).parts[0], []).append(path)
-    by_role = {top.lower(): top for top in tops}
+    by_role = {path.name.lower(): path.name for path in sorted(folder.iterdir(), reverse=True) if path.is_dir()}
     train, test = (
         next((by_role[name] for name in names if name in by_role), None) for names in (TRAIN, (*TEST, *VALIDATION))
     )
     others = [top for top in tops if top not in (train, test)]
-    if train and test:
+    if train and test and (train in tops or test in tops):
+        for name in (train, test):
+            if name not in tops:
+                raise ValueError(f"{folder / name} must hold a split of the data set, got no images; fill or remove it")
         if unknown := [top for top in others if top.lower() not in VALIDATION]:
             got = f"got {unknown[0]}; move that away, or give folder:{folder / train}"
             raise ValueError(f"{folder} must hold nothing beside {train} and {test}, the splits of a data set, {got}")
         for name in others:
             notify(f"{folder / name} is not used: {test} is the held-out split")
         return [Split(folder / name, tops[name]) for name in (train, test)]
-    if train and not others:
+    if train in tops and not others:
         notify(f"{folder} has no folder test: a tenth of {train} is held out")
         return [Split(folder / train, tops[train])]
-    if (known := train or test) and len(others) == 1 and (folder / others[0]).is_dir():
+    known = next((name for name in (train, test) if name in tops), None)
+    if known and len(others) == 1 and (folder / others[0]).is_dir():
         own, other = ({*Split(folder / top, tops[top]).classes()} - {None} for top in (known, others[0]))
         if own & other or difflib.get_close_matches(others[0].lower(), (*TRAIN, *TEST, *VALIDATION), cutoff=0.75):
             got = f"got {known} and {others[0]}; rename {others[0]}"
@@ -114,17 +118,26 @@ def find_splits(folder: Path, notify: Callable[[str], None]) -> list[Split]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files below ``folder``, sorted; hidden files and folders are left out, links are followed."""
+    """Return the image files below ``folder``, sorted; hidden ones are left out, links are followed once."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of images")
 
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
-
     paths: list[Path] = []
-    for parent, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    waiting, visited = [os.fspath(folder)], set()
+    while waiting:  # os.walk is recursive in Python 3.11
+        parent = waiting.pop()
+        try:
+            with os.scandir(parent) as found:
+                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+            status = os.stat(parent)
+        except OSError as error:
+            raise ValueError(f"the folder {parent} cannot be read ({error.strerror})") from error
+        if (status.st_dev, status.st_ino) in visited:  # by a link
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        waiting += [entry.path for entry in entries if entry.is_dir()]
+        paths += [Path(entry) for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()]
     if not paths:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}), nor do its subfolders")
     return sorted(paths, key=lambda path: path.parts)
@@ -164,8 +177,9 @@ def _choose_size(paths: Sequence[Path], notify: Callable[[str], None]) -> int:
     """Return the largest of ``SIZES`` that every image has which is not smaller than all of them, by the headers."""
     headers = [(path, header) for path in paths if (header := read_header(path)) is not None]
     sides = [(min(header.width, header.height), path) for path, header in headers]
-    side, path = min((each for each in sides if each[0] >= SIZES[-1]), default=(SIZES[0], paths[0]))
-    size = next(size for size in SIZES if size <= side)
-    if size < SIZES[0]:
+    large = [each for each in sides if each[0] >= SIZES[-1]]
+    side, path = min(large) if large else max(sides, default=(SIZES[0], paths[0]))
+    size = next((size for size in SIZES if size <= side), side)
+    if SIZES[-1] <= size < SIZES[0]:
         notify(f"image size {size}, because {path.name} has a side of {side} pixels; --image-size sets another")
     return size

@@ -68,7 +68,8 @@ def open_image(path: Path, smallest: int = 1) -> Image.Image:
         message = f"{path} cannot be read: {reason}; repair or remove it, or use --skip-broken"
         raise UnusableImageError(reason, message) from error
     reason = f"{width}x{height}, too small for images of {smallest}x{smallest}"
-    advice = f"use --image-size {min(width, height)} or less, or --skip-broken to leave it out"
+    advice = "remove it" if min(width, height) < 8 else f"use --image-size {min(width, height)} or less"
+    advice += ", or --skip-broken to leave it out"
     raise UnusableImageError(reason, f"{path} is {reason}; {advice}")
 
 
@@ -112,23 +113,31 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise ValueError(
             "its pixels are floating-point, signed or 32-bit numbers, of unknown range; save it with 8 bits"
         )
-    if is_16_bit and ("transparency" in image.info or tags.get(PHOTOMETRIC) == 0 or tags.get(PLANAR) == 2):
-        raise ValueError("its 16-bit levels are stored in a way that Pillow does not read; save it with 8 bits")
+    if is_16_bit and not is_gray and ("transparency" in image.info or tags.get(PLANAR) == 2):
+        raise ValueError("its 16-bit colors are stored in a way that Pillow does not read; save it with 8 bits")
     image = ImageOps.exif_transpose(image)
+    transparency = image.info.get("transparency")
     for name, step in (("L;2", 85), ("L;4", 17)):  # Pillow leaves the transparent level as it is stored
-        if f"'{name}'" in layout and "transparency" in image.info:
-            image.info["transparency"] *= step
+        if f"'{name}'" in layout and transparency is not None:
+            image.info["transparency"] = transparency * step
     if is_16_bit:
         levels = np.asarray(image)  # of colors, Pillow keeps the upper 8 bits
-        if 0 < levels.max() < 4096 if is_gray else levels.max() < 16:
+        alpha = levels[..., -1] if image.mode in ("LA", "RGBA") else np.full(1, 255)
+        colors = levels[..., :-1] if image.mode in ("LA", "RGBA") else levels
+        is_dark = alpha.max() < 16 or (alpha.min() == 255 and colors.max() < 16)
+        if 0 < levels.max() < 4096 if is_gray else is_dark:
             raise ValueError(
                 "its 16-bit levels are all below 4096, as in 12-bit data stored with 16 bits, so it would come out "
                 "nearly black; multiply them by 16, or save it with 8 bits"
             )
-        image = Image.fromarray((levels // 256).astype(np.uint8)) if is_gray else image
+        if is_gray:
+            levels = 65535 - levels if tags.get(PHOTOMETRIC) == 0 else levels
+            image = Image.fromarray((levels // 256).astype(np.uint8))
+            if transparency is not None:
+                image.putalpha(Image.fromarray((levels != transparency).astype(np.uint8) * 255))
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 

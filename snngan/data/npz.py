@@ -72,11 +72,16 @@ def read_statistics(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64
     if not {"mu", "sigma"} <= set(arrays) or any(key.endswith("images") for key in arrays):
         return None
     mu, sigma = arrays["mu"][1], arrays["sigma"][1]
-    if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
+    if mu.ndim != 1 or mu.size == 0 or sigma.shape != (mu.size, mu.size):
         raise ValueError(f"{path}: mu and sigma must have shapes (D,) and (D, D), got {mu.shape} and {sigma.shape}")
     if not all(each.dtype.kind in "fiu" and np.isfinite(each).all() for each in (mu, sigma)):
         raise ValueError(f"{path}: mu and sigma must be finite numbers, got {mu.dtype} and {sigma.dtype}")
-    return mu.astype(np.float64), sigma.astype(np.float64)
+    mean, covariance = mu.astype(np.float64), sigma.astype(np.float64)
+    # Covariances computed in float32 are symmetric to about 1e-7 of their largest element.
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if asymmetry > 1e-5 * np.abs(covariance).max() or covariance.diagonal().min() < 0:
+        raise ValueError(f"{path}: sigma must be a covariance, got one that is not symmetric or has negative variances")
+    return mean, covariance
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:

@@ -69,6 +69,8 @@ class PublicSource(DatasetSource):
 
 def _read_mnist(source: PublicSource, folder: Path, split: int) -> Labeled:
     images, labels = (_read_idx(folder / file) for file in source.files[2 * split : 2 * split + 2])
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(f"images of shape {tuple(images.shape)} with labels of shape {tuple(labels.shape)}")
     return images[:, None], labels.long()
 
 

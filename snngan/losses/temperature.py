@@ -199,6 +199,8 @@ def parse_temperature(text: str) -> Temperature:
             return RelativeTemperature(*(float(part) for part in argument.split("+")))
         if kind in ("annealed", "annealed-absolute"):
             initial, period = map(float, (argument if ":" in argument else f"{argument}:100").split(":"))
+            if period == math.inf:
+                raise ValueError("the temperature would never decrease")
             return AnnealedTemperature(initial, period=period, relative=kind == "annealed")
         forms: dict[str, type[Temperature]] = {"absolute": FixedTemperature, "learned": LearnedTemperature}
         return forms[kind](float(argument))

@@ -222,4 +222,6 @@ def _random_offsets(images: Tensor, epsilon: float, norm: Norm, generator: Gener
 
 def _unit_vectors(vectors: Tensor) -> Tensor:
     """Return vectors (N, ...) scaled to length 1; zero vectors stay zero."""
-    return F.normalize(vectors.flatten(1), dim=1, eps=torch.finfo(vectors.dtype).tiny).view_as(vectors)
+    lengths = torch.linalg.vector_norm(vectors.flatten(1), dim=1).view(-1, *[1] * (vectors.dim() - 1))
+    directions: Tensor = vectors / lengths.masked_fill(lengths == 0, 1)
+    return directions

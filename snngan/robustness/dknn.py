@@ -80,6 +80,8 @@ class DkNN:
         distance: Literal["cosine", "sqeuclidean"] = "cosine",
         search: Literal["torch", "faiss"] = "torch",
     ) -> None:
+        if not isinstance(layers, Mapping):
+            raise ValueError(f"layers must map names of layers to tensors, got {type(layers).__name__}")
         self.labels = integer_labels(labels, len(labels))
         lowest, highest = (int(self.labels.min()), int(self.labels.max())) if len(labels) else (0, 0)
         self.num_classes = highest + 1 if num_classes is None else num_classes

@@ -71,7 +71,7 @@ def _separate(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 def _join(content: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Return the value of which :func:`_separate` gave content and tensors."""
     if isinstance(content, dict):
-        if set(content) == {TENSOR}:
+        if set(content) == {TENSOR} and isinstance(content[TENSOR], str):
             return tensors[content[TENSOR]]
         return {key: _join(part, tensors) for key, part in content.items()}
     return [_join(part, tensors) for part in content] if isinstance(content, list) else content
@@ -85,12 +85,16 @@ def load_newest(folder: Path, notify: Callable[[str], None] = lambda line: None)
         notify: called with a line for each damaged checkpoint that is passed over.
 
     Raises:
-        CheckpointError: every checkpoint is missing or damaged.
+        CheckpointError: every checkpoint is missing or damaged, or one cannot be read.
     """
     paths = checkpoint_paths(folder)
     for number, path in reversed(list(enumerate(paths))):
         try:
+            if path.is_file():
+                path.open("rb").close()
             tensors, content = load_tensors(path)
+        except OSError as error:  # which says nothing about its content
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             notify(f"{error}: {'falling back to the checkpoint before it' if number else 'there is none before it'}")
             continue

@@ -75,7 +75,8 @@ def test_any_image_file_at_any_depth_counts(tmp_path: Path) -> None:
     ("sizes", "expected"),
     [
         ([(70, 65)], 64), ([(500, 63)], 56), ([(40, 50)], 32), ([(64, 64), (32, 90)], 32), ([(28, 28)], 28),
-        ([(27, 99)], 16), ([(15, 15)], 14), ([(8, 9)], 8), ([(5, 5)], None), ([(64, 64), (7, 100)], None),
+        ([(27, 99)], 16), ([(15, 15)], 14), ([(8, 9)], 8), ([(5, 6)], 5),
+        ([(5, 5), (5, 7), (1, 1)], None), ([(64, 64), (7, 100)], None),
     ],
 )  # fmt: skip
 def test_the_default_size_is_the_largest_that_all_have(
@@ -84,12 +85,32 @@ def test_the_default_size_is_the_largest_that_all_have(
     for number, size in enumerate(sizes * 2):
         save(tmp_path / f"{number}.png", size=size)
     if expected is None:
-        refused(tmp_path, r"too small for images of (64x64|8x8); use --image-size [57] or less, or --skip-broken", None)
+        refused(tmp_path, r"too small for images of (64x64|5x5); remove it, or --skip-broken", None)
         return
     dataset, told = load(tmp_path, None)
     assert dataset.image_shape == (3, expected, expected)
     assert dataset.digest() == load(tmp_path, None)[0].digest()
-    assert (f"image size {expected}, because " in told) == (expected < 64)
+    assert (f"image size {expected}, because " in told) == (8 <= expected < 64)
+
+
+def test_each_folder_is_read_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number in range(6):
+            save(tmp_path / name / f"{number}.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    dataset, _ = load(tmp_path)
+    assert len(dataset.train_images) + len(dataset.test_images) == 12
+    assert dataset.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_an_empty_split_is_refused(empty: str, tmp_path: Path) -> None:
+    for name in {"train", "test"} - {empty}:
+        for label in ("a", "b"):
+            save(tmp_path / name / label / "1.png")
+    (tmp_path / empty).mkdir()
+    refused(tmp_path, f"{empty} must hold a split of the data set, got no images; fill or remove it")
 
 
 def test_default_sizes_are_those_of_every_architecture() -> None:

@@ -186,11 +186,28 @@ def test_pixels_of_unknown_range_are_refused(dtype: type, tmp_path: Path) -> Non
     check_refused(path, "floating-point, signed or 32-bit numbers, of unknown range; save it with 8 bits")
 
 
-def test_16_bit_levels_that_pillow_does_not_read_are_refused(tmp_path: Path) -> None:
+def test_16_bit_gray_with_a_transparent_level_or_white_as_zero(tmp_path: Path) -> None:
+    clear = pixels(write_png(tmp_path / "gray.png", RAMP, 16, GRAY, [0]))
+    np.testing.assert_array_equal(clear[..., 0], np.where(RAMP == 0, 255, RAMP >> 8))
+    negative = pixels(write_tiff(tmp_path / "negative.tif", RAMP, photometric=0))
+    np.testing.assert_array_equal(negative, (65535 - RAMP) >> 8)
+
+
+def test_premultiplied_gray_is_read(tmp_path: Path) -> None:
+    levels = np.full((4, 4, 2), 100, np.uint8)
+    levels[..., 1] = 255
+    assert (pixels(write_tiff(tmp_path / "a.tif", levels, extra=1)) == 100).all()
+
+
+@pytest.mark.parametrize("alpha", [65535, 15 * 256])
+def test_12_bit_colors_with_alpha_are_refused(alpha: int, tmp_path: Path) -> None:
+    levels = np.concatenate([COLORS >> 4, np.full((16, 16, 1), alpha)], 2)
+    check_refused(write_png(tmp_path / "a.png", levels, 16, COLOR_ALPHA), DARK)
+
+
+def test_16_bit_colors_that_pillow_does_not_read_are_refused(tmp_path: Path) -> None:
     for path in (
-        write_png(tmp_path / "gray.png", RAMP, 16, GRAY, [0]),
         write_png(tmp_path / "color.png", COLORS, 16, COLOR, [1, 2, 3]),
-        write_tiff(tmp_path / "negative.tif", RAMP, photometric=0),
         write_tiff(tmp_path / "planes.tif", COLORS, photometric=2, planar=2),
     ):
         check_refused(path, "stored in a way that Pillow does not read; save it with 8 bits")
