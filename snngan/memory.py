@@ -21,7 +21,7 @@ def check_available(size: float, what: str, remedy: str) -> None:
 def available_bytes() -> float:
     """Return the bytes left by machine and control group (of a container or a job), as far as these are known."""
     bounds = [math.inf]
-    with suppress(OSError, ValueError):  # not Linux, or no limit
+    with suppress(OSError, ValueError, KeyError):  # not Linux, or no limit
         page = os.sysconf("SC_PAGE_SIZE")
         bounds.append(page * os.sysconf("SC_PHYS_PAGES"))
         machine = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

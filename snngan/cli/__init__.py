@@ -89,7 +89,7 @@ def fail_if_expected(error: Exception) -> None:
         from snngan.registry import UnknownNameError
 
         hint = "; if it is in a module of yours, name that by --import MODULE"
-        fail(f"{error}{hint * isinstance(error, UnknownNameError)}")
+        fail(f"{error}{hint * (isinstance(error, UnknownNameError) and 'did you mean' not in str(error))}")
     if isinstance(error, ImportError):
         fail(f"{error}; snngan doctor shows what is installed")
     if isinstance(error, OSError):

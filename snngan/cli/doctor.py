@@ -43,7 +43,11 @@ def check_packages() -> list[str]:
     from packaging.requirements import Requirement  # help does not need it
 
     problems = []
-    for each in map(Requirement, importlib.metadata.requires("snngan") or []):
+    try:
+        required = importlib.metadata.requires("snngan") or []
+    except importlib.metadata.PackageNotFoundError:
+        return ["snngan is not installed, but found on the path: pip install -e . in its folder"]
+    for each in map(Requirement, required):
         extra = str(each.marker).partition("extra == ")[2].strip('"')
         remedy = "pip install " + shlex.quote(f"snngan[{extra}]" if extra else f"{each.name}{each.specifier}")
         suffix = f" (extra {extra})" if extra else ""

@@ -27,6 +27,8 @@ OTHER_NAMES = {
     "--count": "-n --num --num-images --num-samples --samples",
     "--precision bf16": "--fp16 --amp --bf16",
     "--force": "-f --overwrite -y --yes",
+    "--ema-decay": "--ema",
+    "--discriminator-steps": "--n-critic",
     # options of version 0.1
     "--pairwise-count": "--points",
     "--dknn-count": "--points",

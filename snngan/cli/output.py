@@ -65,7 +65,7 @@ def print_next_commands(run: RunFolder[Any]) -> None:
     """Print what may be typed next about a run, other than this command; files are written into its folder."""
 
     def out(name: str) -> str:
-        return f"--out {shlex.quote(str(run.path / name))}"
+        return f"--out {shlex.quote(str(run.path / name))}" + " --force" * (run.path / name).exists()
 
     commands = {"classify": f"evaluate {run.quoted}"}
     if run.config.kind == "generator":

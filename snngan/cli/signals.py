@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Exit with status 143 on SIGTERM, as on an exception, so that temporary files are removed."""
+    """Exit with a line and status 143 or 129 on SIGTERM and SIGHUP, as on an exception: temporary files are removed."""
 
     def handle(number: int, frame: FrameType | None) -> NoReturn:
+        with suppress(OSError):  # a closed terminal
+            os.write(2, f"Error: ended by {signal.Signals(number).name}\n".encode())
         raise SystemExit(128 + number)
 
-    with _handle(handle, signal.SIGTERM):
+    with _handle(handle, signal.SIGTERM, signal.SIGHUP):
         yield
 
 

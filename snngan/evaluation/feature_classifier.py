@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.data import Dataset, to_unit_range
-from snngan.data.datasets import Notify
-from snngan.evaluation.sources import digest_of
+from snngan.data import Dataset, error_line, to_unit_range
+from snngan.data.datasets import Notify, data_folder
+from snngan.evaluation.sources import Reader, digest_of
 from snngan.files import SaveError, load_tensors, save_tensors
 from snngan.seeds import seed_for
 
@@ -57,12 +57,17 @@ class ClassifierFeatures:
 
 
 def load_or_train_features(
-    dataset: Dataset, folder: Path, device: torch.device | str = "cpu", notify: Notify = lambda line: None
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    notify: Notify = lambda line: None,
+    *,
+    also: Path | None = None,
 ) -> ClassifierFeatures:
     """Return the features of a small classifier of ``dataset``, loaded from ``folder``, or trained and saved there.
 
-    Training takes 3 epochs of Adam over the training split with seed 0, and so gives the same features each time on one
-    machine.
+    The folder ``also`` is searched, too. Training takes 3 epochs of Adam over the training split with seed 0, and so gives
+    the same features each time on one machine.
 
     Raises:
         ValueError: the data set has no labels, only one class, or too small images; or the file in the folder is
@@ -75,7 +80,7 @@ def load_or_train_features(
             f"{dataset.name}: features are trained on pictures with sides of 4 pixels or more and with labels that "
             "number the classes from 0 on, of 2 classes or more; use --features inception or pixels"
         )
-    features = load_features(dataset, folder, device)
+    features = load_features(dataset, folder, device) or (load_features(dataset, also, device) if also else None)
     if features is None:
         notify(f"training a small classifier of {dataset.name} for its features, about a minute; kept in {folder}")
         network = _new_classifier(dataset)
@@ -91,12 +96,21 @@ def load_or_train_features(
     return features
 
 
+def prepare_features(dataset: Dataset, reader: Reader) -> ClassifierFeatures:
+    """Return the features of ``dataset``, kept in the reader's folder, or beside the data of a run that it reads."""
+    also = data_folder(reader.data_dir) / "features"
+    return load_or_train_features(dataset, reader.feature_folder, reader.device, reader.notify, also=also)
+
+
 def load_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> ClassifierFeatures | None:
     """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not."""
     if not can_train_features(dataset) or not (path := features_path(dataset, folder)).exists():
         return None
     network = _new_classifier(dataset)
-    network.load_state_dict(load_tensors(path)[0])
+    try:
+        network.load_state_dict(load_tensors(path)[0])
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold such a classifier ({error_line(error)[:200]}); delete it") from error
     return ClassifierFeatures(dataset, network.to(device))
 
 

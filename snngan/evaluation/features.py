@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.data import error_line, to_unit_range
-from snngan.evaluation.feature_classifier import load_or_train_features
+from snngan.evaluation.feature_classifier import prepare_features
 from snngan.evaluation.sources import ImagesLike, Reader, digest_of, find_run
 from snngan.files import check_local
 from snngan.registry import import_module
@@ -63,6 +63,8 @@ class Inception:
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
         path = weights or published_weights()
+        if weights and not path.is_file():
+            raise ValueError(f"cannot find the file {path}; --features inception:FILE takes pytorch-fid's weights")
         if not path.is_file():
             raise ValueError(
                 f"cannot find Inception weights at {path}: fetch them with --download, or name a file with --features "
@@ -166,7 +168,7 @@ def choose_extractor(features: str, reader: Reader, image_size: int | None = Non
         return Pixels()
     if kind == "classifier" and place:
         dataset = reader.load(place, image_size)
-        return load_or_train_features(dataset, reader.feature_folder, reader.device, reader.notify)
+        return prepare_features(dataset, reader)
     if features == "inception" and download and not published_weights().is_file():
         from pytorch_fid.inception import FID_WEIGHTS_URL
 
@@ -176,7 +178,10 @@ def choose_extractor(features: str, reader: Reader, image_size: int | None = Non
         return Inception(Path(os.path.expanduser(place)) if colon else None, reader.device)
     if not place:
         raise ValueError(f"--features must be {FEATURE_SPACES}, got {features!r}")
-    return FunctionFeatures(features, reader.device)
+    try:
+        return FunctionFeatures(features, reader.device)
+    except ValueError as error:
+        raise ValueError(f"{error}; --features must be {FEATURE_SPACES}") from error
 
 
 def published_weights() -> Path:

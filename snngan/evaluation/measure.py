@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snngan.data import POINT_SHAPE
 from snngan.data.datasets import Notify
-from snngan.evaluation.feature_classifier import can_train_features, load_or_train_features
+from snngan.evaluation.feature_classifier import can_train_features, prepare_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
 from snngan.evaluation.sources import (
     FidStatistics,
@@ -77,8 +77,10 @@ class Evaluation:
 
     def append_to(self, run: Path) -> None:
         """Append it to ``evaluations.jsonl`` in a run's folder; raises ``OSError``."""
-        with open(run / EVALUATIONS, "a", encoding="utf-8") as file:
-            file.write(self.to_json() + "\n")
+        path = run / EVALUATIONS
+        is_cut_off = path.exists() and not path.read_bytes().endswith(b"\n")  # a line that was never finished
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n" * is_cut_off + self.to_json() + "\n")
 
 
 def evaluate(
@@ -172,8 +174,7 @@ def open_sides(
     shapes = {source.with_channels(channels).shape for source in (fake_source, real_source)}
     if dataset is None or shapes != {dataset.image_shape} or not can_train_features(dataset):
         return fake_source, real_source, Pixels()
-    extractor = load_or_train_features(dataset, reader.feature_folder, reader.device, reader.notify)
-    return fake_source, real_source, extractor
+    return fake_source, real_source, prepare_features(dataset, reader)
 
 
 def evaluate_sources(
@@ -308,7 +309,10 @@ def _collect_cached(
     key = hashlib.sha256(json.dumps([*depends_on, "moments" in needs, __version__]).encode()).hexdigest()[:24]
     path = folder / f"statistics-{key}.safetensors"
     if path.exists():
-        tensors, _ = load_tensors(path)
+        try:
+            tensors, _ = load_tensors(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it") from error
         moments = Moments.from_tensors(count, tensors) if "moments" in needs else None
         images = source.first(pairwise_count) if "images" in needs else torch.empty(0)
         return FeatureStatistics(moments, tensors["features"], images)

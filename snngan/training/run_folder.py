@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -85,7 +86,7 @@ class RunFolder(Generic[C]):
                 sync(chosen.parent)
                 return cls(chosen, config)
             except OSError as error:
-                if path is None and chosen.is_dir():
+                if path is None and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     continue  # the next one, then
                 check_new(chosen)
                 raise ValueError(f"the run folder {chosen} cannot be made: {error.strerror}") from error
@@ -110,10 +111,13 @@ class RunFolder(Generic[C]):
         except OSError as error:
             raise ValueError(f"{self.path} cannot be trained in: {error.strerror}") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
+            except OSError:
+                pass  # a file system without locks
             yield
-        except BlockingIOError as error:
-            raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it") from error
         finally:
             os.close(handle)
 

@@ -44,10 +44,11 @@ COMMAND_LINES = [
     ("classify evaluate r --points 90", "use --dknn-count$"),
     # unknown names
     ("train {tiny} --dataset MNIST", "unknown dataset 'MNIST'; did you mean 'mnist'.*folder:PATH"),
-    ("train {tiny} --objective snl-pixel", "did you mean 'snnl-pixel'.*in a module of yours, .* --import MODULE$"),
-    ("train {tiny} --arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'.* --import MODULE$"),
-    ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'.* --import MODULE$"),
-    ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'.* --import MODULE$"),
+    ("train {tiny} --objective snl-pixel", r"did you mean 'snnl-pixel'\? .*wgan-gp\)$"),
+    ("train {tiny} --objective zzz", "unknown objective 'zzz' .*; if it is in a module of yours, .* --import MODULE$"),
+    ("train {tiny} --arch mpl", "unknown architecture 'mpl'; did you mean 'mlp'"),
+    ("classify train --arch cnm", "unknown classifier 'cnm'; did you mean 'cnn'"),
+    ("evaluate digits --metrics FID", "unknown metric 'FID'; did you mean 'fid'"),
     ("train {tiny} --import nothing", "--import nothing: it cannot be imported"),
     ("train --dataset mnist-5k --objective snl", "unknown objective"),  # before data are prepared
     ("train {tiny} --set widht=3", "unknown option of --set 'widht'; did you mean 'width'"),

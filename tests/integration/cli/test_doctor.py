@@ -18,7 +18,7 @@ Cli = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def short_paths(temporary_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_paths(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", "torch")
     monkeypatch.setenv("SNNGAN_DATA", "data")
 

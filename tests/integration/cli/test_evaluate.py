@@ -138,16 +138,19 @@ def test_two_runs_have_different_noise(cli: Cli, run: Path) -> None:
 
 
 def test_a_run_on_labeled_images_needs_no_options(cli: Cli) -> None:
-    """Its data are read, and the features are kept, where the run says."""
+    """Its data are read where the run says; features are kept in the user's own folder, or found there."""
     run = train(cli, "digits", "one", "--data-dir", "elsewhere")
     said = cli(f"evaluate {run}")
     assert "training a small classifier of digits for its features, about a minute; kept in " in said.err
-    assert len(list(Path("elsewhere/features").glob("digits-*.safetensors"))) == 1
+    (path,) = Path("data/features").glob("digits-*.safetensors")
     assert re.search(r"  fid \(classifier:digits\) +[0-9.e+]+  lower is better\n", said.out)
     assert re.search(r"  1nn_accuracy \(classifier:digits\) +[0-9.e+]+  0.5 is ideal\n", said.out)
     assert max(map(len, said.out.partition("next:\n")[0].splitlines())) <= 80
     again = cli(f"evaluate {run} --json")
     assert "training" not in again.err
+    Path("elsewhere/features").mkdir(parents=True)
+    path.rename(Path("elsewhere/features", path.name))
+    assert "training" not in cli(f"evaluate {run} --metrics kid").err
     assert json.loads(again.out)["protocol"]["extractor"] == "classifier:digits"
 
 
