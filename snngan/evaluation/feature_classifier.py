@@ -66,8 +66,8 @@ def load_or_train_features(
 ) -> ClassifierFeatures:
     """Return the features of a small classifier of ``dataset``, loaded from ``folder``, or trained and saved there.
 
-    The folder ``also`` is searched, too. Training takes 3 epochs of Adam over the training split with seed 0, and so gives
-    the same features each time on one machine.
+    The folder ``also`` is searched, too. Training takes 3 epochs of Adam over the training split with seed 0, and so
+    gives the same features each time on one machine.
 
     Raises:
         ValueError: the data set has no labels, only one class, or too small images; or the file in the folder is
