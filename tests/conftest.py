@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from snngan.data import Dataset
 torch.set_num_threads(1)
 settings.register_profile("snngan", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("snngan")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give fixtures that outlive a test a folder of data sets, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNNGAN_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,9 @@ MAX_GRIDS = 6
 COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#555555", "#a6a61d", "#17becf")
 """One for each group of runs; they repeat after the last."""
 CURVES = (
-    "entanglement/input_score", "entanglement/real_anchors", "entanglement/fake_anchors", "entanglement/projection",
-    "loss/generator", "loss/discriminator",
-)  # fmt: skip
+    *("entanglement/input_score", "entanglement/real_anchors", "entanglement/fake_anchors", "entanglement/projection"),
+    *("loss/generator", "loss/discriminator"),
+)
 """Tags that have a curve, beside those of the families of tags."""
 UNGROUPED = ("seed", "seeds", "ensemble", "data_dir")
 """Options in which runs of one group may differ."""
