@@ -38,7 +38,8 @@ def test_the_kernels_in_the_interpreter() -> None:
     here = Path(__file__).parent
     files = [str(here / name) for name in ("fused_in_interpreter.py", "test_snnl.py", "test_gradients.py")]
     shared = "agrees or agree or finite or infinite or without or narrow or nan or need_no or refused or scale_of_the"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"({shared} or interpreter) and not (scale_of_the and (optimal or rule4))", *files]
+    chosen = f"({shared} or interpreter) and not (scale_of_the and (optimal or rule4))"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
