@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from snngan.config import ClassifyConfig, Config, TrainConfig
+from snngan.config import ClassifyConfig, TrainConfig
 from snngan.evaluation.measure import EVALUATIONS, values_of_all_images
 from snngan.evaluation.plots import Log, new_figure
 from snngan.files import read_json, read_lines, write_atomically
@@ -133,7 +133,7 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
             repeats[options, seed] += 1
             found.setdefault((options, repeats[options, seed]), []).append(Series(title, run, own))
     configs = [series[0].run.config for series in found.values()]
-    rows = _rows([_flat_options(config) for config in configs])
+    rows = _rows([config.flat_values() for config in configs])
     groups = []
     for number, (config, series) in enumerate(zip(configs, found.values(), strict=True)):
         alike = [n for n, each in enumerate(configs) if (each.title, each.dataset) == (config.title, config.dataset)]
@@ -142,14 +142,6 @@ def group_by_seed(named: Sequence[tuple[str, Run]]) -> list[Group]:
         label = ", ".join([config.title, config.dataset.rpartition("/")[2], *words])
         groups.append(Group(label, COLORS[number % len(COLORS)], series))
     return groups
-
-
-def _flat_options(config: Config) -> dict[str, Any]:
-    """Return the options of a config with those of objective and architecture on one level."""
-    flat: dict[str, Any] = {}
-    for key, value in config.to_json().items():
-        flat |= value if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -310,7 +302,7 @@ def _plot(tag: str, lines: Sequence[tuple[str, list[int], list[float]]]) -> str:
 def _options(named: Sequence[tuple[str, Run]]) -> Iterator[str]:
     """Yield the options of every run; those in which runs differ are first and highlighted."""
     head = _row("th", ["", *(name for name, _ in named)])
-    rows = _rows([_flat_options(run.config) | read_json(run.path / "config.json")["environment"] for _, run in named])
+    rows = _rows([run.config.flat_values() | read_json(run.path / "config.json")["environment"] for _, run in named])
     differing, alike = (
         [_row("td", [key, *cells]) for key, cells in rows.items() if (len(set(cells)) > 1) == differ]
         for differ in (True, False)

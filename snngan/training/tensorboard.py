@@ -30,6 +30,7 @@ from snngan.training.tags import describe_tag
 PREFIX = "events.out.tfevents."
 """How the names of event files begin; a time in seconds follows."""
 NAME = re.compile(rf"{re.escape(PREFIX)}\d{{10}}\.\d{{9}}")
+"""Names of event files written here; other programs may add files with other names."""
 
 
 class EventFile:
