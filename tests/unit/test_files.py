@@ -7,6 +7,7 @@ import gc
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +88,20 @@ def test_arrays_are_readable_by_numpy(tmp_path: Path, compressed: bool) -> None:
     assert os.listdir(tmp_path) == ["file.npz"]
 
 
-@pytest.mark.parametrize("room", range(0, 1000, 100))
 @pytest.mark.filterwarnings("error")
-def test_arrays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+def test_arrays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     normal = open
 
-    def write(file: Any, content: bytes) -> int:
+    def write(room: int, file: Any, content: bytes) -> int:
         if file.tell() + len(content) > room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return int(file.write(content))
 
-    monkeypatch.setattr("builtins.open", lambda *rest, **options: Watched(normal(*rest, **options), write))
-    with pytest.raises(OSError, match="No space left on device"):
-        write_npz(tmp_path / "file.npz", {"one": np.zeros(300, np.uint8), "two": np.zeros(300, np.uint8)})
+    for room in range(0, 1000, 100):
+        limited = partial(write, room)
+        monkeypatch.setattr("builtins.open", lambda *rest, w=limited, **options: Watched(normal(*rest, **options), w))
+        with pytest.raises(OSError, match="No space left on device"):
+            write_npz(tmp_path / "file.npz", {"one": np.zeros(300, np.uint8), "two": np.zeros(300, np.uint8)})
     gc.collect()  # an archive that was left open would be written now
     assert not os.listdir(tmp_path)
 

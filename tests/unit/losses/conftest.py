@@ -1,4 +1,4 @@
-"""Every test of the loss runs with each backend; tiles are small, so that a small batch has several.
+"""The backends of the loss; tiles are small, so that a small batch has several.
 
 With TRITON_INTERPRET=1 the backend is the fused one, where it supports the features.
 """
@@ -23,9 +23,9 @@ def prefer_fused(count: int, dims: int, dtype: torch.dtype, device: torch.device
     return choose_backend(count, dims, dtype, device, requested)
 
 
-@pytest.fixture(autouse=True, params=["fused"] if IN_INTERPRETER else ["dense", "tiled"], scope="module")
+@pytest.fixture(params=["fused"] if IN_INTERPRETER else ["dense", "tiled"], scope="module")
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let ``backend="auto"`` choose this one."""
+    """Let ``backend="auto"`` choose each of them in turn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("snngan.losses.backends.MAX_DENSE_SAMPLES", 10**9 if request.param == "dense" else 0)
         patch.setattr("snngan.losses.backends.tiled.TILE", 24)

@@ -19,6 +19,8 @@ from snngan.losses.backends import fused, fused_kernels
 from snngan.losses.log_odds import log_odds
 from snngan.losses.pairwise import build_pairwise_batch
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def random_batch(count: int, dims: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
@@ -101,7 +103,7 @@ def test_gradient_in_many_dimensions_is_finite_at_any_temperature(rule: Any) -> 
 
 
 def test_blocks_shrink_to_the_memory_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel, tried = fused_kernels.sum_gradient, []
+    kernel, tried, least = fused_kernels.sum_gradient, [], 32
 
     class Small:
         def __getitem__(self, grid: Any) -> Any:
@@ -115,7 +117,6 @@ def test_blocks_shrink_to_the_memory_of_the_gpu(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(fused_kernels, "sum_gradient", Small())
     features, labels = random_batch(70, 40, 2)
-    least = 32
     check(features, labels)
     assert tried == 2 * [(128, 1), (64, 2), (32, 3)]  # at each T
     least = 0

@@ -12,16 +12,10 @@ import torch
 from snngan import soft_nearest_neighbor_loss
 
 
-@pytest.fixture(autouse=True, scope="module")
-def backend() -> None:
-    """Replace the fixture of the directory: the ranks test each backend themselves."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("counts", ["30,0", "3,17,10"])
 def test_ranks_agree_with_one_process(counts: str, tmp_path: Path) -> None:
-    script = Path(__file__).with_name("ranks.py")
-    command = [sys.executable, str(script)]
+    command = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
     errors = tmp_path / "errors"
     with errors.open("w") as sink:
         ranks = [

@@ -16,6 +16,8 @@ from torch.testing import assert_close
 from snngan import entanglement
 from snngan.losses.pairwise import DISTANCES, build_real_fake_batch
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def cloud(count: int, seed: int, dims: int = 3) -> Tensor:
     return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,11 +23,6 @@ needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or why_not_fused(10, torch.float32, torch.device("cuda")) is not None,
     reason="no GPU that runs the kernels",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def backend() -> None:
-    """Replace the fixture of the directory: these tests name their backends."""
 
 
 @pytest.mark.slow
@@ -77,13 +71,8 @@ def test_auto_chooses_by_size_dtype_and_device(
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # in the interpreter every device supports the kernels
     monkeypatch.setattr("snngan.losses.backends._has_triton", lambda: True)
-    assert choose_backend(num_samples, num_dims, dtype, torch.device(device)) == expected
-    assert choose_backend(num_samples, num_dims, dtype, torch.device(device), "tiled") == "tiled"
-
-
-def test_triton_is_imported_only_when_needed() -> None:
-    code = "import sys, snngan, snngan.losses.backends.fused; sys.exit('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for requested, chosen in (("auto", expected), ("tiled", "tiled")):
+        assert choose_backend(num_samples, num_dims, dtype, torch.device(device), requested) == chosen
 
 
 def gpu_batch(count: int, dims: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -140,22 +129,16 @@ def test_gpu_agrees_with_float64(precision: str, dims: int, classes: int, monkey
 @needs_gpu
 def test_gpu_is_chosen_by_auto() -> None:
     features, labels = gpu_batch(2000, 10, 2)
-    wide = features.repeat(1, 26)
-    for each, expected in (
-        (features, "fused"),
-        (features[:500], "dense"),
-        (features.double(), "tiled"),
-        (wide, "tiled"),
-    ):
-        assert build_pairwise_batch(each, labels[: len(each)]).backend == expected
+    given = features, features[:500], features.double(), features.repeat(1, 26)
+    found = [build_pairwise_batch(each, labels[: len(each)]).backend for each in given]
+    assert found == ["fused", "dense", "tiled", "tiled"]
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_gpu_allowing_tf32_elsewhere_changes_nothing() -> None:
     features, labels = gpu_batch(2000, 64, 2)
-    before = torch.get_float32_matmul_precision()
-    values: list[Any] = []
+    before, values = torch.get_float32_matmul_precision(), []
     try:
         for allowed in ("highest", "high"):
             torch.set_float32_matmul_precision(allowed)
@@ -167,14 +150,13 @@ def test_gpu_allowing_tf32_elsewhere_changes_nothing() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_gpu_keeps_nan() -> None:
-    for dims in (3, 40):
-        features, labels = gpu_batch(2000, dims, 2)
-        features[7, 0] = torch.nan
-        batch = build_pairwise_batch(features, labels, backend="fused")
-        batch.features[:] = features  # centering would have spread the NaN
-        odds = log_odds(batch, torch.ones(1, dtype=torch.float64, device="cuda"))
-        assert odds.isnan().all()
+@pytest.mark.parametrize("dims", [3, 40])
+def test_gpu_keeps_nan(dims: int) -> None:
+    features, labels = gpu_batch(2000, dims, 2)
+    features[7, 0] = torch.nan
+    batch = build_pairwise_batch(features, labels, backend="fused")
+    batch.features[:] = features  # centering would have spread the NaN
+    assert log_odds(batch, torch.ones(1, dtype=torch.float64, device="cuda")).isnan().all()
 
 
 @pytest.mark.gpu

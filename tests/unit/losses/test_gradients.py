@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from snngan.losses.log_odds import log_odds
 from snngan.losses.pairwise import DISTANCES, build_pairwise_batch, build_real_fake_batch
 from snngan.losses.temperature import TemperatureLike
 
+pytestmark = pytest.mark.usefixtures("backend")
 FACTORS = [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6]
 DTYPES = [torch.float32, torch.float64]
 
@@ -208,7 +209,7 @@ SECOND_DERIVATIVES: dict[str, Callable[[Loss, Tensor], Any]] = {
     "through a network": through_a_network,
     "incoming gradient": by_the_incoming_gradient,
     "hessian": torch.autograd.functional.hessian,
-    "vectorized hessian": functools.partial(torch.autograd.functional.hessian, vectorize=True),
+    "vectorized hessian": partial(torch.autograd.functional.hessian, vectorize=True),
     "jvp": lambda loss, x: torch.autograd.functional.jvp(loss, x, torch.ones_like(x)),
     "forward mode": by_forward_mode,
     "func": lambda loss, x: torch.func.hessian(loss)(x),
@@ -230,13 +231,13 @@ def test_second_derivatives_are_refused(rule: TemperatureLike, way: str) -> None
             SECOND_DERIVATIVES[way](loss, features)
 
 
-@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-15, 1e10, 1e19, 1e30, 1e38])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e10, 1e19, 1e38])
 @pytest.mark.parametrize(
     "rule", ["optimal", "learned", "absolute", RelativeTemperature(0.1), RelativeTemperature(1e-3, 1.0)]
 )
 def test_the_scale_of_the_features_does_not_matter(rule: TemperatureLike, scale: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    features, labels = torch.rand(120, 4, generator=rng) * 2 - 1, torch.arange(120) % 4
+    features, labels = torch.rand(60, 4, generator=rng) * 2 - 1, torch.arange(60) % 4
     features[:, 0] = 0.7 * features[:, 0] + 0.1 * labels
     plain, scaled = (0.1, 0.1 * scale**2) if rule == "absolute" else (rule, rule)
     expected = soft_nearest_neighbor_loss(features.double(), labels, plain)
@@ -247,27 +248,19 @@ def test_the_scale_of_the_features_does_not_matter(rule: TemperatureLike, scale:
         assert_close(found, slope, rtol=1e-2, atol=1e-3 * slope.abs().max().item())
 
 
-def test_less_precise_products_outside_change_nothing() -> None:
+@pytest.mark.parametrize("precision", ["medium", "bf16", "tf32"])
+def test_less_precise_products_outside_change_nothing(precision: str) -> None:
+    newer: Any = getattr(torch.backends.mkldnn, "matmul", None)  # from torch 2.9
+    read, write = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    if precision != "medium":
+        if newer is None:
+            pytest.skip("torch has no such switch")
+        read, write = (lambda: newer.fp32_precision), partial(setattr, newer, "fp32_precision")
     features, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
-    before, expected = torch.get_float32_matmul_precision(), gradient(features, labels, 1.0)
+    before, expected = read(), gradient(features, labels, 1.0)
     try:
-        torch.set_float32_matmul_precision("medium")
+        write(precision)
         assert torch.equal(gradient(features, labels, 1.0), expected)
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert read() == precision
     finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "tf32"])
-def test_the_newer_switches_outside_change_nothing(precision: str) -> None:
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if matmul is None:
-        pytest.skip("torch has them from 2.9")
-    features, labels = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
-    before, expected = matmul.fp32_precision, gradient(features, labels, 1.0)
-    try:
-        matmul.fp32_precision = precision
-        assert torch.equal(gradient(features, labels, 1.0), expected)
-        assert matmul.fp32_precision == precision
-    finally:
-        matmul.fp32_precision = before
+        write(before)

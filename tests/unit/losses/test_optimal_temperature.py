@@ -16,6 +16,8 @@ from snngan import LearnedTemperature, OptimalTemperature, RelativeTemperature, 
 from snngan.losses.optimal_temperature import optimal_inverse_temperature, slope_by_log_inverse
 from snngan.losses.pairwise import build_pairwise_batch
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def sweep(features: Tensor, labels: Tensor, count: int = 10_000) -> tuple[Tensor, Tensor]:
     """Return inverse temperatures (count + 1,), 0 and 1e-7 to 1e6 over the mean distance, and the losses at them."""

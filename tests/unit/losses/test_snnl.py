@@ -21,6 +21,7 @@ from snngan.losses.pairwise import DISTANCES, build_pairwise_batch
 from snngan.losses.temperature import TemperatureLike
 from snngan.losses.triplet import triplet_loss
 
+pytestmark = pytest.mark.usefixtures("backend")
 FACTORS = [10.0**exponent for exponent in range(-3, 7)]
 """Temperatures, as multiples of the batch's mean distance."""
 
@@ -189,9 +190,7 @@ def loose_classes() -> tuple[Tensor, Tensor]:
 def test_narrow_features_and_autocast_give_the_loss_of_float32(
     dtype: torch.dtype, rule: TemperatureLike, distance: Any
 ) -> None:
-    labels = torch.arange(12) % 3
-    means = torch.randn(3, 30, generator=torch.Generator().manual_seed(1))
-    features = 0.5 * means[labels] + torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
+    features, labels = loose_classes()
     narrow = features.to(dtype).requires_grad_()
     wide = narrow.detach().float().requires_grad_()
     expected = soft_nearest_neighbor_loss(wide, labels, rule, distance)
