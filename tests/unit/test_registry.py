@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from reference.runs import gan_config, new_run
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES
-from snngan.registry import Registry, UnknownNameError, import_module, unknown_name
+from snngan.registry import Registry, UnknownNameError, import_module, load_plugins, unknown_name
 from snngan.training.run_folder import open_run
 
 OBJECTIVE = """
@@ -142,28 +140,22 @@ def install_plugin(folder: Path, content: str) -> None:
     (metadata / "entry_points.txt").write_text("[snngan.plugins]\nmean = my_plugin\n")
 
 
-def run_python(code: str, search_path: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(search_path), *filter(None, sys.path)])}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-
-
-def test_an_installed_plugin_is_found(tmp_path: Path) -> None:
+def test_an_installed_plugin_is_found_at_the_first_look_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_plugin(tmp_path, OBJECTIVE.format(name="mean"))
-    code = """
-import sys
-import snngan.config
-from snngan.objectives import OBJECTIVES
-assert "my_plugin" not in sys.modules
-print(OBJECTIVES["mean"].__module__, "gan" in OBJECTIVES.names())
-"""
-    done = run_python(code, tmp_path)
-    assert done.stdout.split() == ["my_plugin", "True"], done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    load_plugins.cache_clear()
+    others: Registry[int] = Registry("other", "json")
+    assert "my_plugin" not in sys.modules
+    assert others.names() == ()
+    assert OBJECTIVES["mean"].__module__ == "my_plugin"
 
 
-def test_a_broken_plugin_is_named(tmp_path: Path) -> None:
+def test_a_broken_plugin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_plugin(tmp_path, "1 / 0")
-    done = run_python("from snngan.objectives import OBJECTIVES; OBJECTIVES.names()", tmp_path)
-    assert "ImportError: the plugin mean of my-package cannot be imported: division by zero" in done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    load_plugins.cache_clear()
+    with pytest.raises(ImportError, match="the plugin mean of my-package cannot be imported: division by zero"):
+        Registry("other", "json").names()
 
 
 def test_a_run_folder_imports_nothing(tmp_path: Path) -> None:
