@@ -13,7 +13,7 @@ from reference.rows import bright_rows
 from snngan.data import Dataset
 
 torch.set_num_threads(1)
-settings.register_profile("snngan", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("snngan", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("snngan")
 
 

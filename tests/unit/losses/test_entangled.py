@@ -420,8 +420,8 @@ def test_the_default_lets_a_classifier_learn() -> None:
     inputs = torch.randn(48, 6)
     labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
     model = perceptron()
-    criterion, optimizer = EntangledLoss(model), torch.optim.Adam(model.parameters(), 0.05)
-    for _ in range(40):
+    criterion, optimizer = EntangledLoss(model), torch.optim.Adam(model.parameters(), 0.1)
+    for _ in range(20):
         optimizer.zero_grad()
         criterion(inputs, labels).backward()
         optimizer.step()
