@@ -1,15 +1,17 @@
 """Runs that are trained on one process and on several: their options, and one rank of them.
 
-    torchrun --standalone --nproc-per-node 2 tests/reference/ranks.py FOLDER STEPS NAME...
+    torchrun --standalone --nproc-per-node 2 tests/reference/ranks.py JOBS
 
-Each NAME is a key of ``CASES``; its run is in FOLDER/NAME, which rank 0 makes, or which is continued if it is there.
+JOBS is a JSON list of [folder, steps, names, fault]. Each name is a key of ``CASES``; its run is in folder/name, which
+rank 0 makes, or which is continued if it is there. The error that a fault of the second rank causes is written to
+folder/error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import os
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,33 +97,40 @@ def check_equal_states(trainer: Trainer) -> None:
     assert all(each == states[0] for each in states), "the ranks hold different networks"
 
 
-def run_rank(folder: Path, steps: int, names: list[str]) -> None:
-    with process_group("cpu"):
-        assert is_distributed()
-        fault = os.environ.get("FAULT") if not is_main_process() else None
-        dataset = digits()
-        for name in names:
-            exists = (folder / name).exists()
-            broadcast_from_rank0(None)  # all have looked
-            if is_main_process() and not exists:
-                RunFolder.create(folder / name, make_config(name, dataset, steps), CPU)
-            broadcast_from_rank0(None)
-            run = open_run(folder / name, Config)
-            if fault == "checkpoint":
-                run = RunFolder(folder / "elsewhere", run.config)
-            run.set_steps(steps)
-            with lock_run(run):
-                state = load_state(run) if exists else None
-                if fault == "data":
-                    dataset = dataclasses.replace(dataset, train_images=255 - dataset.train_images)
-                trainer = run_on_all_ranks(lambda: make_trainer(run.config, dataset, CPU, state))  # noqa: B023
-                losses = train_to_end(trainer, run)
-            check_equal_states(trainer)
-            if is_main_process():
-                torch.save(losses, folder / f"{name}.losses")
+def run_rank(folder: Path, steps: int, names: list[str], fault: str) -> None:
+    dataset = digits()
+    fault = "" if is_main_process() else fault
+    for name in names:
+        exists = (folder / name).exists()
+        broadcast_from_rank0(None)  # all have looked
+        if is_main_process() and not exists:
+            RunFolder.create(folder / name, make_config(name, dataset, steps), CPU)
+        broadcast_from_rank0(None)
+        run = open_run(folder / name, Config)
+        if fault == "checkpoint":
+            run = RunFolder(folder / "elsewhere", run.config)
+        run.set_steps(steps)
+        with lock_run(run):
+            state = load_state(run) if exists else None
+            if fault == "data":
+                dataset = dataclasses.replace(dataset, train_images=255 - dataset.train_images)
+            trainer = run_on_all_ranks(lambda: make_trainer(run.config, dataset, CPU, state))  # noqa: B023
+            losses = train_to_end(trainer, run)
+        check_equal_states(trainer)
+        if is_main_process():
+            torch.save(losses, folder / f"{name}.losses")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run_rank(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    with process_group("cpu"):
+        assert is_distributed()
+        for where, steps, names, fault in json.loads(sys.argv[1]):
+            try:
+                run_rank(Path(where), steps, names, fault)
+            except ValueError as error:
+                if not fault:
+                    raise
+                if is_main_process():
+                    (Path(where) / "error").write_text(str(error))
     exit_without_finalizing(0)

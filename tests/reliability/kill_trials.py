@@ -17,12 +17,13 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # which an optimizer imports
 from reference.files import Watched
 from reference.states import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -42,7 +43,7 @@ KINDS = {
     "snnl-projected": f"train {COMMON} {NETWORKS} --objective snnl-projected",
     "snnl-pixel": f"train {COMMON} {NETWORKS} --objective snnl-pixel --set temperature=learned:1 --metrics-every 10",
     "wgan-gp": f"train {COMMON} {NETWORKS} --objective wgan-gp --set discriminator_steps=2",
-    "classifier": f"classify train {COMMON} --arch cnn-small --seeds 0:2 --ensemble vectorized",
+    "classifier": f"classify train {COMMON} --arch cnn-small --set width=4 --seeds 0:2 --ensemble vectorized",
     "classifier-sgd": f"classify train {COMMON} --arch feedforward --optimizer sgd --temperature learned:1",
 }
 
@@ -221,14 +222,14 @@ def trial(unbroken: Unbroken, run: Path, chance: random.Random, tally: Counter[s
     return wrong + unbroken.differences_from(run)
 
 
-def trials(count: int, seed: int, folder: Path, notify: Callable[[str], None] = print) -> dict[str, Any]:
-    """Return the result of ``count`` trials, spread over all kinds of runs."""
+def trials(count: int, seed: int, folder: Path, kinds: Sequence[str] = tuple(KINDS)) -> dict[str, Any]:
+    """Return the result of ``count`` trials, spread over some kinds of runs."""
     torch.set_num_threads(1)
     data, chance, tally = data_in(folder), random.Random(seed), Counter[str]()
-    unbroken = {kind: Unbroken(kind, folder, data) for kind in KINDS}
+    unbroken = {kind: Unbroken(kind, folder, data) for kind in kinds}
     wrong: list[str] = []
     for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         before = tally["kills at a time"] + tally["kills at a write"]
         while tally["kills at a time"] + tally["kills at a write"] == before and not wrong:  # each is killed once
             run = folder / f"{number:04d}-{kind}"
@@ -241,5 +242,5 @@ def trials(count: int, seed: int, folder: Path, notify: Callable[[str], None] = 
         if wrong:
             break
         if number % 20 == 19:
-            notify(f"{number + 1} of {count}")
+            print(f"{number + 1} of {count}")
     return {"seed": seed, "interval": INTERVAL, "steps": STEPS, **tally, "wrong": wrong}

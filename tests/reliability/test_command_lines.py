@@ -23,7 +23,7 @@ def test_correct_command_lines_succeed(original: Path, tmp_path: Path, line: str
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(words=command_lines())
 def test_random_command_lines_fail_cleanly(
     original: Path, tmp_path_factory: pytest.TempPathFactory, words: list[str]

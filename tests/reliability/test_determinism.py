@@ -25,28 +25,40 @@ RUNS = {
 }
 
 
+COMMANDS = """
+import sys
+from snngan.cli import main
+for command in sys.argv[1:]:
+    try:
+        main(command.split())
+    except SystemExit as left:
+        assert left.code == 0
+"""
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", RUNS)
-def test_two_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
-    for number in range(2):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(number)}
-        words = [*RUNS[kind].split(), "--run-dir", f"run-{number}", "--data-dir", "data"]
-        words += ["--deterministic"] * number  # which changes nothing on a CPU
-        done = subprocess.run(
-            [sys.executable, "-m", "snngan", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    first, second = (
-        {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
-        for run in (tmp_path / "run-0", tmp_path / "run-1")
-    )
-    events = {path for path in {*first, *second} if "tfevents" in path.name}
-    assert len(events) == 2
-    assert first.keys() - events == second.keys() - events
-    different = {path.name for path in first.keys() - events if first[path] != second[path]}
-    assert different == {"config.json"}  # which holds the option
-    states = [load_newest(tmp_path / f"run-{number}" / "checkpoints") for number in range(2)]
-    assert differences(*states) == []
+def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
+    """With another hash seed and ``--deterministic``, which changes nothing on a CPU."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    commands = [f"{words} --run-dir other/{kind} --data-dir data" for kind, words in RUNS.items()]
+    words = [sys.executable, "-c", COMMANDS, *(f"{command} --deterministic" for command in commands)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command, kind in zip(commands, RUNS, strict=True):
+        with pytest.raises(SystemExit, match="0"):
+            main(command.replace("other/", "own/").split())
+        runs = Path("own", kind), Path("other", kind)
+        first, second = (files_of(run) for run in runs)
+        events = {path for path in {*first, *second} if "tfevents" in path.name}
+        assert len(events) == 2
+        assert first.keys() - events == second.keys() - events
+        different = {path.name for path in first.keys() - events if first[path] != second[path]}
+        assert different == {"config.json"}  # which holds the option
+        assert differences(*(load_newest(run / "checkpoints") for run in runs)) == []
 
 
 def test_an_operation_without_a_deterministic_algorithm_is_named(

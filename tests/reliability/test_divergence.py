@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from reference.rows import bright_rows
 from reference.runs import CPU, classifier_config, gan_config, new_run, state_of, train_run
 from reference.states import differences
 from torch import Tensor
@@ -40,7 +39,6 @@ ONLY = range(AT, AT + 1)
 LOWER, BOUND = "Try a lower --learning-rate", "an objective that bounds its discriminator"
 LOWER_BOTH = f"{LOWER}, or an --alpha nearer to 0"
 CORRECT = "Correct the data, and start a new run"
-VALUES = pytest.mark.parametrize("value", [math.nan, math.inf])
 KINDS = pytest.mark.parametrize("kind", [SequentialEnsemble, VectorizedEnsemble])
 Fault = Callable[[Any], AbstractContextManager[None]]
 """Wraps one training step of a GAN, or one backward pass of an ensemble."""
@@ -59,11 +57,6 @@ def points() -> Dataset:
     """Return 96 + 16 points in the plane: an epoch is 6 batches."""
     both = torch.rand(112, 1, 1, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return Dataset("random-points", both[:96], None, both[96:], None)
-
-
-@pytest.fixture
-def labeled() -> Dataset:
-    return bright_rows(96, 48, noise=128, bright=100)
 
 
 @pytest.fixture
@@ -223,11 +216,6 @@ def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
     assert not_finite(unbroken[config]) == []
 
 
-def test_the_helper_finds_values_that_are_not_finite() -> None:
-    state = {"a": [torch.ones(2), torch.tensor([1.0, math.nan])], "b": {"c": -math.inf}, "d": (1.0, 3, "x", None)}
-    assert not_finite(state) == ["/a/1", "/b/c"]
-
-
 @pytest.mark.parametrize(
     ("objective", "value"), [*((name, math.inf) for name in OBJECTIVES.names()), ("gan", math.nan), ("wgan", -math.inf)]
 )
@@ -246,12 +234,9 @@ def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objectiv
     check_kept(run_of("corrected", objective=objective, **own), points, state_of(run))
 
 
-@VALUES
-def test_values_in_held_out_data_are_refused_before_the_first_step(
-    run_of: MakeRun, points: Dataset, value: float
-) -> None:
+def test_values_in_held_out_data_are_refused_before_the_first_step(run_of: MakeRun, points: Dataset) -> None:
     images = points.test_images.clone()
-    images[3, 0, 0, 0] = value
+    images[3, 0, 0, 0] = math.nan
     broken = replace(points, test_images=images)
     run = run_of("run", data=broken)
     with pytest.raises(ValueError, match="finite"):
@@ -265,7 +250,7 @@ WEIGHTS = {
     "ema_generator": ("3.weight", "4.running_mean"),
     "objective": ("temperature._extra_state",),
 }
-GRADIENTS = (("generator", "3.weight"), ("generator", "6.bias"), ("discriminator", "7.weight"))
+GRADIENTS = (("generator", "6.bias"), ("discriminator", "7.weight"))
 OPTIMIZERS = (
     ("adam", "exp_avg_sq", "fp32", 3),
     ("adam", "exp_avg_sq", "bf16", 3),
@@ -279,12 +264,12 @@ FAULTS: list[tuple[Fault, str, dict[str, Any]]] = [
     ),
     *(
         (gradient(network, name, value), f"the {network}'s {name}", {"log_every": log_every})
-        for value, log_every in ((math.nan, 1), (math.nan, 3), (math.inf, 3)) for network, name in GRADIENTS
+        for value, log_every in ((math.nan, 3), (math.inf, 1)) for network, name in GRADIENTS
     ),
     *(
         (gradient(network, name, 1e30), f"{memory} of the {network}'s {name}",
          {"log_every": log_every, "precision": precision, "optimizer": optimizer})
-        for optimizer, memory, precision, log_every in OPTIMIZERS for network, name in GRADIENTS[::2]
+        for optimizer, memory, precision, log_every in OPTIMIZERS for network, name in GRADIENTS
     ),
 ]  # fmt: skip
 """What breaks, the place that the message names, and options of the run.
@@ -322,8 +307,7 @@ def test_activations_that_overflow_are_named(
     check_kept(run, points)
 
 
-@pytest.mark.parametrize("log_every", [1, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("log_every", "precision"), [(1, "fp32"), (3, "bf16")])
 def test_a_discriminator_that_explodes_is_named(
     run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, log_every: int
 ) -> None:
@@ -337,8 +321,7 @@ def test_a_discriminator_that_explodes_is_named(
     check_kept(run, points)
 
 
-@pytest.mark.parametrize("settings", [(), PLAIN], ids=["norms", "plain"])
-@pytest.mark.parametrize("factor", [10.0, 1e3])
+@pytest.mark.parametrize(("settings", "factor"), [((), 10.0), (PLAIN, 1e3)], ids=["norms", "plain"])
 def test_a_discriminator_that_grows_is_named(
     run_of: MakeRun, points: Dataset, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], factor: float
 ) -> None:
@@ -372,9 +355,7 @@ def test_images_of_the_average_that_overflow_are_named(
     ("fault", "place", "options"),
     [
         (gradient("1", "fc2.0.weight", math.nan), "", {"log_every": 3}),
-        (gradient("1", "fc2.0.weight", math.inf), "", {"log_every": 1}),
         (set_one("1", "fc2.0.weight", math.nan), "", {"log_every": 3}),
-        (gradient("1", "fc2.0.weight", 1e30), "exp_avg_sq of ", {"log_every": 1}),
         (gradient("1", "fc2.0.weight", 1e30), "exp_avg_sq of ", {"log_every": 3, "precision": "bf16"}),
     ],
 )
@@ -391,12 +372,9 @@ def test_the_network_of_a_seed_is_named(
 
 
 @KINDS
-@VALUES
-def test_values_in_the_data_of_a_classifier_are_named(
-    classifiers_of: MakeRun, points: Dataset, kind: type, value: float
-) -> None:
+def test_values_in_the_data_of_a_classifier_are_named(classifiers_of: MakeRun, points: Dataset, kind: type) -> None:
     images = points.train_images.clone()
-    images[3, 0, 0, 1] = value
+    images[3, 0, 0, 1] = math.inf
     labels = [torch.arange(len(each)) % 3 for each in (images, points.test_images)]
     broken = Dataset("broken", images, labels[0], points.test_images, labels[1])
     with pytest.raises(DivergedError, match=f"hold NaN or infinity. {CORRECT}$"):

@@ -7,50 +7,64 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import snngan
 
 ROOT = Path(snngan.__file__).parents[1]
-TRIALS = """
+SCRIPT = """
 import json, pathlib, sys
 from reliability.kill_trials import trials
-{breaks}
-print(json.dumps(trials(int(sys.argv[1]), 1, pathlib.Path(sys.argv[2]))))
+folder, breaks = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+found = {"": trials(5, 1, folder)}
+for name, code in breaks.items():
+    names = {}
+    exec(code, names)
+    place = folder / f"fault-{len(found)}"
+    place.mkdir()
+    found[name] = trials(20, 1, place, ["snnl-projected"])
+    exec("restore()", names)
+print(json.dumps(found))
 """
 BREAKS = {
-    "optimizers are not saved": (
-        "from snngan.training.gan import GanTrainer\n"
-        "optimizers = GanTrainer._optimizers\n"
-        "GanTrainer._optimizers = lambda self: ((n, o) for n, o in optimizers(self) if n != 'generator')"
-    ),
-    "metrics are not truncated": (
-        "import snngan.training.run_folder as run_folder\nrun_folder._step_of_line = lambda values: 0"
-    ),
+    "optimizers are not saved": """
+from snngan.training.gan import GanTrainer
+optimizers = GanTrainer._optimizers
+GanTrainer._optimizers = lambda self: ((n, o) for n, o in optimizers(self) if n != "generator")
+def restore():
+    GanTrainer._optimizers = optimizers
+""",
+    "metrics are not truncated": """
+import snngan.training.run_folder as run_folder
+original = run_folder._step_of_line
+run_folder._step_of_line = lambda values: 0
+def restore():
+    run_folder._step_of_line = original
+""",
 }
+"""Faults of the package, and how each is taken back."""
 
 
-def trials(count: int, folder: Path, breaks: str = "") -> dict[str, int | list[str]]:
-    """Return the result of some trials, run in a separate process, which forks."""
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of trials of the package and of each fault, run in a separate process, which forks."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", TRIALS.format(breaks=breaks), str(count), str(folder)],
-        capture_output=True, text=True, timeout=600, env=environment,
-    )  # fmt: skip
+    words = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("kills")), json.dumps(BREAKS)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, int | list[str]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_unbroken_ones(tmp_path: Path) -> None:
-    found = trials(5, tmp_path)
-    assert found["wrong"] == []
-    assert found["trials"] == 5
+def test_killed_runs_end_as_unbroken_ones(found: dict[str, Any]) -> None:
+    assert found[""]["wrong"] == []
+    assert found[""]["trials"] == 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", BREAKS)
-def test_the_trials_find_a_fault(tmp_path: Path, breaks: str) -> None:
-    assert trials(20, tmp_path, BREAKS[breaks])["wrong"] != []
+def test_the_trials_find_a_fault(found: dict[str, Any], breaks: str) -> None:
+    assert found[breaks]["wrong"] != []

@@ -218,7 +218,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", str(made.place)], check=True)
 
 
-@pytest.mark.parametrize("size", [16, 60, 190, 240, 350, 450, 500, 580])
+@pytest.mark.parametrize("size", [16, 190, 350, 500])
 def test_a_run_on_a_full_disk_resumes_once_there_is_room(
     cli: Cli, tiny: str, unbroken: Path, disk: Disk, size: int
 ) -> None:
@@ -282,19 +282,6 @@ def test_a_folder_without_write_permission_is_refused_and_not_changed(cli: Cli, 
     refused(cli, "resume run", "run cannot be trained in: Permission denied")
     (RUN / ".lock").chmod(0o644)
     refused(cli, "resume run", r"run/config\.json could not be written: Permission denied.*")
-    let_write(RUN)
-    cli("resume run")
-    assert_unbroken(RUN, Path("unbroken"))
-
-
-def test_a_folder_that_loses_write_permission_while_training_keeps_its_checkpoints(
-    cli: Cli, tiny: str, nobody: Path
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        in_steps(patch, at8=partial(write_protect, RUN))
-        said = cli(f"train {tiny} --run-dir run", 2)
-    hint = "Permission denied; make room or correct that, then continue by: snngan resume run"
-    assert len(said.errors) == 1 and re.fullmatch(rf"Error: run/\S+ could not be written: {hint}", said.errors[0])
     let_write(RUN)
     cli("resume run")
     assert_unbroken(RUN, Path("unbroken"))
@@ -386,7 +373,6 @@ def test_a_run_killed_after_too_much_was_removed_is_refused_and_not_changed(cli:
 LONG = "--log-every 20 --sample-every 20 --checkpoint-every 4"
 NEXT = {
     "metrics": "",
-    "a sample grid": "--log-every 20 --sample-every 2 --checkpoint-every 20",
     "a checkpoint": LONG,
     "a projection": f"{LONG} --objective snnl-projected",
 }
@@ -407,9 +393,7 @@ def test_a_run_folder_that_was_removed_is_not_created_again(
 # Clocks
 
 
-@pytest.mark.parametrize(
-    "then", [lambda now: now - 3600, lambda now: 1.0, lambda now: 4e9], ids=["hour", "1970", "2096"]
-)
+@pytest.mark.parametrize("then", [lambda now: now - 3600, lambda now: 4e9], ids=["hour", "2096"])
 def test_a_clock_that_is_set_back_or_forward_duplicates_no_scalar(
     cli: Cli, tiny: str, unbroken: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[float], float]
 ) -> None:
@@ -608,15 +592,6 @@ def test_a_closed_standard_error_ends_no_run(cli: Cli, tiny: str, unbroken: Path
 # Links
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "samples", "config.json"])
-def test_a_link_within_the_folder_is_followed(cli: Cli, tiny: str, unbroken: Path, name: str) -> None:
-    broken_off(cli, tiny)
-    (RUN / name).rename(RUN / "inside")
-    (RUN / name).symlink_to("inside")
-    cli("resume run")
-    assert_unbroken(RUN, unbroken)
-
-
 def test_a_link_to_the_run_folder_is_followed(cli: Cli, tiny: str, unbroken: Path) -> None:
     broken_off(cli, tiny, run=Path("elsewhere"))
     RUN.symlink_to("elsewhere")
@@ -628,7 +603,7 @@ def test_a_link_to_the_run_folder_is_followed(cli: Cli, tiny: str, unbroken: Pat
 # Before the first checkpoint
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 3])
 def test_a_run_killed_before_its_first_checkpoint_starts_again(cli: Cli, tiny: str, unbroken: Path, at: int) -> None:
     broken_off(cli, tiny, at=at)
     assert not (RUN / "checkpoints").exists()

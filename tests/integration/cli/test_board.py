@@ -1,4 +1,4 @@
-"""``snngan board`` in a process of its own: what TensorBoard serves of a run."""
+"""``snngan board`` in a process of its own: what TensorBoard serves of a run, to this machine only."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ from PIL import Image
 import snngan
 
 pytestmark = pytest.mark.slow
+
+
+OWN = {"0100007F", "00000000000000000000000001000000"}
+"""127.0.0.1 and ::1, as Linux lists them."""
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses that a process listens on, as far as Linux lists them."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").glob("*") if path.is_symlink()]
+    rows = [line.split() for path in Path("/proc/net").glob("tcp*") for line in path.read_text().splitlines()[1:]]
+    return {each[1].partition(":")[0] for each in rows if each[3] == "0A" and f"socket:[{each[9]}]" in links}
 
 
 def read(address: str) -> bytes:
@@ -46,6 +57,7 @@ def board(finished: Path) -> Iterator[str]:
             except (OSError, ValueError):
                 pass
             time.sleep(0.2)
+        assert listening(process.pid) <= OWN  # nobody else can connect
         yield f"http://localhost:{port}/data/plugin"
         assert process.poll() is None
     finally:

@@ -174,9 +174,3 @@ def test_features_follow_from_the_reference(cli: Cli) -> None:
         assert ("training a small classifier" in said.err) == (features != "pixels")
     run = train(cli, "rings", "points")
     assert json.loads(cli(f"evaluate {run} --count 50 --json").out)["protocol"]["extractor"] == "pixels"
-
-
-def test_function_that_returns_no_features(refused: Cli) -> None:
-    Path("own_odd.py").write_text("import torch\nflat = torch.flatten\n")
-    message = r"own_odd:flat must return features \(2, D\), got \(128,\)"
-    refused("evaluate digits --reference digits --features own_odd:flat", message)

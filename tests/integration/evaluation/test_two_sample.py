@@ -39,7 +39,7 @@ def test_curve_equals_the_loss() -> None:
 
 
 def test_two_samples_of_one_distribution_have_a_uniform_p_value() -> None:
-    values = [PermutationTest(*normal_sides(25, 25, seed=seed), seed=seed).p_value for seed in range(120)]
+    values = [PermutationTest(*normal_sides(25, 25, seed=seed), seed=seed).p_value for seed in range(80)]
     assert stats.kstest(values, "uniform").pvalue > 0.01
     assert min(values) >= 0.01  # the true labeling is one of them
 
@@ -54,16 +54,16 @@ def test_separate_sides() -> None:
 
 
 def test_small_sets_lower_the_score_but_not_the_corrected_score() -> None:
-    results = [compare_features(*normal_sides(5, 5, seed=seed)) for seed in range(60)]
-    raw = sum(each.entanglement.score for each in results) / 60
-    corrected = sum(each.corrected for each in results) / 60
+    results = [compare_features(*normal_sides(5, 5, seed=seed)) for seed in range(40)]
+    raw = sum(each.entanglement.score for each in results) / 40
+    corrected = sum(each.corrected for each in results) / 40
     assert raw < 0.95
     assert raw + 0.01 < corrected <= 1
     result = compare_features(*normal_sides(60, 40, 1.5))
     assert result.corrected == pytest.approx(result.entanglement.score / result.test.null_score, rel=0.03)
 
 
-@pytest.mark.parametrize(("count", "other"), [(60, 60), (240, 60), (60, 240), (160, 160)])
+@pytest.mark.parametrize(("count", "other"), [(240, 60), (60, 160)])
 def test_interval_contains_the_mean_score_of_many_samples(count: int, other: int) -> None:
     results = [compare_features(*normal_sides(count, other, 1.5, seed=seed), subset=60) for seed in range(40)]
     mean = sum(result.entanglement.score for result in results) / len(results)

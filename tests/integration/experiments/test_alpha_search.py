@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 
-import snngan
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
@@ -47,38 +46,33 @@ def workers(process: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_a_killed_worker_costs_no_finished_trial(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    settings = "--set trials=6 --set workers=2 --set steps=40"
-    words = f"experiment run alpha-search {settings} --data-dir {tmp_path}/data --device cpu --out {folder}"
-    command = [sys.executable, "-m", "snngan", *words.split()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(snngan.__file__).parents[1])}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
+    folder, found = tmp_path / "out", []
+
+    def kill_after_two() -> None:
         deadline = time.monotonic() + 120
-        while len(finished(folder)) < 2:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
+        while len(finished(folder)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
-        for worker in workers(process.pid):
+        found.extend(workers(os.getpid()))
+        for worker in found:
             os.kill(worker, signal.SIGKILL)
-        _, said = process.communicate(timeout=120)
-    finally:
-        process.kill()
+
+    killer = threading.Thread(target=kill_after_two)
+    killer.start()
+    lines: list[str] = []
+    with pytest.raises(ValueError, match="of 6 trials are finished; run the same command to continue"):
+        run_search(folder, "trials=6", "workers=2", "steps=40", notify=lines.append)
+    killer.join()
+    assert len(found) == 2
+    assert sum("ended with status -9; its finished trials are kept" in line for line in lines) == 2
     before = finished(folder)
-    assert process.returncode == 2
-    assert "ended with status -9; its finished trials are kept" in said
-    assert "of 6 trials are finished; run the same command to continue" in said
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert again.returncode == 0, again.stderr
-    assert set(before) <= set(finished(folder))
-    content = json.loads((folder / "numbers.json").read_text())
-    assert len(content["numbers"]["trials"]) == 6
-    assert set(before) <= {row["number"] for row in content["numbers"]["trials"]}
+    rows = run_search(folder, "trials=6", "steps=40")["trials"]
+    assert len(rows) == 6
+    assert set(before) <= set(finished(folder)) == {row["number"] for row in rows}
 
 
-def run_search(folder: Path, *settings: str) -> dict[str, Any]:
+def run_search(folder: Path, *settings: str, notify: Callable[[str], None] = str) -> dict[str, Any]:
     """Return the numbers of a search of a few steps on 8x8 digits."""
-    context = ExperimentContext(folder, str(folder.parent / "data"), torch.device("cpu"), lambda line: None)
+    context = ExperimentContext(folder, str(folder.parent / "data"), torch.device("cpu"), notify)
     return run_experiment("alpha-search", "smoke", context, "the command", settings).numbers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,25 @@ from snngan.training.checkpoint import save_checkpoint
 from snngan.training.divergence import DivergedError
 
 
+@pytest.fixture(autouse=True)
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten t-SNE."""
+    from sklearn import manifold
+
+    monkeypatch.setattr(manifold, "TSNE", partial(manifold.TSNE, max_iter=250))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of data sets and trained features that the experiments share."""
+    global DATA
+    DATA = tmp_path_factory.mktemp("data")
+    return DATA
+
+
 def smoke(folder: Path, name: str = "pixel-generator", *settings: str, lines: list[str] | None = None) -> Any:
     notify = ([] if lines is None else lines).append
-    context = ExperimentContext(folder, str(folder.parent / "data"), torch.device("cpu"), notify)
+    context = ExperimentContext(folder, str(DATA), torch.device("cpu"), notify)
     return run_experiment(name, "smoke", context, "the command", settings)
 
 
@@ -150,7 +167,7 @@ def test_a_refused_experiment_leaves_no_folder_and_other_options_no_trace(tmp_pa
     assert not (tmp_path / "out").exists()
     smoke(tmp_path / "out")
     with pytest.raises(ValueError, match="holds a different run than this experiment's"):
-        smoke(tmp_path / "out", "pixel-generator", "dataset=mnist-5k")
+        smoke(tmp_path / "out", "pixel-generator", "batch_size=9")
     with pytest.raises(ValueError, match="exists already: give another --out, or --force"):
         smoke(tmp_path / "out", "toy-gaussian")
 

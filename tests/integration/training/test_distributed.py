@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from reference.states import differences
 from torch import Tensor
 
 from snngan.api import make_trainer
+from snngan.cli import main
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.losses.backends import MAX_DENSE_SAMPLES
@@ -29,7 +32,9 @@ from snngan.training.run_folder import open_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCRIPT = Path(__file__).parents[2] / "reference" / "ranks.py"
-STEPS, SHORT = 120, 12
+STEPS, SHORT = 120, 6
+LONG = ["snnl-projected"]
+INTERCHANGED = ["snnl-projected", "wgan-gp, batch", "classifier", "vectorized", "batch norm"]
 TOLERANCE = 1e-4
 """Relative, of losses in the first steps; sums are rounded in another order."""
 LATER = 0.02
@@ -45,14 +50,23 @@ def saved_state(path: Path) -> dict[str, Any]:
     return state_of(open_run(path, Config))
 
 
-def train_on_two(folder: Path, steps: int, names: list[str], fault: str = "") -> str:
-    """Train on two ranks, of which the second has a ``fault``, and return what they wrote to standard error."""
-    done = subprocess.run(
-        [*TORCHRUN, str(SCRIPT), str(folder), str(steps), *names],
-        capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1", "FAULT": fault},
-    )  # fmt: skip
-    assert (done.returncode == 0) == (not fault), done.stderr[-3000:]
-    return done.stderr
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Path:
+    """Return a folder of runs that two ranks trained or continued, all in one job."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in INTERCHANGED:
+        train_alone(folder / "second-two", name, dataset, 3)
+    train_alone(folder / "checkpoint", "gan", dataset, 2)
+    jobs = [
+        ("long", STEPS, LONG, ""), ("short", SHORT, [name for name in CASES if name not in LONG], ""),
+        ("first-two", 3, INTERCHANGED, ""), ("second-two", 6, INTERCHANGED, ""),
+        ("data", 3, ["gan"], "data"), ("checkpoint", 4, ["gan"], "checkpoint"),
+    ]  # fmt: skip
+    words = [*TORCHRUN, str(SCRIPT), json.dumps([(str(folder / name), *rest) for name, *rest in jobs])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 def batch_statistics(state: Any, path: str = "") -> dict[str, Tensor]:
@@ -64,29 +78,23 @@ def batch_statistics(state: Any, path: str = "") -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("names", "steps"),
-    [(["snnl-projected"], STEPS), ([name for name in CASES if name != "snnl-projected"], SHORT)],
-    ids=["long", "short"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_two_ranks_equal_one_process_with_the_same_global_batch(
-    names: list[str], steps: int, tmp_path: Path, dataset: Dataset
+    two: Path, name: str, tmp_path: Path, dataset: Dataset
 ) -> None:
     """They also equal each other: ranks.py compares their states."""
-    train_on_two(tmp_path / "two", steps, names)
-    for name in names:
-        alone = torch.tensor(train_alone(tmp_path / "one", name, dataset, steps))
-        together = torch.tensor(torch.load(tmp_path / "two" / f"{name}.losses"))
-        assert alone.shape == together.shape == (steps, alone.shape[1]), name
-        first = [losses[:20] for losses in (together, alone)]
-        torch.testing.assert_close(*first, rtol=TOLERANCE, atol=TOLERANCE, msg=f"{name}: losses differ")
-        last = [losses[-50:].mean(0) for losses in (together, alone)]
-        torch.testing.assert_close(*last, rtol=LATER, atol=LATER, msg=f"{name}: losses differ")
-        for where in ("one", "two"):
-            lines = (tmp_path / where / name / "metrics.jsonl").read_text().splitlines()
-            assert [json.loads(line)["step"] for line in lines] == [0, steps]  # one rank wrote, once
-        statistics = [batch_statistics(saved_state(tmp_path / where / name)) for where in ("one", "two")]
-        torch.testing.assert_close(*statistics, rtol=1e-2, atol=1e-3, msg=f"{name}: batch statistics differ")
+    where, steps = (two / "long", STEPS) if name in LONG else (two / "short", SHORT)
+    alone = torch.tensor(train_alone(tmp_path, name, dataset, steps))
+    together = torch.tensor(torch.load(where / f"{name}.losses"))
+    assert alone.shape == together.shape == (steps, alone.shape[1])
+    torch.testing.assert_close(together[:20], alone[:20], rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(together[-50:].mean(0), alone[-50:].mean(0), rtol=LATER, atol=LATER)
+    runs = where / name, tmp_path / name
+    for run in runs:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [0, steps]  # one rank wrote, once
+    torch.testing.assert_close(*(batch_statistics(saved_state(run)) for run in runs), rtol=1e-2, atol=1e-3)
 
 
 def test_the_cases_cover_batch_norm_and_losses_in_tiles(dataset: Dataset) -> None:
@@ -106,20 +114,15 @@ def outputs(path: Path, dataset: Dataset) -> Tensor:
 
 
 @pytest.mark.slow
-def test_checkpoints_are_interchangeable(tmp_path: Path, dataset: Dataset) -> None:
+def test_checkpoints_are_interchangeable(two: Path, tmp_path: Path, dataset: Dataset) -> None:
     """6 steps on one process; 3 on two and 3 on one; 3 on one and 3 on two."""
-    names = ["snnl-projected", "wgan-gp, batch", "classifier", "vectorized", "batch norm"]
-    for name in names:
-        train_alone(tmp_path / "whole", name, dataset, 6)
-        train_alone(tmp_path / "second-two", name, dataset, 3)
-    train_on_two(tmp_path / "first-two", 3, names)
-    train_on_two(tmp_path / "second-two", 6, names)
-    for name in names:
-        run = open_run(tmp_path / "first-two" / name, Config)
+    for name in INTERCHANGED:
+        train_alone(tmp_path, name, dataset, 6)
+        run = open_run(two / "first-two" / name, Config)
         run.set_steps(6)
         train_to_end(make_trainer(run.config, dataset, CPU, state_of(run)), run)
-        whole = tmp_path / "whole" / name
-        for other in (run.path, tmp_path / "second-two" / name):
+        whole = tmp_path / name
+        for other in (run.path, two / "second-two" / name):
             state = saved_state(other)
             assert state["step"] == 6
             for part in ("batches", "torch_rng"):
@@ -128,78 +131,66 @@ def test_checkpoints_are_interchangeable(tmp_path: Path, dataset: Dataset) -> No
 
 
 @pytest.mark.slow
-def test_ranks_with_other_data_or_checkpoints_are_refused(tmp_path: Path, dataset: Dataset) -> None:
-    errors = train_on_two(tmp_path / "data", 3, ["gan"], fault="data")
-    assert "differ from those the run was started with" in errors
-    assert not checkpoint_paths(tmp_path / "data" / "gan" / "checkpoints")
-    train_alone(tmp_path / "checkpoint", "gan", dataset, 2)
-    errors = train_on_two(tmp_path / "checkpoint", 4, ["gan"], fault="checkpoint")
-    assert "do not see the same checkpoints" in errors
-    assert saved_state(tmp_path / "checkpoint" / "gan")["step"] == 2
+def test_ranks_with_other_data_or_checkpoints_are_refused(two: Path) -> None:
+    assert "differ from those the run was started with" in (two / "data" / "error").read_text()
+    assert not checkpoint_paths(two / "data" / "gan" / "checkpoints")
+    assert "do not see the same checkpoints" in (two / "checkpoint" / "error").read_text()
+    assert saved_state(two / "checkpoint" / "gan")["step"] == 2
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
+def test_a_rank_that_dies_ends_the_run_which_resumes_until_a_rank_gets_sigterm(tmp_path: Path) -> None:
     run, errors = tmp_path / "run", tmp_path / "errors"
     words = "train --dataset digits --objective gan --set width=4 --batch-size 16 --steps 100000 --checkpoint-every 5"
-    job = start([*words.split(), "--metrics-every", "0", "--run-dir", str(run)], errors)
-    try:
+    with started(f"{words} --metrics-every 0 --run-dir {run} --device cpu", errors) as job:
         wait_until(lambda: len(checkpoint_paths(run / "checkpoints")) >= 2, errors)
         os.kill(rank_of(1, job), signal.SIGKILL)
         assert job.wait(timeout=120) != 0
-    finally:
-        end(job)
     assert f"another process ended; continue by: snngan resume {run}" in " ".join(errors.read_text().split())
     step = saved_state(run)["step"]
-    assert step >= 5
-    command = [*TORCHRUN, "-m", "snngan", "resume", str(run), "--steps", str(step + 5)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("resuming") == 1  # only the first rank prints
-    assert saved_state(run)["step"] == step + 5
-
-
-@pytest.mark.slow
-def test_sigterm_to_one_rank_saves_once_and_ends_all(tmp_path: Path) -> None:
-    run, errors = tmp_path / "run", tmp_path / "errors"
-    words = "classify train --dataset digits --arch feedforward --set widths=8 --batch-size 16 --steps 100000"
-    job = start([*words.split(), "--checkpoint-every", "100000", "--run-dir", str(run)], errors)
-    try:
-        wait_until(lambda: "steps/s" in errors.read_text(), errors)
+    with started(f"resume {run} --device cpu", errors) as job:
+        wait_until(lambda: saved_state(run)["step"] > step, errors)
         os.kill(rank_of(1, job), signal.SIGTERM)
         job.wait(timeout=120)
-    finally:
-        end(job)
-    assert errors.read_text().count("SIGTERM: saved at step") == 1
-    assert len(checkpoint_paths(run / "checkpoints")) == 1
+    (line,) = re.findall("SIGTERM: saved at step ([0-9]+)", errors.read_text())
+    assert saved_state(run)["step"] == int(line)
+    assert errors.read_text().count("resuming") == 1  # only the first rank prints
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            "train --dataset digits --device cpu --batch-size 15 --metrics-every 0",
-            "a batch of 15 cannot be shared equally by 2 processes",
-        ),
-        ("resume nowhere", "nowhere"),
-        ("data list", "torchrun may start only train, classify train and resume"),
-    ],
-)
-def test_an_error_is_printed_once(words: str, message: str, tmp_path: Path) -> None:
-    command = [*TORCHRUN, "-m", "snngan", *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+def test_an_error_is_printed_once(tmp_path: Path) -> None:
+    words = "train --dataset digits --device cpu --batch-size 15 --metrics-every 0"
+    done = subprocess.run([*TORCHRUN, "-m", "snngan", *words.split()], capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
-    assert len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]) == 1
-    assert message in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
+    assert "a batch of 15 cannot be shared equally by 2 processes" in line
     assert not list(tmp_path.iterdir())
 
 
-def start(words: list[str], output: Path) -> subprocess.Popen[bytes]:
-    """Start a command on two ranks of the CPU, whose output is written to a file."""
+def test_torchrun_may_not_start_other_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "list"])
+    assert "torchrun may start only train, classify train and resume" in capsys.readouterr().err
+
+
+@contextmanager
+def started(words: str, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command on two ranks, whose output is written to a file."""
     with output.open("w") as sink:
-        command = [*TORCHRUN, "-m", "snngan", *words, "--device", "cpu"]
-        return subprocess.Popen(command, stderr=sink, stdout=sink, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        command = [*TORCHRUN, "-m", "snngan", *words.split()]
+        job = subprocess.Popen(command, stderr=sink, stdout=sink, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        try:
+            yield job
+        finally:
+            job.terminate()
+            try:
+                job.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                job.kill()
 
 
 def wait_until(happened: Callable[[], bool], output: Path) -> None:
@@ -207,15 +198,6 @@ def wait_until(happened: Callable[[], bool], output: Path) -> None:
     while not happened():
         assert time.monotonic() < end, output.read_text()
         time.sleep(0.1)
-
-
-def end(job: subprocess.Popen[bytes]) -> None:
-    """Let torchrun end its ranks and itself."""
-    job.terminate()
-    try:
-        job.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-        job.kill()
 
 
 def rank_of(number: int, job: subprocess.Popen[bytes]) -> int:

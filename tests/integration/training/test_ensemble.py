@@ -23,18 +23,19 @@ def make_ensemble(data: Dataset, **options: Any) -> Ensemble:
     return ClassifierTrainer(classifier_config(data, **options), data, CPU).ensemble
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"alpha": 0.0},
-        {"adversarial_training": "pgd:0.1:2"},
-        {"regularizer": "triplet:0.5", "distance": "cosine"},
-        {"layer_reduction": "min", "alpha": 3.0},
-    ],
-    ids=str,
+MORE: tuple[dict[str, Any], ...] = (
+    {},
+    {"alpha": 0.0},
+    {"adversarial_training": "pgd:0.1:2"},
+    {"regularizer": "triplet:0.5", "distance": "cosine"},
+    {"layer_reduction": "min", "alpha": 3.0},
 )
-@pytest.mark.parametrize("arch", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("arch", "more"),
+    [*(("feedforward", more) for more in MORE), *((arch, {}) for arch in SMALL), ("resnet15", MORE[2])],
+)
 def test_a_vectorized_ensemble_equals_its_single_runs(labeled: Dataset, arch: str, more: dict[str, Any]) -> None:
     options = {"arch": arch, "set": (SMALL[arch],), "alpha": -0.3, "temperature": "learned:1", **more}
     together = ClassifierTrainer(

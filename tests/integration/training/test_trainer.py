@@ -38,7 +38,14 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "one network": {"seed": 3, "temperature": "learned:1"},
     "sequential": {"seeds": "0:3", "ensemble": "sequential", "temperature": "annealed:1"},
     "vectorized": {"seeds": "0:3", "ensemble": "vectorized", "temperature": "learned:1"},
-    "batch norm": {"seeds": "0,4", "ensemble": "vectorized", "arch": "resnet15", "set": ("width=2",)},
+    "batch norm": {
+        "seeds": "0,4",
+        "ensemble": "vectorized",
+        "arch": "resnet15",
+        "set": ("width=2",),
+        "temperature": "1",
+        "layers": "stage3",
+    },
     "attacked": {
         "seeds": "0:2",
         "ensemble": "sequential",
