@@ -8,6 +8,7 @@ parameters get the gradient of the loss of the whole batch.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,10 +36,10 @@ def local_shard(whole: Tensor) -> Tensor:
 
 
 def gather_batch(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slice]:
-    """Return the features (N, D) and labels (N,) of all ranks, in rank order, and which rows are this rank's.
+    """Return the features (N, D) and labels of all ranks, in rank order, and which rows are this rank's.
 
-    Call it on every rank of the default process group with its features (n, ...) and integer labels (n,), where n may
-    differ between ranks.
+    Call it on every rank of the default process group with its features (n, ...) and integer labels (n,) or (n, K),
+    where n may differ between ranks.
 
     Raises:
         ValueError: the process group is missing, or the ranks' features differ in dimension or dtype.
@@ -55,9 +56,10 @@ def gather_batch(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slic
         forms = ", ".join(f"{dims} dimensions in {size} bytes" for _, dims, size in shapes)
         raise ValueError(f"features must have the same dimension and dtype on every rank, got {forms}")
     # Features and labels are sent as bytes in one message, padded to the size of the largest rank's.
-    message = features.new_empty((max(counts), width + 8), dtype=torch.uint8)
+    columns = math.prod(labels.shape[1:])
+    message = features.new_empty((max(counts), width + 8 * columns), dtype=torch.uint8)
     message[: len(features), :width] = features.detach().contiguous().view(torch.uint8)
-    message[: len(features), width:] = labels[:, None].contiguous().view(torch.uint8)
+    message[: len(features), width:] = labels.reshape(len(labels), columns).contiguous().view(torch.uint8)
     messages = torch.cat([part[:count] for part, count in zip(_all_gather(message), counts, strict=True)])
     gathered = messages[:, :width].contiguous().view(features.dtype)
     start = sum(counts[:rank])
@@ -66,7 +68,7 @@ def gather_batch(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, slic
         own = features.view_as(features)
         own.register_hook(lambda gradient: gradient * world_size)  # type: ignore[no-untyped-call]
         gathered = torch.cat([gathered[: local.start], own, gathered[local.stop :]])
-    return gathered, messages[:, width:].contiguous().view(torch.int64).squeeze(1), local
+    return gathered, messages[:, width:].contiguous().view(torch.int64).view(-1, *labels.shape[1:]), local
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def integer_labels(labels: Any, count: int, device: torch.device | str | None = None) -> Tensor:
+def integer_labels(labels: Any, count: int, device: torch.device | str | None = None, name: str = "labels") -> Tensor:
     """Return ``labels``, a tensor, array or sequence of integers (count,) of any type or booleans, as int64.
 
     They are returned on ``device``, by default on their own. torch lacks comparisons, sorting or indexing for unsigned
@@ -20,8 +20,8 @@ def integer_labels(labels: Any, count: int, device: torch.device | str | None = 
     try:
         found: Tensor = torch.as_tensor(labels, device=device)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"labels must be integers ({count},), got {type(labels).__name__}: {error}") from error
+        raise ValueError(f"{name} must be integers ({count},), got {type(labels).__name__}: {error}") from error
     if found.shape != (count,) or found.is_floating_point() or found.is_complex():
         kind = str(found.dtype).removeprefix("torch.")
-        raise ValueError(f"labels must be integers ({count},), one per sample, got {kind} {tuple(found.shape)}")
+        raise ValueError(f"{name} must be integers ({count},), one per sample, got {kind} {tuple(found.shape)}")
     return found.long()

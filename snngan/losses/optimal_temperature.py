@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.losses.backends.dense import DenseCurve
-from snngan.losses.backends.loss_curve import LossCurve, Point
+from snngan.losses.backends.loss_curve import GroupedCurve, LossCurve, Point
 from snngan.losses.backends.tiled import TiledCurve
 from snngan.losses.log_odds import log_odds
-from snngan.losses.pairwise import PairwiseBatch
+from snngan.losses.pairwise import GroupedBatch, PairwiseBatch
 
 SMALL_BATCH = 128
 """Anchors up to which the grid is four times as fine, and in float64: few samples make a jagged curve."""
@@ -30,7 +30,7 @@ ROUNDING = 1e-6
 
 
 @torch.no_grad()
-def optimal_inverse_temperature(batch: PairwiseBatch) -> Tensor:
+def optimal_inverse_temperature(batch: PairwiseBatch | GroupedBatch) -> Tensor:
     """Return the 1/T () in float64 at which the mean loss of the batch is lowest; 0 means T = infinity.
 
     It costs some forty exponentials per pair, and the memory of the backend.
@@ -43,7 +43,7 @@ def optimal_inverse_temperature(batch: PairwiseBatch) -> Tensor:
     grid = _evaluate_grid(coarse, per_octave=8 if is_small else 2)
     best = _find_lowest(fine, coarse, grid)
     unit = batch.norm_bound.square()
-    if batch.backend != "dense" and batch.features.dtype == torch.float32:
+    if batch.rounds_distances:
         error = ROUNDING * fine.farthest
         reliable = [point for point in grid if point.inverse * error <= 1e-3]
         # Log-odds with an error e multiply the loss by exp(e) at most.
@@ -57,7 +57,7 @@ def optimal_inverse_temperature(batch: PairwiseBatch) -> Tensor:
     return batch.mean_distance.new_tensor(best.inverse) / unit
 
 
-def slope_by_log_inverse(batch: PairwiseBatch, inverse: Tensor) -> Tensor:
+def slope_by_log_inverse(batch: PairwiseBatch | GroupedBatch, inverse: Tensor) -> Tensor:
     """Return the derivative () of the mean loss by log(1/T) at 1/T = ``inverse`` ()."""
     curve = _make_curve(batch)
     inverse = inverse * batch.norm_bound.square()
@@ -65,12 +65,21 @@ def slope_by_log_inverse(batch: PairwiseBatch, inverse: Tensor) -> Tensor:
     return inverse * slope
 
 
-def _make_curve(batch: PairwiseBatch) -> LossCurve | None:
+def _make_curve(batch: PairwiseBatch | GroupedBatch) -> LossCurve | None:
     """Return the curve of a batch, or None if every T gives the same loss."""
     if not ((batch.is_anchor & batch.has_other_class).any() and batch.mean_distance > 0):
         return None  # the anchors of a one-class batch have loss 0 at any T
-    curve = DenseCurve(batch) if batch.backend == "dense" else TiledCurve(batch)
+    curve: LossCurve
+    if isinstance(batch, GroupedBatch):
+        curves = [_make_curve_of_part(part) for part in batch.parts if (part.is_anchor & part.has_other_class).any()]
+        curve = GroupedCurve(curves, int(batch.is_anchor.sum()))
+    else:
+        curve = _make_curve_of_part(batch)
     return None if curve.farthest == 0 else curve  # distances that differ by rounding only
+
+
+def _make_curve_of_part(batch: PairwiseBatch) -> LossCurve:
+    return DenseCurve(batch) if batch.backend == "dense" else TiledCurve(batch)
 
 
 def _evaluate_grid(curve: LossCurve, per_octave: int) -> list[Point]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -24,6 +24,7 @@ BOUND_EXPONENTS = {torch.float32: (-126, 126), torch.float64: (-500, 500)}
 class PairwiseBatch:
     """All pairs (anchor i, neighbor j) of N labeled samples; only ``features`` are connected to the caller's.
 
+    With the dense backend all fields may have a leading dimension: groups of one size, without pairs between them.
     An *anchor* is a sample that has another sample of its class; the loss is the mean over the anchors. The distance of
     a pair is distance_factor * (squared_norms_i + squared_norms_j - 2 x_i x_j).
     """
@@ -59,7 +60,12 @@ class PairwiseBatch:
     @property
     def has_other_class(self) -> Tensor:
         """(N,) bool: whether there is a sample of another class."""
-        return self.class_sizes < len(self.labels)
+        return self.class_sizes < self.features.shape[-2]
+
+    @property
+    def rounds_distances(self) -> bool:
+        """Whether distances are computed in float32."""
+        return self.backend != "dense" and self.features.dtype == torch.float32
 
     @cached_property
     def distances(self) -> Tensor:
@@ -70,12 +76,49 @@ class PairwiseBatch:
     @cached_property
     def same_class(self) -> Tensor:
         """(N, N) bool: whether j has the label of i and is another sample."""
-        return (self.labels[:, None] == self.labels).fill_diagonal_(False)
+        same = self.labels[..., None] == self.labels[..., None, :]
+        same.diagonal(dim1=-2, dim2=-1).fill_(False)
+        return same
 
     @cached_property
     def other_class(self) -> Tensor:
         """(N, N) bool: whether j has another label than i."""
-        return self.labels[:, None] != self.labels
+        return self.labels[..., None] != self.labels[..., None, :]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedBatch:
+    """N labeled samples in groups, of which only those of one group are neighbors, at the same temperature for all."""
+
+    parts: tuple[PairwiseBatch, ...]
+    """The groups; those of one size that the dense backend computes are one part."""
+    order: Tensor
+    """(N,) int64: where each sample is in the concatenated parts."""
+    dtype: torch.dtype
+    mean_distance: Tensor
+    """() float64: over the pairs in one group."""
+    norm_bound: Tensor
+    """() float64: that of each part."""
+
+    @property
+    def is_anchor(self) -> Tensor:
+        """(N,) bool: whether there is another sample of the class in the group."""
+        return self.concatenate([part.is_anchor for part in self.parts])
+
+    @property
+    def has_other_class(self) -> Tensor:
+        """(N,) bool: whether there is a sample of another class in the group."""
+        return self.concatenate([part.has_other_class for part in self.parts])
+
+    @property
+    def rounds_distances(self) -> bool:
+        """Whether some distances are computed in float32."""
+        return any(part.rounds_distances for part in self.parts)
+
+    def concatenate(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the values (..., N) of all samples from those of each part."""
+        rank = values[0].dim() - self.parts[0].labels.dim()
+        return torch.cat([value.flatten(rank) for value in values], -1)[..., self.order]
 
 
 def build_pairwise_batch(
@@ -84,9 +127,12 @@ def build_pairwise_batch(
     distance: Distance = "sqeuclidean",
     backend: Backend = "auto",
     *,
+    groups: Tensor | None = None,
     across_ranks: bool = False,
-) -> PairwiseBatch:
+) -> PairwiseBatch | GroupedBatch:
     """Return the batch of ``features`` (N, ...) with integer ``labels`` (N,), of all ranks if ``across_ranks``.
+
+    With integer ``groups`` (N,) only samples of one group are neighbors.
 
     Raises:
         ValueError: shapes or dtypes do not fit, ``distance`` or ``backend`` is unknown, the backend does not support
@@ -98,10 +144,15 @@ def build_pairwise_batch(
         form = f"{str(features.dtype).removeprefix('torch.')} {tuple(features.shape)}"
         raise ValueError(f"features must be floating point of two dimensions (N, D) or more, got {form}")
     labels = integer_labels(labels, len(features), features.device)
+    if groups is not None:
+        groups = integer_labels(groups, len(features), features.device, name="groups")
+        labels = torch.stack([labels, groups], 1)
     local = slice(0, len(features))
     if across_ranks:
         features, labels, local = gather_batch(features, labels)
-    return _build(features, labels, distance, backend, local)
+    if groups is not None and len(features) > 0:
+        return _build_groups(features.flatten(1), labels[:, 0], labels[:, 1], distance, backend)
+    return _build(features, labels if groups is None else labels[:, 0], distance, backend, local)
 
 
 def build_real_fake_batch(
@@ -133,6 +184,35 @@ def build_real_fake_batch(
     return _build(features, labels, distance, "auto", needs_grad, mean_rows, num_classes=2)
 
 
+def _build_groups(
+    features: Tensor, labels: Tensor, groups: Tensor, distance: Distance, backend: Backend
+) -> GroupedBatch:
+    """Return the batch of features (N, D) whose neighbors are in one group."""
+    check_choice("backend", backend, BACKENDS)
+    _, groups, sizes = groups.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    sizes_by_sample = sizes[groups]
+    sorted_rows = groups.argsort(stable=True)
+    parts, rows = [], []
+    for size in sizes.unique().tolist():
+        of_size = sorted_rows[sizes_by_sample[sorted_rows] == size].view(-1, size)
+        rows.append(of_size.flatten())
+        if choose_backend(size, features.shape[1], features.dtype, features.device, backend) == "dense":
+            parts.append(_build(features[of_size], labels[of_size], distance, "dense", slice(None)))
+        else:
+            parts += [_build(features[one], labels[one], distance, backend, slice(None)) for one in of_size]
+    pairs = [part.labels.numel() * (part.labels.shape[-1] - 1) for part in parts]
+    totals = [part.mean_distance * count for part, count in zip(parts, pairs, strict=True)]
+    mean = torch.stack(totals).sum() / max(1, sum(pairs))
+    bound = torch.stack([part.norm_bound for part in parts]).amax()
+    return GroupedBatch(
+        parts=tuple(replace(part, mean_distance=mean, norm_bound=bound) for part in parts),
+        order=torch.cat(rows).argsort(),
+        dtype=parts[0].dtype,
+        mean_distance=mean,
+        norm_bound=bound,
+    )
+
+
 def _build(
     features: Tensor,
     labels: Tensor,
@@ -142,34 +222,38 @@ def _build(
     mean_rows: slice | Tensor = slice(None),
     num_classes: int | None = None,
 ) -> PairwiseBatch:
-    """Return the batch of flat labels; if ``num_classes`` is known, they are 0 to ``num_classes`` - 1."""
+    """Return the batch of features (N, ...), or (groups, N, D) for the dense backend.
+
+    If ``num_classes`` is known, the labels are 0 to ``num_classes`` - 1.
+    """
     check_choice("distance", distance, DISTANCES)
     check_choice("backend", backend, BACKENDS)
-    features = features.flatten(1)
-    backend = choose_backend(len(features), features.shape[1], features.dtype, features.device, backend)
+    features = features.flatten(labels.dim())
+    count, dims = features.shape[-2:]
+    backend = choose_backend(count, dims, features.dtype, features.device, backend)
     dtype = torch.promote_types(features.dtype, torch.float32)
     working_dtype = torch.float64 if backend == "dense" else dtype
     if distance == "cosine":
         # Autograd keeps this copy: the caller may overwrite the original.
         features = features.to(torch.float64, copy=True)
-        norms = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
         features = features / torch.where(norms > 0, norms, 1.0)
-        features = (features - features.detach().mean(0)).to(working_dtype)
+        features = (features - features.detach().mean(-2, keepdim=True)).to(working_dtype)
         # No position on the sphere has distance 1 to all others, as a zero vector has.
         squared_norms, factor = _squared_norms(features.detach()) + (norms.detach() == 0), 0.5
     else:
         features = features.to(working_dtype)
-        features = features - (_column_sums(features.detach()) / max(1, len(features))).to(working_dtype)
+        features = features - (_column_sums(features.detach()) / max(1, count)).to(working_dtype)
         squared_norms, factor = _squared_norms(features.detach()), 1.0
     if backend == "dense":  # without waiting for a GPU, as for known classes
-        class_sizes = (labels[:, None] == labels).sum(1)
+        class_sizes = (labels[..., None] == labels[..., None, :]).sum(-1)
     else:
         if num_classes is None:
             _, labels, counts = labels.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
         else:
             counts = (labels[:, None] == torch.arange(num_classes, device=labels.device)).sum(0)
         labels, class_sizes = labels.int(), counts[labels]
-    largest_norm = squared_norms.amax().sqrt() if len(squared_norms) else squared_norms.new_zeros(())
+    largest_norm = squared_norms.amax().sqrt() if squared_norms.numel() else squared_norms.new_zeros(())
     return PairwiseBatch(
         features=features,
         squared_norms=squared_norms,
@@ -185,31 +269,31 @@ def _build(
 
 
 def _mean_squared_distance(features: Tensor, squared_norms: Tensor) -> Tensor:
-    """Return the mean squared distance () of ``features`` (N, D) in O(N D) operations."""
-    count = len(features)
-    products = _column_sums(features).square().sum() - _squared_norms(features).sum()  # of all ordered pairs
-    total = 2 * (count - 1) * squared_norms.sum() - 2 * products
-    mean: Tensor = total.clamp_min(0) / max(1, count * (count - 1))
+    """Return the mean squared distance () within ``features`` (..., N, D), in O(N D) operations."""
+    count = features.shape[-2]
+    products = _column_sums(features).square().sum((-2, -1)) - _squared_norms(features).sum((-2, -1))  # ordered pairs
+    totals = 2 * (count - 1) * squared_norms.sum((-2, -1)) - 2 * products
+    mean: Tensor = totals.clamp_min(0).mean() / max(1, count * (count - 1))
     return mean
 
 
 def _squared_norms(features: Tensor) -> Tensor:
-    """Return the squared norms (N, 1) of ``features`` (N, D) in float64."""
-    norms = [torch.linalg.vector_norm(r, dim=1, keepdim=True, dtype=torch.float64) for r in _split(features)]
-    return torch.cat(norms).square_()
+    """Return the squared norms (..., N, 1) of ``features`` (..., N, D) in float64."""
+    norms = [torch.linalg.vector_norm(r, dim=-1, keepdim=True, dtype=torch.float64) for r in _split(features)]
+    return torch.cat(norms, -2).square_()
 
 
 def _column_sums(features: Tensor) -> Tensor:
-    """Return the sum (D,) of ``features`` (N, D) in float64."""
-    total = features.new_zeros(features.shape[1], dtype=torch.float64)
+    """Return the sum (..., 1, D) of ``features`` (..., N, D) in float64."""
+    total = features.new_zeros((*features.shape[:-2], 1, features.shape[-1]), dtype=torch.float64)
     for rows in _split(features):
-        total += rows.sum(0, dtype=torch.float64)
+        total += rows.sum(-2, keepdim=True, dtype=torch.float64)
     return total
 
 
 def _split(features: Tensor) -> Sequence[Tensor]:
-    """Return ``features`` (N, D) in parts: on a CPU torch copies what it sums in float64."""
-    return torch.split(features, max(1, len(features)) if features.is_cuda else 512)
+    """Return ``features`` (..., N, D) in parts: on a CPU torch copies what it sums in float64."""
+    return torch.split(features, max(1, features.shape[-2]) if features.is_cuda else 512, -2)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -219,20 +303,20 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def squared_distances(left: Tensor, right: Tensor, squares: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Return the squared Euclidean distances (N, M) of float64 ``left`` (N, D) and ``right`` (M, D), centered alike.
+    """Return the squared Euclidean distances (..., N, M) of ``left`` (..., N, D) and ``right`` (..., M, D).
 
     They come from one matrix product. In float32 that loses every digit of near-duplicates, and a low temperature
     magnifies the loss; in float64 what is lost is below the rounding of float32.
 
     Args:
-        left: float64.
+        left: float64, centered as ``right`` is.
         right: float64.
-        squares: the squared norms (N, 1) and (M, 1), by default computed.
+        squares: the squared norms (..., N, 1) and (..., M, 1), by default computed.
     """
     if squares is None:
-        own = left.square().sum(1, keepdim=True)
-        squares = own, own if right is left else right.square().sum(1, keepdim=True)
-    return (left @ right.T).mul_(-2).add_(squares[0]).add_(squares[1].T).clamp_min_(0)
+        own = left.square().sum(-1, keepdim=True)
+        squares = own, own if right is left else right.square().sum(-1, keepdim=True)
+    return (left @ right.mT).mul_(-2).add_(squares[0]).add_(squares[1].mT).clamp_min_(0)
 
 
 def mean_distance(distances: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from snngan.losses.optimal_temperature import optimal_inverse_temperature
 from snngan.losses.pairwise import (
     DISTANCES,
     Distance,
+    GroupedBatch,
     PairwiseBatch,
     build_pairwise_batch,
     build_real_fake_batch,
@@ -38,6 +39,7 @@ def soft_nearest_neighbor_loss(
     reduction: Reduction = "mean",
     backend: Backend = "auto",
     *,
+    groups: Tensor | None = None,
     across_ranks: bool = False,
 ) -> Tensor:
     r"""Return how entangled the classes of a batch are: high if neighbors have other labels.
@@ -58,6 +60,9 @@ def soft_nearest_neighbor_loss(
         backend: ``"dense"`` stores N x N matrices and computes distances in float64; ``"tiled"`` needs O(N D) memory;
             ``"fused"`` needs no more, and is the fastest on a GPU, with Triton, for float32 features of up to 256
             dimensions; ``"auto"`` chooses the fastest one for these features.
+        groups: integers (N,); only samples of one group are neighbors, in O(n^2 D) for each group of n. A sample alone
+            of its class in its group is not an anchor. The temperature is the same for all groups: relative to the
+            mean distance within groups, or the one with the lowest loss of the whole batch.
         across_ranks: combine the samples of all ranks of the default process group, whose numbers may differ. Every
             rank returns the loss of the whole batch, and gradients times the number of ranks, since
             ``DistributedDataParallel`` averages.
@@ -79,11 +84,11 @@ def soft_nearest_neighbor_loss(
         24.0
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    batch = build_pairwise_batch(features, labels, distance, backend, across_ranks=across_ranks)
+    batch = build_pairwise_batch(features, labels, distance, backend, groups=groups, across_ranks=across_ranks)
     return _reduce_loss(batch, as_temperature(temperature), reduction)
 
 
-def _reduce_loss(batch: PairwiseBatch, temperature: Temperature, reduction: Reduction) -> Tensor:
+def _reduce_loss(batch: PairwiseBatch | GroupedBatch, temperature: Temperature, reduction: Reduction) -> Tensor:
     losses = F.softplus(log_odds(batch, temperature(batch))).mean(0).to(batch.dtype)
     losses = losses.where(batch.is_anchor, 0.0)
     if reduction == "none":
@@ -99,7 +104,8 @@ class SoftNearestNeighborLoss(nn.Module):
 
     Args:
         temperature: a number above 0, ``"learned"``, ``"optimal"`` or a temperature object.
-        distance, reduction, backend, across_ranks: as for :func:`soft_nearest_neighbor_loss`.
+        distance, reduction, backend, across_ranks: as for :func:`soft_nearest_neighbor_loss`; so are the ``groups`` of
+            a call.
 
     Example:
         >>> criterion = SoftNearestNeighborLoss(temperature="optimal")
@@ -125,10 +131,13 @@ class SoftNearestNeighborLoss(nn.Module):
         self.distance, self.reduction, self.backend, self.across_ranks = distance, reduction, backend, across_ranks
         self.num_anchors = self.num_left_out = torch.tensor(0)
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        batch = build_pairwise_batch(features, labels, self.distance, self.backend, across_ranks=self.across_ranks)
-        self.num_anchors = batch.is_anchor.sum()
-        self.num_left_out = len(batch.labels) - self.num_anchors
+    def forward(self, features: Tensor, labels: Tensor, groups: Tensor | None = None) -> Tensor:
+        batch = build_pairwise_batch(
+            features, labels, self.distance, self.backend, groups=groups, across_ranks=self.across_ranks
+        )
+        is_anchor = batch.is_anchor
+        self.num_anchors = is_anchor.sum()
+        self.num_left_out = len(is_anchor) - self.num_anchors
         return _reduce_loss(batch, self.temperature, self.reduction)
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snngan.losses.optimal_temperature import optimal_inverse_temperature, slope_by_log_inverse
-from snngan.losses.pairwise import PairwiseBatch
+from snngan.losses.pairwise import GroupedBatch, PairwiseBatch
 
 LOWEST_IN_TEXT = 1e-15
 """The lowest temperature that a text may name: gradients grow as 1/T, and float32 must hold their squares."""
@@ -23,12 +23,12 @@ class Temperature(nn.Module):
     waits: ClassVar[bool] = False
     """Whether the rule reads values that the device computes, and so waits for a GPU."""
 
-    def forward(self, batch: PairwiseBatch) -> Tensor:
+    def forward(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
         """Return the inverse temperatures 1/T (K,) in float64 for ``batch``."""
         raise NotImplementedError
 
 
-def _relative_inverses(batch: PairwiseBatch, *factors: float | Tensor) -> Tensor:
+def _relative_inverses(batch: PairwiseBatch | GroupedBatch, *factors: float | Tensor) -> Tensor:
     """Return 1 / (factors * mean distance), or 1 if all samples are equal: every T gives the same loss then."""
     products = torch.stack([batch.mean_distance * factor for factor in factors])
     return torch.where(batch.mean_distance > 0, 1 / products, 1.0)
@@ -47,7 +47,7 @@ class FixedTemperature(Temperature):
         super().__init__()
         self.value = _check_positive("temperature", value)
 
-    def forward(self, batch: PairwiseBatch) -> Tensor:
+    def forward(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
         return batch.mean_distance.new_full((1,), 1 / self.value)
 
     def extra_repr(self) -> str:
@@ -72,7 +72,7 @@ class RelativeTemperature(Temperature):
             raise ValueError("RelativeTemperature requires at least one factor, such as 0.1")
         self.factors = tuple(_check_positive("relative temperature", factor) for factor in factors)
 
-    def forward(self, batch: PairwiseBatch) -> Tensor:
+    def forward(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
         return _relative_inverses(batch, *self.factors)
 
     def extra_repr(self) -> str:
@@ -96,7 +96,7 @@ class AnnealedTemperature(Temperature):
         self.final, self.power, self.relative = final, power, relative
         self.register_buffer("evaluations", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, batch: PairwiseBatch) -> Tensor:
+    def forward(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
         factor = (self.initial / (1 + self.evaluations.double() / self.period) ** self.power).clamp_min(self.final)
         if self.training:
             self.evaluations += 1
@@ -133,7 +133,7 @@ class LearnedTemperature(Temperature):
         self.log_inverse = state.detach().to(self.log_inverse, copy=True)
 
     @torch.no_grad()
-    def forward(self, batch: PairwiseBatch) -> Tensor:
+    def forward(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
         log_mean = torch.where(batch.mean_distance > 0, batch.mean_distance, 1.0).log()
         bounds = -(log_mean + math.log(self.high)), -(log_mean + math.log(self.low))
         log_inverse = self.log_inverse.to(log_mean.device)
@@ -157,7 +157,7 @@ class OptimalTemperature(Temperature):
 
     waits = True
 
-    def forward(self, batch: PairwiseBatch) -> Tensor:
+    def forward(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
         return optimal_inverse_temperature(batch).reshape(1)
 
 

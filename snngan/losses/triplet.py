@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snngan.losses.pairwise import Distance, build_pairwise_batch, squared_distances
+from snngan.losses.pairwise import Distance, PairwiseBatch, build_pairwise_batch, squared_distances
 
 
 def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance: Distance = "sqeuclidean") -> Tensor:
@@ -40,6 +40,7 @@ def triplet_loss(features: Tensor, labels: Tensor, margin: float = 1.0, distance
     if not 0 <= margin < math.inf:
         raise ValueError(f"margin must be a finite number of 0 or above, got {margin}")
     batch = build_pairwise_batch(features.detach(), labels, distance, "dense")  # also checks the arguments
+    assert isinstance(batch, PairwiseBatch)
     flat = features.flatten(1)
     if distance == "cosine":
         flat = F.normalize(flat.double(), dim=1)

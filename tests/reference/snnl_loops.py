@@ -39,15 +39,19 @@ def log_odds_loop(distances: list[list[Tensor]], labels: Tensor, temperature: fl
     return odds
 
 
-def snnl_loop(distances: list[list[Tensor]], labels: Tensor, temperature: float) -> dict[int, Tensor]:
+def snnl_loop(
+    distances: list[list[Tensor]], labels: Tensor, temperature: float, groups: Tensor | None = None
+) -> dict[int, Tensor]:
     """Return, by anchor, -log(sum over j != i of the same class / sum over k != i) of exp(-d / T).
 
-    Frosst, Papernot and Hinton 2019, eq. 1. A sample that is alone in its class is not an anchor.
+    Frosst, Papernot and Hinton 2019, eq. 1. A sample that is alone in its class is not an anchor. With ``groups`` the
+    sums are over samples of the anchor's group.
     """
     losses = {}
     for i in range(len(labels)):
-        same = [-distances[i][j] / temperature for j in range(len(labels)) if j != i and labels[j] == labels[i]]
-        every = [-distances[i][k] / temperature for k in range(len(labels)) if k != i]
+        near = [j for j in range(len(labels)) if j != i and (groups is None or groups[j] == groups[i])]
+        same = [-distances[i][j] / temperature for j in near if labels[j] == labels[i]]
+        every = [-distances[i][k] / temperature for k in near]
         if same:
             losses[i] = torch.stack(every).logsumexp(0) - torch.stack(same).logsumexp(0)
     return losses

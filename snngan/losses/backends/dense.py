@@ -22,24 +22,24 @@ CPU: at low temperatures most exponentials underflow."""
 
 
 def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
-    """Compute log-odds as ``LogOdds`` describes: one exponential per pair, and none for the gradient.
+    """Compute log-odds as ``LogOdds`` describes, of one or several groups: one exponential per pair.
 
     Distances relative to an anchor's nearest neighbor, of its own class or of the others, are computed in float64 and
     only then rounded: the largest weight of each sum is 1, and z loses no digits to the size of the distances.
     """
     is_anchor, has_other = batch.is_anchor, batch.has_other_class
     odds, saved = [], [batch.features, batch.same_class, is_anchor & has_other, inverses, batch.norm_bound]
-    nearest_same = batch.distances.masked_fill(~batch.same_class, torch.inf).amin(1).masked_fill_(~is_anchor, 0.0)
-    nearest_other = batch.distances.masked_fill(~batch.other_class, torch.inf).amin(1).masked_fill_(~has_other, 0.0)
+    nearest_same = batch.distances.masked_fill(~batch.same_class, torch.inf).amin(-1).masked_fill_(~is_anchor, 0.0)
+    nearest_other = batch.distances.masked_fill(~batch.other_class, torch.inf).amin(-1).masked_fill_(~has_other, 0.0)
     for inverse in inverses:
-        nearest = torch.where(batch.same_class, nearest_same[:, None], nearest_other[:, None])
+        nearest = torch.where(batch.same_class, nearest_same[..., None], nearest_other[..., None])
         weights = nearest.sub_(batch.distances).mul_(inverse).to(batch.dtype)
         weights = weights.clamp_min_(LOWEST_EXPONENT[batch.dtype]).exp_()
-        weights.diagonal().zero_()
-        same = weights.mul(batch.same_class).sum(1, keepdim=True).masked_fill_(~is_anchor[:, None], 1.0)
-        other = weights.mul(batch.other_class).sum(1, keepdim=True).masked_fill_(~has_other[:, None], 1.0)
+        weights.diagonal(dim1=-2, dim2=-1).zero_()
+        same = weights.mul(batch.same_class).sum(-1, keepdim=True).masked_fill_(~is_anchor[..., None], 1.0)
+        other = weights.mul(batch.other_class).sum(-1, keepdim=True).masked_fill_(~has_other[..., None], 1.0)
         saved += [weights, same, other]
-        z = (other.log() - same.log()).squeeze(1) - inverse * (nearest_other - nearest_same)
+        z = (other.log() - same.log()).squeeze(-1) - inverse * (nearest_other - nearest_same)
         odds.append(z.masked_fill_(~has_other, -torch.inf).masked_fill_(~is_anchor, 0.0))
     return torch.stack(odds), saved, partial(_gradients, batch.needs_grad, batch.distance_factor)
 
@@ -49,13 +49,14 @@ def _gradients(rows: slice, distance_factor: float, grad: Tensor, *saved: Tensor
     for k in reversed(range(len(inverses))):
         weights, same, other = by_inverse[3 * k : 3 * k + 3]
         # d z_i / d d_ij: each row sums to 0, so the anchor's own term of d |x_i - x_j|^2 vanishes too.
-        row = grad[k].where(is_active, 0.0)[:, None].to(weights.dtype)
+        row = grad[k].where(is_active, 0.0)[..., None].to(weights.dtype)
         slopes = torch.where(same_class, row / same, -row / other).mul_(weights)
         if weights.is_cuda:  # a float32 product would keep three digits where TF32 is allowed
             slopes = slopes.double()
         scaled, gradient = features.to(slopes.dtype, copy=True).div_(norm_bound), torch.zeros_like(features)
         with full_precision(features.device):
-            gradient[rows] = slopes.sum(0)[rows, None] * scaled[rows] - (slopes[rows] + slopes.T[rows]) @ scaled
+            own = slopes[..., rows, :] + slopes.mT[..., rows, :]
+            gradient[..., rows, :] = slopes.sum(-2)[..., rows, None] * scaled[..., rows, :] - own @ scaled
         yield gradient.mul_(2 * distance_factor * inverses[k] * norm_bound)
 
 

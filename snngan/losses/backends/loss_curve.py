@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,3 +68,19 @@ class LossCurve(ABC):
         crossed = self.gap <= 0
         odds = -inverse * self.gap[crossed] - self.num_same[crossed].log()
         return float(F.softplus(odds).sum()) / self.num_anchors
+
+
+class GroupedCurve(LossCurve):
+    """The loss curve of several batches, whose distances are in the same unit, as of one."""
+
+    def __init__(self, curves: Sequence[LossCurve], num_anchors: int) -> None:
+        self.curves, self.num_anchors = curves, num_anchors
+        self.octaves = max(curve.octaves for curve in curves)  # type: ignore[misc]
+        self.num_same, self.gap = (torch.cat([getattr(c, name) for c in curves]) for name in ("num_same", "gap"))
+        self.farthest = max(curve.farthest for curve in curves)
+
+    def sums(self, inverses: Sequence[float]) -> Tensor:
+        return torch.cat([curve.sums(inverses) for curve in self.curves], 2)
+
+    def rounded(self) -> Self:
+        return type(self)([curve.rounded() for curve in self.curves], self.num_anchors)

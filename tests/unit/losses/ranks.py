@@ -46,6 +46,20 @@ def check(own: slice, world: int) -> None:
         assert_close(part.grad, world * whole.grad[own])
 
 
+def check_groups(own: slice, world: int) -> None:
+    features, labels = batch(30)
+    groups = torch.arange(30) % 7 % 3  # unequal, and each on several ranks
+    for backend, rule in itertools.product(("dense", "tiled"), RULES):
+        whole, part = features.clone().requires_grad_(), features[own].clone().requires_grad_()
+        options: Any = {"temperature": rule, "backend": backend}
+        expected = soft_nearest_neighbor_loss(whole, labels, groups=groups, **options)
+        value = soft_nearest_neighbor_loss(part, labels[own], groups=groups[own], across_ranks=True, **options)
+        assert_close(value, expected)
+        expected.backward()
+        value.backward()
+        assert_close(part.grad, world * whole.grad[own])
+
+
 def check_module(own: slice) -> None:
     """Weights trained under DistributedDataParallel are those of one process."""
     features, labels = batch(30)
@@ -95,6 +109,7 @@ def main() -> None:
     start = sum(counts[:rank])
     own = slice(start, start + counts[rank])
     check(own, len(counts))
+    check_groups(own, len(counts))
     check_real_and_fake(own, len(counts))
     check_module(own)
     check_refusals(rank)
