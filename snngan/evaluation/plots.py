@@ -57,11 +57,6 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
     return save_figure(figure, path)
 
 
-def plot_tags(logs: Sequence[Log], tags: Mapping[str, str], label: str, path: Path) -> Path:
-    """Plot all ``tags`` (by name) in one panel: the mean over the logs, with the band from lowest to highest."""
-    return plot_groups({name: [{label: log[tag]} for log in logs] for name, tag in tags.items()}, [label], path)
-
-
 def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
     """Plot the error of each trial against its alpha, on a cube-root axis as in the search; later trials are darker."""
     figure, (axes,) = new_figure()
@@ -78,18 +73,8 @@ def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], large
     return save_figure(figure, path)
 
 
-def plot_stages(real: Tensor, samples: Mapping[str, Sequence[Tensor]], stages: Sequence[int], path: Path) -> Path:
-    """Plot t-SNE of ``real`` images (N, C, H, W) with the samples of each name (rows) at each step (columns)."""
-    panels = {
-        f"{name}, step {step}": (real, images)
-        for name, of_steps in samples.items()
-        for step, images in zip(stages, of_steps, strict=True)
-    }
-    return plot_tsne(panels, len(stages), "t-SNE of real (blue) and synthetic (red) images", path)
-
-
 def plot_tsne(
-    panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, title: str, path: Path, size: float = 2.0
+    panels: Mapping[str, tuple[Tensor, Tensor]], columns: int, title: str, path: Path, *, size: float
 ) -> Path:
     """Plot in each panel t-SNE of two groups of features (N, ...) together: the first blue, the second red."""
     figure, places = new_figure(columns, math.ceil(len(panels) / columns), size=size)
@@ -137,8 +122,8 @@ def plot_credibility_by_accuracy(
     return save_figure(figure, path)
 
 
-def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str, path: Path) -> Path:
-    """Plot in each panel, for each name, a bar with its interval for each of its results of ``summarize``."""
+def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> Path:
+    """Plot in each panel, for each layer, a bar with its interval for each loss, a result of ``summarize``."""
     figure, places = new_figure(len(panels))
     for axes, (title, rows) in zip(places, panels.items(), strict=True):
         sides = list(next(iter(rows.values())))
@@ -149,7 +134,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], label: str,
             errors = [high - mean for high, mean in zip(highs, means, strict=True)]
             axes.bar(np.arange(len(rows)) + number * width, means, width, yerr=errors, capsize=3, label=side)
         axes.set_xticks(np.arange(len(rows)) + 0.4 - width / 2, list(rows))
-        axes.set(ylim=(0, None), title=title, ylabel=label)
+        axes.set(ylim=(0, None), title=title, ylabel="soft nearest neighbor loss")
     places[0].legend(fontsize=8)
     return save_figure(figure, path)
 
@@ -164,7 +149,8 @@ def plot_scatter_panels(panels: Mapping[str, tuple[Tensor, Tensor]], columns: in
 
 
 def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float = 4.0) -> Path:
-    """Write moving points, (N, 2) in each frame, as an endless GIF that takes ``seconds``, with fixed axes."""
+    """Write points around their mean, (N, 2) in each frame, as an endless GIF of ``seconds``, with fixed axes."""
+    frames = [points - points.mean(0) for points in frames]
     reach = max(float(points.abs().max()) for points in frames) * 1.05
     pictures = []
     for points in frames:

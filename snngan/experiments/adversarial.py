@@ -36,9 +36,6 @@ CHUNK = 500
 """Images whose gradients are computed at a time."""
 Network = tuple[str, int]
 """Variant and seed of a network."""
-FASHION = {"dataset": "fashion-mnist", "alpha": -0.02}
-EPSILONS = {"alpha": -0.02, "epsilons": (0.1, 0.2, 0.3)}
-"""What the presets of hidden-activations and of transferability have in common."""
 
 
 @EXPERIMENTS.register("adversarial-training")
@@ -46,26 +43,10 @@ class AdversarialTraining(BaselineComparison):
     """Entanglement of each layer of a PGD-trained and of a plain network."""
 
     source = "Frosst et al. 2019, table 2"
-    cpu = {
-        **CPU,
-        "seeds": 2,
-        "steps": 1500,
-        "batch_size": 128,
-        "adversarial_training": "pgd:0.3:8",
-        "evaluation_attack": "pgd:0.3:40",
-        "num_images": 1000,
-        "batches": 10,
-    }
-    paper = {
-        **PAPER,
-        "steps": 20000,
-        "batch_size": 128,
-        "options": ("width=64", "units=1024"),
-        "adversarial_training": "pgd:0.3:40",
-        "evaluation_attack": "pgd:0.3:100",
-        "num_images": 5000,
-        "batches": 40,
-    }
+    cpu = dict(CPU, seeds=2, steps=1500, batch_size=128, num_images=1000, batches=10)
+    cpu |= {"adversarial_training": "pgd:0.3:8", "evaluation_attack": "pgd:0.3:40"}
+    paper = dict(PAPER, steps=20000, batch_size=128, num_images=5000, batches=40, options=("width=64", "units=1024"))
+    paper |= {"adversarial_training": "pgd:0.3:40", "evaluation_attack": "pgd:0.3:100"}
 
     alpha: float = option(0.0, "weight of the layer loss of both networks")
     adversarial_training: str = option("pgd:0.2:2", "attack whose examples one variant is trained on")
@@ -96,8 +77,7 @@ class AdversarialTraining(BaselineComparison):
             for name, shown in (("accuracy", to_unit_range(attacked)), ("accuracy under attack", examples)):
                 logits = compute_logits(network, shown, context.device)
                 record(accuracies, name, variant, value=accuracy(logits, classes))
-            losses = layer_losses(network, layers, measured, labels, context.device)
-            for (temperature, layer), loss in losses.items():
+            for (temperature, layer), loss in layer_losses(network, layers, measured, labels, context.device).items():
                 record(by_seed, temperature, layer, variant, value=loss)
         learned = {name: seeds_that_learned(each, data.num_classes) for name, each in accuracies["accuracy"].items()}
         means = {
@@ -125,8 +105,7 @@ class AdversarialTraining(BaselineComparison):
             *(["The paper's network has one fully connected layer; here fc1 and fc2 are hidden."] if published else []),
             *markdown_table(("", "baseline", "PGD", "paper: baseline", "PGD"), rows),
         ]
-        plot = plot_bars(means, "soft nearest neighbor loss", context.folder / "layers.png")
-        return ExperimentResult(numbers, text, [plot])
+        return ExperimentResult(numbers, text, [plot_bars(means, context.folder / "layers.png")])
 
 
 def seeds_that_learned(accuracies: Sequence[float], num_classes: int) -> list[int]:
@@ -166,8 +145,8 @@ class Transferability(BaselineComparison):
     """Whether gradients align and attacks transfer between baseline and entangled networks."""
 
     source = "Frosst et al. 2019, figures 10 and 11"
-    cpu = {**CPU, **EPSILONS, "attack_steps": 10, "num_images": 1000, "num_drawn": 500}
-    paper = {**PAPER, **EPSILONS, "attack_steps": 100, "num_images": 5000, "num_drawn": 1000}
+    cpu = dict(CPU, alpha=-0.02, epsilons=(0.1, 0.2, 0.3), attack_steps=10, num_images=1000, num_drawn=500)
+    paper = dict(PAPER, alpha=-0.02, epsilons=(0.1, 0.2, 0.3), attack_steps=100, num_images=5000, num_drawn=1000)
 
     seeds: int = option(2, "number of seeds", low=2)
     epsilons: tuple[float, ...] = option((0.3,), "strengths of BIM, for pixels in [0, 1]")
@@ -279,8 +258,8 @@ class HiddenActivations(BaselineComparison):
     """Whether hidden layers put adversarial images apart, with and without entanglement."""
 
     source = "Frosst et al. 2019, figure 22"
-    cpu = {**CPU, **FASHION, "attack": "bim:0.1:20", "num_images": 3000, "num_drawn": 500}
-    paper = {**PAPER, **FASHION, "attack": "bim:0.1:100", "num_images": 9000, "num_drawn": 1000}
+    cpu = dict(CPU, dataset="fashion-mnist", alpha=-0.02, attack="bim:0.1:20", num_images=3000, num_drawn=500)
+    paper = dict(PAPER, dataset="fashion-mnist", alpha=-0.02, attack="bim:0.1:100", num_images=9000, num_drawn=1000)
 
     attack: str = option("bim:0.3:2", "attack, such as bim:0.1:20")
     num_images: int = option(40, "most test images; a third is attacked, two thirds are not", low=12)
@@ -297,8 +276,8 @@ class HiddenActivations(BaselineComparison):
         scores: dict[str, Any] = {}
         third = len(images) // 3
         for (variant, seed), network in networks.items():
-            attack = parse_attack(self.attack)
-            examples = make_adversarial(network, attack, images[:third], labels[:third], context.device)
+            attacked, classes = images[:third], labels[:third]
+            examples = make_adversarial(network, parse_attack(self.attack), attacked, classes, context.device)
             shown = torch.cat([examples, to_unit_range(images[third : 3 * third])]).to(context.device)
             _, found = compute_activations(network, hidden_layers(network, layers), shown)
             for layer, features in found.items():

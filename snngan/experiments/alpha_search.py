@@ -43,15 +43,7 @@ class AlphaSearch(Experiment):
 
     source = "Frosst et al. 2019, figure 7"
     cpu = {"dataset": "mnist-5k", "trials": 64, "steps": 300, "batch_size": 128, "workers": 2, "options": ("width=16",)}
-    paper = {
-        "dataset": "cifar10",
-        "trials": 64,
-        "steps": 20000,
-        "batch_size": 256,
-        "largest_alpha": 1.0,
-        "workers": 8,
-        "options": (),
-    }
+    paper = dict(cpu, dataset="cifar10", steps=20000, batch_size=256, largest_alpha=1.0, workers=8, options=())
 
     dataset: str = option("digits", "data set that the classifiers are trained on")
     trials: int = option(3, "number of trials", low=1)

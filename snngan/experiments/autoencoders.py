@@ -39,8 +39,8 @@ VARIANTS = {
     "SNNL of all encoder layers": ["encoder.fc?", CODE],
 }
 """Layers whose loss is added; for half the code, the loss of its first units."""
-MNIST = {"dataset": "mnist", "seeds": 4, "batch_size": 256, "code_size": 32, "widths": "500-500-2000"}
-"""What the presets of both experiments have in common."""
+CPU: dict[str, Any] = {"dataset": "mnist", "seeds": 4, "steps": 600, "batch_size": 256, "code_size": 32}
+CPU |= {"widths": "500-500-2000"}
 NUM_BLOBS, BLOB_SIZE = 10, 100
 """Number of blobs, and of points in each."""
 PUBLISHED = 0.986
@@ -79,14 +79,10 @@ class AutoencoderExperiment(Experiment):
             torch.manual_seed(seed_for(seed, "weights"))
             network = Autoencoder(data.image_shape, self.code_size, [int(part) for part in self.widths.split("-")])
         network.to(device)
-        criterion = EntangledLoss(
-            network,
-            VARIANTS[variant] or [CODE],
-            self.alpha if VARIANTS[variant] else 0.0,
-            parse_temperature(self.temperature),
-            units=self.code_size // 2 if "half" in variant else None,
-            task=lambda output, images, labels: F.mse_loss(output, images),
-        )
+        layers, alpha = (VARIANTS[variant], self.alpha) if VARIANTS[variant] else ([CODE], 0.0)
+        units = self.code_size // 2 if "half" in variant else None
+        rule = parse_temperature(self.temperature)
+        criterion = EntangledLoss(network, layers, alpha, rule, units=units, task=lambda *each: F.mse_loss(*each[:2]))
         batches = Batches(data.train_images, self.batch_size, seed=seed, device=device, labels=data.train_labels)
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)
         for step in range(1, self.steps + 1):
@@ -111,8 +107,8 @@ class LatentCode(AutoencoderExperiment):
     """An autoencoder's latent code with the loss and without: pictures, and k-means' accuracy."""
 
     source = "pt-snnl, figure of its README"
-    cpu = {**MNIST, "steps": 600}
-    paper = {**MNIST, "steps": 7000}
+    cpu = CPU
+    paper = dict(CPU, steps=7000)
 
     seeds: int = option(2, "number of seeds", low=1)
 
@@ -133,17 +129,14 @@ class LatentCode(AutoencoderExperiment):
                 record(values, variant, "entanglement", value=normalized_loss(codes[subset], labels))
                 if seed == 0:
                     drawn[variant] = codes[subset]
-        numbers = summarize_all(values)
+        numbers, header = summarize_all(values), ("", "k-means accuracy", "squared error", "entanglement of the code")
         text = [
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, a code of {self.code_size} "
             "values. Accuracy of k-means (10 starts), which uses no labels, on held-out images' codes, under the best "
             "matching of clusters and classes. Squared error of reconstructions, with pixels in [-1, 1]. Entanglement: "
             f"the loss of the whole code at its optimal T, divided by that at an infinite T, for {len(subset)} "
             "held-out images. Mean over seeds (Student's 95 % interval).",
-            *markdown_table(
-                ("", "k-means accuracy", "squared error", "entanglement of the code"),
-                ([variant, *row.values()] for variant, row in numbers.items()),
-            ),
+            *markdown_table(header, ([variant, *row.values()] for variant, row in numbers.items())),
         ]
         panels = {
             f"{name}: {title}": (torch.as_tensor(embed(drawn[name])), labels)
@@ -158,16 +151,8 @@ class SelfSupervisedBlobs(AutoencoderExperiment):
     """Classes without labels: the min-max objective against k-means and spectral clustering."""
 
     source = 'the blog post "Min-Max Loss, Self Supervised Classification"'
-    cpu = {
-        **MNIST,
-        "steps": 600,
-        "sets": 50,
-        "spreads": (0.3, 1.0),
-        "restarts": 5,
-        "cluster_steps": 300,
-        "num_codes": 5000,
-    }
-    paper = {**cpu, "steps": 7000}
+    cpu = dict(CPU, sets=50, spreads=(0.3, 1.0), restarts=5, cluster_steps=300, num_codes=5000)
+    paper = dict(cpu, steps=7000)
 
     sets: int = option(1, "number of random sets of blobs", low=1)
     spreads: tuple[float, ...] = option(

@@ -1,4 +1,4 @@
-"""Experiments on classifiers: what they share, table 1 and figures 3, 8, 15 and 16, which show their training."""
+"""Experiments on classifiers: what they share, table 1 and figures 3, 8, 15 and 16, and both tables of pt-snnl."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import nn
 from snngan.config import ClassifyConfig, option, option_names
 from snngan.data import Dataset
 from snngan.evaluation.classifier import load_ensemble
-from snngan.evaluation.plots import plot_groups, plot_tags
+from snngan.evaluation.plots import plot_groups
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.runs import Log, load_labeled, seed_logs, train_to_end
 from snngan.experiments.tables import as_text, compare_logs, compare_paired, markdown_table, paired_table, summarize_all
+from snngan.losses.temperature import parse_temperature
 from snngan.models import CLASSIFIERS
 from snngan.stats import summarize
 from snngan.training.classifier import ClassifierTrainer
@@ -24,23 +25,28 @@ ClassifierRun = RunFolder[ClassifyConfig]
 Networks = dict[tuple[str, int], nn.Module]
 """Trained networks by variant and seed."""
 
-CPU = {
-    "dataset": "mnist",
-    "seeds": 4,
-    "steps": 1000,
-    "batch_size": 256,
-    "learning_rate": 1e-3,
-    "log_every": 250,
+CPU: dict[str, Any] = {
+    **{"dataset": "mnist", "seeds": 4, "steps": 1000, "batch_size": 256, "learning_rate": 1e-3, "log_every": 250},
     "options": ("width=16", "units=128"),
 }
-PAPER = {**CPU, "steps": 14000, "learning_rate": 1e-4, "log_every": 1000, "options": ()}
+PAPER = dict(CPU, steps=14000, learning_rate=1e-4, log_every=1000, options=())
 """What the presets of several experiments have in common."""
-PUBLISHED = {
+FROSST_2019 = {
     "mnist": "best 98.83 % and 99.23 %, average 98.82 % and 99.16 %",
     "fashion-mnist": "best 90.42 % and 91.48 %, average 90.25 % and 91.06 %",
     "cifar10": "best 90.78 % and 91.22 %, average 89.71 % and 89.9 %",
 }
 """Test accuracy of baseline and entangled network in table 1; SVHN's average is a misprint."""
+PT_SNNL = {
+    "mnist": "baseline 95.32 % and 95.93 %, SNNL 95.77 % and 96.2 %",
+    "fashion-mnist": "baseline 89.1 % and 89.76 %, SNNL 89.12 % and 89.48 %",
+    "emnist": "baseline 82.66 % and 82.86 %, SNNL 82.74 % and 82.96 %",
+    "kmnist": "baseline 90.58 % and 90.67 %, SNNL 90.14 % and 90.67 %",
+}
+"""Average and best test accuracy."""
+PT_SNNL_2020 = {"mnist": (99.68, 99.5, 99.49, 98.72, 95.06), "fashion-mnist": (97.764, 97.09, 97.63, 93.99, 82.07)}
+"""Average accuracy in percent of the five rows of the first table, of 2020; most likely on training images."""
+CURVES = ("accuracy/test", "cross_entropy/test")
 
 
 def default_architecture(data: Dataset) -> str:
@@ -57,11 +63,8 @@ def resolve_classifiers(data: Dataset, context: ExperimentContext, **options: An
 
 def train_classifiers(name: str, data: Dataset, context: ExperimentContext, **options: Any) -> ClassifierRun:
     """Return the finished run of classifiers, one per seed; see :func:`train_to_end` and the options above."""
-
-    def make_trainer(config: ClassifyConfig, checkpoint: dict[str, Any] | None) -> ClassifierTrainer:
-        return ClassifierTrainer(config, data, context.device, checkpoint)
-
-    return train_to_end(name, resolve_classifiers(data, context, **options), context, make_trainer)
+    config = resolve_classifiers(data, context, **options)
+    return train_to_end(name, config, context, lambda *each: ClassifierTrainer(each[0], data, context.device, each[1]))
 
 
 class ClassifierExperiment(Experiment):
@@ -105,6 +108,11 @@ class BaselineComparison(ClassifierExperiment):
         arch = default_architecture(data)
         return {name: self.train(name, data, context, arch, **options) for name, options in self.variants.items()}
 
+    def train_logs(self, context: ExperimentContext) -> tuple[str, dict[str, list[Log]]]:
+        """Return the name of the network, and the metrics of each seed by variant."""
+        runs = self.train_variants(load_labeled(self.dataset, context), context)
+        return runs["baseline"].config.arch, {name: seed_logs(run) for name, run in runs.items()}
+
     def train_networks(self, data: Dataset, context: ExperimentContext) -> tuple[Networks, tuple[str, ...]]:
         """Return the trained networks by variant and seed, and the names of their hidden layers."""
         runs = self.train_variants(data, context)
@@ -121,12 +129,11 @@ class EntangledRegularizer(BaselineComparison):
     """Test accuracy with and without the entanglement of hidden layers as a regularizer."""
 
     source = "Frosst et al. 2019, table 1"
-    cpu = {**CPU, "alpha": -0.003, "steps": 1500, "options": ("width=32", "units=128")}
-    paper = {**PAPER, "alpha": -0.003}
+    cpu = dict(CPU, alpha=-0.003, steps=1500, options=("width=32", "units=128"))
+    paper = dict(PAPER, alpha=-0.003)
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        runs = self.train_variants(load_labeled(self.dataset, context), context)
-        logs = {name: seed_logs(run) for name, run in runs.items()}
+        arch, logs = self.train_logs(context)
         layers = [tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")]
         rows = {
             "test accuracy": compare_logs(logs, "accuracy/test"),
@@ -135,15 +142,14 @@ class EntangledRegularizer(BaselineComparison):
             **{f"entanglement of {tag.split('/')[-1]}": compare_logs(logs, tag) for tag in layers},
         }
         text = [
-            f"{runs['baseline'].config.arch}, {self.seeds} seeds, {self.steps} steps each; values at the last step. "
+            f"{arch}, {self.seeds} seeds, {self.steps} steps each; values at the last step. "
             "Entanglement: the loss of held-out images at its optimal temperature, which shows the effect of the "
             "regularizer.",
             *paired_table(rows),
         ]
-        if self.dataset in PUBLISHED:
-            text += ["", f"The paper reports, for baseline and entangled network: {PUBLISHED[self.dataset]}."]
-        plot = plot_groups(logs, ("accuracy/test", "cross_entropy/test"), context.folder / "curves.png")
-        return ExperimentResult(rows, text, [plot])
+        if self.dataset in FROSST_2019:
+            text += ["", f"The paper reports, for baseline and entangled network: {FROSST_2019[self.dataset]}."]
+        return ExperimentResult(rows, text, [plot_groups(logs, CURVES, context.folder / "curves.png")])
 
 
 @EXPERIMENTS.register("overfitting")
@@ -151,29 +157,17 @@ class Overfitting(BaselineComparison):
     """When and how far baseline and entangled classifiers overfit."""
 
     source = "Frosst et al. 2019, figure 8"
-    cpu = {
-        **CPU,
-        "dataset": "mnist-5k",
-        "alpha": -0.003,
-        "seeds": 2,
-        "steps": 2000,
-        "log_every": 50,
-        "options": ("width=32",),
-    }
-    paper = {**PAPER, "dataset": "svhn", "alpha": -0.003, "seeds": 2, "steps": 40000}
+    cpu = dict(CPU, dataset="mnist-5k", alpha=-0.003, seeds=2, steps=2000, log_every=50, options=("width=32",))
+    paper = dict(PAPER, dataset="svhn", alpha=-0.003, seeds=2, steps=40000)
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
-        runs = self.train_variants(load_labeled(self.dataset, context), context)
-        logs = {name: seed_logs(run) for name, run in runs.items()}
+        arch, logs = self.train_logs(context)
         measured = {variant: [_overfitting(log) for log in each] for variant, each in logs.items()}
         rows = {}
         for name in measured["baseline"][0]:
             values = {variant: [each[name] for each in found] for variant, found in measured.items()}
             rows[name] = compare_paired(values, max if name.startswith("step") else min)
-        text = [
-            f"{runs['baseline'].config.arch}, {self.seeds} seeds, {self.steps} steps each.",
-            *paired_table(rows),
-        ]
+        text = [f"{arch}, {self.seeds} seeds, {self.steps} steps each.", *paired_table(rows)]
         tags = ("cross_entropy/train", "cross_entropy/test", "accuracy/test")
         return ExperimentResult(rows, text, [plot_groups(logs, tags, context.folder / "curves.png")])
 
@@ -196,8 +190,8 @@ class LayerEntanglement(ClassifierExperiment):
     """
 
     source = "Frosst et al. 2019, figures 3, 15 and 16"
-    cpu = {**CPU, "seeds": 2, "log_every": 50, "options": ()}
-    paper = {**PAPER, "steps": 20000, "learning_rate": 1e-3, "log_every": 500}
+    cpu = dict(CPU, seeds=2, log_every=50, options=())
+    paper = dict(PAPER, steps=20000, learning_rate=1e-3, log_every=500)
 
     def run(self, context: ExperimentContext) -> ExperimentResult:
         data = load_labeled(self.dataset, context)
@@ -223,7 +217,9 @@ class LayerEntanglement(ClassifierExperiment):
             f"Lower at the end than at the start: {', '.join(fell) or 'no layer'}.",
             f"Higher at the end than its lowest value, by over 5 % of the start: {', '.join(rose) or 'no layer'}.",
         ]
-        plot = plot_tags(logs, tags, "soft nearest neighbor loss", context.folder / "layers.png")
+        label = "soft nearest neighbor loss"
+        curves = {layer: [{label: log[tag]} for log in logs] for layer, tag in tags.items()}
+        plot = plot_groups(curves, [label], context.folder / "layers.png")
         return ExperimentResult({"layers": numbers, "accuracy": accuracy}, text, [plot])
 
 
@@ -240,3 +236,113 @@ def _course(logs: Sequence[Log], tag: str) -> dict[str, Any]:
         "rise": [each[-1] - min(each) for each in values],
     }
     return {**summarize_all(found), "by_step": [dict(zip(*log[tag], strict=True)) for log in logs]}
+
+
+@EXPERIMENTS.register("template-models")
+class TemplateModels(ClassifierExperiment):
+    """Test accuracy of template models with the loss on all hidden layers, and without."""
+
+    source = "pt-snnl, table of its README"
+    cpu = dict(CPU, learning_rate=1e-4)
+    paper = dict(PAPER, steps=7000, log_every=500, archs=("feedforward", "cnn", "resnet18", "resnet34"))
+
+    archs: tuple[str, ...] = option(("feedforward", "cnn"), "networks, unless arch names one")
+    alpha: float = option(10.0, "weight of the layer loss")
+    temperature: str = option("absolute:50", "temperature rule of the layer loss")
+    layer_reduction: tuple[str, ...] = option(("sum", "min"), "reductions of the loss over layers")
+
+    def check(self) -> None:
+        parse_temperature(self.temperature)
+        for reduction in self.layer_reduction:
+            ClassifyConfig(layer_reduction=reduction)
+        for arch in self.networks:
+            CLASSIFIERS[arch]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (self.arch,) if self.arch else self.archs
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = load_labeled(self.dataset, context)
+        accuracies: dict[str, Any] = {}
+        layers: dict[str, Any] = {}
+        plots = []
+        alphas = {"baseline": 0.0, **dict.fromkeys(self.layer_reduction, self.alpha)}
+        for arch in self.networks:
+            logs = {}
+            for variant, alpha in alphas.items():
+                options: dict[str, Any] = {"alpha": alpha, "temperature": self.temperature}
+                options["layer_reduction"] = "sum" if variant == "baseline" else variant
+                logs[variant] = seed_logs(self.train(f"{arch}-{variant}", data, context, arch, **options))
+            for reduction in self.layer_reduction:
+                pair = {"baseline": logs["baseline"], "SNNL": logs[reduction]}
+                accuracies[f"{arch}, {reduction} over layers"] = compare_logs(pair, "accuracy/test")
+                for tag in (tag for tag in logs["baseline"][0] if tag.startswith("entanglement/test/")):
+                    layers[f"{arch}, {reduction}, {tag.split('/')[-1]}"] = compare_logs(pair, tag, min)
+            plots.append(plot_groups(logs, CURVES, context.folder / f"{arch}.png"))
+        text = [
+            f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} images each, factor {self.alpha:g}, T "
+            f"{self.temperature}; test accuracy at the last step.",
+            *paired_table(accuracies),
+        ]
+        if self.dataset in PT_SNNL:
+            note = "it states neither the network nor the number of runs"
+            text += ["", f"pt-snnl reports, average and best: {PT_SNNL[self.dataset]}; {note}."]
+        rows = ([name, row["baseline"], row["SNNL"]] for name, row in layers.items())
+        text += [
+            "",
+            "Entanglement of each layer: loss of held-out images at the optimal T, which shows the effect of the loss.",
+            *markdown_table(("", "baseline", "SNNL"), rows),
+        ]
+        return ExperimentResult({"accuracy": accuracies, "entanglement": layers}, text, plots)
+
+
+@EXPERIMENTS.register("temperature-and-factor")
+class TemperatureAndFactor(ClassifierExperiment):
+    """Accuracy at a fixed and an annealed temperature, entangled and disentangled."""
+
+    source = "pt-snnl, table of its README of 2020"
+    cpu = dict(CPU, learning_rate=1e-4, options=())
+    paper = dict(PAPER, steps=7000, log_every=500)
+
+    factor: float = option(10.0, "weight of the loss, which is used with either sign", low=0)
+    temperature: float = option(100.0, "fixed temperature; the annealed one is 1 / (1 + epoch) ** 0.55", low=1e-6)
+
+    def check(self) -> None:
+        CLASSIFIERS[self.arch or "feedforward"]
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        data = load_labeled(self.dataset, context)
+        epoch = -(-len(data.train_images) // self.batch_size)
+        logs = {}
+        for number, (name, options) in enumerate(self.rows(epoch).items()):
+            run = self.train(f"row-{number}", data, context, "feedforward", **options)
+            logs[name] = seed_logs(run)
+        numbers = {
+            name: {split: summarize([log[f"accuracy/{split}"][1][-1] for log in each]) for split in ("test", "train")}
+            for name, each in logs.items()
+        }
+        published = [f"{value} %" for value in PT_SNNL_2020.get(self.dataset, ())] or [""] * len(numbers)
+        rows = [
+            [name, row["test"], row["test"]["best"], row["train"], theirs]
+            for (name, row), theirs in zip(numbers.items(), published, strict=True)
+        ]
+        header = ("", "test accuracy: mean", "best", "training accuracy: mean", "pt-snnl")
+        text = [
+            f"{run.config.arch}, {self.seeds} seeds, {self.steps} steps of {self.batch_size} images each; an epoch has "
+            f"{epoch} steps. Mean over seeds at the last step (Student's 95 % interval). The column of pt-snnl is most "
+            "likely training accuracy; its annealed rows are called T = 0 there.",
+            *markdown_table(header, rows, 4),
+        ]
+        plot = plot_groups(logs, ("accuracy/test", "accuracy/train"), context.folder / "curves.png")
+        return ExperimentResult(numbers, text, [plot])
+
+    def rows(self, epoch: int) -> dict[str, dict[str, Any]]:
+        """Return the options of each row's run, by its name, in the order of ``PT_SNNL_2020``."""
+        fixed = f"{self.temperature:g}"
+        rules = {f"T = {fixed}": f"absolute:{fixed}", "annealed T": f"annealed-absolute:1:{epoch}"}
+        return {"baseline": {"alpha": 0.0}} | {
+            f"{name}, factor {factor:+g}": {"alpha": factor, "temperature": rule}
+            for name, rule in rules.items()
+            for factor in (self.factor, -self.factor)
+        }

@@ -27,28 +27,22 @@ Curves = dict[str, list[float]]
 """Metrics of one network by name, one value per strength of the attack."""
 FGSM, BIM, SAME_LOSS = "FGSM, white box", "BIM, white box", "BIM from the same loss"
 CROSS_ENTROPY = "BIM from cross-entropy"
-ATTACKS = {
-    "alpha": -0.02,
-    "triplet_alpha": -0.3,
-    "epsilons": (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
-    "step_size": 0.01,
-}
-OUTLIERS = {"outliers": ("notmnist", "fashion-mnist", "kmnist"), "alpha": -0.02}
-"""What the presets of dknn-calibration and of outliers have in common."""
+STRENGTHS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+ATTACKS = {"alpha": -0.02, "triplet_alpha": -0.3, "epsilons": STRENGTHS, "step_size": 0.01}
+OUTLIERS = ("notmnist", "fashion-mnist", "kmnist")
 
 
 @EXPERIMENTS.register("dknn-calibration")
 class DknnCalibration(BaselineComparison):
     """DkNN's credibility against its accuracy under attacks, with and without entanglement.
 
-    Attack each variant's networks directly, by examples of the next seed's network, and by those of a baseline.
-
-    Baselines are also attacked by examples from the networks of the other variants (figure 20).
+    Attack each variant's networks directly, by examples of the next seed's network, and by those of a baseline; attack
+    baselines also by examples from the networks of the other variants (figure 20).
     """
 
     source = "Frosst et al. 2019, figures 9, 14 and 18 to 20"
-    cpu = {**CPU, **ATTACKS, "attack_steps": 40, "num_images": 500, "num_train_images": 20000}
-    paper = {**PAPER, **ATTACKS, "attack_steps": 1000, "num_images": 5000, "num_train_images": 60000}
+    cpu = dict(CPU, **ATTACKS, attack_steps=40, num_images=500, num_train_images=20000)
+    paper = dict(PAPER, **ATTACKS, attack_steps=1000, num_images=5000, num_train_images=60000)
 
     seeds: int = option(2, "number of seeds", low=2)
     regularizer: tuple[str, ...] = option(("snnl", "triplet"), "layer losses compared with the baseline")
@@ -158,7 +152,6 @@ def compare_with_baseline(
 
 
 def _format(row: Mapping[str, Any] | None, variant: str) -> str:
-    """Return :func:`compare_with_baseline` as a cell of the table."""
     if row is None or variant == "baseline":
         return as_text(row)
     p_value = "" if row["p_value"] is None else f", p {row['p_value']:.2g}"
@@ -170,8 +163,8 @@ class Outliers(BaselineComparison):
     """Telling images of other data sets by DkNN's credibility, with and without entanglement."""
 
     source = "Frosst et al. 2019, figures 12 and 21"
-    cpu = {**CPU, **OUTLIERS, "num_images": 2000, "num_drawn": 500, "num_train_images": 20000}
-    paper = {**PAPER, **OUTLIERS, "num_images": 9250, "num_drawn": 1000, "num_train_images": 60000}
+    cpu = dict(CPU, outliers=OUTLIERS, alpha=-0.02, num_images=2000, num_drawn=500, num_train_images=20000)
+    paper = dict(PAPER, outliers=OUTLIERS, alpha=-0.02, num_images=9250, num_drawn=1000, num_train_images=60000)
 
     outliers: tuple[str, ...] = option(("mnist-5k",), "data sets of outliers, or of files NAME.npz in the data folder")
     num_images: int = option(60, "most test images, and most outliers of each data set", low=1)

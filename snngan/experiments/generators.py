@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -16,7 +15,7 @@ from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import data_folder, load_dataset
 from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.feature_classifier import load_or_train_features
-from snngan.evaluation.plots import plot_groups, plot_stages
+from snngan.evaluation.plots import plot_groups, plot_tsne
 from snngan.evaluation.training_metrics import NUM_IMAGES, TrainingMetrics
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.runs import Log, seed_logs, train_to_end
@@ -43,16 +42,12 @@ METRICS = {
 }
 """Columns of the table of metrics, and their tags."""
 FID = METRICS["FID"]
-CORRELATIONS = {
-    "rank correlation in pixels": "entanglement/input_score",
-    "rank correlation in features": "metrics/entanglement_features",
-}
+CORRELATIONS = {f"rank correlation in {space}": METRICS[f"score in {space}"] for space in ("pixels", "features")}
 """Names of the correlations between FID and a score, and the tags of the scores."""
 FOLLOWS = -0.7
 """A score follows FID if their rank correlation is this or lower."""
 ALL = ("gan", "minimax", "wgan", "wgan-gp", "lsgan", "hinge", "mmd", "snnl-pixel", "snnl-projected")
-MNIST = {"dataset": "mnist", "seeds": (0, 1, 2), "options": ()}
-"""What the presets of several experiments have in common."""
+MNIST: dict[str, Any] = {"dataset": "mnist", "seeds": (0, 1, 2), "options": ()}
 
 
 class GeneratorExperiment(Experiment):
@@ -116,18 +111,13 @@ def metrics_table(title: str, numbers: Mapping[str, Mapping[str, Any]], more: Se
     ]
 
 
-def _save_grid(images: Tensor, path: Path) -> Path:
-    save_png(draw_images(images), path)
-    return path
-
-
 @EXPERIMENTS.register("pixel-generator")
 class PixelGenerator(GeneratorExperiment):
     """Images of a generator that only raises entanglement in pixel space, with no discriminator."""
 
     source = "Frosst et al. 2019, figure 6"
-    cpu = {**MNIST, "forms": ("chance-capped", "literal"), "steps": 2000, "batch_size": 256}
-    paper = {**MNIST, "forms": ("chance-capped", "log-odds", "literal"), "steps": 20000, "batch_size": 4096}
+    cpu = dict(MNIST, forms=("chance-capped", "literal"), steps=2000, batch_size=256)
+    paper = dict(MNIST, forms=("chance-capped", "log-odds", "literal"), steps=20000, batch_size=4096)
 
     forms: tuple[str, ...] = option(("chance-capped",), "forms of the loss")
     batch_size: int = option(32, "real images per step", low=2)
@@ -146,8 +136,8 @@ class PixelGenerator(GeneratorExperiment):
                 ("samples", draw_latents(grid_side**2, latent_dim, 0)),
                 ("plane", latent_plane(latent_dim, plane_side, 0)),
             ):
-                images = sample_images(generator, latents)
-                plots.append(_save_grid(images, context.folder / f"{form}-{name}.png"))
+                plots.append(context.folder / f"{form}-{name}.png")
+                save_png(draw_images(sample_images(generator, latents)), plots[-1])
         return ExperimentResult(numbers, metrics_table("form", numbers), plots)
 
 
@@ -156,8 +146,8 @@ class ProjectedGenerator(GeneratorExperiment):
     """Samples through the training of snnl-projected, beside the classic GAN at the same rates."""
 
     source = "Frosst et al. 2019, figure 23"
-    cpu = {**MNIST, "forms": ("log-odds", "literal"), "steps": 1500, "stages": (100, 500, 1000, 1500)}
-    paper = {**MNIST, "forms": ("log-odds", "literal"), "steps": 20000, "stages": (1000, 5000, 10000, 20000)}
+    cpu = dict(MNIST, forms=("log-odds", "literal"), steps=1500, stages=(100, 500, 1000, 1500))
+    paper = dict(MNIST, forms=("log-odds", "literal"), steps=20000, stages=(1000, 5000, 10000, 20000))
 
     forms: tuple[str, ...] = option(("log-odds",), "forms of the loss")
     stages: tuple[int, ...] = option((3, 6), "steps at which samples are shown")
@@ -179,8 +169,8 @@ class ProjectedGenerator(GeneratorExperiment):
             runs = [self.train(title, data, context, seed, **options) for seed in self.seeds]
             numbers[title] = last_metrics([log for run in runs for log in seed_logs(run)])
             for step in self.stages:
-                images = load_stage(runs[0], step)[:num_shown]
-                plots.append(_save_grid(images, context.folder / f"{title}-{step:06d}.png"))
+                plots.append(context.folder / f"{title}-{step:06d}.png")
+                save_png(draw_images(load_stage(runs[0], step)[:num_shown]), plots[-1])
         return ExperimentResult(numbers, metrics_table("objective, all at the same rates", numbers), plots)
 
 
@@ -190,8 +180,8 @@ class GanEntanglement(GeneratorExperiment):
 
     source = "Frosst et al. 2019, figures 4, 5 and 17"
     smoke = {"seeds": (0, 1), "steps": 8}
-    cpu = {**MNIST, "objectives": ALL, "steps": 1000, "metrics_every": 100}
-    paper = {**MNIST, "objectives": ALL, "steps": 20000, "metrics_every": 1000}
+    cpu = dict(MNIST, objectives=ALL, steps=1000, metrics_every=100)
+    paper = dict(MNIST, objectives=ALL, steps=20000, metrics_every=1000)
 
     objectives: tuple[str, ...] = option(("gan", "snnl-pixel"), "objectives to compare")
     metrics_every: int = option(4, "steps between two FIDs; entanglement is measured twice as often", low=1)
@@ -229,9 +219,15 @@ class GanEntanglement(GeneratorExperiment):
         }
         order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
         real = to_unit_range(data.test_images[order[:500]])
+        panels = {
+            f"{name}, step {step}": (real, images)
+            for name, of_steps in samples.items()
+            for step, images in zip(stages, of_steps, strict=True)
+        }
+        title, path = "t-SNE of real (blue) and synthetic (red) images", context.folder / "stages.png"
         plots = [
             plot_groups(logs, tags, context.folder / "curves.png"),
-            plot_stages(real, samples, stages, context.folder / "stages.png"),
+            plot_tsne(panels, len(stages), title, path, size=2.0),
         ]
         text = [*metrics_table("objective", numbers, [*CORRELATIONS]), "", *describe_correlations(numbers, across_runs)]
         text += [f"- Diverged and left out: {line}" for line in diverged]

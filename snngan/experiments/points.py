@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from snngan.losses.triplet import triplet_loss
 
 RADIUS, DEVIATION = 3.0, 0.9
 """Radius of the circle of mode centers, and standard deviation of the points around each."""
+WHEN = ("before", "after")
 Loss = Callable[[Tensor], Tensor]
 """Maps positions (N, 2) to a scalar."""
 
@@ -76,11 +76,6 @@ def normalized_loss(features: Tensor, labels: Tensor) -> float:
     return value / largest
 
 
-def _animate(path: Sequence[Tensor], labels: Tensor, file: Path) -> Path:
-    """Write positions (N, 2) around their mean as an animated GIF."""
-    return save_scatter_gif([positions - positions.mean(0) for positions in path], labels, file)
-
-
 @EXPERIMENTS.register("toy-gaussian")
 class ToyGaussian(PointsExperiment):
     """Gradient descent on points lowers their entanglement and keeps both modes of each class."""
@@ -100,15 +95,14 @@ class ToyGaussian(PointsExperiment):
             for seed in range(self.seeds):
                 points, labels, modes = sample_points(self.num_points, self.num_classes, num_modes, seed)
                 path = self.descend(points.to(context.device), labels.to(context.device))
-                for when, positions in (("before", path[0]), ("after", path[-1])):
+                for when, positions in zip(WHEN, (path[0], path[-1]), strict=True):
                     for name, value in measure_modes(positions, labels, modes).items():
                         record(values, title, f"{name} {when}", value=value)
                 if seed == 0:
                     panels |= {f"{title}: start": (path[0], labels), f"{title}: end": (path[-1], labels)}
-                    animations.append(_animate(path, labels, context.folder / f"modes-{num_modes}.gif"))
+                    animations.append(save_scatter_gif(path, labels, context.folder / f"modes-{num_modes}.gif"))
         numbers = summarize_all(values)
-        measures = ("entanglement", "clusters", "modes kept")
-        columns = [f"{name} {when}" for name in measures for when in ("before", "after")]
+        columns = [f"{name} {when}" for name in ("entanglement", "clusters", "modes kept") for when in WHEN]
         header = ("", "entanglement before", "after", "clusters a class before", "after", "modes kept before", "after")
         text = [
             f"{self.num_points} points, {self.num_classes} classes, {self.seeds} sets, {self.steps} steps at T = "
@@ -181,7 +175,7 @@ class TripletComparison(PointsExperiment):
                         panels[f"{name}: {title}"] = positions, labels
                     for direction, path in paths.items():
                         file = context.folder / f"{name.replace(' ', '-').lower()}-{direction}.gif"
-                        animations.append(_animate(path, labels, file))
+                        animations.append(save_scatter_gif(path, labels, file))
             unit = math.sqrt(mean_squared_distance(points))
             for row, positions in ends.items():
                 moved = float((positions - points).square().sum(1).mean().sqrt())
@@ -190,6 +184,7 @@ class TripletComparison(PointsExperiment):
                 record(measured, row, "still", value=float(moved < 0.01 * unit))
         numbers = summarize_all(measured)
         measures = ("entanglement", "radius variance over area")
+        rows = ([name, *map(row.get, measures), row["still"]["mean"]] for name, row in numbers.items())
         text = [
             f"{self.num_points} points of one Gaussian, {self.num_classes} random classes, {self.seeds} sets, "
             f"{self.steps} steps in which all points move by the same distance along their gradients; margin and T are "
@@ -199,10 +194,7 @@ class TripletComparison(PointsExperiment):
             "Entanglement: the loss at its optimal T, divided by that at an infinite T. Radius variance over area: "
             "variance of the distances from the mean, over the area of the convex hull; 0 for a ring, 0.018 for a full "
             "disc. Mean over sets (Student's 95 % interval).",
-            *markdown_table(
-                ("", *measures, "still"),
-                ([name, *map(row.get, measures), row["still"]["mean"]] for name, row in numbers.items()),
-            ),
+            *markdown_table(("", *measures, "still"), rows),
         ]
         plot = plot_scatter_panels(panels, 3, context.folder / "points.png")
         return ExperimentResult(numbers, text, [plot, *animations])

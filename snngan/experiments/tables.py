@@ -37,12 +37,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], digits:
     return ["", lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
-def compare_logs(
-    logs: Mapping[str, Sequence[Log]], value: str | Callable[[Log], float], best: Callable[..., float] = max
-) -> dict[str, Any]:
-    """Return :func:`compare_paired` of the last value of a tag, or of what a function takes from a log."""
-    value_of = value if callable(value) else lambda log: log[value][1][-1]
-    return compare_paired({name: [value_of(log) for log in each] for name, each in logs.items()}, best)
+def compare_logs(logs: Mapping[str, Sequence[Log]], tag: str, best: Callable[..., float] = max) -> dict[str, Any]:
+    """Return :func:`compare_paired` of the last value of a tag."""
+    return compare_paired({name: [log[tag][1][-1] for log in each] for name, each in logs.items()}, best)
 
 
 def compare_paired(values: Mapping[str, Sequence[float]], best: Callable[..., float] = max) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from snngan.data.batches import Batches
 from snngan.data.datasets import load_dataset
 from snngan.experiments import ExperimentContext
 from snngan.experiments.autoencoders import VARIANTS, LatentCode
-from snngan.experiments.pt_snnl import PUBLISHED_2020, TemperatureAndFactor
+from snngan.experiments.classifiers import PT_SNNL_2020, TemperatureAndFactor
 from snngan.losses.temperature import AnnealedTemperature, FixedTemperature, parse_temperature
 from snngan.models.autoencoder import Autoencoder
 from snngan.seeds import seed_for
@@ -88,7 +88,7 @@ def test_divergence_writes_nothing(digits: Dataset, context: ExperimentContext, 
 
 def test_rows_have_the_order_of_the_published_ones() -> None:
     rows = TemperatureAndFactor().rows(235)
-    assert {len(each) for each in PUBLISHED_2020.values()} == {len(rows)}
+    assert {len(each) for each in PT_SNNL_2020.values()} == {len(rows)}
     assert list(rows) == [
         "baseline", "T = 100, factor +10", "T = 100, factor -10", "annealed T, factor +10", "annealed T, factor -10",
     ]  # fmt: skip
