@@ -113,6 +113,11 @@ def test_options_that_are_refused(options: dict[str, Any], message: str) -> None
     assert not list(Path("taken").iterdir())
 
 
+def test_a_folder_without_a_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="no run folder missing"):
+        load_run("missing")
+
+
 def test_options_like_those_of_a_run(run: Run) -> None:
     """They are those of the run, but for what belongs to one start and what is given now."""
     config = config_like(run.path, TrainConfig, {"seed": 4, "steps": 2, "run_dir": "b", "device": "cpu"})

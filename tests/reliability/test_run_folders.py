@@ -287,6 +287,19 @@ def test_a_folder_without_write_permission_is_refused_and_not_changed(cli: Cli, 
     assert_unbroken(RUN, Path("unbroken"))
 
 
+def test_a_folder_that_loses_write_permission_while_training_keeps_its_checkpoints(
+    cli: Cli, tiny: str, nobody: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        in_steps(patch, at8=partial(write_protect, RUN))
+        said = cli(f"train {tiny} --run-dir run", 2)
+    hint = "Permission denied; make room or correct that, then continue by: snngan resume run"
+    assert len(said.errors) == 1 and re.fullmatch(rf"Error: run/\S+ could not be written: {hint}", said.errors[0])
+    let_write(RUN)
+    cli("resume run")
+    assert_unbroken(RUN, Path("unbroken"))
+
+
 # Files removed while a run trains
 
 
@@ -590,6 +603,15 @@ def test_a_closed_standard_error_ends_no_run(cli: Cli, tiny: str, unbroken: Path
 
 
 # Links
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "samples", "config.json"])
+def test_a_link_within_the_folder_is_followed(cli: Cli, tiny: str, unbroken: Path, name: str) -> None:
+    broken_off(cli, tiny)
+    (RUN / name).rename(RUN / "inside")
+    (RUN / name).symlink_to("inside")
+    cli("resume run")
+    assert_unbroken(RUN, unbroken)
 
 
 def test_a_link_to_the_run_folder_is_followed(cli: Cli, tiny: str, unbroken: Path) -> None:

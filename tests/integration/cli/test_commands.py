@@ -209,6 +209,14 @@ def test_board_starts_tensorboard(finished: Path, monkeypatch: pytest.MonkeyPatc
     assert " ".join(arguments[1:]) == f"-P -m tensorboard.main --logdir={finished} --host=localhost --port=6123"
 
 
+def test_report(cli: Cli, run: Path) -> None:
+    Path("other").mkdir()
+    said = cli(f"report run {run.absolute()} other --out r.html")
+    assert said.out.startswith("1 run -> r.html")
+    assert said.err.startswith("left out: other is not a run folder")
+    assert Path("r.html").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("word", ["", "figure", "Frosst"])
 def test_experiment_list(cli: Cli, word: str) -> None:
     whole = [f"{name:22}  {EXPERIMENTS[name].summary()}" for name in EXPERIMENTS.names()]
