@@ -28,7 +28,7 @@ from snngan.training.distributed import (
 from snngan.training.gan import GanTrainer
 from snngan.training.resolve import check_config, resolve
 from snngan.training.run_folder import RunFolder, check_new, open_run
-from snngan.training.sampling import draw_latents, load_generator, sample_images
+from snngan.training.sampling import draw_labels, draw_latents, find_class, load_generator, sample_images
 from snngan.training.trainer import Trainer
 from snngan.training.trainer import train as train_loop
 
@@ -126,11 +126,19 @@ class Run:
         """Return the EMA generator: latents (N, ``generator.latent_dim``) to images (N, C, H, W) in [-1, 1]."""
         return load_generator(self.path, device)
 
-    def sample(self, count: int = 64, *, seed: int = 0, device: str = "cpu") -> Tensor:
-        """Return ``count`` images (count, C, H, W), uint8 (2-D points: float32), as ``snngan sample`` does."""
-        generator = self.generator(device)
-        images = sample_images(generator, draw_latents(count, generator.latent_dim, seed))  # type: ignore[arg-type]
-        return images if self.config.is_points else to_uint8(images)
+    def sample(self, count: int = 64, *, label: int | str | None = None, seed: int = 0, device: str = "cpu") -> Tensor:
+        """Return ``count`` images (count, C, H, W), uint8 (2-D points: float32), as ``snngan sample`` does.
+
+        A class-conditional generator makes those of the class ``label``, a number or a name, or by default of all
+        classes, as frequent as in the training images.
+        """
+        generator: Any = self.generator(device)
+        config = open_run(self.path, TrainConfig).config
+        labels = draw_labels(count, config.class_counts, seed)
+        if label is not None:
+            labels = torch.full((count,), find_class(config, str(label)))
+        images = sample_images(generator, draw_latents(count, generator.latent_dim, seed), labels)
+        return images if config.is_points else to_uint8(images)
 
 
 def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:

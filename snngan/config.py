@@ -278,6 +278,8 @@ class DataConfig:
     """(channels, height, width)."""
     is_points: bool = from_data()
     """Whether the "images" are 2-D points."""
+    class_names: tuple[str, ...] = from_data()
+    """Names of the classes from 0 on; empty where the data have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -402,6 +404,10 @@ class TrainConfig(Config):
     objective: str = option("snnl-pixel", "what the networks minimize", group="Networks", metavar="NAME")
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the objective by name; all of them in a resolved config."""
+    conditional: bool = option(False, "make images of a given class; needs labels", group="Networks", deferred=True)
+    real_batch_size: int | None = option(
+        None, "number of real images per step, if it differs; without a discriminator", low=2, group="Optimization"
+    )
 
     betas: tuple[float, float] = option(
         (0.5, 0.999),
@@ -427,9 +433,21 @@ class TrainConfig(Config):
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
     metrics_every: int = option(1000, "steps between metrics (precision, FID, ...), 0: never", low=0, group="Run")
 
+    class_counts: tuple[int, ...] = from_data()
+    """How many training images each class has; empty unless the generator is class-conditional."""
+
     @property
     def title(self) -> str:
         return self.objective
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that a generator of a resolved config can be asked for, 0 unless conditional."""
+        return len(self.class_counts)
+
+    def class_name(self, number: int) -> str:
+        """Return the name of a class, or its number where it has none."""
+        return self.class_names[number] if number < len(self.class_names) else str(number)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -473,8 +491,6 @@ class ClassifyConfig(Config):
     )
 
     num_classes: int = from_data()
-    class_names: tuple[str, ...] = from_data()
-    """Names of the classes from 0 on; empty where the data have none."""
     schedule_steps: int = from_data()
     """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
 

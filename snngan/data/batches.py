@@ -31,6 +31,9 @@ class Batches:
         seed: seed of the order.
         device: the device of the batches.
         labels: (N,) int64, or None.
+        balanced: whether every batch, and each rank's shard of it, has as many images of each class of ``labels``.
+            ``batch_size`` must be a multiple of the number of classes. In an epoch the images of a smaller class are
+            used more than once, and some of a larger one are left out.
         shard: (rank, number of ranks) where several processes share each batch: this one gets its rows only.
     """
 
@@ -42,6 +45,7 @@ class Batches:
         seed: int,
         device: torch.device,
         labels: Tensor | None = None,
+        balanced: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         check_batch_size(batch_size, len(images))
@@ -51,6 +55,11 @@ class Batches:
         fits = _fits(images, device)
         self._images = images.to(device) if fits else images
         self._labels = None if labels is None else labels.to(self._images.device)
+        self._classes = None
+        if balanced:
+            assert labels is not None
+            self._classes = [torch.nonzero(labels == each).squeeze(1) for each in range(int(labels.max()) + 1)]
+            assert batch_size % (len(self._classes) * ranks) == 0, "shards without as many images of each class"
         self._thread = None if fits else ThreadPoolExecutor(1, "batches")
         self._batch_size = batch_size
         self._device = device
@@ -64,7 +73,11 @@ class Batches:
 
     def next_stored_images(self) -> Tensor:
         """Return the next batch, or this rank's shard of it: (batch_size, C, H, W) in the dtype of the data set."""
-        return self._next()[0]
+        return self.next_stored()[0]
+
+    def next_stored(self) -> tuple[Tensor, Tensor | None]:
+        """Return :meth:`next_stored_images` and their labels (batch_size,), if any."""
+        return self._next()
 
     def next_images_and_labels(self) -> tuple[Tensor, Tensor]:
         """Return the next batch, or this rank's shard of it, as float32 in [-1, 1], and its labels (batch_size,)."""
@@ -90,9 +103,20 @@ class Batches:
     def _start_epoch(self) -> None:
         self._epoch_generator = self._generator.get_state()
         device = self._images.device
-        order = torch.randperm(len(self._images), generator=self._generator, pin_memory=device.type == "cuda")
-        self._order = order.to(device, non_blocking=True)
+        order = self._draw_order()
+        self._order = (order.pin_memory() if device.type == "cuda" else order).to(device, non_blocking=True)
         self._position = 0
+
+    def _draw_order(self) -> Tensor:
+        """Return the rows of an epoch: a permutation, or with balanced classes one row of each class in turn."""
+        if self._classes is None:
+            return torch.randperm(len(self._images), generator=self._generator)
+        count = len(self._images) // self._batch_size * self._batch_size // len(self._classes)
+        order = []
+        for rows in self._classes:
+            epochs = [torch.randperm(len(rows), generator=self._generator) for _ in range(-(-count // len(rows)))]
+            order.append(rows[torch.cat(epochs)[:count]])
+        return torch.stack(order, 1).flatten()
 
     def _state(self) -> dict[str, Any]:
         return {"epoch_generator": self._epoch_generator.clone(), "position": self._position}
@@ -108,7 +132,7 @@ class Batches:
         return images.to(self._device, non_blocking=True), labels
 
     def _next_rows(self) -> Tensor:
-        if self._position + self._batch_size > len(self._images):
+        if self._position + self._batch_size > len(self._order):
             self._start_epoch()
         rows = self._order[self._position : self._position + self._batch_size]
         self._position += self._batch_size

@@ -24,7 +24,7 @@ from snngan.metrics.moments import Moments
 from snngan.training.device import choose_device
 from snngan.training.resolve import build_architecture, check_same_data
 from snngan.training.run_folder import RunFolder, open_run
-from snngan.training.sampling import CHUNK, build_ema_generator, draw_latents, sample_images
+from snngan.training.sampling import CHUNK, build_ema_generator, draw_labels, draw_latents, sample_images
 
 ImagesLike = str | os.PathLike[str] | Tensor
 """What the Python functions take for a set of images: a name or path as on the command line, or a tensor."""
@@ -246,7 +246,9 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
     generator, latent_dim = build_ema_generator(run, device, notify), build_architecture(run.config).latent_dim
 
     def read(rows: range) -> Tensor:
-        images = sample_images(generator, draw_latents(rows.stop, latent_dim, seed)[rows.start :])
+        labels = draw_labels(rows.stop, run.config.class_counts, seed)
+        latents = draw_latents(rows.stop, latent_dim, seed)[rows.start :]
+        images = sample_images(generator, latents, None if labels is None else labels[rows.start :])
         return images if run.config.is_points else to_uint8(images)
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")

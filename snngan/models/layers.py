@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from snngan.config import check_options, option
 from snngan.models import ImageShape
+from snngan.models.conditional import ConditionalBatchNorm2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,14 @@ def norm_1d(name: str, width: int) -> nn.Module:
     return nn.LayerNorm(width) if name == "layer" else nn.Identity()
 
 
-def norm_2d(name: str, channels: int) -> nn.Module:
+def norm_2d(name: str, channels: int, num_classes: int = 0) -> nn.Module:
     """Return the normalization ``name`` of feature maps (N, channels, H, W): batch, layer, instance or none.
 
-    Layer normalization computes its statistics over channels, height and width; scale and shift are per channel.
+    With ``num_classes`` batch normalization takes labels. Layer normalization computes its statistics over channels,
+    height and width; scale and shift are per channel.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return ConditionalBatchNorm2d(channels, num_classes) if num_classes else nn.BatchNorm2d(channels)
     if name == "layer":
         return nn.GroupNorm(1, channels)
     return nn.InstanceNorm2d(channels, affine=True) if name == "instance" else nn.Identity()
@@ -68,13 +70,13 @@ def initialize(network: nn.Module, draw_weight: Callable[[str, Any], object]) ->
 
 
 def add_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divide the weight of every linear and convolution layer by its largest singular value, in place; return it.
+    """Divide the weight of every linear, convolution and embedding layer by its largest singular value, in place.
 
-    The value is estimated by one power iteration per forward pass in training mode. Source: Miyato et al. 2018,
-    "Spectral Normalization for Generative Adversarial Networks".
+    Returns ``network``. The value is estimated by one power iteration per forward pass in training mode. Source:
+    Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
     for module in list(network.modules()):
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             spectral_norm(module)
     return network
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
+from snngan.models.conditional import OneHotInput, sequential, with_output
 from snngan.models.layers import NetworkOptions, add_spectral_norm, norm_1d
 
 
@@ -28,18 +29,23 @@ class MLP(NetworkOptions):
         choices=("none", "batch", "layer"),
     )
 
-    def generator(self, image_shape: ImageShape) -> nn.Module:
-        layers: list[nn.Module] = []
-        for inputs in [self.latent_dim, *[self.width] * (self.hidden_layers - 1)]:
+    def generator(self, image_shape: ImageShape, num_classes: int = 0) -> nn.Module:
+        layers: list[nn.Module] = [OneHotInput(num_classes)] if num_classes else []
+        for inputs in [self.latent_dim + num_classes, *[self.width] * (self.hidden_layers - 1)]:
             linear = nn.Linear(inputs, self.width, bias=self.generator_norm == "none")
             layers += [linear, norm_1d(self.generator_norm, self.width), nn.ReLU()]
         to_image = nn.Linear(self.width, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)
-        return nn.Sequential(*layers, *to_image)
+        return sequential([*layers, *to_image], num_classes)
 
-    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        layers = [nn.Flatten(), nn.Linear(math.prod(image_shape), self.width), nn.Identity(), nn.LeakyReLU(0.2)]
+    def discriminator(self, image_shape: ImageShape, output_dim: int, num_classes: int = 0) -> nn.Module:
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(math.prod(image_shape), self.width),
+            nn.Identity(),
+            nn.LeakyReLU(0.2),
+        ]
         for _ in range(self.hidden_layers - 1):
             linear = nn.Linear(self.width, self.width, bias=self.discriminator_norm == "none")
             layers += [linear, norm_1d(self.discriminator_norm, self.width), nn.LeakyReLU(0.2)]
-        network = nn.Sequential(*layers, nn.Linear(self.width, output_dim))
+        network = with_output(layers, self.width, output_dim, num_classes)
         return add_spectral_norm(network) if self.spectral_norm else network
