@@ -156,6 +156,8 @@ def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
             values[f"{name}_options"] = {}
             if name == "arch" and "layers" in values:
                 values["layers"] = "*"
+    if "batch_size" in given and "real_batch_size" in values:
+        values["real_batch_size"] = None
     if "seed" in given or "seeds" in given:
         values |= {"seed": 0, "seeds": None}
     config: C = make_config(kind, {**values, **given})
@@ -178,7 +180,7 @@ def prepare(config: Config, device: torch.device, *, notify: Notify = lambda lin
     keep = not config.dry_run
     found = run_on_all_ranks(lambda: load_data(config, keep=keep, notify=notify) if is_main_process() else None)
     dataset = run_on_all_ranks(lambda: found or load_data(config, keep=False))
-    return run_on_all_ranks(lambda: make_trainer(resolve(config, dataset), dataset, device))
+    return run_on_all_ranks(lambda: make_trainer(resolve(config, dataset), dataset, device, notify=notify))
 
 
 def load_data(config: Config, *, keep: bool, notify: Notify = lambda line: None) -> Dataset:
@@ -200,6 +202,7 @@ def make_trainer(
     device: torch.device,
     state: Mapping[str, Any] | None = None,
     data_dir: str | None = None,
+    notify: Notify = lambda line: None,
 ) -> Trainer:
     """Return the trainer of a resolved config, from a checkpoint's ``state`` if there is one.
 
@@ -213,7 +216,7 @@ def make_trainer(
         from snngan.evaluation.training_metrics import TrainingMetrics
 
         metrics = TrainingMetrics(config, dataset, data_folder(data_dir or config.data_dir) / "features", device)
-    return GanTrainer(config, dataset, device, state, metrics)
+    return GanTrainer(config, dataset, device, state, metrics, notify)
 
 
 def create_run(trainer: Trainer) -> RunFolder[Any]:
@@ -287,4 +290,4 @@ def prepare_resumed(
     data = run_on_all_ranks(lambda: load_data(config, keep=False, notify=notify))
     if state is None:
         run_on_all_ranks(lambda: run.rewind(-1, device) if is_main_process() else None)
-    return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state, data_dir))
+    return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state, data_dir, notify))

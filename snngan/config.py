@@ -405,8 +405,12 @@ class TrainConfig(Config):
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the objective by name; all of them in a resolved config."""
     conditional: bool = option(False, "make images of a given class; needs labels", group="Networks", deferred=True)
-    real_batch_size: int | None = option(
-        None, "number of real images per step, if it differs; without a discriminator", low=2, group="Optimization"
+    real_batch_size: int = option(
+        None,
+        "number of real images per step [batch size]; without a discriminator only",
+        low=2,
+        group="Optimization",
+        deferred=True,
     )
 
     betas: tuple[float, float] = option(

@@ -54,7 +54,7 @@ class Batches:
         self._rows = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         fits = _fits(images, device)
         self._images = images.to(device) if fits else images
-        self._labels = None if labels is None else labels.to(self._images.device)
+        self.labels = None if labels is None else labels.to(device)
         self._classes = None
         if balanced:
             assert labels is not None
@@ -71,19 +71,24 @@ class Batches:
         other._start(torch.Generator().manual_seed(seed_for(seed, "order")))
         return other
 
-    def next_stored_images(self) -> Tensor:
-        """Return the next batch, or this rank's shard of it: (batch_size, C, H, W) in the dtype of the data set."""
-        return self.next_stored()[0]
+    def next_stored(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch, or this rank's shard of it, and where it is in the training images.
 
-    def next_stored(self) -> tuple[Tensor, Tensor | None]:
-        """Return :meth:`next_stored_images` and their labels (batch_size,), if any."""
-        return self._next()
+        The images (batch_size, C, H, W) are in the dtype of the data set; the rows (batch_size,) index ``labels``, too.
+        """
+        if self._thread is None:
+            return self._gather(self._next_rows())
+        while len(self._prefetched) < PREFETCHED:
+            state = self._state()
+            self._prefetched.append((state, self._thread.submit(self._gather, self._next_rows())))
+        images, rows = self._prefetched.popleft()[1].result()
+        return images.to(self._device, non_blocking=True), rows.to(self._device, non_blocking=True)
 
     def next_images_and_labels(self) -> tuple[Tensor, Tensor]:
         """Return the next batch, or this rank's shard of it, as float32 in [-1, 1], and its labels (batch_size,)."""
-        images, labels = self._next()
-        assert labels is not None
-        return to_unit_range(images), labels
+        images, rows = self.next_stored()
+        assert self.labels is not None
+        return to_unit_range(images), self.labels[rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the rest of the stream depends on: the generator at the epoch's start, and the position."""
@@ -97,7 +102,7 @@ class Batches:
 
     def _start(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._prefetched: deque[tuple[dict[str, Any], Future[tuple[Tensor, Tensor | None]]]] = deque()
+        self._prefetched: deque[tuple[dict[str, Any], Future[tuple[Tensor, Tensor]]]] = deque()
         self._start_epoch()
 
     def _start_epoch(self) -> None:
@@ -121,16 +126,6 @@ class Batches:
     def _state(self) -> dict[str, Any]:
         return {"epoch_generator": self._epoch_generator.clone(), "position": self._position}
 
-    def _next(self) -> tuple[Tensor, Tensor | None]:
-        if self._thread is None:
-            return self._gather(self._next_rows())
-        while len(self._prefetched) < PREFETCHED:
-            state = self._state()
-            self._prefetched.append((state, self._thread.submit(self._gather, self._next_rows())))
-        images, labels = self._prefetched.popleft()[1].result()
-        labels = None if labels is None else labels.to(self._device, non_blocking=True)
-        return images.to(self._device, non_blocking=True), labels
-
     def _next_rows(self) -> Tensor:
         if self._position + self._batch_size > len(self._order):
             self._start_epoch()
@@ -138,12 +133,12 @@ class Batches:
         self._position += self._batch_size
         return rows[self._rows]
 
-    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return images and labels of ``rows``, in pinned memory where they are to be copied to a GPU."""
-        images, labels = self._images[rows].contiguous(), None if self._labels is None else self._labels[rows]
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of ``rows``, and these, in pinned memory where they are to be copied to a GPU."""
+        images = self._images[rows].contiguous()
         if self._thread is None or self._device.type != "cuda":
-            return images, labels
-        return images.pin_memory(), None if labels is None else labels.pin_memory()
+            return images, rows
+        return images.pin_memory(), rows.pin_memory()
 
 
 def check_batch_size(batch_size: int, num_images: int) -> None:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from snngan.config import check_options, make_config
+from snngan.config import TrainConfig, check_options, make_config
+from snngan.data import Dataset
 from snngan.lazy import public_names
 from snngan.registry import Registry
 
@@ -33,10 +34,12 @@ class Batch:
     Attributes:
         images: (N, C, H, W) in [-1, 1].
         labels: (N,) int64, the class of each image; None unless the generator is class-conditional.
+        rows: (N,) int64, where real images are in the training set; None for others.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    rows: Tensor | None = None
 
 
 Discriminator = Callable[[Batch], Tensor]
@@ -88,6 +91,27 @@ class Objective(nn.Module):
         """Return all options from those ``given``; raises ``ValueError`` for unknown or wrong ones."""
         return make_config(cls.Options, given)
 
+    @classmethod
+    def recommend_options(cls, dataset: Dataset) -> Mapping[str, Any]:
+        """Return recommended options that depend on the data."""
+        return {}
+
+    def set_up(self, config: TrainConfig) -> None:
+        """Get ready for runs of a resolved ``config``: build what depends on it, such as a network of the objective."""
+        self.num_classes = config.num_classes
+
+    def pretrain(
+        self, config: TrainConfig, dataset: Dataset, device: torch.device, notify: Callable[[str], None]
+    ) -> None:
+        """Train what the objective needs before the first step of a new run; it is saved as part of its state."""
+
+    def remember(self, images: Tensor) -> None:
+        """Take note of the stored training images (N, C, H, W), to which ``rows`` of real batches point."""
+
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """Return features (N, D) of images (N, C, H, W) in [-1, 1] by name, in which entanglement is tracked."""
+        return {}
+
     def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         """Return what the discriminator minimizes."""
         raise NotImplementedError
@@ -111,6 +135,7 @@ __getattr__, __dir__ = public_names(
     __name__,
     {
         "": "OBJECTIVES Batch Discriminator Objective ObjectiveOptions",
+        "features": "FeatureEntanglement",
         "adversarial": "Hinge LeastSquares Minimax NonSaturating Wasserstein WassersteinGradientPenalty",
         "mmd": "KernelTwoSample",
         "snnl": "PixelEntanglement ProjectedEntanglement",

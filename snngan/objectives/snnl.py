@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snngan.config import option, with_default
@@ -76,14 +76,12 @@ class _Entangling(Objective):
             mean_of_real=self.relative_to_real, across_ranks=is_distributed(),
         )  # fmt: skip
 
-    def log_odds(self, batch: PairwiseBatch | GroupedBatch) -> Tensor:
-        """Return the log-odds (K, N + M) at the K temperatures of the rule."""
-        return log_odds(batch, self.temperature(batch)).to(batch.dtype)
-
-    def entangle(self, real: Tensor, fake: Tensor, classes: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return what the generator minimizes, for embeddings (N, ...) and (M, ...)."""
+    def entangle(
+        self, real: Tensor, fake: Tensor, classes: tuple[Tensor, Tensor] | None, temperature: nn.Module
+    ) -> Tensor:
+        """Return what the generator minimizes, for embeddings (N, ...) and (M, ...), at the temperatures of a rule."""
         batch = self.pair(real, fake, classes)
-        odds = self.log_odds(batch)
+        odds = log_odds(batch, temperature(batch)).to(batch.dtype)
         return FORMS[self.options.form](odds, batch.chance.to(odds.dtype))
 
     def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
@@ -110,7 +108,7 @@ class PixelEntanglement(_Entangling):
     )
 
     def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
-        return self.entangle(real.images, fake.images, paired_classes(real, fake))
+        return self.entangle(real.images.detach(), fake.images, paired_classes(real, fake), self.temperature)
 
 
 @OBJECTIVES.register("snnl-projected")
@@ -137,9 +135,9 @@ class ProjectedEntanglement(_Entangling):
 
     def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         batch = self.pair(discriminator(real), discriminator(fake), paired_classes(real, fake))
-        return F.softplus(self.log_odds(batch)).mean()
+        return F.softplus(log_odds(batch, self.temperature(batch)).to(batch.dtype)).mean()
 
     def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         with torch.no_grad():
             embedded = discriminator(real)
-        return self.entangle(embedded, discriminator(fake), paired_classes(real, fake))
+        return self.entangle(embedded, discriminator(fake), paired_classes(real, fake), self.temperature)

@@ -22,7 +22,13 @@ from snngan.seeds import seed_for
 from snngan.training.checkpoint import build_to_fit, explain_mismatch
 from snngan.training.cuda_graph import CudaGraph
 from snngan.training.device import choose_layout
-from snngan.training.distributed import average_gradients, check_share
+from snngan.training.distributed import (
+    average_gradients,
+    broadcast_from_rank0,
+    check_share,
+    is_main_process,
+    run_on_all_ranks,
+)
 from snngan.training.divergence import DivergedError, explain_divergence
 from snngan.training.optimizers import WeightStates, load_optimizer, make_optimizer, optimizer_state
 from snngan.training.resolve import (
@@ -65,6 +71,7 @@ class GanTrainer(Trainer):
         state: of a checkpoint, to continue from.
         metrics: computes what is logged every ``metrics_every`` steps beside entanglement. It must not draw from
             torch's global generator.
+        notify: called with each line worth telling the user.
 
     Raises:
         ValueError: the data are others, or do not fit the networks, or a step cannot be a CUDA graph.
@@ -80,18 +87,18 @@ class GanTrainer(Trainer):
         device: torch.device,
         state: Mapping[str, Any] | None = None,
         metrics: Metrics | None = None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__(config, dataset, device)
-        self.config, self.metrics = config, metrics
+        self.config, self.metrics, self.notify = config, metrics, notify
         is_balanced = config.conditional and OBJECTIVES[config.objective].needs_balanced_classes
-        real_batch_size = config.real_batch_size or config.batch_size
-        for size in (config.batch_size, real_batch_size):
+        for size in (config.batch_size, config.real_batch_size):
             check_share(size, config.num_classes if is_balanced else 1)
         self.sample_every, self.metrics_every = config.sample_every, config.metrics_every  # on every rank alike
         self._build_networks(None if state is None else state["networks"])
         self._build_optimizers()
         self.batches = Batches(
-            dataset.train_images, real_batch_size, seed=config.seed, device=device, shard=rank_and_world_size(),
+            dataset.train_images, config.real_batch_size, seed=config.seed, device=device, shard=rank_and_world_size(),
             labels=dataset.train_labels if config.conditional else None, balanced=is_balanced,
         )  # fmt: skip
         # Latents are drawn on the CPU, so that they are the same on every device.
@@ -107,6 +114,7 @@ class GanTrainer(Trainer):
         config, device = self.config, self.device
         self.latent_dim = build_architecture(config).latent_dim
         self.objective = build_objective(config).to(device)
+        self.objective.remember(self.dataset.train_images)
         self.has_discriminator = self.objective.discriminator_dim is not None
         discriminator: nn.Module = nn.Identity()
         dim, saved = self.objective.discriminator_dim, saved or {}
@@ -180,6 +188,14 @@ class GanTrainer(Trainer):
                 )
             self._recorded = CudaGraph(self.update, self.device)
 
+    def prepare(self) -> None:
+        """Let the objective train what it needs, on the first rank."""
+        objective, is_main = self.objective, is_main_process()
+        run_on_all_ranks(
+            lambda: objective.pretrain(self.config, self.dataset, self.device, self.notify) if is_main else None
+        )
+        objective.load_state_dict(broadcast_from_rank0(objective.state_dict() if is_main else None))
+
     def step(self, number: int) -> dict[str, Tensor]:
         """Draw what step ``number`` needs, update the networks, and return the loss () of each network by name.
 
@@ -189,7 +205,7 @@ class GanTrainer(Trainer):
         real = [self.batches.next_stored() for _ in range(max(1, updates))]
         count = self.config.batch_size
         latents = [local_shard(self._draw_latents(count, self.noise)) for _ in range(updates + 1)]
-        drawn = *(images for images, _ in real), *latents, *(labels for _, labels in real if labels is not None)
+        drawn = *(images for images, _ in real), *latents, *(rows for _, rows in real)
         self._number = number
         weight = 1 - min(self.config.ema_decay, number / (number + 10))  # EMA warm-up
         if self._recorded is not None:  # a Python float would become a constant of the graph
@@ -205,21 +221,21 @@ class GanTrainer(Trainer):
         Args:
             ema_weight: how far the EMA generator moves toward the generator, in [0, 1].
             drawn: images as they are stored, for each update of the discriminator, or one batch without it; then
-                latents (batch_size, latent_dim) for each of these updates and for the generator; then the labels of
-                the images, if the generator is class-conditional.
+                latents (batch_size, latent_dim) for each of these updates and for the generator; then where the images
+                of each batch are in the training set (batch_size,).
         """
         discriminate, objective = self._discriminate_batch, self.objective
         num_batches = max(1, self.config.discriminator_steps) if self.has_discriminator else 1
         num_latents = num_batches + 1 if self.has_discriminator else 1
         *latents, last_latents = drawn[num_batches : num_batches + num_latents]
-        labels = drawn[num_batches + num_latents :] or (None,) * num_batches
-        real = Batch(to_unit_range(drawn[0]), labels[0])
+        rows = drawn[num_batches + num_latents :]
+        real = self._real_batch(drawn[0], rows[0])
         losses: dict[str, Tensor] = {}
 
         # Update the discriminator, each time on fresh real and synthetic images.
         if self.discriminator_optimizer is not None:
             for index, own_latents in enumerate(latents):
-                real = Batch(to_unit_range(drawn[index]), labels[index]) if index else real
+                real = self._real_batch(drawn[index], rows[index]) if index else real
                 with self._autocast:
                     with torch.no_grad():
                         fake = self._generate_batch(own_latents, real.labels)
@@ -248,6 +264,11 @@ class GanTrainer(Trainer):
         # Update the EMA generator.
         self._update_average(ema_weight)
         return losses
+
+    def _real_batch(self, images: Tensor, rows: Tensor) -> Batch:
+        """Return stored images (N, C, H, W), of the ``rows`` (N,) of the training set, as objectives get them."""
+        labels = self.batches.labels
+        return Batch(to_unit_range(images), None if labels is None else labels[rows], rows)
 
     def _generate_batch(self, latents: Tensor, labels: Tensor | None) -> Batch:
         """Return the generator's images for ``latents`` (N, latent_dim), of the classes of the real ones if labeled."""
@@ -322,6 +343,9 @@ class GanTrainer(Trainer):
         embedded = [self.embed(take(batch, slice(NUM_PROJECTED))) for batch in (real, fake)]
         if embedded[0] is not None and embedded[1] is not None:
             values["entanglement/projection"] = entanglement(embedded[0], embedded[1]).value
+        for name, features in self.objective.embed(real.images).items():
+            score = entanglement(features, self.objective.embed(fake.images)[name]).score
+            values[f"entanglement/space/{name.replace('/', '.')}"] = score
         if self.held_out_labels is not None:
             for label in range(min(MAX_CLASSES, self.config.num_classes)):
                 rows = self.held_out_labels == label
@@ -417,7 +441,7 @@ class GanTrainer(Trainer):
         training = {
             "steps": config.steps,
             "batch_size": config.batch_size,
-            **({"real_batch_size": config.real_batch_size} if config.real_batch_size else {}),
+            "real_batch_size": config.real_batch_size,
             "optimizer": config.optimizer,
             "learning_rate": config.learning_rate,
         }

@@ -121,7 +121,7 @@ def build_objective(config: TrainConfig) -> Objective:
     """Return the objective of a resolved config."""
     kind = OBJECTIVES[config.objective]
     objective = kind(kind.make_options(config.objective_options))
-    objective.num_classes = config.num_classes
+    objective.set_up(config)
     return objective
 
 
@@ -288,17 +288,30 @@ def _resolve_train_config(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     if rate is None and config.learning_rate is None:  # a learning rate of the user's is for both networks
         rate = recommended.get("discriminator_learning_rate")
     filled = config.fill_defaults(recommended)
+    if filled.conditional and config.conditional is None and not _suits_conditional(dataset, filled.batch_size):
+        filled = dataclasses.replace(filled, conditional=False)
     counts = _count_classes(dataset) if filled.conditional else ()
     if counts and objective.needs_balanced_classes:
         filled = _balance(config, filled, len(counts))
+    options = objective.make_options({**objective.recommend_options(dataset), **config.objective_options})
     return dataclasses.replace(
         filled,
-        objective_options=option_values(objective.make_options(config.objective_options)),
+        real_batch_size=filled.real_batch_size or filled.batch_size,
+        objective_options=option_values(options),
         arch=arch,
         arch_options=option_values(architecture),
         discriminator_learning_rate=rate,
         class_counts=counts,
     )
+
+
+def _suits_conditional(dataset: Dataset, batch_size: int) -> bool:
+    """Return whether a generator of ``dataset`` may be conditional where the user has not asked for it."""
+    labels = dataset.train_labels
+    if labels is None or dataset.test_labels is None or int(labels.min()) < 0:
+        return False
+    counts = torch.bincount(labels)
+    return 2 <= len(counts) <= batch_size // 2 and bool(counts.all()) and dataset.num_classes == len(counts)
 
 
 def _count_classes(dataset: Dataset) -> tuple[int, ...]:

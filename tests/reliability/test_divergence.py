@@ -222,7 +222,7 @@ def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
 def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objective: str, value: float) -> None:
     """The checkpoint continues in a run with sound data, since other data make another run."""
     numbers = Batches(torch.arange(96.0).view(96, 1, 1, 1), 16, seed=0, device=CPU)
-    drawn = [numbers.next_stored_images() for _ in range(AT)]
+    drawn = [numbers.next_stored()[0] for _ in range(AT)]
     images = points.train_images.clone()
     images[int(drawn[-1][3]), 0, 0, 1] = value
     broken = replace(points, train_images=images)
