@@ -55,6 +55,7 @@ class FeatureEntanglement(PixelEntanglement):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
+        del self.temperature  # each space has its own
         self.encoders, self.temperatures = nn.ModuleDict(), nn.ModuleDict()
         self._functions = {each: import_function(each) for each in options.features if is_function(each)}
         self._images: Tensor | None = None

@@ -17,7 +17,7 @@ from snngan.distributed import is_distributed
 from snngan.losses.backends import choose_backend
 from snngan.losses.log_odds import log_odds
 from snngan.losses.pairwise import DISTANCES, GroupedBatch, PairwiseBatch, build_real_fake_batch
-from snngan.losses.temperature import parse_temperature
+from snngan.losses.temperature import Temperature, parse_temperature
 from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions, paired_classes
 
 TEMPERATURE_HELP = (
@@ -86,7 +86,8 @@ class _Entangling(Objective):
 
     def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
         dims, size = self.discriminator_dim or math.prod(image_shape), 2 * batch_size // max(1, self.num_classes)
-        return self.temperature.waits or choose_backend(size, dims, torch.float32, device) == "tiled"
+        waits = any(rule.waits for rule in self.modules() if isinstance(rule, Temperature))
+        return waits or choose_backend(size, dims, torch.float32, device) == "tiled"
 
 
 @OBJECTIVES.register("snnl-pixel")

@@ -50,6 +50,12 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=0.3+1", "distance=cosine")},
     "annealed": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=annealed:1")},
     "learned": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=learned:1")},
+    **{
+        f"conditional {name}": GAN | {"objective": name, "conditional": True, "batch_size": 40}
+        for name in ("gan", "wgan-gp", "mmd", "snnl-projected")
+    },
+    "conditional sngan": GAN | {"objective": "hinge", "conditional": True, "arch": "sngan"},
+    "features": GAN | {"objective": "snnl-features", "batch_size": 40, "real_batch_size": 60},
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
     "vectorized": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorized"},
