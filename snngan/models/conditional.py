@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class LabeledSequential(nn.ModuleList):
@@ -28,7 +27,8 @@ class OneHotInput(nn.Module):
         self.num_classes = num_classes
 
     def forward(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        return torch.cat([vectors, F.one_hot(labels, self.num_classes).to(vectors.dtype)], 1)
+        code = labels[:, None] == torch.arange(self.num_classes, device=labels.device)  # F.one_hot reads values
+        return torch.cat([vectors, code.to(vectors.dtype)], 1)
 
 
 class ConditionalBatchNorm2d(nn.Module):

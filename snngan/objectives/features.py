@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -38,12 +38,12 @@ class FeatureEntanglement(PixelEntanglement):
     @dataclass(frozen=True, kw_only=True)
     class Options(EntanglementOptions):
         form: str = with_default(EntanglementOptions, "form", "chance-capped")
-        features: tuple[str, ...] = option(
-            (),
-            "feature spaces: pixels, classifier (a small one of the training images), classifier:NAME (one of that "
-            "data set), module:function of your own; empty: pixels and classifier, or pixels without labels",
+        features: str = option(
+            "",
+            "feature spaces, with commas: pixels, classifier (a small one of the training images), classifier:NAME (of "
+            "that data set), module:function of your own; empty: pixels,classifier, or pixels without labels",
         )
-        layers: tuple[str, ...] = option(("fc",), "layers of the classifiers, names or patterns")
+        layers: str = option("fc", "layers of the classifiers, names or patterns with commas")
 
     options: Options
     recommended = MappingProxyType(
@@ -56,43 +56,49 @@ class FeatureEntanglement(PixelEntanglement):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         del self.temperature  # each space has its own
+        self.spaces, self.layers = options.features.split(","), options.layers.split(",")
         self.encoders, self.temperatures = nn.ModuleDict(), nn.ModuleDict()
-        self._functions = {each: import_function(each) for each in options.features if is_function(each)}
+        self._functions = {each: import_function(each) for each in self.spaces if is_function(each)}
+        for name in self.spaces:
+            if not is_classifier(name):
+                self._add_temperature(name)
         self._images: Tensor | None = None
         self._remembered: dict[str, Tensor] | None = None
+
+    def _add_temperature(self, space: str) -> None:
+        """Give a space its own rule: a learned or annealed temperature has a state."""
+        self.temperatures[space.replace(".", "-")] = parse_temperature(self.options.temperature)
 
     @classmethod
     def make_options(cls, given: Mapping[str, Any]) -> Any:
         options = super().make_options(given)
-        for each in options.features:
+        spaces = (options.features or PIXELS).split(",")
+        for each in spaces:
             if each != PIXELS and not is_classifier(each) and not is_function(each):
                 raise ValueError(
                     f"features must be pixels, classifier, classifier:NAME or module:function, got {each!r}"
                 )
-        if len(set(options.features)) < len(options.features):
-            raise ValueError(f"features must differ, got {', '.join(options.features)}")
-        return options
+        if len(set(spaces)) < len(spaces):
+            raise ValueError(f"features must differ, got {options.features}")
+        return replace(options, features=",".join(spaces))
 
     @classmethod
     def recommend_options(cls, dataset: Dataset) -> Mapping[str, Any]:
-        return {"features": (PIXELS, CLASSIFIER) if can_train_encoder(dataset) else (PIXELS,)}
+        return {"features": f"{PIXELS},{CLASSIFIER}" if can_train_encoder(dataset) else PIXELS}
 
     def set_up(self, config: TrainConfig) -> None:
         super().set_up(config)
-        for index, each in enumerate(self.options.features):
-            names = [each]
+        for index, each in enumerate(self.spaces):
             if is_classifier(each):
                 encoder = self.encoders[str(index)] = build_encoder(config.image_shape)
-                names = [f"{each}/{layer}" for layer in hidden_layers(encoder, self.options.layers)]
-            # A learned or annealed temperature has a state for each space.
-            rules = {name.replace(".", "-"): parse_temperature(self.options.temperature) for name in names}
-            self.temperatures.update(rules)
+                for layer in hidden_layers(encoder, self.layers):
+                    self._add_temperature(f"{each}/{layer}")
 
     def pretrain(
         self, config: TrainConfig, dataset: Dataset, device: torch.device, notify: Callable[[str], None]
     ) -> None:
         for index, encoder in self.encoders.items():
-            _, _, name = self.options.features[int(index)].partition(":")
+            _, _, name = self.spaces[int(index)].partition(":")
             data = load_dataset(name, data_dir=config.data_dir, keep=False, notify=notify) if name else dataset
             if data.image_shape != config.image_shape:
                 raise ValueError(f"features: the images of {name} are {data.image_shape}, not {config.image_shape}")
@@ -109,14 +115,14 @@ class FeatureEntanglement(PixelEntanglement):
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the features (N, D) of images (N, C, H, W) in [-1, 1] by the name of their space."""
         found: dict[str, Tensor] = {}
-        for index, each in enumerate(self.options.features):
+        for index, each in enumerate(self.spaces):
             if each == PIXELS:
                 found[each] = images.flatten(1)
             elif is_function(each):
                 found[each] = self._functions[each](images)
             else:
                 encoder, outputs = self.encoders[str(index)], dict[str, Tensor]()
-                with layer_hooks(hidden_layers(encoder, self.options.layers), outputs.__setitem__):
+                with layer_hooks(hidden_layers(encoder, self.layers), outputs.__setitem__):
                     encoder(images)
                 found |= {f"{each}/{layer}": summarize_maps(output) for layer, output in outputs.items()}
         return {name: each.float() for name, each in found.items()}

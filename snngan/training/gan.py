@@ -441,7 +441,7 @@ class GanTrainer(Trainer):
         training = {
             "steps": config.steps,
             "batch_size": config.batch_size,
-            "real_batch_size": config.real_batch_size,
+            **({"real_batch_size": config.real_batch_size} if config.real_batch_size != config.batch_size else {}),
             "optimizer": config.optimizer,
             "learning_rate": config.learning_rate,
         }
