@@ -329,6 +329,9 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
     recommended: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
     """What fills the deferred options of this kind of config before the options' own defaults."""
 
+    schedule_steps: int = from_data()
+    """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
+
     arch: str = option(None, "architecture; --list-settings lists all", group="Networks", metavar="NAME", deferred=True)
     arch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the architecture by name; all of them in a resolved config."""
@@ -422,6 +425,14 @@ class TrainConfig(Config):
         metavar="B1,B2",
         deferred=True,
     )
+    learning_rate_decay: str = option(
+        "none",
+        "none, linear (over the second half of the steps) or cosine",
+        choices=("none", "linear", "cosine"),
+        group="Optimization",
+        metavar="HOW",
+        deferred=True,
+    )
     discriminator_learning_rate: float | None = option(
         None, "learning rate of the discriminator, if it differs", low=0, high=10, has_flag=False
     )
@@ -495,8 +506,6 @@ class ClassifyConfig(Config):
     )
 
     num_classes: int = from_data()
-    schedule_steps: int = from_data()
-    """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from snngan.config import check_options, option
@@ -58,6 +60,21 @@ def norm_2d(name: str, channels: int, num_classes: int = 0) -> nn.Module:
     if name == "layer":
         return nn.GroupNorm(1, channels)
     return nn.InstanceNorm2d(channels, affine=True) if name == "instance" else nn.Identity()
+
+
+class Smooth(nn.Module):
+    """Averages images (N, C, H, W) with the weights 1, 2, 1 along height and width; borders are repeated."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("kernel", torch.outer(weights, weights)[None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(padded.flatten(0, 1)[:, None], self.kernel).view_as(images)
 
 
 def initialize(network: nn.Module, draw_weight: Callable[[str, Any], object]) -> None:

@@ -28,7 +28,7 @@ PIXELS, CLASSIFIER = "pixels", "classifier"
 class FeatureEntanglement(PixelEntanglement):
     """No discriminator: the generator raises the entanglement of real and fake images in several feature spaces.
 
-    The loss is the mean over the spaces, each with temperatures relative to the mean distance of the real images
+    The loss is the sum over the spaces, each with temperatures relative to the mean distance of the real images
     there. Without labels to train a classifier on, pixels are the only space, and it is that of ``snnl-pixel``.
 
     Source: the loss is that of ``snnl-pixel``; one-step generators trained in the features of frozen networks are those
@@ -44,12 +44,14 @@ class FeatureEntanglement(PixelEntanglement):
             "that data set), module:function of your own; empty: pixels,classifier, or pixels without labels",
         )
         layers: str = option("fc", "layers of the classifiers, names or patterns with commas")
+        pixel_weight: float = option(3.0, "weight of pixels, where each other space has 1", low=0, high=1e6)
 
     options: Options
+    default_temperatures = MappingProxyType({**PixelEntanglement.default_temperatures, "chance-capped": "0.05+0.2"})
     recommended = MappingProxyType(
         {
-            "arch": "mlp", "upsampling": "bilinear", "conditional": True,
-            "batch_size": 256, "learning_rate": 2e-3, "steps": 4000,
+            "arch": "mlp", "smoothing": True, "upsampling": "bilinear", "conditional": True,
+            "batch_size": 256, "learning_rate": 4e-3, "learning_rate_decay": "linear", "steps": 4500,
         }
     )  # fmt: skip
 
@@ -130,10 +132,11 @@ class FeatureEntanglement(PixelEntanglement):
     def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         classes, real_features = paired_classes(real, fake), self._real_features(real)
         losses = [
-            self.entangle(real_features[name], found, classes, self.temperatures[name.replace(".", "-")])
+            (self.options.pixel_weight if name == PIXELS else 1.0)
+            * self.entangle(real_features[name], found, classes, self.temperatures[name.replace(".", "-")])
             for name, found in self.features(fake.images).items()
         ]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def _real_features(self, real: Batch) -> dict[str, Tensor]:

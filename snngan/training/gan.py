@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -57,6 +58,8 @@ GRID_COLUMNS = 10
 """Images of each class in the sample grid of a class-conditional generator."""
 MAX_CLASSES = 20
 """The most classes that have a row in sample grids and an entanglement of their own; others follow from samples."""
+FINAL_LEARNING_RATE = 0.02
+"""Where a decaying learning rate ends, relative to its beginning."""
 MIN_PER_CLASS = 8
 """Monitored images that a class must have for its own entanglement."""
 
@@ -206,11 +209,20 @@ class GanTrainer(Trainer):
         count = self.config.batch_size
         latents = [local_shard(self._draw_latents(count, self.noise)) for _ in range(updates + 1)]
         drawn = *(images for images, _ in real), *latents, *(rows for _, rows in real)
+        self._set_learning_rates(number)
         self._number = number
         weight = 1 - min(self.config.ema_decay, number / (number + 10))  # EMA warm-up
         if self._recorded is not None:  # a Python float would become a constant of the graph
             return self._recorded(torch.full((), weight, device=self.device), *drawn)
         return self.update(weight, *drawn)
+
+    def _set_learning_rates(self, number: int) -> None:
+        """Set the learning rates of step ``number``; a constant one stays as it is, also where it is recorded."""
+        if self.config.learning_rate_decay != "none":
+            factor = decay(self.config.learning_rate_decay, min(1.0, (number - 1) / self.config.schedule_steps))
+            for _, optimizer in self._optimizers():
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * factor
 
     def update(self, ema_weight: float | Tensor, *drawn: Tensor) -> dict[str, Tensor]:
         """Update discriminator, generator and EMA generator, and return the loss () of each network by name.
@@ -444,6 +456,7 @@ class GanTrainer(Trainer):
             **({"real_batch_size": config.real_batch_size} if config.real_batch_size != config.batch_size else {}),
             "optimizer": config.optimizer,
             "learning_rate": config.learning_rate,
+            **({"learning_rate_decay": config.learning_rate_decay} if config.learning_rate_decay != "none" else {}),
         }
         if config.discriminator_learning_rate is not None and self.has_discriminator:
             training["discriminator_learning_rate"] = config.discriminator_learning_rate
@@ -475,6 +488,15 @@ class GanTrainer(Trainer):
             f"entanglement of real anchors {metrics['entanglement/real_anchors']:.3f}, of synthetic anchors "
             f"{metrics['entanglement/fake_anchors']:.3f} (0.693 is ideal)",
         ]
+
+
+def decay(kind: str, done: float) -> float:
+    """Return the factor of the learning rate when a share ``done`` of the steps, in [0, 1], has been done.
+
+    It falls to ``FINAL_LEARNING_RATE``: ``linear`` is constant over the first half.
+    """
+    falling = min(1.0, 2 - 2 * done) if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return max(FINAL_LEARNING_RATE, falling)
 
 
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:

@@ -91,6 +91,7 @@ def resolve(config: C, dataset: Dataset) -> C:
         image_shape=dataset.image_shape,
         is_points=dataset.is_points,
         class_names=tuple(dataset.class_names),
+        schedule_steps=found.steps,
     )  # type: ignore[return-value]
 
 
@@ -240,6 +241,7 @@ def _apply_settings(config: C) -> C:
 def _check_effects(config: TrainConfig) -> None:
     """Raise ``ValueError`` for an option that has no effect on the objective, or that this machine cannot do."""
     objective = OBJECTIVES[config.objective]
+    decay = config.fill_defaults(objective.recommended).learning_rate_decay
     if not config.data_digest:  # a resolved config has a value for every option
         options = objective.make_options(config.objective_options)
         has_discriminator = getattr(options, "discriminator_dim", objective.discriminator_dim) is not None
@@ -259,6 +261,10 @@ def _check_effects(config: TrainConfig) -> None:
             )
     if config.compile:
         _check_compile(config.objective, objective)
+    if config.cuda_graph and decay != "none":
+        raise ValueError(
+            f"--cuda-graph needs a learning rate that does not change: add --learning-rate-decay none, not {decay}"
+        )
     if config.cuda_graph and choose_device(config.device).type != "cuda":
         raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
 
@@ -364,7 +370,6 @@ def _resolve_classify_config(config: ClassifyConfig, dataset: Dataset) -> Classi
         filled,
         arch_options=option_values(classifier),
         num_classes=dataset.num_classes,
-        schedule_steps=filled.steps,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
 from snngan.models.conditional import OneHotInput, sequential, with_output
-from snngan.models.layers import NetworkOptions, add_spectral_norm, norm_1d
+from snngan.models.layers import NetworkOptions, Smooth, add_spectral_norm, norm_1d
 
 
 @ARCHITECTURES.register("mlp")
@@ -23,6 +23,7 @@ class MLP(NetworkOptions):
 
     width: int = option(512, "units of each hidden layer", low=1, high=16384)
     hidden_layers: int = option(3, "hidden layers of each network", low=1, high=100)
+    smoothing: bool = option(False, "smooth the generator's images by 3x3 pixels, against their grain")
     discriminator_norm: str = option(
         "none",
         "normalization layers of the discriminator, except in its first layer",
@@ -34,8 +35,9 @@ class MLP(NetworkOptions):
         for inputs in [self.latent_dim + num_classes, *[self.width] * (self.hidden_layers - 1)]:
             linear = nn.Linear(inputs, self.width, bias=self.generator_norm == "none")
             layers += [linear, norm_1d(self.generator_norm, self.width), nn.ReLU()]
-        to_image = nn.Linear(self.width, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)
-        return sequential([*layers, *to_image], num_classes)
+        layers += [nn.Linear(self.width, math.prod(image_shape)), nn.Unflatten(1, image_shape)]
+        layers += [Smooth()] if self.smoothing and min(image_shape[1:]) > 1 else []
+        return sequential([*layers, nn.Tanh()], num_classes)
 
     def discriminator(self, image_shape: ImageShape, output_dim: int, num_classes: int = 0) -> nn.Module:
         layers: list[nn.Module] = [
