@@ -404,7 +404,7 @@ class TrainConfig(Config):
 
     kind = "generator"
 
-    objective: str = option("snnl-pixel", "what the networks minimize", group="Networks", metavar="NAME")
+    objective: str = option("snnl-features", "what the networks minimize", group="Networks", metavar="NAME")
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the objective by name; all of them in a resolved config."""
     conditional: bool = option(False, "make images of a given class; needs labels", group="Networks", deferred=True)

@@ -10,7 +10,7 @@ from snngan.cli.options import MAX_COUNT, image_options
 from snngan.cli.output import print_next_commands, print_note, print_result
 
 
-@click.command(epilog="Example:  snngan evaluate runs/0001-mnist-snnl-pixel --metrics fid,kid")
+@click.command(epilog="Example:  snngan evaluate runs/0001-mnist-snnl-features --metrics fid,kid")
 @click.argument("run", required=False)
 @click.option("--reference", metavar="SET", help="the real images, given as RUN is [the run's data set]")
 @click.option(

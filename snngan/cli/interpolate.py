@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from snngan.config import TrainConfig
 
 
-@click.command(epilog="Example:  snngan interpolate runs/0001-mnist-5k-snnl-pixel --side 15 --out plane.png")
+@click.command(epilog="Example:  snngan interpolate runs/0001-mnist-5k-snnl-features --side 15 --out plane.png")
 @click.option("--side", default=15, show_default=True, type=click.IntRange(2, 200), help="images per row and column")
 @drawing_options
 def interpolate(run: Path, side: int, label: str | None, seed: int, out: Path, force: bool, device: str) -> None:

@@ -27,7 +27,7 @@ drawing_options = add_options(
 )
 
 
-@click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-pixel --count 5000 --seed 1 --out images.npz")
+@click.command(epilog="Example:  snngan sample runs/0001-mnist-5k-snnl-features --count 5000 --seed 1 --out images.npz")
 @click.option("--count", default=64, show_default=True, type=click.IntRange(1, MAX_COUNT), help="number of images")
 @drawing_options
 def sample(run: Path, count: int, label: str | None, seed: int, out: Path, force: bool, device: str) -> None:

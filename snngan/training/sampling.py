@@ -38,7 +38,7 @@ def load_generator(
         ValueError: the folder is not a run's, or holds no sound checkpoint.
 
     Example:
-        >>> generator = load_generator("runs/0001-mnist-5k-snnl-pixel")  # doctest: +SKIP
+        >>> generator = load_generator("runs/0001-mnist-5k-snnl-features")  # doctest: +SKIP
         >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
     """
     return build_ema_generator(open_run(Path(run), TrainConfig), torch.device(device), notify)
