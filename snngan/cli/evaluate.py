@@ -24,11 +24,16 @@ from snngan.cli.output import print_next_commands, print_note, print_result
     help="number of them in the metrics of pairs (all but fid)",
 )
 @click.option(
-    "--metrics", metavar="NAMES", help="names of metrics (fid, kid, prdc, 1nn, entanglement), separated by commas [all]"
+    "--metrics",
+    metavar="NAMES",
+    help="names of metrics (fid, kid, prdc, 1nn, entanglement, copying), separated by commas [all]",
 )
+@click.option("--nearest", metavar="FILE", help="picture to write (.png): samples beside their nearest training images")
+@click.option("--force", is_flag=True, help="replace an existing --nearest")
 @image_options
 def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any) -> None:
-    """Measure how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement.
+    """Measure how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement,
+    and copying: how near samples are to training images.
 
     RUN may also be a folder of images, an npz file or a data set, and --reference an npz file of FID statistics.
     Without RUN, --features classifier:NAME trains that classifier and keeps it.

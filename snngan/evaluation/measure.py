@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import textwrap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snngan.data import POINT_SHAPE
+from snngan.config import TrainConfig
+from snngan.data import DATASETS, POINT_SHAPE
 from snngan.data.datasets import Notify
 from snngan.evaluation.feature_classifier import can_train_features, prepare_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
+from snngan.evaluation.nearest import NUM_QUERIES, find_nearest, save_nearest
 from snngan.evaluation.sources import (
     FidStatistics,
     ImagesLike,
@@ -26,31 +30,41 @@ from snngan.evaluation.sources import (
     find_run,
     open_statistics,
 )
-from snngan.files import SaveError, load_tensors, save_tensors
+from snngan.files import SaveError, check_absent, load_tensors, save_tensors
 from snngan.memory import check_available
 from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics, metric_values
 from snngan.metrics.distances import NEIGHBORS, ROWS
 from snngan.metrics.moments import Moments
+from snngan.metrics.prdc import recall_by_class
+from snngan.training.run_folder import RunFolder
 from snngan.version import __version__
 
 MAX_CACHED_DIMS = 4096
 """Statistics of a reference in more dimensions are not cached."""
+MAX_CLASSES = 20
+"""The most classes whose recall is printed."""
 EVALUATIONS = "evaluations.jsonl"
 """The file in a run's folder that ``snngan evaluate`` appends to."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, the 95 % intervals of those that have one, and the protocol: how they were computed."""
+    """Metrics by name, the 95 % intervals of those that have one, and the protocol: how they were computed.
+
+    ``recall_by_class`` has the recall of each class by name, lowest first, where the real images have labels.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
+    recall_by_class: dict[str, float] = field(default_factory=dict)
 
     def to_json(self, indent: int | None = None) -> str:
         """Return all of it as one JSON object; a metric that is not finite is null."""
         metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
-        content = {"metrics": metrics, "intervals": self.intervals, "protocol": self.protocol}
+        content: dict[str, Any] = {"metrics": metrics, "intervals": self.intervals, "protocol": self.protocol}
+        if self.recall_by_class:
+            content["recall_by_class"] = self.recall_by_class
         return json.dumps(content, indent=indent)
 
     def lines(self) -> Iterator[str]:
@@ -74,6 +88,10 @@ class Evaluation:
             if name in self.intervals:
                 low, high = self.intervals[name]
                 yield f"    95 % interval: {low:.4g} to {high:.4g}"
+        if self.recall_by_class:
+            lowest = [f"{name} {value:.2f}" for name, value in self.recall_by_class.items()][:MAX_CLASSES]
+            text = f"recall by class, lowest first: {', '.join(lowest)}"
+            yield from textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
     def append_to(self, run: Path) -> None:
         """Append it to ``evaluations.jsonl`` in a run's folder; raises ``OSError``."""
@@ -93,6 +111,8 @@ def evaluate(
     pairwise_count: int = 5000,
     seed: int = 0,
     download: bool = False,
+    nearest: str | os.PathLike[str] | None = None,
+    force: bool = False,
     **options: Any,
 ) -> Evaluation:
     """Return the metrics of ``images`` against ``reference``, as ``snngan evaluate`` prints them.
@@ -111,6 +131,8 @@ def evaluate(
         pairwise_count: number of them in the metrics of pairs (all but fid).
         seed: seed of a run's noise; a run as reference has seed + 1.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
+        nearest: a .png file to write, of samples beside their nearest training images.
+        force: whether ``nearest`` may replace a file.
         options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
             ``data_dir`` (default: that of the run), ``device``, ``skip_broken``, ``notify``.
 
@@ -125,17 +147,47 @@ def evaluate(
         (0.0, 40)
     """
     chosen, run, reader = choose_metrics(metrics), find_run(images), Reader(**options)
+    sheet = None if nearest is None else Path(nearest)
+    if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise ValueError(f"--nearest must be a name ending in .png, got {sheet}")
+        check_absent(sheet, force=force, option="--nearest")
     if run is not None:  # whose data folder is read, but not written to
         reader = replace(reader, data_dir=reader.data_dir or run.config.data_dir)
     sides = open_sides(images, reference, reader, features, download, seed)
+    train = find_training_images(run, reference, reader)
+    if train is None and (sheet or (metrics and "copying" in metrics)):
+        raise ValueError(
+            "copying is measured for a run, or against the test split of a data set, whose training images are known"
+        )
+    if train is None:
+        chosen = {name: metric for name, metric in chosen.items() if "train" not in metric.needs}
     counts: dict[str, Any] = {"count": count, "pairwise_count": pairwise_count}
-    result = evaluate_sources(*sides, metrics=chosen, **counts, cache=reader.feature_folder, notify=reader.notify)
+    result = evaluate_sources(
+        *sides, metrics=chosen, **counts, cache=reader.feature_folder, notify=reader.notify, train=train, sheet=sheet
+    )
     if run is not None:
         try:
             result.append_to(run.path)
         except OSError as error:
             reader.notify(f"{run.path / EVALUATIONS} could not be written ({error.strerror}); going on without")
     return result
+
+
+def find_training_images(
+    run: RunFolder[TrainConfig] | None, reference: ImagesLike | None, reader: Reader
+) -> ImageSource | None:
+    """Return the images that a run was trained on, or those of the data set ``reference``; None if unknown."""
+    if reader.split != "test":
+        return None
+    try:
+        if run is not None:
+            return dataset_source(reader.load_training_set(run), "train")
+        if isinstance(reference, str) and reference in DATASETS.names():
+            return dataset_source(reader.load(reference, reader.image_size), "train")
+    except ValueError:  # the data are gone
+        pass
+    return None
 
 
 def open_sides(
@@ -187,6 +239,8 @@ def evaluate_sources(
     pairwise_count: int = 5000,
     cache: Path | None = None,
     notify: Notify = lambda line: None,
+    train: ImageSource | None = None,
+    sheet: Path | None = None,
 ) -> Evaluation:
     """Return the metrics of the images of ``fake`` against those of ``real``, in the space of ``extractor``.
 
@@ -219,7 +273,10 @@ def evaluate_sources(
         counts.append(real.limit(count, 2))
         fake, real, dims = match_sides(fake, real, extractor)
         images = real
+    if train is None or train.shape != fake.shape:
+        chosen = {name: metric for name, metric in chosen.items() if "train" not in metric.needs}
     needs = {part for metric in chosen.values() for part in metric.needs}
+    needs |= {"images"} if "train" in needs else set()
     pairwise = min(pairwise_count, *counts) if needs & {"features", "images"} else 0
     if "moments" not in needs:
         counts = [pairwise, pairwise]
@@ -243,6 +300,14 @@ def evaluate_sources(
     if too_few := [name for name, metric in chosen.items() if metric.min_images > (pairwise or min(counts))]:
         least = max(chosen.pop(name).min_images for name in too_few)
         notify(f"{', '.join(too_few)}: left out, needing {least} or more images per side, got {pairwise}")
+    if train is not None and "train" in needs:
+        held_out, samples = (each.images[:NUM_QUERIES] for each in (real_statistics, fake_statistics))
+        found = find_nearest(torch.cat([held_out, samples]), train, extractor)
+        count = len(held_out)
+        real_statistics.nearest = {space: each.distances[:count, 0] for space, each in found.items()}
+        fake_statistics.nearest = {space: each.distances[count:, 0] for space, each in found.items()}
+        if sheet is not None:
+            save_nearest(sheet, samples, {space: each.last(len(samples)) for space, each in found.items()}, train)
     values, intervals = compute_metrics(chosen.values(), real_statistics, fake_statistics)
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
@@ -253,7 +318,12 @@ def evaluate_sources(
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
         "resize": describe_resizes(extractor, fake, images), "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
-    return Evaluation(values, intervals, protocol)
+    by_class = {}
+    if "prdc" in chosen and not isinstance(real, FidStatistics) and real.labels is not None:
+        features = real_statistics.features, fake_statistics.features
+        recalls = recall_by_class(*features, real.labels[:pairwise])
+        by_class = {real.class_names[each] if real.class_names else str(each): value for each, value in recalls.items()}
+    return Evaluation(values, intervals, protocol, dict(sorted(by_class.items(), key=lambda item: item[1])))
 
 
 def match_sides(fake: ImageSource, real: ImageSource, extractor: Extractor) -> tuple[ImageSource, ImageSource, int]:

@@ -45,6 +45,7 @@ class ImageSource:
         resize: what was done to the images while they were read, "none" or a method and a size.
         seed: seed of a generator's noise.
         step: step of the checkpoint that a generator comes from.
+        class_names: names of the classes from 0 on; empty where unknown.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ImageSource:
     resize: str = "none"
     seed: int | None = None
     step: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` images, ``CHUNK`` at a time."""
@@ -220,7 +222,8 @@ def _check_tensor(images: Tensor) -> Tensor:
 def dataset_source(dataset: Dataset, split: str) -> ImageSource:
     """Return the ``train`` or ``test`` split of a data set."""
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
-    return replace(array_source(f"{dataset.name} {split}", images, labels, split), resize=dataset.resize)
+    source = array_source(f"{dataset.name} {split}", images, labels, split)
+    return replace(source, resize=dataset.resize, class_names=dataset.class_names)
 
 
 def array_source(

@@ -37,7 +37,9 @@ class TrainingMetrics:
         self.metrics = [
             metric
             for metric in choose_metrics().values()
-            if metric.min_images <= len(rows) and (metric.logged_in_pixels or not self.is_pixels)
+            if "train" not in metric.needs
+            and metric.min_images <= len(rows)
+            and (metric.logged_in_pixels or not self.is_pixels)
         ]
         self.noise = generator.get_state()
         self.labels = dataset.test_labels[rows] if config.conditional and dataset.test_labels is not None else None

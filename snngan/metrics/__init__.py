@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from snngan.lazy import public_names
 from snngan.metrics.moments import Moments
 from snngan.registry import Registry
 
-ORDER = ("fid", "kid", "prdc", "1nn", "entanglement")
+ORDER = ("fid", "kid", "prdc", "1nn", "entanglement", "copying")
 """Metrics in the order of tables; others come after these."""
 
 
@@ -25,11 +25,14 @@ class FeatureStatistics:
         moments: count, mean and covariance of the features of all images; None where no chosen metric needs them.
         features: (n, D) features of the first images, those that are compared pairwise.
         images: (n, C, H, W) these images, uint8 or 2-D points; empty where no chosen metric needs them.
+        nearest: distances (m,) of the first images to the nearest training image, in ``"features"`` and ``"input"``
+            (pixels); empty where no chosen metric needs them.
     """
 
     moments: Moments | None
     features: Tensor
     images: Tensor
+    nearest: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_features(cls, features: Tensor, images: Tensor) -> FeatureStatistics:
@@ -63,7 +66,8 @@ class Metric:
     Attributes:
         compute: returns values by name, given the statistics of the real and of the synthetic images.
         values: how to read each value that ``compute`` may return, by its name.
-        needs: the parts of :class:`FeatureStatistics` that ``compute`` reads.
+        needs: the parts of :class:`FeatureStatistics` that ``compute`` reads; ``train`` for ``nearest``, which is known
+            only where the training images are.
         min_images: smallest number of images of each side.
         logged_in_pixels: whether training logs the values where the features are pixels.
 
@@ -77,7 +81,7 @@ class Metric:
 
     compute: Callable[[FeatureStatistics, FeatureStatistics], Mapping[str, float | Estimate]]
     values: Mapping[str, MetricValue]
-    needs: tuple[Literal["moments", "features", "images"], ...]
+    needs: tuple[Literal["moments", "features", "images", "train"], ...]
     min_images: int = 2
     logged_in_pixels: bool = True
 

@@ -39,7 +39,7 @@ class Counted(Pixels):
 def test_large_images_build_no_covariance() -> None:
     """With 120000 pixels a covariance would take 115 GB."""
     found = evaluate_sources(pictures(8, 200), pictures(7, 200, 1), Pixels())
-    assert set(found.metrics) == set(metric_values())
+    assert set(found.metrics) == set(metric_values()) - set(METRICS["copying"].values)
 
 
 @pytest.mark.parametrize("side", [2, 4])

@@ -17,7 +17,9 @@ from snngan.training.tags import describe_tag
 
 def statistics(count: int, shift: float, seed: int) -> FeatureStatistics:
     features = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)) + shift
-    return FeatureStatistics.from_features(features, features.view(-1, 1, 2, 3))
+    found = FeatureStatistics.from_features(features, features.view(-1, 1, 2, 3))
+    found.nearest = dict.fromkeys(("features", "input"), features.norm(dim=1))  # as if training images were 0
+    return found
 
 
 @pytest.mark.parametrize("name", METRICS.names())
@@ -44,6 +46,7 @@ def test_only_what_is_declared_is_read(name: str) -> None:
         side.moments = side.moments if "moments" in metric.needs else None
         side.features = side.features if "features" in metric.needs else torch.empty(0, 6)
         side.images = side.images if "images" in metric.needs else torch.empty(0)
+        side.nearest = side.nearest if "train" in metric.needs else {}
     assert metric.compute(*sides) == expected
 
 
@@ -60,7 +63,7 @@ def mean_gap() -> Iterator[None]:
 
 @pytest.mark.usefixtures("mean_gap")
 def test_a_registered_metric_is_used_everywhere_after_the_others() -> None:
-    assert tuple(choose_metrics()) == ("fid", "kid", "prdc", "1nn", "entanglement", "mean_gap")
+    assert tuple(choose_metrics()) == ("fid", "kid", "prdc", "1nn", "entanglement", "copying", "mean_gap")
     real, fake = (array_source("some", torch.full((9, 1, 2, 2), level, dtype=torch.uint8)) for level in (0, 255))
     found = evaluate_sources(fake, real, Pixels(), count=9)
     assert found.metrics["mean_gap"] == 4
