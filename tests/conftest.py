@@ -27,9 +27,10 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test in a folder of its own, with a folder of data sets in it."""
+    """Run each test in a folder of its own, with a folder of data sets in it, and train classifiers for a moment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("snngan.objectives.encoder.STEPS", 20)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def load_or_train_encoder(
             raise ValueError(f"{path} does not hold an encoder of {dataset.name}: delete it") from error
         return encoder.to(device)
     notify(f"training a small classifier of {dataset.name}, in whose features the generator is trained; kept as {path}")
-    encoder = remove_logits(train_encoder(dataset, device))
+    encoder = remove_logits(train_encoder(dataset, device, STEPS))
     try:
         save_tensors(path, encoder.state_dict())
     except SaveError as error:
@@ -73,15 +73,15 @@ def load_or_train_encoder(
     return encoder
 
 
-def train_encoder(dataset: Dataset, device: torch.device) -> nn.Module:
+def train_encoder(dataset: Dataset, device: torch.device, steps: int) -> nn.Module:
     """Return a classifier of ``dataset``, trained on randomly shifted images, always from the same seed."""
     images, labels = dataset.train_images, dataset.train_labels
     assert labels is not None
     network = _new_classifier(dataset.image_shape, dataset.num_classes).to(device).train()
     random = torch.Generator().manual_seed(seed_for(SEED, "encoder batches"))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.2)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
+    for _ in range(steps):
         rows = torch.randint(len(images), (min(BATCH_SIZE, len(images)),), generator=random)
         logits = network(shift(to_unit_range(images[rows]), random).to(device))
         optimizer.zero_grad()
