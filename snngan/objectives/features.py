@@ -44,7 +44,7 @@ class FeatureEntanglement(PixelEntanglement):
             "that data set), module:function of your own; empty: pixels,classifier, or pixels without labels",
         )
         layers: str = option("fc", "layers of the classifiers, names or patterns with commas")
-        pixel_weight: float = option(3.0, "weight of pixels, where each other space has 1", low=0, high=1e6)
+        pixel_weight: float = option(2.0, "weight of pixels, where each other space has 1", low=0, high=1e6)
 
     options: Options
     default_temperatures = MappingProxyType({**PixelEntanglement.default_temperatures, "chance-capped": "0.05+0.2"})
