@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -65,16 +64,11 @@ def norm_2d(name: str, channels: int, num_classes: int = 0) -> nn.Module:
 class Smooth(nn.Module):
     """Averages images (N, C, H, W) with the weights 1, 2, 1 along height and width; borders are repeated."""
 
-    kernel: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        weights = torch.tensor([0.25, 0.5, 0.25])
-        self.register_buffer("kernel", torch.outer(weights, weights)[None, None], persistent=False)
-
     def forward(self, images: Tensor) -> Tensor:
+        # Sums of shifted images: a convolution of single channels takes several times as long on a CPU.
         padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-        return F.conv2d(padded.flatten(0, 1)[:, None], self.kernel).view_as(images)
+        rows = 0.5 * padded[:, :, 1:-1] + 0.25 * (padded[:, :, :-2] + padded[:, :, 2:])
+        return 0.5 * rows[..., 1:-1] + 0.25 * (rows[..., :-2] + rows[..., 2:])
 
 
 def initialize(network: nn.Module, draw_weight: Callable[[str, Any], object]) -> None:

@@ -24,6 +24,7 @@ from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.distributed import is_distributed
+from snngan.objectives import encoder
 from snngan.training.distributed import (
     broadcast_from_rank0,
     exit_without_finalizing,
@@ -128,6 +129,7 @@ def run_rank(folder: Path, steps: int, names: list[str], fault: str) -> None:
 
 
 if __name__ == "__main__":
+    encoder.STEPS = 20  # as in the tests
     torch.set_num_threads(1)
     with process_group("cpu"):
         assert is_distributed()

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from snngan.models import ARCHITECTURES, ImageShape
 from snngan.models.conditional import ConditionalBatchNorm2d, ProjectionDiscriminator
+from snngan.models.layers import Smooth
 
 CLASSES = 3
 GRAY: ImageShape = (1, 28, 28)
@@ -98,3 +99,14 @@ def test_bilinear_upsampling_has_no_transposed_convolution() -> None:
     kinds = [type(each) for each in generator.modules()]
     assert nn.ConvTranspose2d not in kinds and kinds.count(nn.Upsample) == 3
     assert generator(noise(2, 5)).shape == (2, 3, 32, 32)
+
+
+def test_smoothed_images_are_those_of_a_convolution() -> None:
+    images, weights = noise(2, 3, 5, 4), torch.tensor([0.25, 0.5, 0.25])
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    assert_close(Smooth()(images), F.conv2d(padded, torch.outer(weights, weights)[None, None]).view_as(images))
+    plain, smooth = (build("mlp", smoothing=each).generator(GRAY) for each in (False, True))
+    smooth.load_state_dict(plain.state_dict())
+    assert_close(smooth[:-1](noise(2, 5)), Smooth()(plain[:-1](noise(2, 5))))
+    points = build("mlp", smoothing=True).generator((1, 1, 2))
+    assert not any(isinstance(each, Smooth) for each in points)  # coordinates are not pixels
