@@ -19,18 +19,18 @@ settings.load_profile("snngan")
 
 @pytest.fixture(autouse=True, scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give fixtures that outlive a test a folder of data sets, too."""
+    """Give fixtures that outlive a test a folder of data sets, too, and train encoders for a moment only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SNNGAN_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.setattr("snngan.objectives.encoder.STEPS", 20)
         yield
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test in a folder of its own, with a folder of data sets in it, and train classifiers for a moment."""
+    """Run each test in a folder of its own, with a folder of data sets in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SNNGAN_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("snngan.objectives.encoder.STEPS", 20)
 
 
 @pytest.fixture

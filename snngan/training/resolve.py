@@ -261,12 +261,12 @@ def _check_effects(config: TrainConfig) -> None:
             )
     if config.compile:
         _check_compile(config.objective, objective)
+    if config.cuda_graph and choose_device(config.device).type != "cuda":
+        raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
     if config.cuda_graph and decay != "none":
         raise ValueError(
             f"--cuda-graph needs a learning rate that does not change: add --learning-rate-decay none, not {decay}"
         )
-    if config.cuda_graph and choose_device(config.device).type != "cuda":
-        raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
 
 
 def _check_compile(name: str, objective: type[Objective]) -> None:
@@ -314,7 +314,7 @@ def _resolve_train_config(config: TrainConfig, dataset: Dataset) -> TrainConfig:
 def _suits_conditional(dataset: Dataset, batch_size: int) -> bool:
     """Return whether a generator of ``dataset`` may be conditional where the user has not asked for it."""
     labels = dataset.train_labels
-    if labels is None or dataset.test_labels is None or int(labels.min()) < 0:
+    if dataset.is_points or labels is None or dataset.test_labels is None or int(labels.min()) < 0:
         return False
     counts = torch.bincount(labels)
     return 2 <= len(counts) <= batch_size // 2 and bool(counts.all()) and dataset.num_classes == len(counts)
@@ -346,8 +346,8 @@ def _balance(given: TrainConfig, filled: TrainConfig, num_classes: int) -> Train
         if getattr(given, name) is not None and size != fitting:
             flag = name.replace("_", "-")
             raise ValueError(
-                f"--{flag} must be a multiple of the {num_classes} classes with 2 images of each or more, got {size}: "
-                f"use {fitting}"
+                f"--{flag} of a conditional generator must be a multiple of the {num_classes} classes, 2 images of "
+                f"each or more, got {size}: use {fitting}, or add --no-conditional"
             )
         sizes[name] = fitting
     return dataclasses.replace(filled, **sizes)

@@ -226,7 +226,7 @@ def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objectiv
     images = points.train_images.clone()
     images[int(drawn[-1][3]), 0, 0, 1] = value
     broken = replace(points, train_images=images)
-    own = {} if objective == "snnl-pixel" else {"discriminator_steps": 1}
+    own = {} if objective in ("snnl-pixel", "snnl-features") else {"discriminator_steps": 1}
     run = run_of("run", data=broken, objective=objective, **own)
     says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {CORRECT}"
     with pytest.raises(DivergedError, match=f"^{says}$"):

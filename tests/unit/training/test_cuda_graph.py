@@ -65,7 +65,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a step run on tensors without values: whatever reads one fails, as it would in a CUDA graph."""
     monkeypatch.setattr(  # Adam counts its steps on the host there
-        "snngan.training.gan.make_optimizer", lambda name, weights, rate, betas: torch.optim.SGD(weights, lr=rate)
+        "snngan.training.gan.make_optimizer",
+        lambda name, weights, rate, betas: torch.optim.SGD([{"params": list(weights), "initial_lr": rate}], lr=rate),
     )
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
 
