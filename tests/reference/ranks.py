@@ -62,7 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 40,
         "real_batch_size": 60,
         "learning_rate_decay": "none",
-    },  # fmt: skip
+    },
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
     "vectorized": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorized"},
