@@ -200,13 +200,11 @@ def build_real_fake_batch(
     if classes is not None:  # sorted by label within each class
         labels = labels + 2 * torch.cat(classes)
     local = slice(0, len(features))
-    num_real = len(real)
     if across_ranks:
         features, labels, local = gather_batch(features, labels)
-        num_real = len(features) * len(real) // (len(real) + len(fake))
     if classes is not None:
         rows = labels.argsort(stable=True).view(num_classes, -1)
-        num_real //= num_classes
+        num_real = rows.shape[1] * len(real) // (len(real) + len(fake))  # of each class, the same share on every rank
         needs_grad = slice(0 if real.requires_grad else num_real, rows.shape[1])
         of_real = slice(0, num_real) if mean_of_real else slice(None)
         return _group(features, labels % 2, [rows], distance, "auto", needs_grad, of_real)

@@ -197,7 +197,9 @@ class GanTrainer(Trainer):
         run_on_all_ranks(
             lambda: objective.pretrain(self.config, self.dataset, self.device, self.notify) if is_main else None
         )
-        objective.load_state_dict(broadcast_from_rank0(objective.state_dict() if is_main else None))
+        state = broadcast_from_rank0(objective.cpu().state_dict() if is_main else None)
+        objective.load_state_dict(state)
+        objective.to(self.device)
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Draw what step ``number`` needs, update the networks, and return the loss () of each network by name.
