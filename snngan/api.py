@@ -180,7 +180,10 @@ def prepare(config: Config, device: torch.device, *, notify: Notify = lambda lin
     keep = not config.dry_run
     found = run_on_all_ranks(lambda: load_data(config, keep=keep, notify=notify) if is_main_process() else None)
     dataset = run_on_all_ranks(lambda: found or load_data(config, keep=False))
-    return run_on_all_ranks(lambda: make_trainer(resolve(config, dataset), dataset, device, notify=notify))
+    trainer = run_on_all_ranks(lambda: make_trainer(resolve(config, dataset), dataset, device, notify=notify))
+    if not config.dry_run:
+        trainer.prepare()  # before there is a run folder: it may fail
+    return trainer
 
 
 def load_data(config: Config, *, keep: bool, notify: Notify = lambda line: None) -> Dataset:

@@ -28,6 +28,9 @@ OTHER_NAMES = {
     "--precision bf16": "--fp16 --amp --bf16",
     "--force": "-f --overwrite -y --yes",
     "--ema-decay": "--ema",
+    "--class": "--label --labels --classes --cls -y",
+    "--conditional": "--cond --class-conditional --class-cond",
+    "--learning-rate-decay": "--lr-decay --schedule --scheduler --lr-schedule",
     "--discriminator-steps": "--n-critic",
     # options of version 0.1
     "--pairwise-count": "--points",

@@ -108,6 +108,7 @@ class GanTrainer(Trainer):
         self.noise = torch.Generator().manual_seed(seed_for(config.seed, "noise"))
         self._choose_monitored(dataset)
         self._prepare_step()
+        self._is_prepared = state is not None
         torch.manual_seed(seed_for(config.seed, "objective"))  # what objectives draw, as for a gradient penalty
         if state is not None:
             self.load_state_dict(state)
@@ -193,6 +194,8 @@ class GanTrainer(Trainer):
 
     def prepare(self) -> None:
         """Let the objective train what it needs, on the first rank."""
+        if self._is_prepared:
+            return
         objective, is_main = self.objective, is_main_process()
         run_on_all_ranks(
             lambda: objective.pretrain(self.config, self.dataset, self.device, self.notify) if is_main else None
@@ -200,6 +203,7 @@ class GanTrainer(Trainer):
         state = broadcast_from_rank0(objective.cpu().state_dict() if is_main else None)
         objective.load_state_dict(state)
         objective.to(self.device)
+        self._is_prepared = True
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Draw what step ``number`` needs, update the networks, and return the loss () of each network by name.

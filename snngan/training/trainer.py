@@ -80,7 +80,7 @@ class Trainer(ABC):
         set_up(tf32=config.precision == "tf32", deterministic=config.deterministic)
 
     def prepare(self) -> None:  # noqa: B027
-        """Do what must precede the first step of a new run, on every rank: by default, nothing."""
+        """Do what must precede the first step of a new run, on every rank, once: by default, nothing."""
 
     @abstractmethod
     def step(self, number: int) -> dict[str, Tensor]:

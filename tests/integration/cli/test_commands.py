@@ -196,6 +196,8 @@ def test_a_conditional_generator_draws_the_class_asked_for(cli: Cli, conditional
     with Image.open("rows.png") as grid:
         assert grid.size[1] * 3 == grid.size[0] * 10  # three of each class
     cli(f"interpolate {conditional} --class 3 --side 4 --out plane.png")
+    cli(f"report {conditional} --out report.html")
+    assert "entanglement/class/7" in Path("report.html").read_text()
     assert "150 images of run" in cli(f"evaluate {conditional} --features pixels --count 150").out
 
 
