@@ -61,6 +61,8 @@ def load_or_train_encoder(
             f"{dataset.name}: a classifier for features needs pictures with sides of {MIN_SIDE} pixels or more and labels "
             "of 2 classes or more, numbered from 0 on: use --set features=pixels"
         )
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
+    path = folder / f"encoder-{name}-{dataset.labeled_digest()[:12]}.safetensors"
     encoder = build_encoder(dataset.image_shape)
     if path.exists():
         try:
