@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +99,22 @@ class Dataset:
         """The largest label plus 1, or 0 without labels."""
         known = [labels for labels in (self.train_labels, self.test_labels) if labels is not None and len(labels)]
         return max((int(labels.max()) + 1 for labels in known), default=0)
+
+    @property
+    def suits_classifier(self) -> bool:
+        """Whether these are pictures of 4x4 pixels or more with labels of two classes or more."""
+        labels = self.train_labels
+        return (
+            labels is not None
+            and not self.is_points
+            and min(self.image_shape[1:]) >= 4
+            and 0 <= int(labels.min()) < int(labels.max()) < len(labels)  # a class number beyond the images is an error
+        )
+
+    def file_stem(self) -> str:
+        """Return the beginning of the names of files that belong to these images and labels."""
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.name.rpartition("/")[2].rpartition(":")[2])[-40:]
+        return f"{name}-{self.labeled_digest()[:12]}"
 
     def digest(self) -> str:
         """Return a hash of all images, equal for equal images in equal order."""

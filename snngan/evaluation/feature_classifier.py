@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -75,7 +74,7 @@ def load_or_train_features(
     """
     if dataset.train_labels is None:
         raise ValueError(f"{dataset.missing_labels}, and a classifier needs them: use --features inception or pixels")
-    if not can_train_features(dataset):
+    if not dataset.suits_classifier:
         raise ValueError(
             f"{dataset.name}: features are trained on pictures with sides of 4 pixels or more and with labels that "
             "number the classes from 0 on, of 2 classes or more; use --features inception or pixels"
@@ -104,7 +103,7 @@ def prepare_features(dataset: Dataset, reader: Reader) -> ClassifierFeatures:
 
 def load_features(dataset: Dataset, folder: Path, device: torch.device | str = "cpu") -> ClassifierFeatures | None:
     """Return the features that :func:`load_or_train_features` saved in ``folder``, or None if it has not."""
-    if not can_train_features(dataset) or not (path := features_path(dataset, folder)).exists():
+    if not dataset.suits_classifier or not (path := features_path(dataset, folder)).exists():
         return None
     network = _new_classifier(dataset)
     try:
@@ -114,21 +113,9 @@ def load_features(dataset: Dataset, folder: Path, device: torch.device | str = "
     return ClassifierFeatures(dataset, network.to(device))
 
 
-def can_train_features(dataset: Dataset) -> bool:
-    """Return whether :func:`load_or_train_features` takes this data set."""
-    labels = dataset.train_labels
-    return (
-        labels is not None
-        and not dataset.is_points
-        and min(dataset.image_shape[1:]) >= 4
-        and 0 <= int(labels.min()) < int(labels.max()) < len(labels)  # a class number beyond the images is an error
-    )
-
-
 def features_path(dataset: Dataset, folder: Path) -> Path:
     """Return the file in ``folder`` that the classifier of ``dataset`` is kept in."""
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
-    return folder / f"{name}-{dataset.labeled_digest()[:12]}.safetensors"
+    return folder / f"{dataset.file_stem()}.safetensors"
 
 
 def _new_classifier(dataset: Dataset) -> SmallClassifier:

@@ -18,7 +18,7 @@ from torch import Tensor
 from snngan.config import TrainConfig
 from snngan.data import DATASETS, POINT_SHAPE
 from snngan.data.datasets import Notify
-from snngan.evaluation.feature_classifier import can_train_features, prepare_features
+from snngan.evaluation.feature_classifier import prepare_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
 from snngan.evaluation.nearest import NUM_QUERIES, find_nearest, save_nearest
 from snngan.evaluation.sources import (
@@ -224,7 +224,7 @@ def open_sides(
         dataset = reader.load_labeled_set(fake, fake_source)
     channels = max(fake_source.shape[0], real_source.shape[0])
     shapes = {source.with_channels(channels).shape for source in (fake_source, real_source)}
-    if dataset is None or shapes != {dataset.image_shape} or not can_train_features(dataset):
+    if dataset is None or shapes != {dataset.image_shape} or not dataset.suits_classifier:
         return fake_source, real_source, Pixels()
     return fake_source, real_source, prepare_features(dataset, reader)
 

@@ -134,7 +134,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry("objective", "snngan.objectives
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "": "OBJECTIVES Batch Discriminator Objective ObjectiveOptions",
+        "": "OBJECTIVES Batch Objective ObjectiveOptions",
         "features": "FeatureEntanglement",
         "adversarial": "Hinge LeastSquares Minimax NonSaturating Wasserstein WassersteinGradientPenalty",
         "mmd": "KernelTwoSample",

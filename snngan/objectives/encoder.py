@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,29 +15,14 @@ from snngan.models import CLASSIFIERS
 from snngan.seeds import seed_for
 
 ARCHITECTURE, STEPS, BATCH_SIZE, LEARNING_RATE, SEED = "strided", 1200, 64, 4e-3, 0
-MIN_SIDE = 4
-"""The smallest height and width of its images, in pixels."""
 GRID = 4
 """The maps of a convolution are summarized in GRID x GRID cells."""
 
 
-def can_train_encoder(dataset: Dataset) -> bool:
-    """Return whether the data are pictures of two classes or more, large enough for the classifier."""
-    labels = dataset.train_labels
-    return (
-        labels is not None
-        and not dataset.is_points
-        and min(dataset.image_shape[1:]) >= MIN_SIDE
-        and 0 <= int(labels.min()) < int(labels.max()) < len(labels)
-    )
-
-
 def build_encoder(image_shape: ImageShape) -> nn.Module:
     """Return an untrained encoder in evaluation mode: the classifier without its logits."""
-    if min(image_shape[1:]) < MIN_SIDE:
-        raise ValueError(
-            f"a classifier for features needs {MIN_SIDE}x{MIN_SIDE} pixels or more: use --set features=pixels"
-        )
+    if min(image_shape[1:]) < 4:
+        raise ValueError("a classifier for features needs sides of 4 pixels or more: use --set features=pixels")
     return remove_logits(_new_classifier(image_shape, 2))
 
 
@@ -56,13 +40,12 @@ def load_or_train_encoder(
     Raises:
         ValueError: the data cannot be used for this, or the file in the folder is damaged.
     """
-    if not can_train_encoder(dataset):
+    if not dataset.suits_classifier:
         raise ValueError(
-            f"{dataset.name}: a classifier for features needs pictures with sides of {MIN_SIDE} pixels or more and labels "
-            "of 2 classes or more, numbered from 0 on: use --set features=pixels"
+            f"{dataset.name}: a classifier for features needs pictures with sides of 4 pixels or more and labels of 2 "
+            "classes or more, numbered from 0 on: use --set features=pixels"
         )
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", dataset.name.rpartition("/")[2].rpartition(":")[2])[-40:]
-    path = folder / f"encoder-{name}-{dataset.labeled_digest()[:12]}.safetensors"
+    path = folder / f"encoder-{dataset.file_stem()}.safetensors"
     encoder = build_encoder(dataset.image_shape)
     if path.exists():
         try:

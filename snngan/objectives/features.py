@@ -17,7 +17,7 @@ from snngan.losses.entangled import hidden_layers, layer_hooks
 from snngan.losses.temperature import parse_temperature
 from snngan.memory import available_bytes
 from snngan.objectives import OBJECTIVES, Batch, Discriminator, paired_classes
-from snngan.objectives.encoder import build_encoder, can_train_encoder, load_or_train_encoder, summarize_maps
+from snngan.objectives.encoder import build_encoder, load_or_train_encoder, summarize_maps
 from snngan.objectives.snnl import EntanglementOptions, PixelEntanglement
 from snngan.registry import import_module
 
@@ -86,7 +86,7 @@ class FeatureEntanglement(PixelEntanglement):
 
     @classmethod
     def recommend_options(cls, dataset: Dataset) -> Mapping[str, Any]:
-        return {"features": f"{PIXELS},{CLASSIFIER}" if can_train_encoder(dataset) else PIXELS}
+        return {"features": f"{PIXELS},{CLASSIFIER}" if dataset.suits_classifier else PIXELS}
 
     def set_up(self, config: TrainConfig) -> None:
         super().set_up(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch.testing import assert_close
 
 from snngan.config import TrainConfig
 from snngan.data import Dataset
-from snngan.losses.snnl import soft_nearest_neighbor_loss
+from snngan.losses.snnl import entanglement, soft_nearest_neighbor_loss
 from snngan.objectives import OBJECTIVES, Batch
 from snngan.training.gan import GanTrainer
+from snngan.training.resolve import check_config
 from snngan.training.run_folder import RunFolder
 from snngan.training.trainer import train
 
@@ -212,3 +214,48 @@ def test_a_compiled_run_equals_the_plain_one(dataset: Dataset) -> None:
     assert list(states[0]["generator"]) == list(states[1]["generator"])  # a checkpoint is one of both
     for part in ("generator", "ema_generator"):
         assert_close(states[1][part], states[0][part], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "factors"),
+    [
+        ("none", [1, 1, 1, 1, 1, 1]),
+        ("linear", [1, 1, 1, 1, 2 / 3, 1 / 3]),  # over the second half
+        ("cosine", [1, 0.933, 0.75, 0.5, 0.25, 0.067]),
+    ],
+)
+def test_learning_rates_decay(dataset: Dataset, how: str, factors: list[float]) -> None:
+    settings = ("discriminator_learning_rate=0.01", f"learning_rate_decay={how}")
+    config = gan_config(dataset, *settings, objective="gan", steps=6)
+    trainer, rates = GanTrainer(config, dataset, CPU), []
+    for number in range(1, 9):  # two steps longer than planned
+        trainer.step(number)
+        optimizers = trainer.generator_optimizer, trainer.discriminator_optimizer
+        rates.append([each.param_groups[0]["lr"] for each in optimizers if each is not None])
+    last = [1.0] * 2 if how == "none" else [0.02] * 2
+    expected = torch.tensor([[1e-3, 0.01]]) * torch.tensor([*factors, *last])[:, None]
+    assert_close(torch.tensor(rates), expected, rtol=1e-2, atol=0)
+
+
+def test_a_cuda_graph_needs_a_constant_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snngan.training.resolve.choose_device", lambda name: torch.device("cuda"))
+    decaying: list[dict[str, Any]] = [{"learning_rate_decay": "cosine", "objective": "gan"}, {}]
+    for options in decaying:
+        with pytest.raises(ValueError, match=r"--cuda-graph needs a learning rate that does not change"):
+            check_config(TrainConfig(cuda_graph=True, **options))
+    check_config(TrainConfig(cuda_graph=True, learning_rate_decay="none"))
+
+
+def test_entanglement_is_tracked_in_each_class_and_each_space(labeled: Dataset) -> None:
+    named = dataclasses.replace(labeled, class_names=("dark", "gray", "bright"))
+    config = gan_config(named, objective="snnl-features", batch_size=18, conditional=True)
+    trainer = GanTrainer(config, named, CPU)
+    trainer.prepare()
+    found = trainer.evaluate(1)
+    assert trainer.held_out_labels is not None
+    fake = trainer.sample(trainer.fixed_latents[: len(trainer.held_out)], trainer.held_out_labels)
+    for label, name in enumerate(named.class_names):
+        rows = trainer.held_out_labels == label
+        assert found[f"entanglement/class/{name}"] == entanglement(trainer.held_out[rows], fake[rows]).score
+    features = [trainer.objective.embed(images)["classifier/fc"] for images in (trainer.held_out, fake)]
+    assert found["entanglement/space/classifier.fc"] == entanglement(*features).score
