@@ -16,7 +16,6 @@ from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.distributed import is_distributed, local_shard, rank_and_world_size
 from snngan.losses.backends import MAX_DENSE_SAMPLES
-from snngan.losses.snnl import entanglement
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.objectives import OBJECTIVES, Batch
 from snngan.seeds import seed_for
@@ -31,6 +30,15 @@ from snngan.training.distributed import (
     run_on_all_ranks,
 )
 from snngan.training.divergence import DivergedError, explain_divergence
+from snngan.training.monitor import (
+    GRID_COLUMNS,
+    GRID_IMAGES,
+    MAX_CLASSES,
+    NUM_MONITORED,
+    NUM_MONITORED_SMALL,
+    held_out_rows,
+    measure_entanglement,
+)
 from snngan.training.optimizers import WeightStates, load_optimizer, make_optimizer, optimizer_state
 from snngan.training.resolve import (
     build_architecture,
@@ -46,22 +54,8 @@ from snngan.training.trainer import Trainer, random_state, restore_random_state
 Metrics = Callable[["GanTrainer", int], dict[str, float]]
 """A function of a trainer and the step that returns metrics by TensorBoard tag."""
 
-NUM_MONITORED = 256
-"""Held-out images, and as many synthetic ones, whose entanglement is logged."""
-NUM_MONITORED_SMALL = 128
-"""The same for images of fewer than 100 values, whose steps are so short that more would cost over 3 % of the time."""
-NUM_PROJECTED = 128
-"""Monitored images that the discriminator embeds, too."""
-GRID_IMAGES = 100
-"""Images in a sample grid."""
-GRID_COLUMNS = 10
-"""Images of each class in the sample grid of a class-conditional generator."""
-MAX_CLASSES = 20
-"""The most classes that have a row in sample grids and an entanglement of their own; others follow from samples."""
 FINAL_LEARNING_RATE = 0.02
 """Where a decaying learning rate ends, relative to its beginning."""
-MIN_PER_CLASS = 8
-"""Monitored images that a class must have for its own entanglement."""
 
 
 class GanTrainer(Trainer):
@@ -348,29 +342,9 @@ class GanTrainer(Trainer):
         return values
 
     def _measure_entanglement(self, number: int) -> dict[str, float]:
-        """Return the entanglement of held-out and synthetic images, in pixels and in the learned space, if any."""
-        real, fake = self._monitored(number)
-        found = entanglement(real.images, fake.images)
-        values = {
-            "entanglement/input": found.value,
-            "entanglement/input_score": found.score,
-            "entanglement/real_anchors": found.real_anchors,
-            "entanglement/fake_anchors": found.fake_anchors,
-            "entanglement/temperature": found.temperature,
-        }
-        embedded = [self.embed(take(batch, slice(NUM_PROJECTED))) for batch in (real, fake)]
-        if embedded[0] is not None and embedded[1] is not None:
-            values["entanglement/projection"] = entanglement(embedded[0], embedded[1]).value
-        for name, features in self.objective.embed(real.images).items():
-            score = entanglement(features, self.objective.embed(fake.images)[name]).score
-            values[f"entanglement/space/{name.replace('/', '.')}"] = score
-        if self.held_out_labels is not None:
-            for label in range(min(MAX_CLASSES, self.config.num_classes)):
-                rows = self.held_out_labels == label
-                if int(rows.sum()) >= MIN_PER_CLASS:
-                    score = entanglement(real.images[rows], fake.images[rows]).score
-                    values[f"entanglement/class/{self.config.class_name(label)}"] = score
-        return values
+        """Return the entanglement of held-out and synthetic images, by TensorBoard tag."""
+        names = [self.config.class_name(label) for label in range(self.config.num_classes)]
+        return measure_entanglement(*self._monitored(number), self.embed, self.objective.embed, names)
 
     def _monitored(self, number: int) -> tuple[Batch, Batch]:
         """Return the held-out images, and as many synthetic ones, of the same classes if they are labeled."""
@@ -406,13 +380,8 @@ class GanTrainer(Trainer):
             run.log_samples(number, fake, self.held_out[:GRID_IMAGES])
             return
         labels = class_rows(min(MAX_CLASSES, self.config.num_classes), GRID_COLUMNS, self.device)
-        real = torch.full((len(labels), *self.config.image_shape), -1.0)  # blank where a class has too few
-        for label in range(len(labels) // GRID_COLUMNS):
-            found = torch.nonzero(torch.as_tensor(self.dataset.test_labels) == label).squeeze(1)[:GRID_COLUMNS]
-            start = label * GRID_COLUMNS
-            real[start : start + len(found)] = to_unit_range(self.dataset.test_images[found])
         fake = self._sample_fixed(number, self.fixed_latents[: len(labels)], labels)
-        run.log_samples(number, fake, real, GRID_COLUMNS)
+        run.log_samples(number, fake, held_out_rows(self.dataset, labels.cpu()), GRID_COLUMNS)
 
     def networks(self) -> dict[str, nn.Module]:
         named = {"generator": self.generator, "discriminator": self.discriminator, "ema_generator": self.ema_generator}
@@ -508,11 +477,6 @@ def decay(kind: str, done: float) -> float:
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
     """Return the arguments of a discriminator: images (N, C, H, W), and labels (N,) if it takes them."""
     return (batch.images,) if batch.labels is None else (batch.images, batch.labels)
-
-
-def take(batch: Batch, rows: slice) -> Batch:
-    """Return some of the images of a batch."""
-    return Batch(batch.images[rows], None if batch.labels is None else batch.labels[rows])
 
 
 def _compile(network: nn.Module) -> nn.Module:
