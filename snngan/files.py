@@ -30,10 +30,10 @@ def check_local(text: str | os.PathLike[str]) -> None:
         )
 
 
-def check_absent(path: Path, *, force: bool) -> None:
+def check_absent(path: Path, *, force: bool, option: str = "--out") -> None:
     """Raise ``ValueError`` if ``path`` exists and a command may not replace it, for want of ``force``."""
     if os.path.lexists(path) and not force:
-        raise ValueError(f"{path} exists already: give another --out, or --force to replace it")
+        raise ValueError(f"{path} exists already: give another {option}, or --force to replace it")
 
 
 def check_regular(path: Path) -> None:

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from snngan.data import POINT_SHAPE
 from snngan.data.datasets import Notify
+from snngan.data.grids import save_png
 from snngan.evaluation.feature_classifier import can_train_features, prepare_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
+from snngan.evaluation.nearest import draw_nearest
 from snngan.evaluation.sources import (
     FidStatistics,
     ImagesLike,
     ImageSource,
     Reader,
     dataset_source,
+    digest_of,
     find_run,
     open_statistics,
 )
@@ -93,6 +96,7 @@ def evaluate(
     pairwise_count: int = 5000,
     seed: int = 0,
     download: bool = False,
+    nearest: str | Path | None = None,
     **options: Any,
 ) -> Evaluation:
     """Return the metrics of ``images`` against ``reference``, as ``snngan evaluate`` prints them.
@@ -106,17 +110,19 @@ def evaluate(
             the run ``images`` was trained on.
         features: feature space, one of :data:`snngan.evaluation.features.FEATURE_SPACES`; default: a small classifier
             of the reference if it has labels, else pixels; Inception for FID statistics.
-        metrics: names of ``snngan.metrics.METRICS``; default: all.
+        metrics: names of ``snngan.metrics.METRICS``; default: all that the images allow.
         count: number of images of each side, or as many as there are.
         pairwise_count: number of them in the metrics of pairs (all but fid).
         seed: seed of a run's noise; a run as reference has seed + 1.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
+        nearest: PNG file to write or replace: samples, each beside its nearest training images.
         options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
             ``data_dir`` (default: that of the run), ``device``, ``skip_broken``, ``notify``.
 
     Raises:
-        ValueError: images, reference, features or metrics are unknown or do not fit together, or there is too little
-            memory.
+        ValueError: images, reference, features or metrics are unknown or do not fit together, ``nearest`` is given and
+            the training images are not known, or there is too little memory.
+        OSError: ``nearest`` cannot be written.
 
     Example:
         >>> images = torch.rand(40, 1, 8, 8) * 2 - 1
@@ -124,12 +130,15 @@ def evaluate(
         >>> found.metrics["precision"], found.protocol["num_real"]
         (0.0, 40)
     """
-    chosen, run, reader = choose_metrics(metrics), find_run(images), Reader(**options)
+    choose_metrics(metrics)  # an unknown name is an error before anything is read
+    run, reader = find_run(images), Reader(**options)
     if run is not None:  # whose data folder is read, but not written to
         reader = replace(reader, data_dir=reader.data_dir or run.config.data_dir)
     sides = open_sides(images, reference, reader, features, download, seed)
     counts: dict[str, Any] = {"count": count, "pairwise_count": pairwise_count}
-    result = evaluate_sources(*sides, metrics=chosen, **counts, cache=reader.feature_folder, notify=reader.notify)
+    result = evaluate_sources(
+        *sides, metrics=metrics, **counts, nearest=nearest, cache=reader.feature_folder, notify=reader.notify
+    )
     if run is not None:
         try:
             result.append_to(run.path)
@@ -155,6 +164,8 @@ def open_sides(
     real_source: ImageSource | FidStatistics
     if real is not None:
         real_source = open_statistics(real) or reader.open(real, seed + 1)  # noise of its own
+        if run is not None and isinstance(real_source, ImageSource) and real != run.config.dataset:
+            real_source = replace(real_source, training=None)  # the run was trained on other images
     elif run is not None:
         dataset = reader.load_training_set(run)
         real_source = dataset_source(dataset, reader.split)
@@ -185,6 +196,7 @@ def evaluate_sources(
     metrics: Collection[str] | None = None,
     count: int = 10000,
     pairwise_count: int = 5000,
+    nearest: str | Path | None = None,
     cache: Path | None = None,
     notify: Notify = lambda line: None,
 ) -> Evaluation:
@@ -196,7 +208,9 @@ def evaluate_sources(
 
     Raises:
         ValueError: an unknown metric, fewer than 2 images on a side, images that the extractor does not take, FID
-            statistics of other features, or work that does not fit in the available memory.
+            statistics of other features, ``nearest`` or no metrics but ``copying`` without known training images, or
+            work that does not fit in the available memory.
+        OSError: ``nearest`` cannot be written.
     """
     chosen = names = choose_metrics(metrics)
     if min(count, pairwise_count) < 2:
@@ -219,22 +233,39 @@ def evaluate_sources(
         counts.append(real.limit(count, 2))
         fake, real, dims = match_sides(fake, real, extractor)
         images = real
+    training = None if isinstance(real, FidStatistics) else real.training
+    if training is None:
+        chosen = {name: metric for name, metric in chosen.items() if "training" not in metric.needs}
+        left_out = [name for name in metrics or () if name not in chosen]
+        why = f"the training images are known only for held-out images of a data set, got {real.name}"
+        if nearest is not None or not chosen:
+            raise ValueError(f"{why}: name a run or --reference DATASET, without --split train")
+        if left_out and isinstance(real, ImageSource):
+            notify(f"{', '.join(left_out)}: left out, {why}")
+    elif nearest is not None and (fake.shape != images.shape or images.shape == POINT_SHAPE):
+        raise ValueError(f"--nearest needs images of one shape, got {fake.shape} and {images.shape}")
     needs = {part for metric in chosen.values() for part in metric.needs}
+    if nearest is not None:
+        needs |= {"features", "images", "training"}
     pairwise = min(pairwise_count, *counts) if needs & {"features", "images"} else 0
     if "moments" not in needs:
         counts = [pairwise, pairwise]
+    size = 16 * dims * max(pairwise, min(max(counts), dims) if "moments" in needs else 0) + 8 * ROWS * pairwise
+    if training is not None and "training" in needs:
+        size += 8 * math.prod(images.shape) * pairwise + 4 * dims * len(training)
     check_available(
-        16 * dims * max(pairwise, min(max(counts), dims) if "moments" in needs else 0) + 8 * ROWS * pairwise,
+        size,
         f"measuring {', '.join(chosen)} of {max(counts)} images in {dims} dimensions",
         "a smaller --count, --pairwise-count or --image-size, or fewer --metrics",
     )
     fake_statistics = collect_statistics(fake, extractor, counts[0], pairwise, needs)
     if isinstance(real, FidStatistics):
         real_statistics = FeatureStatistics(real.moments, torch.empty(0, dims), torch.empty(0))
-    elif cache is None or dims > MAX_CACHED_DIMS:
-        real_statistics = collect_statistics(real, extractor, counts[1], pairwise, needs)
     else:
+        cache = None if dims > MAX_CACHED_DIMS else cache
         real_statistics = _collect_cached(real, extractor, counts[1], pairwise, needs, cache, notify)
+        if "training" in needs:
+            real_statistics.training = _collect_training(real, extractor, cache, notify)
     if "moments" in needs and min(counts) <= dims:
         notify(
             f"fid: {min(counts)} images do not span {dims} features, so the covariance has a lower rank and the metric "
@@ -244,6 +275,9 @@ def evaluate_sources(
         least = max(chosen.pop(name).min_images for name in too_few)
         notify(f"{', '.join(too_few)}: left out, needing {least} or more images per side, got {pairwise}")
     values, intervals = compute_metrics(chosen.values(), real_statistics, fake_statistics)
+    if nearest is not None:
+        assert real_statistics.training is not None
+        save_png(draw_nearest(fake_statistics, real_statistics.training), Path(nearest))
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
         "split": images.split or fake.split, "step": fake.step,
@@ -301,10 +335,12 @@ def _collect_cached(
     count: int,
     pairwise_count: int,
     needs: Collection[str],
-    folder: Path,
+    folder: Path | None,
     notify: Notify,
 ) -> FeatureStatistics:
     """Return :func:`collect_statistics`; features and moments are kept under a hash of all that they depend on."""
+    if folder is None:
+        return collect_statistics(source, extractor, count, pairwise_count, needs)
     depends_on = [source.digest, source.resize, extractor.digest, extractor.resize, count, pairwise_count]
     key = hashlib.sha256(json.dumps([*depends_on, "moments" in needs, __version__]).encode()).hexdigest()[:24]
     path = folder / f"statistics-{key}.safetensors"
@@ -324,6 +360,17 @@ def _collect_cached(
     return found
 
 
+def _collect_training(real: ImageSource, extractor: Extractor, cache: Path | None, notify: Notify) -> FeatureStatistics:
+    """Return features and images of all training images of the data set whose held-out images are ``real``."""
+    images = real.training
+    assert images is not None
+    if isinstance(extractor, Pixels):
+        return FeatureStatistics(None, images, images)
+    source = replace(real, digest=digest_of([images]), read=lambda rows: images[rows.start : rows.stop])
+    found = _collect_cached(source, extractor, len(images), len(images), {"features"}, cache, notify)
+    return replace(found, images=images)
+
+
 def values_of_all_images() -> list[str]:
     """Return the names of values that use all images; the others compare the first images pairwise."""
     return [name for each in choose_metrics().values() if each.needs == ("moments",) for name in each.values]
@@ -331,7 +378,7 @@ def values_of_all_images() -> list[str]:
 
 def label_metric(name: str, features: str) -> str:
     """Return the printed label of a metric: its name and its feature space, unless the name says it."""
-    if name.startswith("entanglement"):
+    if name.startswith("entanglement") or name.endswith("_input"):
         return name
     kind, slash, file = features.rpartition("/")
     return f"{name} ({kind[: kind.rfind(':') + 1] + file if slash else features})"  # without the folders of a path

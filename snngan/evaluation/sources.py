@@ -45,6 +45,7 @@ class ImageSource:
         resize: what was done to the images while they were read, "none" or a method and a size.
         seed: seed of a generator's noise.
         step: step of the checkpoint that a generator comes from.
+        training: (M, C, H, W) the training images of the data set whose held-out split this is; None for all others.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ImageSource:
     resize: str = "none"
     seed: int | None = None
     step: int | None = None
+    training: Tensor | None = None
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` images, ``CHUNK`` at a time."""
@@ -79,7 +81,10 @@ class ImageSource:
         if self.shape[0] != 1 or channels == 1:
             return self
         shape = channels, *self.shape[1:]
-        return replace(self, shape=shape, read=lambda rows: self.read(rows).expand(-1, channels, -1, -1))
+        training = None if self.training is None else self.training.expand(-1, channels, -1, -1)
+        return replace(
+            self, shape=shape, training=training, read=lambda rows: self.read(rows).expand(-1, channels, -1, -1)
+        )
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,8 @@ def _check_tensor(images: Tensor) -> Tensor:
 def dataset_source(dataset: Dataset, split: str) -> ImageSource:
     """Return the ``train`` or ``test`` split of a data set."""
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
-    return replace(array_source(f"{dataset.name} {split}", images, labels, split), resize=dataset.resize)
+    source = array_source(f"{dataset.name} {split}", images, labels, split)
+    return replace(source, resize=dataset.resize, training=dataset.train_images if split == "test" else None)
 
 
 def array_source(

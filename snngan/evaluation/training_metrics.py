@@ -37,7 +37,9 @@ class TrainingMetrics:
         self.metrics = [
             metric
             for metric in choose_metrics().values()
-            if metric.min_images <= len(rows) and (metric.logged_in_pixels or not self.is_pixels)
+            if metric.min_images <= len(rows)
+            and "training" not in metric.needs
+            and (metric.logged_in_pixels or not self.is_pixels)
         ]
         self.noise = generator.get_state()
 
