@@ -237,13 +237,14 @@ def evaluate_sources(
     if training is None:
         chosen = {name: metric for name, metric in chosen.items() if "training" not in metric.needs}
         left_out = [name for name in metrics or () if name not in chosen]
-        why = f"the training images are known only for held-out images of a data set, got {real.name}"
+        unknown = f"the training images are unknown with {real.name} as the reference"
         if nearest is not None or not chosen:
-            raise ValueError(f"{why}: name a run or --reference DATASET, without --split train")
+            raise ValueError(f"{unknown}: leave out --split and, for a run, --reference; else name the data set by it")
         if left_out and isinstance(real, ImageSource):
-            notify(f"{', '.join(left_out)}: left out, {why}")
+            notify(f"{', '.join(left_out)}: left out, {unknown}")
     elif nearest is not None and (fake.shape != images.shape or images.shape == POINT_SHAPE):
-        raise ValueError(f"--nearest needs images of one shape, got {fake.shape} and {images.shape}")
+        shapes = "2-D points" if images.shape == POINT_SHAPE else f"{fake.shape} and {images.shape}"
+        raise ValueError(f"--nearest needs images of one shape, got {shapes}")
     needs = {part for metric in chosen.values() for part in metric.needs}
     if nearest is not None:
         needs |= {"features", "images", "training"}
@@ -364,7 +365,7 @@ def _collect_training(real: ImageSource, extractor: Extractor, cache: Path | Non
     """Return features and images of all training images of the data set whose held-out images are ``real``."""
     images = real.training
     assert images is not None
-    if isinstance(extractor, Pixels):
+    if extractor.digest == Pixels.digest:
         return FeatureStatistics(None, images, images)
     source = replace(real, digest=digest_of([images]), read=lambda rows: images[rows.start : rows.stop])
     found = _collect_cached(source, extractor, len(images), len(images), {"features"}, cache, notify)
