@@ -253,7 +253,8 @@ def evaluate_sources(
         counts = [pairwise, pairwise]
     size = 16 * dims * max(pairwise, min(max(counts), dims) if "moments" in needs else 0) + 8 * ROWS * pairwise
     if training is not None and "training" in needs:
-        size += 8 * math.prod(images.shape) * pairwise + 4 * dims * len(training)
+        num_extracted = 0 if extractor.digest == Pixels.digest else len(training)
+        size += 8 * math.prod(images.shape) * pairwise + 4 * dims * num_extracted
     check_available(
         size,
         f"measuring {', '.join(chosen)} of {max(counts)} images in {dims} dimensions",

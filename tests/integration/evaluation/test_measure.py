@@ -80,6 +80,22 @@ def test_copies_of_training_images(cache: bool, tmp_path: Path) -> None:
     assert extractors[0].seen - extractors[1].seen == (40 + 70 if cache else 0)
 
 
+def test_training_images_that_changed_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    """The held-out images, whose digest is that of the source, are the same."""
+    copies = pictures(70, 4)
+    for training, is_copied in ((copies, True), (pictures(70, 4, 5), False)):
+        found = evaluate_sources(copies, held_out(training), Halves(), metrics=("copying",), cache=tmp_path)
+        assert (found.metrics["copied"] == 1) == is_copied
+
+
+def test_gray_training_images_of_color_samples() -> None:
+    gray = array_source("gray", pictures(50, 4).first(50)[:, :1])
+    real = replace(array_source("held out", pictures(40, 4, 1).first(40)[:, :1]), training=gray.first(50))
+    for extractor in (Pixels(), Halves()):
+        found = evaluate_sources(gray.with_channels(3), real, extractor, metrics=("copying",))
+        assert found.metrics["copied"] == 1
+
+
 def test_without_training_images_copying_is_left_out() -> None:
     fake, real = pictures(30, 4), pictures(40, 4, 1)
     notes: list[str] = []
@@ -149,6 +165,10 @@ def test_too_little_memory_is_an_error_before_the_start(monkeypatch: pytest.Monk
     ):
         evaluate_sources(pictures(40, 64), pictures(40, 64), extractor, metrics=("fid", "kid"))
     assert extractor.seen == 4
+    fake, real = pictures(10, 64), replace(pictures(10, 64), training=pictures(200, 64).first(200))
+    with pytest.raises(ValueError, match="measuring kid, copying of 10 images in 6144 dimensions"):
+        evaluate_sources(fake, real, Halves(), metrics=("kid", "copying"))
+    assert evaluate_sources(fake, real, Pixels(), metrics=("kid", "copying")).metrics  # the features are at hand
     assert evaluate_sources(pictures(40, 64), pictures(40, 64), extractor, metrics=("kid",), count=10).metrics
 
 
