@@ -28,7 +28,7 @@ from snngan.training.distributed import (
 from snngan.training.gan import GanTrainer
 from snngan.training.resolve import check_config, resolve
 from snngan.training.run_folder import RunFolder, check_new, open_run
-from snngan.training.sampling import draw_latents, load_generator, sample_images
+from snngan.training.sampling import draw_labels, draw_latents, find_class, load_generator, sample_images
 from snngan.training.trainer import Trainer
 from snngan.training.trainer import train as train_loop
 
@@ -126,11 +126,19 @@ class Run:
         """Return the EMA generator: latents (N, ``generator.latent_dim``) to images (N, C, H, W) in [-1, 1]."""
         return load_generator(self.path, device)
 
-    def sample(self, count: int = 64, *, seed: int = 0, device: str = "cpu") -> Tensor:
-        """Return ``count`` images (count, C, H, W), uint8 (2-D points: float32), as ``snngan sample`` does."""
-        generator = self.generator(device)
-        images = sample_images(generator, draw_latents(count, generator.latent_dim, seed))  # type: ignore[arg-type]
-        return images if self.config.is_points else to_uint8(images)
+    def sample(self, count: int = 64, *, label: int | str | None = None, seed: int = 0, device: str = "cpu") -> Tensor:
+        """Return ``count`` images (count, C, H, W), uint8 (2-D points: float32), as ``snngan sample`` does.
+
+        A class-conditional generator makes those of the class ``label``, a number or a name, or by default of all
+        classes, as frequent as in the training images.
+        """
+        generator: Any = self.generator(device)
+        config = open_run(self.path, TrainConfig).config
+        labels = draw_labels(count, config.class_counts, seed)
+        if label is not None:
+            labels = torch.full((count,), find_class(config, str(label)))
+        images = sample_images(generator, draw_latents(count, generator.latent_dim, seed), labels)
+        return images if config.is_points else to_uint8(images)
 
 
 def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
@@ -148,6 +156,8 @@ def config_like(path: Path, kind: type[C], given: Mapping[str, Any]) -> C:
             values[f"{name}_options"] = {}
             if name == "arch" and "layers" in values:
                 values["layers"] = "*"
+    if "batch_size" in given and "real_batch_size" in values:
+        values["real_batch_size"] = None
     if "seed" in given or "seeds" in given:
         values |= {"seed": 0, "seeds": None}
     config: C = make_config(kind, {**values, **given})
@@ -170,7 +180,7 @@ def prepare(config: Config, device: torch.device, *, notify: Notify = lambda lin
     keep = not config.dry_run
     found = run_on_all_ranks(lambda: load_data(config, keep=keep, notify=notify) if is_main_process() else None)
     dataset = run_on_all_ranks(lambda: found or load_data(config, keep=False))
-    return run_on_all_ranks(lambda: make_trainer(resolve(config, dataset), dataset, device))
+    return run_on_all_ranks(lambda: make_trainer(resolve(config, dataset), dataset, device, notify=notify))
 
 
 def load_data(config: Config, *, keep: bool, notify: Notify = lambda line: None) -> Dataset:
@@ -192,6 +202,7 @@ def make_trainer(
     device: torch.device,
     state: Mapping[str, Any] | None = None,
     data_dir: str | None = None,
+    notify: Notify = lambda line: None,
 ) -> Trainer:
     """Return the trainer of a resolved config, from a checkpoint's ``state`` if there is one.
 
@@ -205,7 +216,7 @@ def make_trainer(
         from snngan.evaluation.training_metrics import TrainingMetrics
 
         metrics = TrainingMetrics(config, dataset, data_folder(data_dir or config.data_dir) / "features", device)
-    return GanTrainer(config, dataset, device, state, metrics)
+    return GanTrainer(config, dataset, device, state, metrics, notify)
 
 
 def create_run(trainer: Trainer) -> RunFolder[Any]:
@@ -279,4 +290,4 @@ def prepare_resumed(
     data = run_on_all_ranks(lambda: load_data(config, keep=False, notify=notify))
     if state is None:
         run_on_all_ranks(lambda: run.rewind(-1, device) if is_main_process() else None)
-    return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state, data_dir))
+    return run_on_all_ranks(lambda: make_trainer(run.config, data, device, state, data_dir, notify))

@@ -278,6 +278,8 @@ class DataConfig:
     """(channels, height, width)."""
     is_points: bool = from_data()
     """Whether the "images" are 2-D points."""
+    class_names: tuple[str, ...] = from_data()
+    """Names of the classes from 0 on; empty where the data have none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -326,6 +328,9 @@ class Config(DataConfig, OptimizationConfig, RunConfig):
     """What is trained, in the words of ``config.json`` and of messages."""
     recommended: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
     """What fills the deferred options of this kind of config before the options' own defaults."""
+
+    schedule_steps: int = from_data()
+    """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
 
     arch: str = option(None, "architecture; --list-settings lists all", group="Networks", metavar="NAME", deferred=True)
     arch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
@@ -399,9 +404,17 @@ class TrainConfig(Config):
 
     kind = "generator"
 
-    objective: str = option("snnl-pixel", "what the networks minimize", group="Networks", metavar="NAME")
+    objective: str = option("snnl-features", "what the networks minimize", group="Networks", metavar="NAME")
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"saved": True})
     """The options of the objective by name; all of them in a resolved config."""
+    conditional: bool = option(False, "make images of a given class; needs labels", group="Networks", deferred=True)
+    real_batch_size: int = option(
+        None,
+        "number of real images per step [batch size]; without a discriminator only",
+        low=2,
+        group="Optimization",
+        deferred=True,
+    )
 
     betas: tuple[float, float] = option(
         (0.5, 0.999),
@@ -410,6 +423,14 @@ class TrainConfig(Config):
         high=0.9999,
         group="Optimization",
         metavar="B1,B2",
+        deferred=True,
+    )
+    learning_rate_decay: str = option(
+        "none",
+        "none, linear (over the second half of the steps) or cosine",
+        choices=("none", "linear", "cosine"),
+        group="Optimization",
+        metavar="HOW",
         deferred=True,
     )
     discriminator_learning_rate: float | None = option(
@@ -427,9 +448,21 @@ class TrainConfig(Config):
     sample_every: int = option(500, "steps between sample grids", low=1, group="Run")
     metrics_every: int = option(1000, "steps between metrics (precision, FID, ...), 0: never", low=0, group="Run")
 
+    class_counts: tuple[int, ...] = from_data()
+    """How many training images each class has; empty unless the generator is class-conditional."""
+
     @property
     def title(self) -> str:
         return self.objective
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that a generator of a resolved config can be asked for, 0 unless conditional."""
+        return len(self.class_counts)
+
+    def class_name(self, number: int) -> str:
+        """Return the name of a class, or its number where it has none."""
+        return self.class_names[number] if number < len(self.class_names) else str(number)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -473,10 +506,6 @@ class ClassifyConfig(Config):
     )
 
     num_classes: int = from_data()
-    class_names: tuple[str, ...] = from_data()
-    """Names of the classes from 0 on; empty where the data have none."""
-    schedule_steps: int = from_data()
-    """Steps over which learning rate and alpha change; a run that is trained for longer keeps their last values."""
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ settings.load_profile("snngan")
 
 @pytest.fixture(autouse=True, scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give fixtures that outlive a test a folder of data sets, too."""
+    """Give fixtures that outlive a test a folder of data sets, too, and train encoders for a moment only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SNNGAN_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.setattr("snngan.objectives.encoder.STEPS", 20)
         yield
 
 

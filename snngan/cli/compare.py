@@ -12,7 +12,7 @@ from snngan.cli.options import MAX_COUNT, PATH, force_option, image_options
 from snngan.cli.output import print_note, print_result
 
 
-@click.command(epilog="Example:  snngan compare mnist runs/0001-mnist-snnl-pixel --count 5000 --out compared")
+@click.command(epilog="Example:  snngan compare mnist runs/0001-mnist-snnl-features --count 5000 --out compared")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option(

@@ -141,6 +141,8 @@ def _make_option(owner: Any, field: dataclasses.Field[Any]) -> Callable[[Command
     elif kind is tuple:
         more = {"callback": lambda _, __, text: text and parse_value(owner, field.name, text)}
     flag = f"--{field.name.replace('_', '-')}"
+    if kind is bool and meta["deferred"]:
+        flag += f"/--no-{flag[2:]}"
     return click.option(flag, field.name, help=help, default=field.default, metavar=meta["metavar"], **more)
 
 

@@ -11,7 +11,7 @@ from snngan.cli.options import data_dir_option, device_option, run_argument
 from snngan.cli.output import print_note, print_status
 
 
-@click.command(epilog="Example:  snngan resume runs/0001-mnist-5k-snnl-pixel")
+@click.command(epilog="Example:  snngan resume runs/0001-mnist-5k-snnl-features")
 @run_argument
 @click.option("--dataset", metavar="NAME", help="new name or place of the same data")
 @click.option("--steps", type=click.IntRange(min=1), help="last step, instead of the planned one")

@@ -31,6 +31,9 @@ class Batches:
         seed: seed of the order.
         device: the device of the batches.
         labels: (N,) int64, or None.
+        balanced: whether every batch, and each rank's shard of it, has as many images of each class of ``labels``.
+            ``batch_size`` must be a multiple of the number of classes. In an epoch the images of a smaller class are
+            used more than once, and some of a larger one are left out.
         shard: (rank, number of ranks) where several processes share each batch: this one gets its rows only.
     """
 
@@ -42,6 +45,7 @@ class Batches:
         seed: int,
         device: torch.device,
         labels: Tensor | None = None,
+        balanced: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         check_batch_size(batch_size, len(images))
@@ -50,7 +54,12 @@ class Batches:
         self._rows = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         fits = _fits(images, device)
         self._images = images.to(device) if fits else images
-        self._labels = None if labels is None else labels.to(self._images.device)
+        self.labels = None if labels is None else labels.to(device)
+        self._classes = None
+        if balanced:
+            assert labels is not None
+            self._classes = [torch.nonzero(labels == each).squeeze(1) for each in range(int(labels.max()) + 1)]
+            assert batch_size % (len(self._classes) * ranks) == 0, "shards without as many images of each class"
         self._thread = None if fits else ThreadPoolExecutor(1, "batches")
         self._batch_size = batch_size
         self._device = device
@@ -62,15 +71,24 @@ class Batches:
         other._start(torch.Generator().manual_seed(seed_for(seed, "order")))
         return other
 
-    def next_stored_images(self) -> Tensor:
-        """Return the next batch, or this rank's shard of it: (batch_size, C, H, W) in the dtype of the data set."""
-        return self._next()[0]
+    def next_stored(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch, or this rank's shard of it, and where it is in the training images.
+
+        The images (batch_size, C, H, W) are in the dtype of the data set; the rows (batch_size,) index ``labels``, too.
+        """
+        if self._thread is None:
+            return self._gather(self._next_rows())
+        while len(self._prefetched) < PREFETCHED:
+            state = self._state()
+            self._prefetched.append((state, self._thread.submit(self._gather, self._next_rows())))
+        images, rows = self._prefetched.popleft()[1].result()
+        return images.to(self._device, non_blocking=True), rows.to(self._device, non_blocking=True)
 
     def next_images_and_labels(self) -> tuple[Tensor, Tensor]:
         """Return the next batch, or this rank's shard of it, as float32 in [-1, 1], and its labels (batch_size,)."""
-        images, labels = self._next()
-        assert labels is not None
-        return to_unit_range(images), labels
+        images, rows = self.next_stored()
+        assert self.labels is not None
+        return to_unit_range(images), self.labels[rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the rest of the stream depends on: the generator at the epoch's start, and the position."""
@@ -84,42 +102,43 @@ class Batches:
 
     def _start(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._prefetched: deque[tuple[dict[str, Any], Future[tuple[Tensor, Tensor | None]]]] = deque()
+        self._prefetched: deque[tuple[dict[str, Any], Future[tuple[Tensor, Tensor]]]] = deque()
         self._start_epoch()
 
     def _start_epoch(self) -> None:
         self._epoch_generator = self._generator.get_state()
         device = self._images.device
-        order = torch.randperm(len(self._images), generator=self._generator, pin_memory=device.type == "cuda")
-        self._order = order.to(device, non_blocking=True)
+        order = self._draw_order()
+        self._order = (order.pin_memory() if device.type == "cuda" else order).to(device, non_blocking=True)
         self._position = 0
+
+    def _draw_order(self) -> Tensor:
+        """Return the rows of an epoch: a permutation, or with balanced classes one row of each class in turn."""
+        if self._classes is None:
+            return torch.randperm(len(self._images), generator=self._generator)
+        count = len(self._images) // self._batch_size * self._batch_size // len(self._classes)
+        order = []
+        for rows in self._classes:
+            epochs = [torch.randperm(len(rows), generator=self._generator) for _ in range(-(-count // len(rows)))]
+            order.append(rows[torch.cat(epochs)[:count]])
+        return torch.stack(order, 1).flatten()
 
     def _state(self) -> dict[str, Any]:
         return {"epoch_generator": self._epoch_generator.clone(), "position": self._position}
 
-    def _next(self) -> tuple[Tensor, Tensor | None]:
-        if self._thread is None:
-            return self._gather(self._next_rows())
-        while len(self._prefetched) < PREFETCHED:
-            state = self._state()
-            self._prefetched.append((state, self._thread.submit(self._gather, self._next_rows())))
-        images, labels = self._prefetched.popleft()[1].result()
-        labels = None if labels is None else labels.to(self._device, non_blocking=True)
-        return images.to(self._device, non_blocking=True), labels
-
     def _next_rows(self) -> Tensor:
-        if self._position + self._batch_size > len(self._images):
+        if self._position + self._batch_size > len(self._order):
             self._start_epoch()
         rows = self._order[self._position : self._position + self._batch_size]
         self._position += self._batch_size
         return rows[self._rows]
 
-    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return images and labels of ``rows``, in pinned memory where they are to be copied to a GPU."""
-        images, labels = self._images[rows].contiguous(), None if self._labels is None else self._labels[rows]
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of ``rows``, and these, in pinned memory where they are to be copied to a GPU."""
+        images = self._images[rows].contiguous()
         if self._thread is None or self._device.type != "cuda":
-            return images, labels
-        return images.pin_memory(), None if labels is None else labels.pin_memory()
+            return images, rows
+        return images.pin_memory(), rows.pin_memory()
 
 
 def check_batch_size(batch_size: int, num_images: int) -> None:

@@ -80,10 +80,11 @@ def check_output(path: Path, *, force: bool, option: str = "--out") -> None:
         raise ValueError(f"{option} {path}: cannot find the folder {parent}")
 
 
-def save_images(images: Tensor, path: Path, columns: int | None = None) -> None:
+def save_images(images: Tensor, path: Path, columns: int | None = None, labels: Tensor | None = None) -> None:
     """Write ``images`` (N, C, H, W) in [-1, 1]: as one grid (.png), under the key ``images`` (.npz), else to a folder.
 
-    Images in npz files and folders are uint8; 2-D points (N, 1, 1, 2) stay float32 in npz files. An existing file is
+    Images in npz files, beside their ``labels`` (N,) if given, and in folders are uint8; 2-D points (N, 1, 1, 2) stay
+    float32 in npz files. An existing file is
     replaced, and in a folder ``000000.png``, ``000001.png``, ... Raises ``ValueError`` if they cannot be written.
     """
     is_points = images.shape[1:] == POINT_SHAPE
@@ -91,7 +92,8 @@ def save_images(images: Tensor, path: Path, columns: int | None = None) -> None:
         if path.suffix.lower() == ".png":
             save_png(draw_images(images, columns=columns), path)
         elif path.suffix.lower() == ".npz":
-            write_npz(path, {"images": (images if is_points else to_uint8(images)).numpy()}, compressed=True)
+            arrays = {"images": (images if is_points else to_uint8(images)).numpy()}
+            write_npz(path, arrays if labels is None else {**arrays, "labels": labels.numpy()}, compressed=True)
         elif is_points:
             raise ValueError(f"--out must end in .png or .npz for 2-D points, got the folder {path}")
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import textwrap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +17,10 @@ from torch import Tensor
 
 from snngan.data import POINT_SHAPE
 from snngan.data.datasets import Notify
-from snngan.data.grids import save_png
+from snngan.data.grids import check_output
 from snngan.evaluation.feature_classifier import can_train_features, prepare_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
-from snngan.evaluation.nearest import draw_nearest
+from snngan.evaluation.nearest import save_nearest
 from snngan.evaluation.sources import (
     FidStatistics,
     ImagesLike,
@@ -34,26 +36,35 @@ from snngan.memory import check_available
 from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics, metric_values
 from snngan.metrics.distances import NEIGHBORS, ROWS
 from snngan.metrics.moments import Moments
+from snngan.metrics.prdc import recall_by_class
 from snngan.version import __version__
 
 MAX_CACHED_DIMS = 4096
 """Statistics of a reference in more dimensions are not cached."""
+MAX_CLASSES = 20
+"""The most classes whose recall is printed."""
 EVALUATIONS = "evaluations.jsonl"
 """The file in a run's folder that ``snngan evaluate`` appends to."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, the 95 % intervals of those that have one, and the protocol: how they were computed."""
+    """Metrics by name, the 95 % intervals of those that have one, and the protocol: how they were computed.
+
+    ``recall_by_class`` has the recall of each class by name, lowest first, where the real images have labels.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
+    recall_by_class: dict[str, float] = field(default_factory=dict)
 
     def to_json(self, indent: int | None = None) -> str:
         """Return all of it as one JSON object; a metric that is not finite is null."""
         metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
-        content = {"metrics": metrics, "intervals": self.intervals, "protocol": self.protocol}
+        content: dict[str, Any] = {"metrics": metrics, "intervals": self.intervals, "protocol": self.protocol}
+        if self.recall_by_class:
+            content["recall_by_class"] = self.recall_by_class
         return json.dumps(content, indent=indent)
 
     def lines(self) -> Iterator[str]:
@@ -77,6 +88,10 @@ class Evaluation:
             if name in self.intervals:
                 low, high = self.intervals[name]
                 yield f"    95 % interval: {low:.4g} to {high:.4g}"
+        if self.recall_by_class:
+            lowest = [f"{name} {value:.2f}" for name, value in self.recall_by_class.items()][:MAX_CLASSES]
+            text = f"recall by class, lowest first: {', '.join(lowest)}"
+            yield from textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
 
     def append_to(self, run: Path) -> None:
         """Append it to ``evaluations.jsonl`` in a run's folder; raises ``OSError``."""
@@ -96,7 +111,8 @@ def evaluate(
     pairwise_count: int = 5000,
     seed: int = 0,
     download: bool = False,
-    nearest: str | Path | None = None,
+    nearest: str | os.PathLike[str] | None = None,
+    force: bool = False,
     **options: Any,
 ) -> Evaluation:
     """Return the metrics of ``images`` against ``reference``, as ``snngan evaluate`` prints them.
@@ -115,7 +131,8 @@ def evaluate(
         pairwise_count: number of them in the metrics of pairs (all but fid).
         seed: seed of a run's noise; a run as reference has seed + 1.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
-        nearest: PNG file to write or replace: samples, each beside its nearest training images.
+        nearest: PNG file to write: samples, each beside its nearest training images.
+        force: whether ``nearest`` may replace a file.
         options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
             ``data_dir`` (default: that of the run), ``device``, ``skip_broken``, ``notify``.
 
@@ -132,12 +149,17 @@ def evaluate(
     """
     choose_metrics(metrics)  # an unknown name is an error before anything is read
     run, reader = find_run(images), Reader(**options)
+    sheet = None if nearest is None else Path(nearest)
+    if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise ValueError(f"--nearest must be a name ending in .png, got {sheet}")
+        check_output(sheet, force=force, option="--nearest")
     if run is not None:  # whose data folder is read, but not written to
         reader = replace(reader, data_dir=reader.data_dir or run.config.data_dir)
     sides = open_sides(images, reference, reader, features, download, seed)
     counts: dict[str, Any] = {"count": count, "pairwise_count": pairwise_count}
     result = evaluate_sources(
-        *sides, metrics=metrics, **counts, nearest=nearest, cache=reader.feature_folder, notify=reader.notify
+        *sides, metrics=metrics, **counts, sheet=sheet, cache=reader.feature_folder, notify=reader.notify
     )
     if run is not None:
         try:
@@ -196,9 +218,9 @@ def evaluate_sources(
     metrics: Collection[str] | None = None,
     count: int = 10000,
     pairwise_count: int = 5000,
-    nearest: str | Path | None = None,
     cache: Path | None = None,
     notify: Notify = lambda line: None,
+    sheet: Path | None = None,
 ) -> Evaluation:
     """Return the metrics of the images of ``fake`` against those of ``real``, in the space of ``extractor``.
 
@@ -208,8 +230,8 @@ def evaluate_sources(
 
     Raises:
         ValueError: an unknown metric, fewer than 2 images on a side, images that the extractor does not take, FID
-            statistics of other features, ``nearest`` or no metrics but ``copying`` without known training images, or
-            work that does not fit in the available memory.
+            statistics of other features, ``copying`` or ``sheet`` where the training images are unknown, or work
+            that does not fit in the available memory.
         OSError: ``nearest`` cannot be written.
     """
     chosen = names = choose_metrics(metrics)
@@ -235,18 +257,18 @@ def evaluate_sources(
         images = real
     training = None if isinstance(real, FidStatistics) else real.training
     if training is None:
-        chosen = {name: metric for name, metric in chosen.items() if "training" not in metric.needs}
-        left_out = [name for name in metrics or () if name not in chosen]
-        unknown = f"the training images are unknown with {real.name} as the reference"
-        if nearest is not None or not chosen:
-            raise ValueError(f"{unknown}: leave out --split and, for a run, --reference; else name the data set by it")
-        if left_out and isinstance(real, ImageSource):
-            notify(f"{', '.join(left_out)}: left out, {unknown}")
-    elif nearest is not None and (fake.shape != images.shape or images.shape == POINT_SHAPE):
+        of_training = {name for name, metric in chosen.items() if "training" in metric.needs}
+        chosen = {name: metric for name, metric in chosen.items() if name not in of_training}
+        if sheet is not None or of_training & set(metrics or ()):
+            raise ValueError(
+                "copying needs the training images, those of a run's own data set or of a data set named by "
+                f"--reference, without --split train; got {real.name} as the reference"
+            )
+    elif sheet is not None and (fake.shape != images.shape or images.shape == POINT_SHAPE):
         shapes = "2-D points" if images.shape == POINT_SHAPE else f"{fake.shape} and {images.shape}"
         raise ValueError(f"--nearest needs images of one shape, got {shapes}")
     needs = {part for metric in chosen.values() for part in metric.needs}
-    if nearest is not None:
+    if sheet is not None:
         needs |= {"features", "images", "training"}
     pairwise = min(pairwise_count, *counts) if needs & {"features", "images"} else 0
     if "moments" not in needs:
@@ -277,9 +299,9 @@ def evaluate_sources(
         least = max(chosen.pop(name).min_images for name in too_few)
         notify(f"{', '.join(too_few)}: left out, needing {least} or more images per side, got {pairwise}")
     values, intervals = compute_metrics(chosen.values(), real_statistics, fake_statistics)
-    if nearest is not None:
+    if sheet is not None:
         assert real_statistics.training is not None
-        save_png(draw_nearest(fake_statistics, real_statistics.training), Path(nearest))
+        save_nearest(sheet, fake_statistics, real_statistics.training)
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
         "split": images.split or fake.split, "step": fake.step,
@@ -289,7 +311,12 @@ def evaluate_sources(
         "extractor": extractor.name, "extractor_digest": extractor.digest, "features": dims,
         "resize": describe_resizes(extractor, fake, images), "snngan": __version__, "torch": torch.__version__,
     }  # fmt: skip
-    return Evaluation(values, intervals, protocol)
+    by_class = {}
+    if "prdc" in chosen and not isinstance(real, FidStatistics) and real.labels is not None:
+        features = real_statistics.features, fake_statistics.features
+        recalls = recall_by_class(*features, real.labels[:pairwise])
+        by_class = {real.class_names[each] if real.class_names else str(each): value for each, value in recalls.items()}
+    return Evaluation(values, intervals, protocol, dict(sorted(by_class.items(), key=lambda item: item[1])))
 
 
 def match_sides(fake: ImageSource, real: ImageSource, extractor: Extractor) -> tuple[ImageSource, ImageSource, int]:
@@ -380,7 +407,7 @@ def values_of_all_images() -> list[str]:
 
 def label_metric(name: str, features: str) -> str:
     """Return the printed label of a metric: its name and its feature space, unless the name says it."""
-    if name.startswith("entanglement") or name.endswith("_input"):
+    if name.startswith("entanglement") or name.endswith(("_features", "_input")):
         return name
     kind, slash, file = features.rpartition("/")
     return f"{name} ({kind[: kind.rfind(':') + 1] + file if slash else features})"  # without the folders of a path

@@ -24,7 +24,7 @@ from snngan.metrics.moments import Moments
 from snngan.training.device import choose_device
 from snngan.training.resolve import build_architecture, check_same_data
 from snngan.training.run_folder import RunFolder, open_run
-from snngan.training.sampling import CHUNK, build_ema_generator, draw_latents, sample_images
+from snngan.training.sampling import CHUNK, build_ema_generator, draw_labels, draw_latents, sample_images
 
 ImagesLike = str | os.PathLike[str] | Tensor
 """What the Python functions take for a set of images: a name or path as on the command line, or a tensor."""
@@ -46,6 +46,7 @@ class ImageSource:
         seed: seed of a generator's noise.
         step: step of the checkpoint that a generator comes from.
         training: (M, C, H, W) the training images of the data set whose held-out split this is; None for all others.
+        class_names: names of the classes from 0 on; empty where unknown.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageSource:
     seed: int | None = None
     step: int | None = None
     training: Tensor | None = None
+    class_names: tuple[str, ...] = ()
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` images, ``CHUNK`` at a time."""
@@ -226,7 +228,8 @@ def dataset_source(dataset: Dataset, split: str) -> ImageSource:
     """Return the ``train`` or ``test`` split of a data set."""
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     source = array_source(f"{dataset.name} {split}", images, labels, split)
-    return replace(source, resize=dataset.resize, training=dataset.train_images if split == "test" else None)
+    training = dataset.train_images if split == "test" else None
+    return replace(source, resize=dataset.resize, training=training, class_names=dataset.class_names)
 
 
 def array_source(
@@ -252,7 +255,9 @@ def _run_source(path: Path, seed: int, device: torch.device, notify: Notify) -> 
     generator, latent_dim = build_ema_generator(run, device, notify), build_architecture(run.config).latent_dim
 
     def read(rows: range) -> Tensor:
-        images = sample_images(generator, draw_latents(rows.stop, latent_dim, seed)[rows.start :])
+        labels = draw_labels(rows.stop, run.config.class_counts, seed)
+        latents = draw_latents(rows.stop, latent_dim, seed)[rows.start :]
+        images = sample_images(generator, latents, None if labels is None else labels[rows.start :])
         return images if run.config.is_points else to_uint8(images)
 
     digest = digest_of(generator.state_dict().values(), f"seed {seed}")

@@ -37,18 +37,21 @@ class TrainingMetrics:
         self.metrics = [
             metric
             for metric in choose_metrics().values()
-            if metric.min_images <= len(rows)
-            and "training" not in metric.needs
+            if "training" not in metric.needs
+            and metric.min_images <= len(rows)
             and (metric.logged_in_pixels or not self.is_pixels)
         ]
         self.noise = generator.get_state()
+        self.labels = dataset.test_labels[rows] if config.conditional and dataset.test_labels is not None else None
 
     def __call__(self, trainer: GanTrainer, number: int) -> dict[str, float]:
         """Return the metrics of as many samples as there are real images, whatever the step."""
         generator = torch.Generator()
         generator.set_state(self.noise)
         latents = torch.randn(len(self.real.features), trainer.latent_dim, generator=generator)
-        samples = torch.cat([trainer.sample(chunk.to(trainer.device)).cpu() for chunk in torch.split(latents, 100)])
+        inputs = [latents] if self.labels is None else [latents, self.labels]
+        chunks = zip(*(each.split(100) for each in inputs), strict=True)  # type: ignore[no-untyped-call]
+        samples = torch.cat([trainer.sample(*(each.to(trainer.device) for each in chunk)).cpu() for chunk in chunks])
         images = samples if trainer.config.is_points else to_uint8(samples)
         features = extract_features(self.extractor, samples if self.is_pixels else images)
         values, _ = compute_metrics(self.metrics, self.real, FeatureStatistics.from_features(features, images))

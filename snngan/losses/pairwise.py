@@ -63,6 +63,12 @@ class PairwiseBatch:
         return self.class_sizes < self.features.shape[-2]
 
     @property
+    def chance(self) -> Tensor:
+        """(N,) float64: the log-odds of an anchor whose neighbors are of every class alike, for two classes."""
+        num_same, num_other = self.class_sizes - 1, self.features.shape[-2] - self.class_sizes
+        return num_other.double().log() - num_same.double().log()
+
+    @property
     def rounds_distances(self) -> bool:
         """Whether distances are computed in float32."""
         return self.backend != "dense" and self.features.dtype == torch.float32
@@ -109,6 +115,11 @@ class GroupedBatch:
     def has_other_class(self) -> Tensor:
         """(N,) bool: whether there is a sample of another class in the group."""
         return self.concatenate([part.has_other_class for part in self.parts])
+
+    @property
+    def chance(self) -> Tensor:
+        """(N,) float64: that of each part."""
+        return self.concatenate([part.chance for part in self.parts])
 
     @property
     def rounds_distances(self) -> bool:
@@ -160,13 +171,25 @@ def build_real_fake_batch(
     fake: Tensor,
     distance: Distance = "sqeuclidean",
     *,
+    classes: tuple[Tensor, Tensor] | None = None,
+    num_classes: int = 1,
     mean_of_real: bool = False,
     across_ranks: bool = False,
-) -> PairwiseBatch:
+) -> PairwiseBatch | GroupedBatch:
     """Return the batch of ``real`` (N, ...), labeled 0, followed by ``fake`` (M, ...), labeled 1.
 
     Relative temperatures are multiples of the mean distance of all samples, or of the real ones if ``mean_of_real``.
     With ``across_ranks`` the batch contains the samples of all ranks: real and fake of rank 0, of rank 1, ...
+
+    Args:
+        real: (N, ...).
+        fake: (M, ...).
+        distance: ``"sqeuclidean"`` or ``"cosine"``.
+        classes: the classes (N,) and (M,), 0 to ``num_classes`` - 1, of which each has as many real samples as the
+            others, and as many fake ones: only samples of one class are neighbors then.
+        num_classes: number of classes.
+        mean_of_real: whether relative temperatures are multiples of the mean distance of the real samples.
+        across_ranks: whether the batch is spread over the ranks of the default process group.
 
     Raises:
         ValueError: as for :func:`build_pairwise_batch`.
@@ -174,9 +197,17 @@ def build_real_fake_batch(
     features = torch.cat([real.flatten(1), fake.flatten(1)])
     labels = torch.zeros(len(features), dtype=torch.int64, device=real.device)
     labels[len(real) :] = 1
+    if classes is not None:  # sorted by label within each class
+        labels = labels + 2 * torch.cat(classes)
     local = slice(0, len(features))
     if across_ranks:
         features, labels, local = gather_batch(features, labels)
+    if classes is not None:
+        rows = labels.argsort(stable=True).view(num_classes, -1)
+        num_real = rows.shape[1] * len(real) // (len(real) + len(fake))  # of each class, the same share on every rank
+        needs_grad = slice(0 if real.requires_grad else num_real, rows.shape[1])
+        of_real = slice(0, num_real) if mean_of_real else slice(None)
+        return _group(features, labels % 2, [rows], distance, "auto", needs_grad, of_real)
     needs_grad = local if real.requires_grad else slice(local.start + len(real), local.stop)
     mean_rows: slice | Tensor = slice(None)
     if mean_of_real:  # a mask would make a GPU wait
@@ -192,21 +223,38 @@ def _build_groups(
     _, groups, sizes = groups.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
     sizes_by_sample = sizes[groups]
     sorted_rows = groups.argsort(stable=True)
-    parts, rows = [], []
-    for size in sizes.unique().tolist():
-        of_size = sorted_rows[sizes_by_sample[sorted_rows] == size].view(-1, size)
-        rows.append(of_size.flatten())
-        if choose_backend(size, features.shape[1], features.dtype, features.device, backend) == "dense":
-            parts.append(_build(features[of_size], labels[of_size], distance, "dense", slice(None)))
-        else:
-            parts += [_build(features[one], labels[one], distance, backend, slice(None)) for one in of_size]
-    pairs = [part.labels.numel() * (part.labels.shape[-1] - 1) for part in parts]
+    rows = [sorted_rows[sizes_by_sample[sorted_rows] == size].view(-1, size) for size in sizes.unique().tolist()]
+    return _group(features, labels, rows, distance, backend)
+
+
+def _group(
+    features: Tensor,
+    labels: Tensor,
+    rows: Sequence[Tensor],
+    distance: Distance,
+    backend: Backend,
+    needs_grad: slice = slice(None),
+    mean_rows: slice = slice(None),
+) -> GroupedBatch:
+    """Return the batch of features (N, D) in the groups whose ``rows`` (groups, n) are given, one tensor per size n.
+
+    ``needs_grad`` and ``mean_rows`` say which of the n samples of each group need a gradient, and which ones the mean
+    distance is of.
+    """
+    parts, pairs = [], []
+    for of_size in rows:
+        size = of_size.shape[1]
+        backend_of_size = choose_backend(size, features.shape[1], features.dtype, features.device, backend)
+        each = [of_size] if backend_of_size == "dense" else list(of_size)
+        parts += [_build(features[one], labels[one], distance, backend_of_size, needs_grad, mean_rows) for one in each]
+        counted = len(range(size)[mean_rows])
+        pairs += [one.numel() // size * counted * (counted - 1) for one in each]
     totals = [part.mean_distance * count for part, count in zip(parts, pairs, strict=True)]
     mean = torch.stack(totals).sum() / max(1, sum(pairs))
     bound = torch.stack([part.norm_bound for part in parts]).amax()
     return GroupedBatch(
         parts=tuple(replace(part, mean_distance=mean, norm_bound=bound) for part in parts),
-        order=torch.cat(rows).argsort(),
+        order=torch.cat([of_size.flatten() for of_size in rows]).argsort(),
         dtype=parts[0].dtype,
         mean_distance=mean,
         norm_bound=bound,
@@ -263,7 +311,8 @@ def _build(
         distance_factor=factor,
         dtype=dtype,
         backend=backend,
-        mean_distance=factor * _mean_squared_distance(features.detach()[mean_rows], squared_norms[mean_rows]),
+        mean_distance=factor
+        * _mean_squared_distance(features.detach()[..., mean_rows, :], squared_norms[..., mean_rows, :]),
         norm_bound=torch.exp2(torch.frexp(largest_norm).exponent.clamp(*BOUND_EXPONENTS[dtype]).double()),
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snngan.distributed import local_shard, rank_and_world_size
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """Return the mean of (|gradient| - 1)^2 () of ``critic`` at random positions between real and fake images.
 
     There is one position on the line between each pair of ``real`` (N, ...) and ``fake`` (N, ...), drawn from torch's

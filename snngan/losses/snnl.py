@@ -195,8 +195,7 @@ def measure_entanglement(real: Tensor, fake: Tensor, distance: Distance = "sqeuc
     odds = log_odds(batch, inverse.reshape(1)).squeeze(0)
     losses = F.softplus(odds)
     value = losses.mean()
-    num_same, num_other = (batch.class_sizes - 1).double(), (len(losses) - batch.class_sizes).double()
-    at_infinity = F.softplus(num_other.log() - num_same.log()).mean()
+    at_infinity = F.softplus(batch.chance).mean()
     result = Entanglement(
         score=float((value / at_infinity).clamp(max=1)) if inverse > 0 else 1.0,
         value=float(value),

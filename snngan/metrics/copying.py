@@ -38,28 +38,27 @@ def training_distances(training: Tensor, real: Tensor, fake: Tensor) -> tuple[fl
 @partial(
     Metric,
     values={
-        f"{name}{space}": MetricValue(f"{title}{where}", direction)
-        for space, where in (("", ""), ("_input", ", in pixels"))
+        f"{name}_{space}": MetricValue(f"{title} {where}", direction)
+        for space, where in (("features", "in features"), ("input", "in pixels"))
         for name, title, direction in (
-            (
-                "train_distance",
-                "median distance to the nearest training image, over that of held-out images",
-                "1 is ideal",
-            ),
-            ("copied", "share of samples nearer to a training image than 95 % of held-out images", "0.05 is ideal"),
+            ("nearest", "distance to training images over that of held-out ones", "1 is ideal"),
+            ("copies", "share of samples nearer to training images than 95 % of held-out ones", "0.05 is ideal"),
         )
     },
     needs=("features", "images", "training"),
     min_images=round(1 / QUANTILE),
 )
 def copying(real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
-    """Return ratio and share in features and, where these are not pixels and images have one shape, in pixels."""
+    """Return ratio and share in features and, where images have one shape, in pixels."""
     training = real.training
     assert training is not None
-    spaces = {"": (training.features, real.features, fake.features)}
-    if training.features is not training.images and real.images.shape[1:] == fake.images.shape[1:]:
-        spaces["_input"] = training.images, real.images, fake.images
-    values: dict[str, float] = {}
-    for space, sides in spaces.items():
-        values[f"train_distance{space}"], values[f"copied{space}"] = training_distances(*sides)
-    return values
+    found = {"features": training_distances(training.features, real.features, fake.features)}
+    if training.features is training.images:  # the features are the pixels
+        found["input"] = found["features"]
+    elif real.images.shape[1:] == fake.images.shape[1:]:
+        found["input"] = training_distances(training.images, real.images, fake.images)
+    return {
+        f"{name}_{space}": value
+        for space, values in found.items()
+        for name, value in zip(("nearest", "copies"), values, strict=True)
+    }

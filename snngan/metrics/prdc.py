@@ -43,6 +43,22 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGH
     }
 
 
+def recall_by_class(real: Tensor, fake: Tensor, labels: Tensor, k: int = NEIGHBORS) -> dict[int, float]:
+    """Return the recall of each class: the share of its ``real`` images within reach of a synthetic one.
+
+    Args:
+        real: features (N, D).
+        fake: features (M, D), of all classes.
+        labels: (N,) integers, the classes of the real images.
+        k: the reach of an image is the distance of its k-th nearest neighbor on its own side.
+    """
+    real, fake = center(real, fake)
+    fake_reach = _squared_reach(fake, k)
+    rows = [(distances <= fake_reach).any(1) for _, distances in squared_distance_rows(real, fake)]
+    recalled = torch.cat(rows).double()
+    return {int(each): float(recalled[labels == each].mean()) for each in labels.unique()}  # type: ignore[no-untyped-call]
+
+
 def _squared_reach(features: Tensor, k: int) -> Tensor:
     """Return the squared distance (N,) of each image's k-th nearest neighbor, itself not counted."""
     return torch.cat([distances.kthvalue(k, dim=1).values for _, distances in own_distance_rows(features)])

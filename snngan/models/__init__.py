@@ -12,16 +12,20 @@ from snngan.registry import Registry
 
 
 class Architecture(Protocol):
-    """Options from which a generator and a discriminator are built."""
+    """Options from which a generator and a discriminator are built.
+
+    With ``num_classes`` the modules take the labels (N,) of the images as a second argument. It is passed only for
+    class-conditional generators: an architecture without it has none.
+    """
 
     @property
     def latent_dim(self) -> int:
         """Length of the generator's input vector."""
 
-    def generator(self, image_shape: ImageShape) -> nn.Module:
+    def generator(self, image_shape: ImageShape, num_classes: int = 0) -> nn.Module:
         """Return a module that maps latents (N, latent_dim) to images (N, *image_shape) in [-1, 1]."""
 
-    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
+    def discriminator(self, image_shape: ImageShape, output_dim: int, num_classes: int = 0) -> nn.Module:
         """Return a module that maps images (N, *image_shape) to (N, output_dim)."""
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from snngan.config import check_options, option
 from snngan.models import ImageShape
+from snngan.models.conditional import ConditionalBatchNorm2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +48,27 @@ def norm_1d(name: str, width: int) -> nn.Module:
     return nn.LayerNorm(width) if name == "layer" else nn.Identity()
 
 
-def norm_2d(name: str, channels: int) -> nn.Module:
+def norm_2d(name: str, channels: int, num_classes: int = 0) -> nn.Module:
     """Return the normalization ``name`` of feature maps (N, channels, H, W): batch, layer, instance or none.
 
-    Layer normalization computes its statistics over channels, height and width; scale and shift are per channel.
+    With ``num_classes`` batch normalization takes labels. Layer normalization computes its statistics over channels,
+    height and width; scale and shift are per channel.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return ConditionalBatchNorm2d(channels, num_classes) if num_classes else nn.BatchNorm2d(channels)
     if name == "layer":
         return nn.GroupNorm(1, channels)
     return nn.InstanceNorm2d(channels, affine=True) if name == "instance" else nn.Identity()
+
+
+class Smooth(nn.Module):
+    """Averages images (N, C, H, W) with the weights 1, 2, 1 along height and width; borders are repeated."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Sums of shifted images: a convolution of single channels takes several times as long on a CPU.
+        padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+        rows = 0.5 * padded[:, :, 1:-1] + 0.25 * (padded[:, :, :-2] + padded[:, :, 2:])
+        return 0.5 * rows[..., 1:-1] + 0.25 * (rows[..., :-2] + rows[..., 2:])
 
 
 def initialize(network: nn.Module, draw_weight: Callable[[str, Any], object]) -> None:
@@ -68,13 +81,13 @@ def initialize(network: nn.Module, draw_weight: Callable[[str, Any], object]) ->
 
 
 def add_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divide the weight of every linear and convolution layer by its largest singular value, in place; return it.
+    """Divide the weight of every linear, convolution and embedding layer by its largest singular value, in place.
 
-    The value is estimated by one power iteration per forward pass in training mode. Source: Miyato et al. 2018,
-    "Spectral Normalization for Generative Adversarial Networks".
+    Returns ``network``. The value is estimated by one power iteration per forward pass in training mode. Source:
+    Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
     for module in list(network.modules()):
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             spectral_norm(module)
     return network
 

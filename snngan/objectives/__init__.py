@@ -5,7 +5,7 @@ To add an objective, write one more class, here or in a module of your own (see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from snngan.config import check_options, make_config
+from snngan.config import TrainConfig, check_options, make_config
+from snngan.data import Dataset
 from snngan.lazy import public_names
 from snngan.registry import Registry
 
@@ -26,12 +27,35 @@ class ObjectiveOptions:
         check_options(self)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images that an objective gets, real or synthetic.
+
+    Attributes:
+        images: (N, C, H, W) in [-1, 1].
+        labels: (N,) int64, the class of each image; None unless the generator is class-conditional.
+        rows: (N,) int64, where real images are in the training set; None for others.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    rows: Tensor | None = None
+
+
+Discriminator = Callable[[Batch], Tensor]
+"""Maps a batch to the discriminator's outputs (N, discriminator_dim)."""
+
+
+def paired_classes(real: Batch, fake: Batch) -> tuple[Tensor, Tensor] | None:
+    """Return the labels of both batches, or None where they have none."""
+    return None if real.labels is None or fake.labels is None else (real.labels, fake.labels)
+
+
 class Objective(nn.Module):
     """The losses of generator and discriminator; its own state belongs in buffers, which are saved.
 
-    Both return a scalar () for image batches ``real`` and ``fake`` (N, C, H, W) in [-1, 1], of which in
-    ``generator_loss`` the fake ones carry gradient to the generator. Without a discriminator, ``discriminator`` is the
-    identity.
+    Both return a scalar () for batches ``real`` and ``fake``, of which in ``generator_loss`` the fake images carry
+    gradient to the generator.
 
     Example:
         >>> class Logistic(Objective):
@@ -48,10 +72,14 @@ class Objective(nn.Module):
     """Recommended defaults of training and architecture options; those that an architecture lacks are ignored."""
     differentiates_twice: ClassVar[bool] = False
     """Whether a loss contains a gradient of the discriminator."""
+    needs_balanced_classes: ClassVar[bool] = False
+    """Whether class-conditional batches must have as many images of each class."""
 
     options: Any
     discriminator_dim: int | None = 1
     """Outputs of the discriminator, which an option of this name overrides; None: without a discriminator."""
+    num_classes: int = 0
+    """Classes of a class-conditional generator, else 0."""
 
     def __init__(self, options: ObjectiveOptions) -> None:
         super().__init__()
@@ -63,11 +91,32 @@ class Objective(nn.Module):
         """Return all options from those ``given``; raises ``ValueError`` for unknown or wrong ones."""
         return make_config(cls.Options, given)
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    @classmethod
+    def recommend_options(cls, dataset: Dataset) -> Mapping[str, Any]:
+        """Return recommended options that depend on the data."""
+        return {}
+
+    def set_up(self, config: TrainConfig) -> None:
+        """Get ready for runs of a resolved ``config``: build what depends on it, such as a network of the objective."""
+        self.num_classes = config.num_classes
+
+    def pretrain(
+        self, config: TrainConfig, dataset: Dataset, device: torch.device, notify: Callable[[str], None]
+    ) -> None:
+        """Train what the objective needs before the first step of a new run; it is saved as part of its state."""
+
+    def remember(self, images: Tensor) -> None:
+        """Take note of the stored training images (N, C, H, W), to which ``rows`` of real batches point."""
+
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """Return features (N, D) of images (N, C, H, W) in [-1, 1] by name, in which entanglement is tracked."""
+        return {}
+
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         """Return what the discriminator minimizes."""
         raise NotImplementedError
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         """Return what the generator minimizes."""
         raise NotImplementedError
 
@@ -85,7 +134,8 @@ OBJECTIVES: Registry[type[Objective]] = Registry("objective", "snngan.objectives
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "": "OBJECTIVES Objective ObjectiveOptions",
+        "": "OBJECTIVES Batch Discriminator Objective ObjectiveOptions",
+        "features": "FeatureEntanglement",
         "adversarial": "Hinge LeastSquares Minimax NonSaturating Wasserstein WassersteinGradientPenalty",
         "mmd": "KernelTwoSample",
         "snnl": "PixelEntanglement ProjectedEntanglement",

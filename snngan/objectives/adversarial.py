@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.losses.penalty import gradient_penalty
-from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
+from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions
 
 
 @OBJECTIVES.register("gan")
@@ -20,10 +20,10 @@ class NonSaturating(Objective):
 
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake)).mean()
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return F.softplus(-discriminator(fake)).mean()
 
 
@@ -31,18 +31,18 @@ class NonSaturating(Objective):
 class Minimax(NonSaturating):
     """Goodfellow et al. 2014, eq. 1 to the letter: the generator minimizes log(1 - D), which saturates."""
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return -F.softplus(discriminator(fake)).mean()
 
 
 class _Critic(Objective):
     """The Wasserstein distance of outputs: Arjovsky et al. 2017, eq. 3."""
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         values = discriminator(real)
         return torch.mean(discriminator(fake)) - torch.mean(values)
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return -torch.mean(discriminator(fake))
 
 
@@ -79,9 +79,13 @@ class WassersteinGradientPenalty(_Critic):
         {"discriminator_norm": "layer", "discriminator_steps": 5, "learning_rate": 1e-4, "betas": (0.0, 0.9)}
     )
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         loss = super().discriminator_loss(discriminator, real, fake)
-        return loss + self.options.penalty * gradient_penalty(discriminator, real, fake)
+
+        def critic(images: Tensor) -> Tensor:
+            return discriminator(Batch(images, real.labels))
+
+        return loss + self.options.penalty * gradient_penalty(critic, real.images, fake.images)
 
 
 @OBJECTIVES.register("lsgan")
@@ -90,10 +94,10 @@ class LeastSquares(Objective):
 
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return (torch.square(discriminator(real) - 1).mean() + torch.square(discriminator(fake)).mean()) / 2
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return torch.square(discriminator(fake) - 1).mean() / 2
 
 
@@ -103,5 +107,5 @@ class Hinge(_Critic):
 
     recommended = MappingProxyType({"spectral_norm": True})
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snngan.config import option
 from snngan.losses.mmd import squared_mmd
-from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
+from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions, paired_classes
 
 
 @OBJECTIVES.register("mmd")
@@ -25,12 +25,16 @@ class KernelTwoSample(Objective):
     class Options(ObjectiveOptions):
         discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
 
+    needs_balanced_classes = True
     recommended = MappingProxyType({"spectral_norm": True, "learning_rate": 8e-4, "discriminator_learning_rate": 2e-4})
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return -squared_mmd(discriminator(real), discriminator(fake))
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
+        return -self._squared_mmd(discriminator(real), discriminator(fake), paired_classes(real, fake))
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         with torch.no_grad():
             embedded = discriminator(real)
-        return squared_mmd(embedded, discriminator(fake))
+        return self._squared_mmd(embedded, discriminator(fake), paired_classes(real, fake))
+
+    def _squared_mmd(self, real: Tensor, fake: Tensor, classes: tuple[Tensor, Tensor] | None) -> Tensor:
+        return squared_mmd(real, fake, classes=classes, num_classes=self.num_classes)

@@ -16,9 +16,9 @@ from snngan.config import option, with_default
 from snngan.distributed import is_distributed
 from snngan.losses.backends import choose_backend
 from snngan.losses.log_odds import log_odds
-from snngan.losses.pairwise import DISTANCES, build_real_fake_batch
-from snngan.losses.temperature import parse_temperature
-from snngan.objectives import OBJECTIVES, Objective, ObjectiveOptions
+from snngan.losses.pairwise import DISTANCES, GroupedBatch, PairwiseBatch, build_real_fake_batch
+from snngan.losses.temperature import Temperature, parse_temperature
+from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions, paired_classes
 
 TEMPERATURE_HELP = (
     "temperature: 0.1 for 0.1 times the mean squared distance, 0.05+0.2 for a mixture, absolute:T, annealed:T, "
@@ -26,13 +26,14 @@ TEMPERATURE_HELP = (
 )
 
 
-FORMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "literal": lambda z: -F.softplus(z).mean(),  # the paper's, which saturates once the classes are apart
-    "log-odds": lambda z: F.softplus(-z).mean(),  # its non-saturating twin
-    "log-odds-linear": lambda z: -z.mean(),
-    "chance-capped": lambda z: -z.clamp_max(0).mean(),  # has nothing to gain beyond chance
+FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "literal": lambda z, chance: -F.softplus(z).mean(),  # the paper's, which saturates once the classes are apart
+    "log-odds": lambda z, chance: F.softplus(-z).mean(),  # its non-saturating twin
+    "log-odds-linear": lambda z, chance: -z.mean(),
+    "chance-capped": lambda z, chance: -torch.minimum(z, chance).mean(),  # has nothing to gain beyond chance
 }
-"""What a generator minimizes to raise entanglement, (), from the log-odds z of every anchor."""
+"""What a generator minimizes to raise entanglement, (), from the log-odds z (K, N) of every anchor and those of
+chance (N,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class _Entangling(Objective):
     """An objective on the log-odds of real and fake batches."""
 
     options: EntanglementOptions
+    needs_balanced_classes = True
     relative_to_real: ClassVar[bool] = False
     """Whether relative temperatures are multiples of the mean distance of the real samples alone."""
     default_temperatures: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -63,17 +65,29 @@ class _Entangling(Objective):
         parse_temperature(options.temperature)
         return options
 
-    def log_odds(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the log-odds (1, N + M) of embeddings (N, ...) and (M, ...), over the batches of all ranks."""
+    def pair(self, real: Tensor, fake: Tensor, classes: tuple[Tensor, Tensor] | None) -> PairwiseBatch | GroupedBatch:
+        """Return the batch of embeddings (N, ...) and (M, ...) of all ranks, within ``classes`` (N,) and (M,) if any.
+
+        Each class must have as many samples as the others.
+        """
         distance: Any = self.options.distance
-        batch = build_real_fake_batch(
-            real, fake, distance, mean_of_real=self.relative_to_real, across_ranks=is_distributed()
-        )
-        return log_odds(batch, self.temperature(batch)).to(batch.dtype)
+        return build_real_fake_batch(
+            real, fake, distance, classes=classes, num_classes=self.num_classes,
+            mean_of_real=self.relative_to_real, across_ranks=is_distributed(),
+        )  # fmt: skip
+
+    def entangle(
+        self, real: Tensor, fake: Tensor, classes: tuple[Tensor, Tensor] | None, temperature: nn.Module
+    ) -> Tensor:
+        """Return what the generator minimizes, for embeddings (N, ...) and (M, ...), at the temperatures of a rule."""
+        batch = self.pair(real, fake, classes)
+        odds = log_odds(batch, temperature(batch)).to(batch.dtype)
+        return FORMS[self.options.form](odds, batch.chance.to(odds.dtype))
 
     def reads_values(self, batch_size: int, image_shape: tuple[int, ...], device: torch.device) -> bool:
-        dims = self.discriminator_dim or math.prod(image_shape)
-        return self.temperature.waits or choose_backend(2 * batch_size, dims, torch.float32, device) == "tiled"
+        dims, size = self.discriminator_dim or math.prod(image_shape), 2 * batch_size // max(1, self.num_classes)
+        waits = any(rule.waits for rule in self.modules() if isinstance(rule, Temperature))
+        return waits or choose_backend(size, dims, torch.float32, device) == "tiled"
 
 
 @OBJECTIVES.register("snnl-pixel")
@@ -94,8 +108,8 @@ class PixelEntanglement(_Entangling):
         dict.fromkeys(FORMS, "0.2") | {"literal": "0.05", "chance-capped": "0.1+0.3"}
     )
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return FORMS[self.options.form](self.log_odds(real.detach(), fake))
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
+        return self.entangle(real.images.detach(), fake.images, paired_classes(real, fake), self.temperature)
 
 
 @OBJECTIVES.register("snnl-projected")
@@ -120,10 +134,11 @@ class ProjectedEntanglement(_Entangling):
     )
     default_temperatures = MappingProxyType(dict.fromkeys(FORMS, "1"))
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        return F.softplus(self.log_odds(discriminator(real), discriminator(fake))).mean()
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
+        batch = self.pair(discriminator(real), discriminator(fake), paired_classes(real, fake))
+        return F.softplus(log_odds(batch, self.temperature(batch)).to(batch.dtype)).mean()
 
-    def generator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         with torch.no_grad():
             embedded = discriminator(real)
-        return FORMS[self.options.form](self.log_odds(embedded, discriminator(fake)))
+        return self.entangle(embedded, discriminator(fake), paired_classes(real, fake), self.temperature)

@@ -158,11 +158,13 @@ def check_same_step(step: int) -> None:
     run_on_all_ranks(check)
 
 
-def check_share(batch_size: int) -> None:
-    """Raise ``ValueError`` unless the ranks can share a batch equally."""
+def check_share(batch_size: int, num_classes: int = 1) -> None:
+    """Raise ``ValueError`` unless the ranks can share a batch, and the images of each class in it, equally."""
     count = rank_and_world_size()[1]
-    if batch_size % count:
+    unit = count * max(1, num_classes)
+    if batch_size % unit:
+        classes = f" with as many images of each of {num_classes} classes" * (num_classes > 1)
         raise ValueError(
-            f"a batch of {batch_size} cannot be shared equally by {count} processes: --batch-size is that of all "
-            f"together; use {batch_size // count * count or count}"
+            f"a batch of {batch_size} cannot be shared equally by {count} processes{classes}: --batch-size is that of "
+            f"all together; use {batch_size // unit * unit or unit}"
         )

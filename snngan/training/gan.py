@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -17,15 +18,29 @@ from snngan.distributed import is_distributed, local_shard, rank_and_world_size
 from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.losses.snnl import entanglement
 from snngan.models.batch_norm import convert_batch_norm
+from snngan.objectives import OBJECTIVES, Batch
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import build_to_fit, explain_mismatch
 from snngan.training.cuda_graph import CudaGraph
 from snngan.training.device import choose_layout
-from snngan.training.distributed import average_gradients
+from snngan.training.distributed import (
+    average_gradients,
+    broadcast_from_rank0,
+    check_share,
+    is_main_process,
+    run_on_all_ranks,
+)
 from snngan.training.divergence import DivergedError, explain_divergence
 from snngan.training.optimizers import WeightStates, load_optimizer, make_optimizer, optimizer_state
-from snngan.training.resolve import build_architecture, build_objective, is_discriminator_option
+from snngan.training.resolve import (
+    build_architecture,
+    build_discriminator,
+    build_generator,
+    build_objective,
+    is_discriminator_option,
+)
 from snngan.training.run_folder import RunFolder
+from snngan.training.sampling import class_rows
 from snngan.training.trainer import Trainer, random_state, restore_random_state
 
 Metrics = Callable[["GanTrainer", int], dict[str, float]]
@@ -39,6 +54,14 @@ NUM_PROJECTED = 128
 """Monitored images that the discriminator embeds, too."""
 GRID_IMAGES = 100
 """Images in a sample grid."""
+GRID_COLUMNS = 10
+"""Images of each class in the sample grid of a class-conditional generator."""
+MAX_CLASSES = 20
+"""The most classes that have a row in sample grids and an entanglement of their own; others follow from samples."""
+FINAL_LEARNING_RATE = 0.02
+"""Where a decaying learning rate ends, relative to its beginning."""
+MIN_PER_CLASS = 8
+"""Monitored images that a class must have for its own entanglement."""
 
 
 class GanTrainer(Trainer):
@@ -51,6 +74,7 @@ class GanTrainer(Trainer):
         state: of a checkpoint, to continue from.
         metrics: computes what is logged every ``metrics_every`` steps beside entanglement. It must not draw from
             torch's global generator.
+        notify: called with each line worth telling the user.
 
     Raises:
         ValueError: the data are others, or do not fit the networks, or a step cannot be a CUDA graph.
@@ -66,15 +90,20 @@ class GanTrainer(Trainer):
         device: torch.device,
         state: Mapping[str, Any] | None = None,
         metrics: Metrics | None = None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__(config, dataset, device)
-        self.config, self.metrics = config, metrics
+        self.config, self.metrics, self.notify = config, metrics, notify
+        is_balanced = config.conditional and OBJECTIVES[config.objective].needs_balanced_classes
+        for size in (config.batch_size, config.real_batch_size):
+            check_share(size, config.num_classes if is_balanced else 1)
         self.sample_every, self.metrics_every = config.sample_every, config.metrics_every  # on every rank alike
         self._build_networks(None if state is None else state["networks"])
         self._build_optimizers()
         self.batches = Batches(
-            dataset.train_images, config.batch_size, seed=config.seed, device=device, shard=rank_and_world_size()
-        )
+            dataset.train_images, config.real_batch_size, seed=config.seed, device=device, shard=rank_and_world_size(),
+            labels=dataset.train_labels if config.conditional else None, balanced=is_balanced,
+        )  # fmt: skip
         # Latents are drawn on the CPU, so that they are the same on every device.
         self.noise = torch.Generator().manual_seed(seed_for(config.seed, "noise"))
         self._choose_monitored(dataset)
@@ -86,18 +115,18 @@ class GanTrainer(Trainer):
     def _build_networks(self, saved: Any) -> None:
         """Build objective, generator, EMA generator and discriminator; the same seed gives the same weights."""
         config, device = self.config, self.device
-        architecture = build_architecture(config)
-        self.latent_dim = architecture.latent_dim
+        self.latent_dim = build_architecture(config).latent_dim
         self.objective = build_objective(config).to(device)
+        self.objective.remember(self.dataset.train_images)
         self.has_discriminator = self.objective.discriminator_dim is not None
         discriminator: nn.Module = nn.Identity()
-        shape, dim, saved = config.image_shape, self.objective.discriminator_dim, saved or {}
+        dim, saved = self.objective.discriminator_dim, saved or {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "weights"))
-            generator = build_to_fit(lambda: architecture.generator(shape), saved.get("generator"), "generator")
+            generator = build_to_fit(lambda: build_generator(config), saved.get("generator"), "generator")
             if dim is not None:
                 discriminator = build_to_fit(
-                    lambda: architecture.discriminator(shape, dim), saved.get("discriminator"), "discriminator"
+                    lambda: build_discriminator(config, dim), saved.get("discriminator"), "discriminator"
                 )
         self.generator, self.discriminator = self._place(generator), self._place(discriminator)
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
@@ -132,7 +161,13 @@ class GanTrainer(Trainer):
         count = NUM_MONITORED if dataset.test_images[0].numel() >= 100 else NUM_MONITORED_SMALL
         rows = torch.randperm(len(dataset.test_images), generator=random)[:count]
         self.held_out = to_unit_range(dataset.test_images[rows]).to(self.device)
-        self.fixed_latents = self._draw_latents(max(GRID_IMAGES, len(self.held_out)), random)
+        self.held_out_labels = self._labels_of(dataset.test_labels, rows)
+        num_fixed = max(GRID_IMAGES, GRID_COLUMNS * min(MAX_CLASSES, self.config.num_classes), len(self.held_out))
+        self.fixed_latents = self._draw_latents(num_fixed, random)
+
+    def _labels_of(self, labels: Tensor | None, rows: Tensor) -> Tensor | None:
+        """Return the labels of ``rows`` on the device, or None for a generator that takes none."""
+        return labels[rows].to(self.device) if self.config.conditional and labels is not None else None
 
     def _prepare_step(self) -> None:
         """Compile the networks and record the step as a CUDA graph, where the config says so."""
@@ -156,20 +191,40 @@ class GanTrainer(Trainer):
                 )
             self._recorded = CudaGraph(self.update, self.device)
 
+    def prepare(self) -> None:
+        """Let the objective train what it needs, on the first rank."""
+        objective, is_main = self.objective, is_main_process()
+        run_on_all_ranks(
+            lambda: objective.pretrain(self.config, self.dataset, self.device, self.notify) if is_main else None
+        )
+        state = broadcast_from_rank0(objective.cpu().state_dict() if is_main else None)
+        objective.load_state_dict(state)
+        objective.to(self.device)
+
     def step(self, number: int) -> dict[str, Tensor]:
         """Draw what step ``number`` needs, update the networks, and return the loss () of each network by name.
 
         Every rank draws the batch of all ranks and takes its share.
         """
         updates = self.config.discriminator_steps if self.has_discriminator else 0
-        real = [self.batches.next_stored_images() for _ in range(max(1, updates))]
+        real = [self.batches.next_stored() for _ in range(max(1, updates))]
         count = self.config.batch_size
         latents = [local_shard(self._draw_latents(count, self.noise)) for _ in range(updates + 1)]
+        drawn = *(images for images, _ in real), *latents, *(rows for _, rows in real)
+        self._set_learning_rates(number)
         self._number = number
         weight = 1 - min(self.config.ema_decay, number / (number + 10))  # EMA warm-up
         if self._recorded is not None:  # a Python float would become a constant of the graph
-            return self._recorded(torch.full((), weight, device=self.device), *real, *latents)
-        return self.update(weight, *real, *latents)
+            return self._recorded(torch.full((), weight, device=self.device), *drawn)
+        return self.update(weight, *drawn)
+
+    def _set_learning_rates(self, number: int) -> None:
+        """Set the learning rates of step ``number``; a constant one stays as it is, also where it is recorded."""
+        if self.config.learning_rate_decay != "none":
+            factor = decay(self.config.learning_rate_decay, min(1.0, (number - 1) / self.config.schedule_steps))
+            for _, optimizer in self._optimizers():
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * factor
 
     def update(self, ema_weight: float | Tensor, *drawn: Tensor) -> dict[str, Tensor]:
         """Update discriminator, generator and EMA generator, and return the loss () of each network by name.
@@ -180,22 +235,25 @@ class GanTrainer(Trainer):
         Args:
             ema_weight: how far the EMA generator moves toward the generator, in [0, 1].
             drawn: images as they are stored, for each update of the discriminator, or one batch without it; then
-                latents (batch_size, latent_dim) for each of these updates and for the generator.
+                latents (batch_size, latent_dim) for each of these updates and for the generator; then where the images
+                of each batch are in the training set (batch_size,).
         """
-        generator, discriminator, objective = self._generate, self._discriminate, self.objective
+        discriminate, objective = self._discriminate_batch, self.objective
         num_batches = max(1, self.config.discriminator_steps) if self.has_discriminator else 1
-        *latents, last_latents = drawn[num_batches:]
-        real = to_unit_range(drawn[0])
+        num_latents = num_batches + 1 if self.has_discriminator else 1
+        *latents, last_latents = drawn[num_batches : num_batches + num_latents]
+        rows = drawn[num_batches + num_latents :]
+        real = self._real_batch(drawn[0], rows[0])
         losses: dict[str, Tensor] = {}
 
         # Update the discriminator, each time on fresh real and synthetic images.
         if self.discriminator_optimizer is not None:
             for index, own_latents in enumerate(latents):
-                real = to_unit_range(drawn[index]) if index else real
+                real = self._real_batch(drawn[index], rows[index]) if index else real
                 with self._autocast:
                     with torch.no_grad():
-                        fake = generator(own_latents)
-                    loss = objective.discriminator_loss(discriminator, real, fake)
+                        fake = self._generate_batch(own_latents, real.labels)
+                    loss = objective.discriminator_loss(discriminate, real, fake)
                 self.check_loss(self._number, "discriminator", loss)
                 self.discriminator_optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -207,7 +265,8 @@ class GanTrainer(Trainer):
 
         # Update the generator, against the last real batch.
         with self._autocast:
-            loss = objective.generator_loss(discriminator, real, generator(last_latents))
+            fake = self._generate_batch(last_latents, real.labels)
+            loss = objective.generator_loss(discriminate, real, fake)
         self.check_loss(self._number, "generator", loss)
         self.generator_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -219,6 +278,24 @@ class GanTrainer(Trainer):
         # Update the EMA generator.
         self._update_average(ema_weight)
         return losses
+
+    def _real_batch(self, images: Tensor, rows: Tensor) -> Batch:
+        """Return stored images (N, C, H, W), of the ``rows`` (N,) of the training set, as objectives get them."""
+        labels = self.batches.labels
+        return Batch(to_unit_range(images), None if labels is None else labels[rows], rows)
+
+    def _generate_batch(self, latents: Tensor, labels: Tensor | None) -> Batch:
+        """Return the generator's images for ``latents`` (N, latent_dim), of the classes of the real ones if labeled."""
+        if labels is None:
+            return Batch(self._generate(latents))
+        if len(labels) != len(latents):  # balanced: every class follows the one before it
+            labels = torch.arange(len(latents), device=labels.device) % self.config.num_classes
+        return Batch(self._generate(latents, labels), labels)
+
+    def _discriminate_batch(self, batch: Batch) -> Tensor:
+        """Return the discriminator's outputs (N, discriminator_dim)."""
+        outputs: Tensor = self._discriminate(*inputs_of(batch))
+        return outputs
 
     def _set_discriminator_grad(self, flag: bool) -> None:
         for weight in self._discriminator_weights:
@@ -240,18 +317,21 @@ class GanTrainer(Trainer):
         return latents.to(self.device, non_blocking=True)
 
     @torch.no_grad()
-    def sample(self, latents: Tensor) -> Tensor:
-        """Return the EMA generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim)."""
-        images: Tensor = self.ema_generator(latents)
+    def sample(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the EMA generator's images (N, C, H, W) in [-1, 1] for ``latents`` (N, latent_dim).
+
+        A class-conditional generator needs the ``labels`` (N,) of the classes.
+        """
+        images: Tensor = self.ema_generator(latents) if labels is None else self.ema_generator(latents, labels)
         return images
 
     @torch.no_grad()
-    def embed(self, images: Tensor) -> Tensor | None:
+    def embed(self, batch: Batch) -> Tensor | None:
         """Return the images' embeddings (N, discriminator_dim), or None without a discriminator that projects."""
         if self.objective.discriminator_dim in (None, 1):
             return None
         was_training = self.discriminator.training
-        embeddings: Tensor = self.discriminator.eval()(images)
+        embeddings: Tensor = self.discriminator.eval()(*inputs_of(batch))
         self.discriminator.train(was_training)
         return embeddings
 
@@ -265,8 +345,8 @@ class GanTrainer(Trainer):
 
     def _measure_entanglement(self, number: int) -> dict[str, float]:
         """Return the entanglement of held-out and synthetic images, in pixels and in the learned space, if any."""
-        fake = self._sample_fixed(number, len(self.held_out))
-        found = entanglement(self.held_out, fake)
+        real, fake = self._monitored(number)
+        found = entanglement(real.images, fake.images)
         values = {
             "entanglement/input": found.value,
             "entanglement/input_score": found.score,
@@ -274,14 +354,29 @@ class GanTrainer(Trainer):
             "entanglement/fake_anchors": found.fake_anchors,
             "entanglement/temperature": found.temperature,
         }
-        real_embedded, fake_embedded = self.embed(self.held_out[:NUM_PROJECTED]), self.embed(fake[:NUM_PROJECTED])
-        if real_embedded is not None and fake_embedded is not None:
-            values["entanglement/projection"] = entanglement(real_embedded, fake_embedded).value
+        embedded = [self.embed(take(batch, slice(NUM_PROJECTED))) for batch in (real, fake)]
+        if embedded[0] is not None and embedded[1] is not None:
+            values["entanglement/projection"] = entanglement(embedded[0], embedded[1]).value
+        for name, features in self.objective.embed(real.images).items():
+            score = entanglement(features, self.objective.embed(fake.images)[name]).score
+            values[f"entanglement/space/{name.replace('/', '.')}"] = score
+        if self.held_out_labels is not None:
+            for label in range(min(MAX_CLASSES, self.config.num_classes)):
+                rows = self.held_out_labels == label
+                if int(rows.sum()) >= MIN_PER_CLASS:
+                    score = entanglement(real.images[rows], fake.images[rows]).score
+                    values[f"entanglement/class/{self.config.class_name(label)}"] = score
         return values
 
-    def _sample_fixed(self, number: int, count: int) -> Tensor:
-        """Return the images (count, C, H, W) of the first fixed latents, which must be finite."""
-        images = self.sample(self.fixed_latents[:count])
+    def _monitored(self, number: int) -> tuple[Batch, Batch]:
+        """Return the held-out images, and as many synthetic ones, of the same classes if they are labeled."""
+        labels = self.held_out_labels
+        fake = self._sample_fixed(number, self.fixed_latents[: len(self.held_out)], labels)
+        return Batch(self.held_out, labels), Batch(fake, labels)
+
+    def _sample_fixed(self, number: int, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the images (N, C, H, W) of ``latents`` (N, latent_dim), which must be finite."""
+        images = self.sample(latents, labels)
         if not bool(images.isfinite().all()):
             why = explain_divergence(self.config, self.networks(), self.dataset.train_images[:0])
             raise DivergedError(f"step {number}: the images of the EMA generator are not finite; {why}")
@@ -290,13 +385,30 @@ class GanTrainer(Trainer):
     def log_artifacts(self, run: RunFolder[Any], number: int) -> None:
         """Write the sample grid and, at checkpoints, the embeddings of real and synthetic images."""
         if self.is_due(number, self.sample_every):
-            run.log_samples(number, self._sample_fixed(number, GRID_IMAGES), self.held_out[:GRID_IMAGES])
+            self._log_samples(run, number)
         if number > 0 and self.is_due(number, self.config.checkpoint_every):
-            count = len(self.held_out)
-            images = torch.cat([self.held_out, self._sample_fixed(number, count)])
-            embeddings = self.embed(images)
+            sides, count = self._monitored(number), len(self.held_out)
+            images = torch.cat([batch.images for batch in sides])
+            labels = None if self.held_out_labels is None else self.held_out_labels.repeat(2)
+            embeddings = self.embed(Batch(images, labels))
             if embeddings is not None:
                 run.log_projection(number, embeddings, images, ["real"] * count + ["synthetic"] * count)
+
+    def _log_samples(self, run: RunFolder[Any], number: int) -> None:
+        """Write the sample grid, for a class-conditional generator with a row for each class."""
+        if self.held_out_labels is None or self.config.is_points:
+            count = GRID_IMAGES if self.held_out_labels is None else len(self.held_out)
+            fake = self._sample_fixed(number, self.fixed_latents[:count], self.held_out_labels)
+            run.log_samples(number, fake, self.held_out[:GRID_IMAGES])
+            return
+        labels = class_rows(min(MAX_CLASSES, self.config.num_classes), GRID_COLUMNS, self.device)
+        real = torch.full((len(labels), *self.config.image_shape), -1.0)  # blank where a class has too few
+        for label in range(len(labels) // GRID_COLUMNS):
+            found = torch.nonzero(torch.as_tensor(self.dataset.test_labels) == label).squeeze(1)[:GRID_COLUMNS]
+            start = label * GRID_COLUMNS
+            real[start : start + len(found)] = to_unit_range(self.dataset.test_images[found])
+        fake = self._sample_fixed(number, self.fixed_latents[: len(labels)], labels)
+        run.log_samples(number, fake, real, GRID_COLUMNS)
 
     def networks(self) -> dict[str, nn.Module]:
         named = {"generator": self.generator, "discriminator": self.discriminator, "ema_generator": self.ema_generator}
@@ -343,8 +455,10 @@ class GanTrainer(Trainer):
         training = {
             "steps": config.steps,
             "batch_size": config.batch_size,
+            **({"real_batch_size": config.real_batch_size} if config.real_batch_size != config.batch_size else {}),
             "optimizer": config.optimizer,
             "learning_rate": config.learning_rate,
+            **({"learning_rate_decay": config.learning_rate_decay} if config.learning_rate_decay != "none" else {}),
         }
         if config.discriminator_learning_rate is not None and self.has_discriminator:
             training["discriminator_learning_rate"] = config.discriminator_learning_rate
@@ -357,12 +471,13 @@ class GanTrainer(Trainer):
             return ", ".join(f"{name}={options[name]}" for name in used)
 
         chosen = text(option_values(self.objective.options))
+        conditional = f", conditional on {config.num_classes} classes" if config.conditional else ""
         modes = ", compiled" * config.compile + ", CUDA graph" * config.cuda_graph
         return [
             f"data       {config.dataset}: {len(dataset.train_images)} {self.describe_samples()}, "
             f"{len(dataset.test_images)} held out",
             f"objective  {config.objective}" + (f" ({chosen})" if chosen else ""),
-            f"networks   {config.arch} ({text(config.arch_options)})",
+            f"networks   {config.arch}{conditional} ({text(config.arch_options)})",
             f"training   {text(training)}, seed={config.seed}, {config.precision}{modes} on {self.device}",
         ]
 
@@ -375,6 +490,25 @@ class GanTrainer(Trainer):
             f"entanglement of real anchors {metrics['entanglement/real_anchors']:.3f}, of synthetic anchors "
             f"{metrics['entanglement/fake_anchors']:.3f} (0.693 is ideal)",
         ]
+
+
+def decay(kind: str, done: float) -> float:
+    """Return the factor of the learning rate when a share ``done`` of the steps, in [0, 1], has been done.
+
+    It falls to ``FINAL_LEARNING_RATE``: ``linear`` is constant over the first half.
+    """
+    falling = min(1.0, 2 - 2 * done) if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return max(FINAL_LEARNING_RATE, falling)
+
+
+def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
+    """Return the arguments of a discriminator: images (N, C, H, W), and labels (N,) if it takes them."""
+    return (batch.images,) if batch.labels is None else (batch.images, batch.labels)
+
+
+def take(batch: Batch, rows: slice) -> Batch:
+    """Return some of the images of a batch."""
+    return Batch(batch.images[rows], None if batch.labels is None else batch.labels[rows])
 
 
 def _compile(network: nn.Module) -> nn.Module:

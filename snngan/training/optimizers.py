@@ -15,14 +15,18 @@ WeightStates = dict[str, dict[str, Tensor]]
 def make_optimizer(
     name: str, parameters: Iterable[Tensor], learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
-    """Return ``adam`` with ``betas``, ``rmsprop``, or ``sgd`` with Nesterov's momentum of 0.9."""
-    parameters = list(parameters)
-    on_gpu = parameters[0].is_cuda  # what counts steps is there too, so that no step waits
+    """Return ``adam`` with ``betas``, ``rmsprop``, or ``sgd`` with Nesterov's momentum of 0.9.
+
+    Parameter groups keep the learning rate as ``initial_lr``, too.
+    """
+    weights = list(parameters)
+    groups: Any = [{"params": weights, "initial_lr": learning_rate}]
+    on_gpu = weights[0].is_cuda  # what counts steps is there too, so that no step waits
     if name == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True, capturable=on_gpu)
+        return torch.optim.Adam(groups, lr=learning_rate, betas=betas, fused=True, capturable=on_gpu)
     if name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=learning_rate, capturable=on_gpu)
-    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, nesterov=True)
+        return torch.optim.RMSprop(groups, lr=learning_rate, capturable=on_gpu)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
 
 
 STATE_NAMES = {

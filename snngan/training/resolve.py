@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
+from torch import nn
+
 from snngan.config import (
     ClassifyConfig,
     Config,
@@ -78,20 +81,27 @@ def resolve(config: C, dataset: Dataset) -> C:
     else:
         assert isinstance(config, ClassifyConfig)
         found = _resolve_classify_config(config, dataset)
-    check_batch_size(found.batch_size, len(dataset.train_images))
+    for size in (found.batch_size, getattr(found, "real_batch_size", None)):
+        check_batch_size(size or found.batch_size, len(dataset.train_images))
     return dataclasses.replace(
         found,
         dataset=absolute_name(config.dataset),
         data_dir=str(data_folder(config.data_dir).absolute()),
-        data_digest=digest_for(config, dataset),
+        data_digest=digest_for(found, dataset),
         image_shape=dataset.image_shape,
         is_points=dataset.is_points,
+        class_names=tuple(dataset.class_names),
+        schedule_steps=found.steps,
     )  # type: ignore[return-value]
 
 
 def digest_for(config: Config, dataset: Dataset) -> str:
-    """Return the fingerprint of what a run of ``config`` sees of ``dataset``: images, and labels for a classifier."""
-    return dataset.digest() if isinstance(config, TrainConfig) else dataset.labeled_digest()
+    """Return the fingerprint of what a run of a resolved config sees of ``dataset``: images, and labels if it does."""
+    return dataset.labeled_digest() if _uses_labels(config) else dataset.digest()
+
+
+def _uses_labels(config: Config) -> bool:
+    return config.conditional if isinstance(config, TrainConfig) else True
 
 
 def check_same_data(config: Config, dataset: Dataset) -> None:
@@ -100,7 +110,7 @@ def check_same_data(config: Config, dataset: Dataset) -> None:
     if isinstance(config, ClassifyConfig):
         is_same = is_same and dataset.num_classes == config.num_classes
     if not is_same:
-        labels = "" if isinstance(config, TrainConfig) else " and their labels"
+        labels = " and their labels" if _uses_labels(config) else ""
         raise ValueError(
             f"{dataset.name}: these {len(dataset.train_images)} training images {dataset.image_shape}{labels} differ "
             "from those the run was started with; resume with the same data (--dataset or --data-dir say where it is "
@@ -111,13 +121,30 @@ def check_same_data(config: Config, dataset: Dataset) -> None:
 def build_objective(config: TrainConfig) -> Objective:
     """Return the objective of a resolved config."""
     kind = OBJECTIVES[config.objective]
-    return kind(kind.make_options(config.objective_options))
+    objective = kind(kind.make_options(config.objective_options))
+    objective.set_up(config)
+    return objective
 
 
 def build_architecture(config: TrainConfig) -> Architecture:
     """Return the architecture of a resolved config."""
     architecture: Architecture = make_config(ARCHITECTURES[config.arch], config.arch_options)
     return architecture
+
+
+def build_generator(config: TrainConfig) -> nn.Module:
+    """Return the generator of a resolved config, untrained."""
+    return build_architecture(config).generator(config.image_shape, *_classes(config))
+
+
+def build_discriminator(config: TrainConfig, output_dim: int) -> nn.Module:
+    """Return the discriminator of a resolved config, untrained."""
+    return build_architecture(config).discriminator(config.image_shape, output_dim, *_classes(config))
+
+
+def _classes(config: TrainConfig) -> tuple[int, ...]:
+    """Return the number of classes as an argument for a network, none for one without labels."""
+    return (config.num_classes,) if config.conditional else ()
 
 
 def build_classifier(config: ClassifyConfig) -> Classifier:
@@ -214,6 +241,7 @@ def _apply_settings(config: C) -> C:
 def _check_effects(config: TrainConfig) -> None:
     """Raise ``ValueError`` for an option that has no effect on the objective, or that this machine cannot do."""
     objective = OBJECTIVES[config.objective]
+    decay = config.fill_defaults(objective.recommended).learning_rate_decay
     if not config.data_digest:  # a resolved config has a value for every option
         options = objective.make_options(config.objective_options)
         has_discriminator = getattr(options, "discriminator_dim", objective.discriminator_dim) is not None
@@ -221,6 +249,11 @@ def _check_effects(config: TrainConfig) -> None:
         for name in (*given, *config.objective_options, *config.arch_options):
             if not has_discriminator and is_discriminator_option(name):
                 raise ValueError(f"{config.objective} has no discriminator, so {name} has no effect; leave it out")
+            if has_discriminator and name == "real_batch_size":
+                raise ValueError(
+                    f"{config.objective} has a discriminator, which takes as many real as synthetic images: leave out "
+                    "real_batch_size"
+                )
         optimizer = config.fill_defaults(objective.recommended).optimizer
         if config.betas is not None and optimizer != "adam":
             raise ValueError(
@@ -230,6 +263,10 @@ def _check_effects(config: TrainConfig) -> None:
         _check_compile(config.objective, objective)
     if config.cuda_graph and choose_device(config.device).type != "cuda":
         raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
+    if config.cuda_graph and decay != "none":
+        raise ValueError(
+            f"--cuda-graph needs a learning rate that does not change: add --learning-rate-decay none, not {decay}"
+        )
 
 
 def _check_compile(name: str, objective: type[Objective]) -> None:
@@ -256,13 +293,64 @@ def _resolve_train_config(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     rate = config.discriminator_learning_rate
     if rate is None and config.learning_rate is None:  # a learning rate of the user's is for both networks
         rate = recommended.get("discriminator_learning_rate")
+    filled = config.fill_defaults(recommended)
+    if filled.conditional and config.conditional is None and not _suits_conditional(dataset, filled.batch_size):
+        filled = dataclasses.replace(filled, conditional=False)
+    counts = _count_classes(dataset) if filled.conditional else ()
+    if counts and objective.needs_balanced_classes:
+        filled = _balance(config, filled, len(counts))
+    options = objective.make_options({**objective.recommend_options(dataset), **config.objective_options})
     return dataclasses.replace(
-        config.fill_defaults(recommended),
-        objective_options=option_values(objective.make_options(config.objective_options)),
+        filled,
+        real_batch_size=filled.real_batch_size or filled.batch_size,
+        objective_options=option_values(options),
         arch=arch,
         arch_options=option_values(architecture),
         discriminator_learning_rate=rate,
+        class_counts=counts,
     )
+
+
+def _suits_conditional(dataset: Dataset, batch_size: int) -> bool:
+    """Return whether a generator of ``dataset`` may be conditional where the user has not asked for it."""
+    labels = dataset.train_labels
+    if dataset.is_points or labels is None or dataset.test_labels is None or int(labels.min()) < 0:
+        return False
+    counts = torch.bincount(labels)
+    return 2 <= len(counts) <= batch_size // 2 and bool(counts.all()) and dataset.num_classes == len(counts)
+
+
+def _count_classes(dataset: Dataset) -> tuple[int, ...]:
+    """Return how many training images each class has; raises ``ValueError`` without labels, or if one has none."""
+    check_labels(dataset, "a conditional generator")
+    assert dataset.train_labels is not None
+    counts = tuple(torch.bincount(dataset.train_labels, minlength=dataset.num_classes).tolist())
+    if 0 in counts:
+        raise ValueError(
+            f"{dataset.name} has no training image of class {counts.index(0)}: number the classes from 0 on, or leave "
+            "out --conditional"
+        )
+    return counts
+
+
+def _balance(given: TrainConfig, filled: TrainConfig, num_classes: int) -> TrainConfig:
+    """Return ``filled`` with as many images of each class per batch: a default batch size is rounded up.
+
+    Raises:
+        ValueError: a batch size that was ``given`` is not a multiple of the number of classes.
+    """
+    sizes = {}
+    for name in ("batch_size", "real_batch_size"):
+        size = getattr(filled, name)
+        fitting = size and max(2, -(-size // num_classes)) * num_classes
+        if getattr(given, name) is not None and size != fitting:
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag} of a conditional generator must be a multiple of the {num_classes} classes, 2 images of "
+                f"each or more, got {size}: use {fitting}, or add --no-conditional"
+            )
+        sizes[name] = fitting
+    return dataclasses.replace(filled, **sizes)
 
 
 def _choose_architecture(image_shape: ImageShape) -> str:
@@ -282,20 +370,18 @@ def _resolve_classify_config(config: ClassifyConfig, dataset: Dataset) -> Classi
         filled,
         arch_options=option_values(classifier),
         num_classes=dataset.num_classes,
-        class_names=tuple(dataset.class_names),
-        schedule_steps=filled.steps,
     )
 
 
-def check_labels(dataset: Dataset) -> None:
+def check_labels(dataset: Dataset, user: str = "a classifier") -> None:
     """Raise ``ValueError`` unless both halves of ``dataset`` have labels from 0 on, of two classes or more."""
     labels = dataset.train_labels
     if labels is None or dataset.test_labels is None:
         raise ValueError(
-            f"{dataset.missing_labels}, and a classifier needs them; a folder with one folder per class has labels"
+            f"{dataset.missing_labels}, and {user} needs them; a folder with one folder per class has labels"
         )
     if int(labels.min()) < 0 or int(labels.min()) == int(labels.max()):
-        raise ValueError(f"{dataset.name}: a classifier needs labels from 0 on, of 2 classes or more")
+        raise ValueError(f"{dataset.name}: {user} needs labels from 0 on, of 2 classes or more")
     if dataset.num_classes > len(labels):
         raise ValueError(
             f"{dataset.name} has labels up to {dataset.num_classes - 1} for {len(labels)} training images: number the "

@@ -208,11 +208,11 @@ class RunFolder(Generic[C]):
     def _events(self) -> EventFile:
         return EventFile(self.path, self._resumed_at)
 
-    def log_samples(self, step: int, fake: Tensor, real: Tensor) -> Path:
+    def log_samples(self, step: int, fake: Tensor, real: Tensor, columns: int | None = None) -> Path:
         """Write grids of ``fake`` and, at step 0 to TensorBoard, of ``real`` images (N, C, H, W) in [-1, 1]."""
-        pictures = {"samples/fixed_noise": draw_images(fake, background=real)}
+        pictures = {"samples/fixed_noise": draw_images(fake, columns=columns, background=real)}
         if step == 0:
-            pictures["samples/real"] = draw_images(real)
+            pictures["samples/real"] = draw_images(real, columns=columns)
         with explain_write_errors(self.samples / f"step-{step:08d}.png") as path:
             self.samples.mkdir(exist_ok=True)  # not the run's folder, which may have been removed
             save_png(pictures["samples/fixed_noise"], path)

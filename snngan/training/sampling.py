@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from snngan.config import TrainConfig
+from snngan.registry import unknown_name
 from snngan.seeds import seed_for
 from snngan.training.checkpoint import build_to_fit, explain_mismatch, load_newest
-from snngan.training.resolve import build_architecture, build_objective
+from snngan.training.resolve import build_architecture, build_discriminator, build_generator, build_objective
 from snngan.training.run_folder import RunFolder, open_run
 
 CHUNK = 100
@@ -24,8 +25,9 @@ def load_generator(
 ) -> nn.Module:
     """Return the EMA generator of a run: a module in evaluation mode that maps latents to images.
 
-    Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1]. The checkpoint that it
-    comes from is that of ``generator.step``.
+    Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1]. A class-conditional
+    generator takes labels (N,) as second argument, 0 to ``generator.num_classes`` - 1; for others ``num_classes`` is 0.
+    The checkpoint that it comes from is that of ``generator.step``.
 
     Args:
         run: the run's folder.
@@ -36,7 +38,7 @@ def load_generator(
         ValueError: the folder is not a run's, or holds no sound checkpoint.
 
     Example:
-        >>> generator = load_generator("runs/0001-mnist-5k-snnl-pixel")  # doctest: +SKIP
+        >>> generator = load_generator("runs/0001-mnist-5k-snnl-features")  # doctest: +SKIP
         >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
     """
     return build_ema_generator(open_run(Path(run), TrainConfig), torch.device(device), notify)
@@ -46,10 +48,11 @@ def build_ema_generator(
     run: RunFolder[TrainConfig], device: torch.device, notify: Callable[[str], None] = lambda line: None
 ) -> nn.Module:
     """Return the EMA generator of an opened run, as :func:`load_generator` does."""
-    state, architecture = load_newest(run.checkpoints, notify), build_architecture(run.config)
-    generator = _load_network("ema_generator", state, lambda: architecture.generator(run.config.image_shape), device)
-    generator.latent_dim, generator.step = architecture.latent_dim, state["step"]  # type: ignore[assignment]
-    return generator
+    config, state = run.config, load_newest(run.checkpoints, notify)
+    generator: Any = _load_network("ema_generator", state, lambda: build_generator(config), device)
+    generator.latent_dim, generator.step = build_architecture(config).latent_dim, state["step"]
+    generator.num_classes = config.num_classes
+    return generator  # type: ignore[no-any-return]
 
 
 def load_discriminator(
@@ -58,8 +61,7 @@ def load_discriminator(
     """Return the discriminator of an opened run in evaluation mode: images (N, C, H, W) to (N, discriminator_dim)."""
     state, dim = load_newest(run.checkpoints, notify), build_objective(run.config).discriminator_dim
     assert dim is not None
-    architecture, shape = build_architecture(run.config), run.config.image_shape
-    return _load_network("discriminator", state, lambda: architecture.discriminator(shape, dim), device)
+    return _load_network("discriminator", state, lambda: build_discriminator(run.config, dim), device)
 
 
 def _load_network(
@@ -75,18 +77,56 @@ def _load_network(
 
 
 @torch.no_grad()
-def sample_images(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Return the images (N, C, H, W) on the CPU that ``generator`` makes of ``latents`` (N, latent_dim)."""
+def sample_images(generator: nn.Module, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the images (N, C, H, W) on the CPU that ``generator`` makes of ``latents`` (N, latent_dim).
+
+    ``labels`` (N,) are those of a class-conditional generator.
+    """
     device = next(generator.parameters()).device
-    filled = torch.cat([latents, latents.new_zeros(-len(latents) % CHUNK, latents.shape[1])])
-    images = [generator(chunk.to(device)).cpu() for chunk in torch.split(filled, CHUNK)]
-    return torch.cat(images)[: len(latents)]
+    missing = -len(latents) % CHUNK
+    inputs = [torch.cat([latents, latents.new_zeros(missing, latents.shape[1])])]
+    if labels is not None:
+        inputs.append(torch.cat([labels, labels.new_zeros(missing)]))
+    chunks = zip(*(torch.split(each, CHUNK) for each in inputs), strict=True)
+    return torch.cat([generator(*(each.to(device) for each in chunk)).cpu() for chunk in chunks])[: len(latents)]
 
 
 def draw_latents(count: int, latent_dim: int, seed: int) -> Tensor:
     """Return standard normal latents (count, latent_dim); a longer draw of the same seed begins with the same rows."""
-    generator = torch.Generator().manual_seed(seed_for(seed, "samples"))
-    return torch.cat([torch.randn(CHUNK, latent_dim, generator=generator) for _ in range(-(-count // CHUNK))])[:count]
+    return _draw(count, seed, "samples", lambda random: torch.randn(CHUNK, latent_dim, generator=random))
+
+
+def draw_labels(count: int, class_counts: Sequence[int], seed: int) -> Tensor | None:
+    """Return classes (count,), as frequent as in the training images; a longer draw begins with the same ones.
+
+    Returns None where ``class_counts`` is empty: for a generator that is not class-conditional.
+    """
+    if not class_counts:
+        return None
+    weights = torch.tensor(class_counts, dtype=torch.float64)
+    return _draw(count, seed, "labels", lambda random: torch.multinomial(weights, CHUNK, True, generator=random))
+
+
+def _draw(count: int, seed: int, stream: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+    random = torch.Generator().manual_seed(seed_for(seed, stream))
+    return torch.cat([draw(random) for _ in range(-(-count // CHUNK))])[:count]
+
+
+def class_rows(num_classes: int, columns: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the labels (num_classes * columns,) of a grid that has a row for each class."""
+    return torch.arange(num_classes, device=device).repeat_interleave(columns)
+
+
+def find_class(config: TrainConfig, name: str) -> int:
+    """Return the class called ``name`` or with that number; raises ``ValueError`` if there is none."""
+    if not config.conditional:
+        raise ValueError(f"--class {name}: the generator takes no class; train one with --conditional")
+    names = [config.class_name(number) for number in range(config.num_classes)]
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < config.num_classes:
+        return int(name)
+    raise unknown_name("class", name, names)
 
 
 def latent_plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:

@@ -26,6 +26,8 @@ FAMILIES = {
     "accuracy": "higher is better; 1 / number of classes is chance",
     "cross_entropy": "lower is better; log(number of classes) is chance",
     "calibration_error": "lower is better",
+    "entanglement/space": "score of samples and held-out images in features trained in: higher is better, 1 is ideal",
+    "entanglement/class": "score of samples and held-out images of one class in pixels: higher is better, 1 is ideal",
     "entanglement/test": "log(number of classes) is chance, 0 separates the classes",
     "entanglement/train": "log(number of classes) is chance, 0 separates the classes",
 }

@@ -79,6 +79,9 @@ class Trainer(ABC):
         """Whether losses are read before weights change by them: where reading costs nothing."""
         set_up(tf32=config.precision == "tf32", deterministic=config.deterministic)
 
+    def prepare(self) -> None:  # noqa: B027
+        """Do what must precede the first step of a new run, on every rank: by default, nothing."""
+
     @abstractmethod
     def step(self, number: int) -> dict[str, Tensor]:
         """Do step ``number``, counted from 1; return its losses by name, () or (E,) of E networks."""
@@ -178,7 +181,9 @@ def train(
     step, metrics = trainer.steps_done, {}
     if step:
         run_on_all_ranks(lambda: run.rewind(step) if main else None)
-    elif main:
+    else:
+        trainer.prepare()
+    if main and not step:
         run.log_config()
         metrics = trainer.evaluate(0)
         run.log(0, metrics)

@@ -80,7 +80,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        for command in ("train --batch-size 16", "classify train --batch-size 32 --set units=16"):
+        for command in ("train --batch-size 20", "classify train --batch-size 32 --set units=16"):
             with pytest.raises(SystemExit) as stop:
                 main([*command.split(), "--steps", "4", "--set", "width=16"])
             assert stop.value.code == 0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snngan.objectives import OBJECTIVES, Objective
+from snngan.objectives import OBJECTIVES, Batch, Objective
 
 
 def build(name: str, **options: Any) -> Objective:
@@ -30,6 +30,15 @@ def make_discriminator(objective: Objective) -> nn.Module:
         return nn.Sequential(
             nn.Flatten(), nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Linear(16, objective.discriminator_dim)
         )
+
+
+def generator_loss_of(objective: Objective, network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Return the generator's loss of images without labels."""
+    return objective.generator_loss(lambda batch: network(batch.images), Batch(real), Batch(fake))
+
+
+def discriminator_loss_of(objective: Objective, network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return objective.discriminator_loss(lambda batch: network(batch.images), Batch(real), Batch(fake))
 
 
 def make_generator() -> nn.Module:

@@ -24,6 +24,7 @@ from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.distributed import is_distributed
+from snngan.objectives import encoder
 from snngan.training.distributed import (
     broadcast_from_rank0,
     exit_without_finalizing,
@@ -50,6 +51,18 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=0.3+1", "distance=cosine")},
     "annealed": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=annealed:1")},
     "learned": GAN | {"objective": "snnl-projected", "set": (*GAN["set"], "temperature=learned:1")},
+    **{
+        f"conditional {name}": GAN | {"objective": name, "conditional": True, "batch_size": 40}
+        for name in ("gan", "wgan-gp", "mmd", "snnl-projected")
+    },
+    "conditional sngan": GAN | {"objective": "hinge", "conditional": True, "arch": "sngan"},
+    "features": GAN
+    | {
+        "objective": "snnl-features",
+        "batch_size": 40,
+        "real_batch_size": 60,
+        "learning_rate_decay": "none",
+    },
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
     "vectorized": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorized"},
@@ -122,6 +135,7 @@ def run_rank(folder: Path, steps: int, names: list[str], fault: str) -> None:
 
 
 if __name__ == "__main__":
+    encoder.STEPS = 20  # as in the tests
     torch.set_num_threads(1)
     with process_group("cpu"):
         assert is_distributed()

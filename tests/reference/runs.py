@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 def gan_config(data: Dataset, *settings: str, **options: Any) -> TrainConfig:
     """Return the resolved config of a tiny generator; ``settings`` are added to those that keep it tiny."""
     tiny: dict[str, Any] = {
-        "dataset": data.name, "arch": "mlp", "steps": 6, "batch_size": 16, "learning_rate": 1e-3,
-        "checkpoint_every": 2, "sample_every": 3, "log_every": 1, "metrics_every": 0,
+        "dataset": data.name, "objective": "snnl-pixel", "arch": "mlp", "steps": 6, "batch_size": 16,
+        "learning_rate": 1e-3, "checkpoint_every": 2, "sample_every": 3, "log_every": 1, "metrics_every": 0,
         "set": ("width=16", "latent_dim=8", "hidden_layers=2", *settings),
     }  # fmt: skip
     return resolve(TrainConfig(**tiny | options), data)

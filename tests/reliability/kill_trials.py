@@ -42,6 +42,8 @@ NETWORKS = "--arch mlp --set width=16 --set latent_dim=8 --sample-every 10"
 KINDS = {
     "snnl-projected": f"train {COMMON} {NETWORKS} --objective snnl-projected",
     "snnl-pixel": f"train {COMMON} {NETWORKS} --objective snnl-pixel --set temperature=learned:1 --metrics-every 10",
+    "conditional": f"train {COMMON} {NETWORKS} --objective gan --conditional",
+    "features": f"train {COMMON} {NETWORKS} --objective snnl-features --set batch_size=20 --metrics-every 10",
     "wgan-gp": f"train {COMMON} {NETWORKS} --objective wgan-gp --set discriminator_steps=2",
     "classifier": f"classify train {COMMON} --arch cnn-small --set width=4 --seeds 0:2 --ensemble vectorized",
     "classifier-sgd": f"classify train {COMMON} --arch feedforward --optimizer sgd --temperature learned:1",

@@ -222,11 +222,11 @@ def check_kept(run: Any, data: Dataset, kept: Any = None) -> None:
 def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objective: str, value: float) -> None:
     """The checkpoint continues in a run with sound data, since other data make another run."""
     numbers = Batches(torch.arange(96.0).view(96, 1, 1, 1), 16, seed=0, device=CPU)
-    drawn = [numbers.next_stored_images() for _ in range(AT)]
+    drawn = [numbers.next_stored()[0] for _ in range(AT)]
     images = points.train_images.clone()
     images[int(drawn[-1][3]), 0, 0, 1] = value
     broken = replace(points, train_images=images)
-    own = {} if objective == "snnl-pixel" else {"discriminator_steps": 1}
+    own = {} if objective in ("snnl-pixel", "snnl-features") else {"discriminator_steps": 1}
     run = run_of("run", data=broken, objective=objective, **own)
     says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {CORRECT}"
     with pytest.raises(DivergedError, match=f"^{says}$"):

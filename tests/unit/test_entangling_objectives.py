@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from reference.networks import build, make_discriminator, make_images, minimize
+from reference.networks import (
+    build,
+    discriminator_loss_of,
+    generator_loss_of,
+    make_discriminator,
+    make_images,
+    minimize,
+)
 from reference.snnl_loops import distances_loop, log_odds_loop, mean_distance_loop
 from torch import Tensor
 from torch.testing import assert_close
@@ -18,11 +25,11 @@ from snngan.objectives import OBJECTIVES
 from snngan.objectives.snnl import FORMS
 
 NAMES = ("snnl-pixel", "snnl-projected")
-FORMULAS: Mapping[str, Callable[[float], float]] = {
-    "literal": lambda z: -math.log(1 + math.exp(z)),
-    "log-odds": lambda z: math.log(1 + math.exp(-z)),
-    "log-odds-linear": lambda z: -z,
-    "chance-capped": lambda z: -min(z, 0.0),
+FORMULAS: Mapping[str, Callable[[float, float], float]] = {
+    "literal": lambda z, chance: -math.log(1 + math.exp(z)),
+    "log-odds": lambda z, chance: math.log(1 + math.exp(-z)),
+    "log-odds-linear": lambda z, chance: -z,
+    "chance-capped": lambda z, chance: -min(z, chance),
 }
 
 
@@ -51,10 +58,13 @@ def test_each_form_equals_its_formula_on_the_loops_odds(name: str, form: str, di
         factors = [float(part) for part in (text or kind.default_temperatures[form]).split("+")]
         odds = [odds_by_loops(own, others, f * mean_distance(measured, distance), distance) for f in factors]
         flat = [z for row in odds for z in row]
-        expected = sum(map(FORMULAS[form], flat)) / len(flat)
-        assert_close(objective.generator_loss(discriminator, real, fake), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+        chances = ([math.log(9 / 5)] * 6 + [math.log(6 / 8)] * 9) * len(factors)
+        expected = sum(map(FORMULAS[form], flat, chances)) / len(flat)
+        assert_close(
+            generator_loss_of(objective, discriminator, real, fake), torch.tensor(expected), rtol=1e-4, atol=1e-5
+        )
         if name == "snnl-projected":
-            loss = objective.discriminator_loss(discriminator, real, fake)
+            loss = discriminator_loss_of(objective, discriminator, real, fake)
             expected = sum(math.log(1 + math.exp(z)) for z in flat) / len(flat)
             assert_close(loss, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
@@ -62,7 +72,7 @@ def test_each_form_equals_its_formula_on_the_loops_odds(name: str, form: str, di
 @pytest.mark.parametrize("form", FORMS)
 def test_slopes_of_the_forms(form: str) -> None:
     odds = torch.tensor([-500.0, -1.0, -0.1, 2.0, 500.0], dtype=torch.float64, requires_grad=True)
-    losses = torch.stack([FORMS[form](z[None]) for z in odds])
+    losses = torch.stack([FORMS[form](z[None], torch.zeros(1)) for z in odds])
     (slope,) = torch.autograd.grad(losses.sum(), odds)
     expected = {
         "literal": -torch.sigmoid(odds), "log-odds": -torch.sigmoid(-odds),
@@ -78,11 +88,11 @@ def test_a_learned_temperature_is_state(name: str) -> None:
     discriminator, real, fake = make_discriminator(objective), make_images(8, 1, 0.2), make_images(8, 2)
     first = copy.deepcopy(objective.state_dict())
     for _ in range(3):
-        objective.generator_loss(discriminator, real, fake)
+        generator_loss_of(objective, discriminator, real, fake)
     state = objective.state_dict()
     assert any(not torch.equal(state[key], first[key]) for key in state)
     other.load_state_dict(state)
-    values = [each.generator_loss(discriminator, real, fake).item() for each in (objective, other, unchanged)]
+    values = [generator_loss_of(each, discriminator, real, fake).item() for each in (objective, other, unchanged)]
     assert values[0] == values[1] != values[2]
 
 
@@ -90,7 +100,9 @@ def test_the_projection_separates_real_from_synthetic_images() -> None:
     """At an absolute T: a relative one follows the scale of the projection, so that growth alone lowers no loss."""
     objective = build("snnl-projected", temperature="absolute:0.5")
     discriminator, real, fake = make_discriminator(objective), make_images(32, 1, 0.3), make_images(32, 2, -0.3)
-    losses = minimize(discriminator, lambda: objective.discriminator_loss(discriminator, real, fake), 60, lambda: None)
+    losses = minimize(
+        discriminator, lambda: discriminator_loss_of(objective, discriminator, real, fake), 60, lambda: None
+    )
     assert losses[-1] < 0.2 * losses[0]
 
 

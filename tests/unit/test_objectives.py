@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from reference.networks import build, make_discriminator, make_generator, make_images, make_latents, minimize
+from reference.networks import (
+    build,
+    discriminator_loss_of,
+    generator_loss_of,
+    make_discriminator,
+    make_generator,
+    make_images,
+    make_latents,
+    minimize,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -29,7 +38,7 @@ def train_discriminator(objective: Objective, discriminator: nn.Module, real: Te
     objective.constrain(discriminator)
     return minimize(
         discriminator,
-        lambda: objective.discriminator_loss(discriminator, real, fake),
+        lambda: discriminator_loss_of(objective, discriminator, real, fake),
         steps,
         lambda: objective.constrain(discriminator),
     )
@@ -62,9 +71,9 @@ FORMULAS = {
 def losses_of_outputs(name: str, real: list[float], fake: list[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Return both losses, and the slope of the generator's by each fake output."""
     outputs = [torch.tensor(values)[:, None].requires_grad_() for values in (real, fake)]
-    loss = build(name).discriminator_loss(nn.Identity(), *outputs)
+    loss = discriminator_loss_of(build(name), nn.Identity(), *outputs)
     assert all(slope.isfinite().all() for slope in torch.autograd.grad(loss, outputs))
-    generator_loss = build(name).generator_loss(nn.Identity(), *outputs)
+    generator_loss = generator_loss_of(build(name), nn.Identity(), *outputs)
     return loss, generator_loss, torch.autograd.grad(generator_loss, outputs[1])[0]
 
 
@@ -93,7 +102,7 @@ def test_dimension_and_documentation(name: str) -> None:
 def test_the_generator_loss_reaches_the_generator_and_not_the_real_images(name: str) -> None:
     objective, generator = build(name), make_generator()
     real = make_images(12, 1, 0.3).requires_grad_()
-    loss = objective.generator_loss(make_discriminator(objective), real, generator(make_latents(12)))
+    loss = generator_loss_of(objective, make_discriminator(objective), real, generator(make_latents(12)))
     assert (loss.shape, loss.dtype) == ((), torch.float32)
     loss.backward()
     assert all(weight.grad.isfinite().all() and weight.grad.any() for weight in generator.parameters())
@@ -105,7 +114,7 @@ def test_a_frozen_discriminator_still_teaches_the_generator(name: str) -> None:
     """In the generator's step, the trainer freezes the discriminator's weights."""
     objective, generator = build(name), make_generator()
     discriminator = make_discriminator(objective).requires_grad_(False)
-    objective.generator_loss(discriminator, make_images(12, 1), generator(make_latents(12))).backward()
+    generator_loss_of(objective, discriminator, make_images(12, 1), generator(make_latents(12))).backward()
     assert all(weight.grad.any() for weight in generator.parameters())
     assert all(weight.grad is None for weight in discriminator.parameters())
 
@@ -128,7 +137,10 @@ def test_a_generator_learns_against_a_fixed_discriminator(name: str) -> None:
         train_discriminator(objective, discriminator, real, generator(make_latents(32)).detach(), 20)
         discriminator.requires_grad_(False)
     losses = minimize(
-        generator, lambda: objective.generator_loss(discriminator, real, generator(make_latents(32))), 40, lambda: None
+        generator,
+        lambda: generator_loss_of(objective, discriminator, real, generator(make_latents(32))),
+        40,
+        lambda: None,
     )
     assert losses[-1] < min(losses[:5]) - 1e-6
 
@@ -142,8 +154,8 @@ def test_the_losses_oppose_each_other(name: str) -> None:
     losses = []
     for fake in (far, make_images(32, 3, 0.3)):
         torch.manual_seed(0)
-        discriminated = objective.discriminator_loss(discriminator, real, fake)
-        losses.append((discriminated.item(), objective.generator_loss(discriminator, real, fake).item()))
+        discriminated = discriminator_loss_of(objective, discriminator, real, fake)
+        losses.append((discriminated.item(), generator_loss_of(objective, discriminator, real, fake).item()))
     (discriminated_far, generated_far), (discriminated_near, generated_near) = losses
     assert discriminated_far < discriminated_near
     assert generated_near < generated_far
@@ -157,9 +169,9 @@ def test_losses_repeat_and_change_neither_images_nor_weights(name: str) -> None:
     values = []
     for _ in range(2):
         torch.manual_seed(0)
-        losses = [objective.generator_loss(discriminator, real, fake)]
+        losses = [generator_loss_of(objective, discriminator, real, fake)]
         if name in ADVERSARIAL:
-            losses.append(objective.discriminator_loss(discriminator, real, fake))
+            losses.append(discriminator_loss_of(objective, discriminator, real, fake))
         values.append(losses)
     assert_close(values[0], values[1], rtol=0, atol=0)
     assert_close([real, fake, discriminator.state_dict()], before, rtol=0, atol=0)
@@ -185,7 +197,7 @@ def test_the_gradient_penalty_is_weighted(penalty: float) -> None:
     objective = build("wgan-gp", penalty=penalty)
     critic, real, fake = make_discriminator(objective), make_images(8, 1), make_images(8, 2)
     torch.manual_seed(3)
-    loss = objective.discriminator_loss(critic, real, fake)
+    loss = discriminator_loss_of(objective, critic, real, fake)
     torch.manual_seed(3)
     expected = critic(fake).mean() - critic(real).mean() + penalty * gradient_penalty(critic, real, fake)
     assert_close(loss, expected)

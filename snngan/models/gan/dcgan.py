@@ -15,6 +15,7 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
+from snngan.models.conditional import OneHotInput, sequential, with_output
 from snngan.models.layers import NetworkOptions, add_spectral_norm, base_and_doublings, initialize, norm_2d
 
 
@@ -25,28 +26,39 @@ class DCGAN(NetworkOptions):
 
     width: int = option(32, "channels at half the image's side, doubled at each halving", low=1, high=16384)
 
-    def generator(self, image_shape: ImageShape) -> nn.Module:
+    upsampling: str = option(
+        "transposed",
+        "transposed 4x4 convolutions, or bilinear upsampling before 3x3 convolutions",
+        choices=("transposed", "bilinear"),
+    )
+
+    def generator(self, image_shape: ImageShape, num_classes: int = 0) -> nn.Module:
         base, doublings = base_and_doublings(image_shape, "dcgan")
         channels = [self.width * 2**level for level in reversed(range(doublings))]
-        layers: list[nn.Module] = [
-            nn.Linear(self.latent_dim, channels[0] * base * base),
+        norm, has_bias = self.generator_norm, self.generator_norm == "none"
+        layers: list[nn.Module] = [] if norm == "batch" or not num_classes else [OneHotInput(num_classes)]
+        inputs = self.latent_dim + num_classes * len(layers)
+        layers += [
+            nn.Linear(inputs, channels[0] * base * base),
             nn.Unflatten(1, (channels[0], base, base)),
-            norm_2d(self.generator_norm, channels[0]),
+            norm_2d(norm, channels[0], num_classes),
             nn.ReLU(),
         ]
         for inputs, outputs in pairwise(channels):
-            layers += [
-                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=self.generator_norm == "none"),
-                norm_2d(self.generator_norm, outputs),
-                nn.ReLU(),
-            ]
-        layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
-        network = nn.Sequential(*layers)
-        keep_scale = self.generator_norm == "none"
-        initialize(network, lambda _, module: draw_weight(module, keep_scale=keep_scale))
+            layers += [*self._double(inputs, outputs, has_bias), norm_2d(norm, outputs, num_classes), nn.ReLU()]
+        layers += [*self._double(channels[-1], image_shape[0], True), nn.Tanh()]
+        network = sequential(layers, num_classes)
+        initialize(network, lambda _, module: draw_weight(module, keep_scale=has_bias))
         return network
 
-    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
+    def _double(self, inputs: int, outputs: int, has_bias: bool) -> list[nn.Module]:
+        """Return the layers that map feature maps (N, inputs, H, W) to (N, outputs, 2H, 2W)."""
+        if self.upsampling == "bilinear":
+            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=has_bias)
+            return [nn.Upsample(scale_factor=2, mode="bilinear"), convolution]
+        return [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=has_bias)]
+
+    def discriminator(self, image_shape: ImageShape, output_dim: int, num_classes: int = 0) -> nn.Module:
         base, doublings = base_and_doublings(image_shape, "dcgan")
         layers: list[nn.Module] = []
         inputs = image_shape[0]
@@ -59,7 +71,7 @@ class DCGAN(NetworkOptions):
                 nn.LeakyReLU(0.2),
             ]
             inputs = outputs
-        network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * base * base, output_dim))
+        network = with_output([*layers, nn.Flatten()], inputs * base * base, output_dim, num_classes)
         keep_scale = self.discriminator_norm == "none" and not self.spectral_norm
         initialize(network, lambda _, module: draw_weight(module, keep_scale=keep_scale))
         return add_spectral_norm(network) if self.spectral_norm else network

@@ -12,7 +12,8 @@ from torch import nn
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
-from snngan.models.layers import NetworkOptions, add_spectral_norm, norm_1d
+from snngan.models.conditional import OneHotInput, sequential, with_output
+from snngan.models.layers import NetworkOptions, Smooth, add_spectral_norm, norm_1d
 
 
 @ARCHITECTURES.register("mlp")
@@ -22,24 +23,31 @@ class MLP(NetworkOptions):
 
     width: int = option(512, "units of each hidden layer", low=1, high=16384)
     hidden_layers: int = option(3, "hidden layers of each network", low=1, high=100)
+    smoothing: bool = option(False, "smooth the generator's images by 3x3 pixels, against their grain")
     discriminator_norm: str = option(
         "none",
         "normalization layers of the discriminator, except in its first layer",
         choices=("none", "batch", "layer"),
     )
 
-    def generator(self, image_shape: ImageShape) -> nn.Module:
-        layers: list[nn.Module] = []
-        for inputs in [self.latent_dim, *[self.width] * (self.hidden_layers - 1)]:
+    def generator(self, image_shape: ImageShape, num_classes: int = 0) -> nn.Module:
+        layers: list[nn.Module] = [OneHotInput(num_classes)] if num_classes else []
+        for inputs in [self.latent_dim + num_classes, *[self.width] * (self.hidden_layers - 1)]:
             linear = nn.Linear(inputs, self.width, bias=self.generator_norm == "none")
             layers += [linear, norm_1d(self.generator_norm, self.width), nn.ReLU()]
-        to_image = nn.Linear(self.width, math.prod(image_shape)), nn.Tanh(), nn.Unflatten(1, image_shape)
-        return nn.Sequential(*layers, *to_image)
+        layers += [nn.Linear(self.width, math.prod(image_shape)), nn.Unflatten(1, image_shape)]
+        layers += [Smooth()] if self.smoothing and min(image_shape[1:]) > 1 else []
+        return sequential([*layers, nn.Tanh()], num_classes)
 
-    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
-        layers = [nn.Flatten(), nn.Linear(math.prod(image_shape), self.width), nn.Identity(), nn.LeakyReLU(0.2)]
+    def discriminator(self, image_shape: ImageShape, output_dim: int, num_classes: int = 0) -> nn.Module:
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(math.prod(image_shape), self.width),
+            nn.Identity(),
+            nn.LeakyReLU(0.2),
+        ]
         for _ in range(self.hidden_layers - 1):
             linear = nn.Linear(self.width, self.width, bias=self.discriminator_norm == "none")
             layers += [linear, norm_1d(self.discriminator_norm, self.width), nn.LeakyReLU(0.2)]
-        network = nn.Sequential(*layers, nn.Linear(self.width, output_dim))
+        network = with_output(layers, self.width, output_dim, num_classes)
         return add_spectral_norm(network) if self.spectral_norm else network

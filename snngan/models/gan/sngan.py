@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from snngan.config import option
 from snngan.models import ARCHITECTURES, ImageShape
+from snngan.models.conditional import OneHotInput, sequential, with_output
 from snngan.models.layers import NetworkOptions, add_spectral_norm, base_and_doublings, initialize, norm_2d
 
 
@@ -27,21 +28,23 @@ class SNGAN(NetworkOptions):
 
     width: int = option(64, "channels of every feature map", low=1, high=16384)
 
-    def generator(self, image_shape: ImageShape) -> nn.Module:
+    def generator(self, image_shape: ImageShape, num_classes: int = 0) -> nn.Module:
         base, doublings = base_and_doublings(image_shape, "sngan")
-        network = nn.Sequential(
-            nn.Linear(self.latent_dim, self.width * base * base),
+        layers: list[nn.Module] = [OneHotInput(num_classes)] if num_classes and self.generator_norm == "none" else []
+        layers += [
+            nn.Linear(self.latent_dim + num_classes * len(layers), self.width * base * base),
             nn.Unflatten(1, (self.width, base, base)),
-            *(up_block(self.width, self.generator_norm) for _ in range(doublings)),
-            norm_2d(self.generator_norm, self.width),
+            *(up_block(self.width, self.generator_norm, num_classes) for _ in range(doublings)),
+            norm_2d(self.generator_norm, self.width, num_classes),
             nn.ReLU(),
             nn.Conv2d(self.width, image_shape[0], 3, padding=1),
             nn.Tanh(),
-        )
+        ]
+        network = sequential(layers, num_classes)
         initialize(network, draw_weight)
         return network
 
-    def discriminator(self, image_shape: ImageShape, output_dim: int) -> nn.Module:
+    def discriminator(self, image_shape: ImageShape, output_dim: int, num_classes: int = 0) -> nn.Module:
         base_and_doublings(image_shape, "sngan")
         blocks: list[nn.Module] = [first_down_block(image_shape[0], self.width)]
         side = image_shape[1] // 2
@@ -51,42 +54,44 @@ class SNGAN(NetworkOptions):
         blocks += [down_block(self.width, self.discriminator_norm, halve=False) for _ in range(2)]
         norm = norm_2d(self.discriminator_norm, self.width)
         pool = GlobalPool(total=self.spectral_norm)
-        network = nn.Sequential(*blocks, norm, nn.ReLU(), pool, nn.Linear(self.width, output_dim))
+        network = with_output([*blocks, norm, nn.ReLU(), pool], self.width, output_dim, num_classes)
         initialize(network, draw_weight)
         return add_spectral_norm(network) if self.spectral_norm else network
 
 
 class ResidualBlock(nn.Module):
-    """The sum of a residual branch and a shortcut, which is doubled in size if ``upsample``."""
+    """The sum of a residual branch, which may take labels, and a shortcut, which is doubled in size if ``upsample``."""
+
+    takes_labels = True
 
     def __init__(self, residual: nn.Module, shortcut: nn.Module, *, upsample: bool = False) -> None:
         super().__init__()
         self.residual, self.shortcut, self.upsample = residual, shortcut, upsample
 
-    def forward(self, maps: Tensor) -> Tensor:
-        residual: Tensor = self.residual(maps)
+    def forward(self, maps: Tensor, labels: Tensor | None = None) -> Tensor:
+        residual: Tensor = self.residual(maps) if labels is None else self.residual(maps, labels)
         shortcut: Tensor = self.shortcut(maps)
         # Upsampling comes last and pooling first because that is cheaper: 1x1 convolutions commute with both.
         return residual + (F.interpolate(shortcut, scale_factor=2.0) if self.upsample else shortcut)
 
 
-def residual_branch(width: int, norm: str, *before_convolution: nn.Module) -> list[nn.Module]:
+def residual_branch(width: int, norm: str, *before_convolution: nn.Module, num_classes: int = 0) -> list[nn.Module]:
     """Return two convolutions of feature maps (N, width, H, W), with normalization and ReLU before each."""
     return [
-        norm_2d(norm, width),
+        norm_2d(norm, width, num_classes),
         nn.ReLU(),
         *before_convolution,
         nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"),
-        norm_2d(norm, width),
+        norm_2d(norm, width, num_classes),
         nn.ReLU(),
         nn.Conv2d(width, width, 3, padding=1),
     ]
 
 
-def up_block(width: int, norm: str) -> ResidualBlock:
+def up_block(width: int, norm: str, num_classes: int) -> ResidualBlock:
     """Return a block with nearest-neighbor upsampling, (N, width, H, W) -> (N, width, 2H, 2W)."""
-    residual = nn.Sequential(*residual_branch(width, norm, nn.Upsample(scale_factor=2)))
-    return ResidualBlock(residual, nn.Conv2d(width, width, 1), upsample=True)
+    layers = residual_branch(width, norm, nn.Upsample(scale_factor=2), num_classes=num_classes)
+    return ResidualBlock(sequential(layers, num_classes), nn.Conv2d(width, width, 1), upsample=True)
 
 
 def down_block(width: int, norm: str, *, halve: bool) -> ResidualBlock:

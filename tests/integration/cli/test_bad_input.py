@@ -87,8 +87,11 @@ COMMAND_LINES = [
     ("evaluate {run} --features pixels --download", "--download fetches Inception weights"),
     ("evaluate {run} --nearest sheet.jpg", r"--nearest must be a name ending in \.png, got sheet\.jpg$"),
     ("evaluate {run} --nearest nowhere/sheet.png", r"--nearest nowhere/sheet\.png: cannot find the folder"),
-    ("evaluate {run} --features pixels --split train --nearest a.png", "training images are unknown .*: leave out --s"),
-    ("evaluate {run} --features pixels --reference {run} --metrics copying", "unknown with run run as the reference"),
+    (
+        "evaluate {run} --features pixels --split train --nearest a.png",
+        "own data set .*; got .* train as the reference$",
+    ),
+    ("evaluate {run} --features pixels --reference {run} --metrics copying", "; got run run as the reference$"),
     ("evaluate gaussians --reference gaussians --nearest a.png", "--nearest needs images .*, got 2-D points$"),
     ("compare {run} digits --features pixels --space pixel", "need --space features, got --space pixel"),
     ("compare digits digits --space projection", "--space projection needs a run among A and B"),

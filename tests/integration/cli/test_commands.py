@@ -111,11 +111,11 @@ def test_list_of_settings(cli: Cli) -> None:
     assert not os.listdir()
 
 
-@pytest.mark.parametrize("more", ["", "--dataset mnist-5k --download", "--run-dir x/y/z"])
+@pytest.mark.parametrize("more", ["", "--dataset mnist-5k --download --batch-size 40", "--run-dir x/y/z"])
 def test_dry_run_of_train_writes_nothing(cli: Cli, tiny: str, more: str) -> None:
     output = cli(f"train {tiny} --steps 5 {more} --dry-run")
     assert output.out.endswith("dry run: nothing was written\n")
-    assert "training   steps=5, batch_size=32" in output.out
+    assert "training   steps=5, batch_size=" in output.out
     assert not os.listdir()
 
 
@@ -170,6 +170,50 @@ def test_interpolate(cli: Cli, finished: Path) -> None:
         assert file.size == (400, 400)
     cli(f"interpolate {finished} --side 5 --seed 1 --out q.npz")
     assert not np.array_equal(load_images("q.npz"), images)
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of a conditional generator of digits."""
+    path = tmp_path_factory.mktemp("conditional") / "run"
+    words = f"train --dataset digits --objective gan --conditional --arch mlp --set width=16 --steps 4 --run-dir {path}"
+    with pytest.raises(SystemExit, match="0"):
+        main([*words.split(), "--device", "cpu", "--metrics-every", "2"])
+    return path
+
+
+def test_a_conditional_generator_draws_the_class_asked_for(cli: Cli, conditional: Path) -> None:
+    with Image.open(conditional / "samples" / "step-00000004.png") as grid:
+        assert grid.size == (400, 400)  # ten digits of each class, enlarged 5 times
+    assert "150 images of class 7 of step 4" in cli(f"sample {conditional} --class 7 --count 150 --out a.npz").out
+    cli(f"sample {conditional} --count 150 --out b.npz")
+    with np.load("a.npz") as file, np.load("b.npz") as other:
+        sevens, labels = file["images"], other["labels"]
+        assert (file["labels"] == 7).all() and set(labels) == set(range(10))
+        same = (other["images"] == sevens).all((1, 2, 3))
+        assert (same == (labels == 7)).all()  # the latents are the same
+    cli(f"sample {conditional} --count 30 --out rows.png")
+    with Image.open("rows.png") as grid:
+        assert grid.size[1] * 3 == grid.size[0] * 10  # three of each class
+    cli(f"interpolate {conditional} --class 3 --side 4 --out plane.png")
+    assert "150 images of run" in cli(f"evaluate {conditional} --features pixels --count 150").out
+
+
+def test_mistakes_with_classes(refused: Cli, conditional: Path, finished: Path) -> None:
+    known = ", ".join(map(str, range(10)))
+    refused(f"sample {conditional} --class eleven --out a.png", rf"unknown class 'eleven' \(known: {known}\)")
+    refused(f"interpolate {conditional} --out a.png", "give --class, one of 0, 1")
+    refused(f"sample {finished} --class 3 --out a.png", "takes no class; train one with --conditional")
+    refused("train --dataset gaussians --objective gan --conditional --batch-size 1", "batch_size must be in")
+
+
+def test_training_in_features_says_that_it_trains_a_classifier_once(cli: Cli) -> None:
+    words = "train --dataset digits --objective snnl-features --arch mlp --set width=16 --steps 2 --device cpu"
+    assert "training a small classifier of digits" in cli(words).err
+    assert "classifier" not in cli(words).err
+    logged = json.loads(Path("runs/0001-digits-snnl-features/metrics.jsonl").read_text().splitlines()[0])
+    assert {"entanglement/space/classifier.fc", "entanglement/class/3"} <= logged.keys()
+    assert "features=pixels,classifier" in cli(f"{words} --dry-run").out
 
 
 def test_2d_points_are_not_called_images(cli: Cli, refused: Cli, tiny: str) -> None:

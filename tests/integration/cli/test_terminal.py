@@ -119,5 +119,7 @@ def test_error_on_a_terminal_starts_a_new_line(
 ) -> None:
     terminal(80)
     factors = iter([1.0, 1.0, float("nan")])
-    monkeypatch.setattr("snngan.objectives.NonSaturating.generator_loss", lambda *args: args[-1].sum() * next(factors))
+    monkeypatch.setattr(
+        "snngan.objectives.NonSaturating.generator_loss", lambda *args: args[-1].images.sum() * next(factors)
+    )
     assert re.match(r"\r\x1b\[Kstep 1/5 .*\nError: step 3", cli(f"train {tiny} --objective gan --steps 5", 1).err)

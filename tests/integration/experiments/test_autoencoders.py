@@ -42,7 +42,7 @@ def test_the_baseline_is_plain_training(digits: Dataset, context: ExperimentCont
     batches = Batches(digits.train_images, 64, seed=3, device=CPU)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     for _ in range(60):
-        images = to_unit_range(batches.next_stored_images())
+        images = to_unit_range(batches.next_stored()[0])
         optimizer.zero_grad()
         F.mse_loss(network(images), images).backward()
         optimizer.step()

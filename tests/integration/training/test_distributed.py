@@ -34,7 +34,15 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 SCRIPT = Path(__file__).parents[2] / "reference" / "ranks.py"
 STEPS, SHORT = 120, 6
 LONG = ["snnl-projected"]
-INTERCHANGED = ["snnl-projected", "wgan-gp, batch", "classifier", "vectorized", "batch norm"]
+INTERCHANGED = [
+    "snnl-projected",
+    "conditional gan",
+    "features",
+    "wgan-gp, batch",
+    "classifier",
+    "vectorized",
+    "batch norm",
+]
 TOLERANCE = 1e-4
 """Relative, of losses in the first steps; sums are rounded in another order."""
 LATER = 0.02
@@ -109,7 +117,8 @@ def outputs(path: Path, dataset: Dataset) -> Tensor:
     run, noise = open_run(path, Config), torch.Generator().manual_seed(0)
     trainer = make_trainer(run.config, dataset, CPU, state_of(run))
     if isinstance(trainer, GanTrainer):
-        return trainer.sample(torch.randn(8, trainer.latent_dim, generator=noise))
+        labels = torch.arange(8) if trainer.config.conditional else None
+        return trainer.sample(torch.randn(8, trainer.latent_dim, generator=noise), labels)
     return trainer.ensemble.logits(2 * torch.rand(8, *run.config.image_shape, generator=noise) - 1)
 
 

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from snngan.config import TrainConfig
 from snngan.data import Dataset
 from snngan.losses.snnl import soft_nearest_neighbor_loss
-from snngan.objectives import OBJECTIVES
+from snngan.objectives import OBJECTIVES, Batch
 from snngan.training.gan import GanTrainer
 from snngan.training.run_folder import RunFolder
 from snngan.training.trainer import train
@@ -50,7 +50,7 @@ def test_networks_and_embeddings(dataset: Dataset, objective: str) -> None:
     dim = trainer.objective.discriminator_dim
     assert ("discriminator" in trainer.networks()) == (dim is not None)
     assert trainer.sample(torch.randn(5, 8)).shape == (5, 1, 8, 8)
-    embeddings = trainer.embed(torch.zeros(5, 1, 8, 8))
+    embeddings = trainer.embed(Batch(torch.zeros(5, 1, 8, 8)))
     assert (None if embeddings is None else embeddings.shape) == (None if dim in (None, 1) else (5, dim))
     assert trainer.discriminator.training
 

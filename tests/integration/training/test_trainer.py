@@ -25,8 +25,15 @@ from snngan.data import Dataset
 from snngan.objectives import OBJECTIVES
 from snngan.training.run_folder import open_run
 
+CONDITIONAL = ("conditional=true", "batch_size=18")
 GANS = {
     **{name: (name, ()) for name in OBJECTIVES.names()},
+    **{f"conditional {name}": (name, CONDITIONAL) for name in OBJECTIVES.names()},
+    "learned temperatures of spaces": (
+        "snnl-features",
+        (*CONDITIONAL, "temperature=learned:1", "layers=conv1,fc"),
+    ),
+    "more real images": ("snnl-features", (*CONDITIONAL, "real_batch_size=30")),
     "learned temperature, in pixels": ("snnl-pixel", ("temperature=learned:0.5",)),
     "annealed temperature, in pixels": ("snnl-pixel", ("temperature=annealed:1",)),
     "optimal temperature": ("snnl-pixel", ("temperature=optimal", "form=literal")),
@@ -79,9 +86,16 @@ def check_resume(config: Config, data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("case", GANS)
-def test_a_resumed_generator_equals_the_unbroken_one(dataset: Dataset, case: str) -> None:
+def test_a_resumed_generator_equals_the_unbroken_one(dataset: Dataset, labeled: Dataset, case: str) -> None:
     objective, settings = GANS[case]
-    check_resume(gan_config(dataset, *settings, objective=objective, steps=7), dataset)
+    data = labeled if "conditional=true" in settings else dataset
+    check_resume(gan_config(data, *settings, objective=objective, steps=7), data)
+
+
+@pytest.mark.parametrize("arch", ["dcgan", "sngan"])
+def test_a_resumed_conditional_network_equals_the_unbroken_one(labeled: Dataset, arch: str) -> None:
+    settings = ("width=4", "latent_dim=8", *CONDITIONAL)
+    check_resume(gan_config(labeled, objective="snnl-projected", arch=arch, set=settings), labeled)
 
 
 @pytest.mark.parametrize("case", CLASSIFIERS)

@@ -17,7 +17,7 @@ IMAGES = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 2, 
 
 def rows(batches: Batches, count: int = 1) -> list[int]:
     """Return the rows of the next ``count`` batches."""
-    return [int(row) for _ in range(count) for row in batches.next_stored_images()[:, 0, 0, 0]]
+    return [int(row) for _ in range(count) for row in batches.next_stored()[0][:, 0, 0, 0]]
 
 
 @pytest.fixture(params=[False, True], ids=["on the device", "prefetched"])
@@ -89,7 +89,7 @@ def test_a_saved_state_does_not_change() -> None:
 def test_changing_a_batch_leaves_the_data_set_unchanged() -> None:
     points = torch.rand(6, 1, 1, 2)
     before = points.clone()
-    Batches(points, 6, seed=0, device=CPU).next_stored_images().zero_()
+    Batches(points, 6, seed=0, device=CPU).next_stored()[0].zero_()
     assert_close(points, before, rtol=0, atol=0)
 
 
@@ -117,6 +117,44 @@ def test_the_order_is_the_same_on_cuda(prefetched: bool) -> None:
     on_cpu = Batches(IMAGES, 4, seed=0, device=CPU)
     on_cuda = Batches(IMAGES, 4, seed=0, device=torch.device("cuda"))
     for _ in range(6):
-        batch = on_cuda.next_stored_images()
+        batch = on_cuda.next_stored()[0]
         assert batch.is_cuda
-        assert_close(batch.cpu(), on_cpu.next_stored_images(), rtol=0, atol=0)
+        assert_close(batch.cpu(), on_cpu.next_stored()[0], rtol=0, atol=0)
+
+
+CLASSES = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
+
+
+def test_balanced_batches_have_as_many_images_of_each_class(prefetched: bool) -> None:
+    batches = Batches(IMAGES, 6, seed=0, device=CPU, labels=CLASSES, balanced=True)
+    drawn: list[int] = []
+    for _ in range(12):
+        images, rows_ = batches.next_stored()
+        assert torch.equal(images, IMAGES[rows_])
+        assert CLASSES[rows_].bincount().tolist() == [2, 2, 2]
+        drawn += rows_.tolist()
+    assert set(drawn) == set(range(10))
+    assert {drawn.count(row) for row in range(6, 10)} == {12}  # every epoch uses the small classes whole
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_shards_of_a_balanced_batch_are_balanced(ranks: int) -> None:
+    size = 3 * ranks
+    whole = Batches(IMAGES, size, seed=0, device=CPU, labels=CLASSES, balanced=True)
+    shards = [
+        Batches(IMAGES, size, seed=0, device=CPU, labels=CLASSES, balanced=True, shard=(rank, ranks))
+        for rank in range(ranks)
+    ]
+    for _ in range(5):
+        parts = [batches.next_images_and_labels()[1] for batches in shards]
+        assert all(sorted(part.tolist()) == [0, 1, 2] for part in parts)
+        assert torch.equal(torch.cat(parts), whole.next_images_and_labels()[1])
+
+
+def test_a_balanced_stream_resumes(prefetched: bool) -> None:
+    batches, other = (Batches(IMAGES, 6, seed=0, device=CPU, labels=CLASSES, balanced=True) for _ in range(2))
+    rows(batches, 3)
+    state = batches.state_dict()
+    expected = rows(batches, 4)
+    other.load_state_dict(state)
+    assert rows(other, 4) == expected

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from snngan import RelativeTemperature, SoftNearestNeighborLoss, soft_nearest_neighbor_loss
-from snngan.losses.pairwise import DISTANCES, build_pairwise_batch
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import DISTANCES, build_pairwise_batch, build_real_fake_batch
 
 pytestmark = pytest.mark.usefixtures("backend")
 COUNT = 24
@@ -101,3 +102,32 @@ def test_empty_batch() -> None:
 def test_wrong_groups_are_refused(groups: Any) -> None:
     with pytest.raises(ValueError, match="groups must be integers"):
         soft_nearest_neighbor_loss(*make_samples(), groups=groups)
+
+
+@pytest.mark.parametrize("mean_of_real", [False, True])
+def test_real_and_fake_samples_of_classes_equal_a_batch_of_each_class(mean_of_real: bool) -> None:
+    """At a relative temperature of all, that is the mean of the distances in each class; sides may differ in size."""
+    rng = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(count, 5, generator=rng, dtype=torch.float64) for count in (18, 9))
+    classes = torch.arange(18) % 3, torch.tensor([2, 0, 1, 1, 0, 2, 0, 1, 2])
+    leaf, other = fake.clone().requires_grad_(), fake.clone().requires_grad_()
+    batch = build_real_fake_batch(real, leaf, classes=classes, num_classes=3, mean_of_real=mean_of_real)
+    parts = [build_real_fake_batch(real[classes[0] == each], other[classes[1] == each], mean_of_real=mean_of_real)
+             for each in range(3)]  # fmt: skip
+    mean = torch.stack([part.mean_distance for part in parts]).mean()
+    assert_close(batch.mean_distance, mean)
+    inverses = 1 / (torch.tensor([0.1, 0.5], dtype=torch.float64) * mean)
+    odds, of_parts = log_odds(batch, inverses), [log_odds(part, inverses) for part in parts]
+    for each, part in enumerate(of_parts):
+        assert_close(odds[:, torch.cat(classes) == each], part)
+    assert_close(batch.chance[:18], torch.full((18,), 3 / 5, dtype=torch.float64).log())
+    assert_close(batch.chance[18:], torch.full((9,), 6 / 2, dtype=torch.float64).log())
+    odds.square().sum().backward()
+    torch.stack([part.square().sum() for part in of_parts]).sum().backward()
+    assert_close(leaf.grad, other.grad)
+
+
+def test_chance_is_the_log_odds_of_equal_distributions() -> None:
+    """At an infinite temperature every neighbor counts alike."""
+    batch = build_real_fake_batch(torch.randn(7, 2), torch.randn(4, 2))
+    assert_close(log_odds(batch, torch.zeros(1, dtype=torch.float64))[0], batch.chance)

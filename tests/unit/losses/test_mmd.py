@@ -66,3 +66,11 @@ def test_equal_samples() -> None:
     value = squared_mmd(real, fake)
     assert_close(value, torch.tensor(0.0))
     assert not any(slope.any() for slope in torch.autograd.grad(value, [real, fake]))
+
+
+def test_with_classes_it_is_the_mean_over_the_classes() -> None:
+    real, fake = cloud(12, 0), cloud(6, 1) + 0.3
+    classes = torch.arange(12) % 3, torch.tensor([2, 0, 1, 0, 1, 2])
+    sides = [[side[own == each] for side, own in zip((real, fake), classes, strict=True)] for each in range(3)]
+    expected = torch.stack([squared_mmd(*pair) for pair in sides]).mean()
+    assert_close(squared_mmd(real, fake, classes=classes, num_classes=3), expected)

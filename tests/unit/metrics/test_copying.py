@@ -60,18 +60,24 @@ def test_copies_and_held_out_images() -> None:
     assert share == pytest.approx(0.1 + 0.9 * 0.05, abs=0.04)
 
 
-def test_pixels_are_measured_once_and_only_where_shapes_agree() -> None:
+def test_values_by_space() -> None:
+    """Where the features are the pixels, these are measured once; images of two shapes have no distance in pixels."""
+
     def statistics(seed: int, shape: tuple[int, ...] = (1, 1, 3)) -> FeatureStatistics:
         return FeatureStatistics(None, vectors(30, seed), vectors(30, seed + 9).view(-1, *shape))
 
-    real, fake, training = statistics(0), statistics(1), statistics(2)
+    def values(parts: list[Tensor]) -> tuple[float, float]:
+        return training_distances(parts[2], parts[0], parts[1])
+
+    sides = statistics(0), statistics(1), statistics(2)
+    real, fake, training = sides
     real.training = training
     found = copying.compute(real, fake)
-    assert (found["train_distance"], found["copied"]) == training_distances(
-        training.features, real.features, fake.features
-    )
-    images = (each.images.flatten(1) for each in (training, real, fake))
-    assert (found["train_distance_input"], found["copied_input"]) == training_distances(*images)
-    assert set(copying.compute(real, statistics(1, (1, 3, 1)))) == {"train_distance", "copied"}
+    assert (found["nearest_features"], found["copies_features"]) == values([each.features for each in sides])
+    assert (found["nearest_input"], found["copies_input"]) == values([each.images for each in sides])
+    assert set(copying.compute(real, statistics(1, (1, 3, 1)))) == {"nearest_features", "copies_features"}
     real.training = FeatureStatistics(None, training.images, training.images)
-    assert set(copying.compute(real, fake)) == {"train_distance", "copied"}
+    real.images = fake.images = torch.empty(0)
+    found = copying.compute(real, fake)
+    assert found["nearest_features"] == found["nearest_input"]
+    assert found["copies_features"] == found["copies_input"]

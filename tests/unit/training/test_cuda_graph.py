@@ -28,6 +28,7 @@ CASES = [
     ("snnl-pixel", ("temperature=annealed:1", "form=literal")),
     ("snnl-projected", ("temperature=annealed:2", "form=log-odds-linear")),
     ("gan", ("discriminator_steps=3", "spectral_norm=true", "discriminator_norm=layer")),
+    *((name, ("conditional=true", "batch_size=18")) for name in OBJECTIVES.names()),
 ]
 READING = [("snnl-pixel", "learned:1"), ("snnl-pixel", "optimal"), ("snnl-projected", "optimal")]
 ON_CASES = pytest.mark.parametrize(
@@ -64,7 +65,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a step run on tensors without values: whatever reads one fails, as it would in a CUDA graph."""
     monkeypatch.setattr(  # Adam counts its steps on the host there
-        "snngan.training.gan.make_optimizer", lambda name, weights, rate, betas: torch.optim.SGD(weights, lr=rate)
+        "snngan.training.gan.make_optimizer",
+        lambda name, weights, rate, betas: torch.optim.SGD([{"params": list(weights), "initial_lr": rate}], lr=rate),
     )
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
 
@@ -73,8 +75,10 @@ def update_without_values(config: TrainConfig, dataset: Dataset) -> list[str]:
     """Do two updates on tensors without values and return the names of what touched the host."""
     trainer = GanTrainer(config, dataset, META)
     updates = config.discriminator_steps if trainer.has_discriminator else 0
-    drawn = [torch.empty(16, *config.image_shape, dtype=torch.uint8, device=META)] * max(1, updates)
-    drawn += [torch.empty(16, trainer.latent_dim, device=META)] * (updates + 1)
+    count = config.batch_size
+    drawn = [torch.empty(count, *config.image_shape, dtype=torch.uint8, device=META)] * max(1, updates)
+    drawn += [torch.empty(count, trainer.latent_dim, device=META)] * (updates + 1)
+    drawn += [torch.empty(count, dtype=torch.int64, device=META)] * max(1, updates)
     trainer.step(1)
     with HostOperations() as host:
         for _ in range(2):
@@ -84,10 +88,11 @@ def update_without_values(config: TrainConfig, dataset: Dataset) -> list[str]:
 
 @ON_CASES
 def test_an_update_reads_no_value_and_copies_none_to_the_device(
-    dataset: Dataset, without_values: None, objective: str, settings: tuple[str, ...]
+    dataset: Dataset, labeled: Dataset, without_values: None, objective: str, settings: tuple[str, ...]
 ) -> None:
-    config = gan_config(dataset, *settings, objective=objective)
-    assert update_without_values(config, dataset) == []
+    data = labeled if "conditional=true" in settings else dataset
+    config = gan_config(data, *settings, objective=objective)
+    assert update_without_values(config, data) == []
     assert not build_objective(config).reads_values(16, config.image_shape, META)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from snngan.config import Config
 from snngan.data import Dataset
-from snngan.objectives import NonSaturating, PixelEntanglement
+from snngan.objectives import Batch, Discriminator, NonSaturating, PixelEntanglement
 from snngan.training.divergence import DivergedError, LossMonitor, advise
 from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
 from snngan.training.gan import GanTrainer
@@ -48,10 +48,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run(dataset: Dataset, monkeypatc
     run = new_run("run", gan_config(dataset))
     normal, calls = PixelEntanglement.generator_loss, []
 
-    def breaks_at_step_4(self: PixelEntanglement, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def breaks_at_step_4(self: PixelEntanglement, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         calls.append(None)
         loss = normal(self, discriminator, real, fake)
-        return loss + (fake - fake).sum().sqrt() if len(calls) == 4 else loss
+        return loss + (fake.images - fake.images).sum().sqrt() if len(calls) == 4 else loss
 
     monkeypatch.setattr(PixelEntanglement, "generator_loss", breaks_at_step_4)
     with pytest.raises(DivergedError, match=r"step 4: \d+ of the \d+ values of the generator's .* are not finite"):

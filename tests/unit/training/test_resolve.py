@@ -15,7 +15,7 @@ from snngan.config import ClassifyConfig, TrainConfig, option_names
 from snngan.data import Dataset
 from snngan.models import ARCHITECTURES, CLASSIFIERS
 from snngan.objectives import OBJECTIVES
-from snngan.training.resolve import check_config, list_settings, resolve
+from snngan.training.resolve import check_config, check_same_data, list_settings, resolve
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
@@ -53,12 +53,73 @@ def test_what_belongs_to_one_start_is_not_saved(dataset: Dataset) -> None:
     assert not {"device", "run_dir", "download", "dry_run", "set"} & saved.keys()
 
 
+def many(data: Dataset) -> Dataset:
+    """Return the data with its training images 20 times, enough for default batches."""
+    labels = None if data.train_labels is None else data.train_labels.repeat(20)
+    return dataclasses.replace(data, train_images=data.train_images.repeat(20, 1, 1, 1), train_labels=labels)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES.names())
-def test_recommendations_of_the_objective_fill_deferred_options(objective: str, dataset: Dataset) -> None:
-    images = dataset.train_images.repeat(20, 1, 1, 1)
-    config = resolve(TrainConfig(objective=objective), dataclasses.replace(dataset, train_images=images))
-    for name, value in OBJECTIVES[objective].recommended.items():
-        assert value in (getattr(config, name, None), config.arch_options.get(name)), name
+@pytest.mark.parametrize("arch", [None, "dcgan"])
+def test_recommendations_of_the_objective_fill_deferred_options(
+    objective: str, arch: str | None, labeled: Dataset
+) -> None:
+    config = resolve(TrainConfig(objective=objective, arch=arch), many(labeled))
+    expected = dict(OBJECTIVES[objective].recommended)
+    expected |= {"arch": arch} if arch else {}
+    expected |= {"batch_size": 258} if config.conditional else {}  # a multiple of the classes
+    found = {**dataclasses.asdict(config), **config.arch_options}
+    assert {name: found[name] for name in expected if name in found} == {
+        name: value for name, value in expected.items() if name in found
+    }
+
+
+@pytest.mark.parametrize("objective", ["snnl-pixel", "mmd", "snnl-features"])
+def test_batches_have_as_many_images_of_each_class(objective: str, labeled: Dataset) -> None:
+    config = resolve(TrainConfig(objective=objective, conditional=True), many(labeled))
+    assert config.class_counts == (640, 640, 640)
+    assert config.batch_size % 3 == config.real_batch_size % 3 == 0
+    for name in ("batch_size", "real_batch_size"):
+        if objective == "mmd" and name == "real_batch_size":
+            continue
+        with pytest.raises(
+            ValueError, match=f"--{name.replace('_', '-')} of a .* must be a multiple of the 3 classes.*use 27"
+        ):
+            resolve(TrainConfig(objective=objective, conditional=True, **{name: 25}), many(labeled))
+    assert resolve(TrainConfig(objective="gan", conditional=True, batch_size=25), many(labeled)).batch_size == 25
+
+
+def test_what_a_conditional_generator_needs(labeled: Dataset, dataset: Dataset) -> None:
+    with pytest.raises(ValueError, match="random has no labels, and a conditional generator needs them"):
+        resolve(TrainConfig(conditional=True), dataset)
+    gap = dataclasses.replace(labeled, train_labels=2 * torch.as_tensor(labeled.train_labels))
+    with pytest.raises(ValueError, match="has no training image of class 1: number the classes"):
+        resolve(TrainConfig(conditional=True), gap)
+    with pytest.raises(ValueError, match=r"gan has a discriminator, .*: leave out real_batch_size"):
+        resolve(TrainConfig(objective="gan", real_batch_size=30), labeled)
+
+
+def test_snnl_features_is_conditional_only_where_labels_suit_it(labeled: Dataset, dataset: Dataset) -> None:
+    def features(data: Dataset, **options: Any) -> tuple[bool, str]:
+        config = resolve(TrainConfig(objective="snnl-features", **options), data)
+        return config.conditional, config.objective_options["features"]
+
+    assert features(many(labeled)) == (True, "pixels,classifier")
+    assert features(many(labeled), conditional=False) == (False, "pixels,classifier")
+    assert features(many(dataset)) == (False, "pixels")
+    gap = dataclasses.replace(many(labeled), train_labels=2 * torch.as_tensor(many(labeled).train_labels))
+    assert features(gap) == (False, "pixels,classifier")
+
+
+def test_labels_count_as_data_of_a_conditional_run(labeled: Dataset) -> None:
+    other = dataclasses.replace(labeled, train_labels=torch.as_tensor(labeled.train_labels).flip(0))
+    for conditional in (False, True):
+        config = gan_config(labeled, conditional=conditional, batch_size=18)
+        if conditional:
+            with pytest.raises(ValueError, match="and their labels differ from those the run was started with"):
+                check_same_data(config, other)
+        else:
+            check_same_data(config, other)
 
 
 def test_the_user_decides_before_the_objective(dataset: Dataset) -> None:
@@ -115,10 +176,10 @@ def test_resolving_draws_nothing_from_the_global_generator(dataset: Dataset) -> 
         ({"set": ("learning_rate=nan",)}, r"learning_rate must be in \[0, 10\], got nan"),
         ({"set": ("form=free",)}, r"unknown value for form 'free' \(known: .*literal"),
         ({"set": ("temperature=hot",)}, "temperature .*'hot'"),
-        ({"set": ("spectral_norm=true",)}, "snnl-pixel has no discriminator, so spectral_norm has no effect"),
-        ({"set": ("discriminator_norm=batch",)}, "snnl-pixel has no discriminator, so discriminator_norm"),
-        ({"set": ("discriminator_learning_rate=0.1",)}, "snnl-pixel has no discriminator, so discriminator_l"),
-        ({"discriminator_steps": 2}, "snnl-pixel has no discriminator, so discriminator_steps has no effect"),
+        ({"set": ("spectral_norm=true",)}, "snnl-features has no discriminator, so spectral_norm has no effect"),
+        ({"set": ("discriminator_norm=batch",)}, "snnl-features has no discriminator, so discriminator_norm"),
+        ({"set": ("discriminator_learning_rate=0.1",)}, "snnl-features has no discriminator, so discriminator_l"),
+        ({"discriminator_steps": 2}, "snnl-features has no discriminator, so discriminator_steps has no effect"),
         ({"objective": "wgan", "betas": (0.5, 0.9)}, "betas are options of Adam, and wgan uses rmsprop: add --opt"),
         ({"cuda_graph": True, "device": "cpu"}, "--cuda-graph needs a CUDA device"),
         ({"compile": True, "objective": "wgan-gp"}, "wgan-gp differentiates its networks twice"),
