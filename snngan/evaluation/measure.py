@@ -137,9 +137,9 @@ def evaluate(
             ``data_dir`` (default: that of the run), ``device``, ``skip_broken``, ``notify``.
 
     Raises:
-        ValueError: images, reference, features or metrics are unknown or do not fit together, ``nearest`` is given and
-            the training images are not known, or there is too little memory.
-        OSError: ``nearest`` cannot be written.
+        ValueError: images, reference, features or metrics are unknown or do not fit together, ``nearest`` or
+            ``copying`` is asked for where the training images are unknown, the picture cannot be written, or there is
+            too little memory.
 
     Example:
         >>> images = torch.rand(40, 1, 8, 8) * 2 - 1
@@ -225,14 +225,13 @@ def evaluate_sources(
     """Return the metrics of the images of ``fake`` against those of ``real``, in the space of ``extractor``.
 
     Images are read in chunks; only the features of the first ``pairwise_count`` are kept, and these images where a
-    metric needs them. The statistics of ``real`` are cached in the folder ``cache``. See :func:`evaluate` for the other
-    arguments.
+    metric needs them. The statistics of ``real`` and the features of its training images are cached in the folder
+    ``cache``; ``sheet`` is the picture ``nearest`` of :func:`evaluate`, which see for the other arguments.
 
     Raises:
         ValueError: an unknown metric, fewer than 2 images on a side, images that the extractor does not take, FID
             statistics of other features, ``copying`` or ``sheet`` where the training images are unknown, or work
             that does not fit in the available memory.
-        OSError: ``nearest`` cannot be written.
     """
     chosen = names = choose_metrics(metrics)
     if min(count, pairwise_count) < 2:

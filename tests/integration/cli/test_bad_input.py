@@ -92,6 +92,7 @@ COMMAND_LINES = [
         "own data set .*; got .* train as the reference$",
     ),
     ("evaluate {run} --features pixels --reference {run} --metrics copying", "; got run run as the reference$"),
+    ("evaluate {run} --features pixels --reference digits --metrics copying", "; got digits test as the reference$"),
     ("evaluate gaussians --reference gaussians --nearest a.png", "--nearest needs images .*, got 2-D points$"),
     ("compare {run} digits --features pixels --space pixel", "need --space features, got --space pixel"),
     ("compare digits digits --space projection", "--space projection needs a run among A and B"),

@@ -132,7 +132,7 @@ def test_samples_beside_their_nearest_training_images(cli: Cli, refused: Cli, ru
     command = f"evaluate {run} --features classifier:digits --metrics copying --nearest sheet.png --device cpu"
     said = cli(command)
     names = ["nearest_features", "copies_features", "nearest_input", "copies_input"]
-    assert [line.split()[0] for line in said.out.splitlines()[3:7]] == names
+    assert [line.strip().partition("  ")[0] for line in said.out.splitlines()[3:7]] == names
     assert "the first 10, each with its nearest training images in features and in pixels -> sheet.png" in said.out
     before = Path("sheet.png").read_bytes()
     refused(command, "sheet.png exists already: give another --nearest, or --force to replace it")
