@@ -31,7 +31,7 @@ from snngan.cli.output import print_next_commands, print_note, print_result
 @click.option("--nearest", metavar="FILE", help="picture to write (.png): samples beside their nearest training images")
 @click.option("--force", is_flag=True, help="replace an existing --nearest")
 @image_options
-def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any) -> None:
+def evaluate(run: str | None, metrics: str | None, nearest: str | None, as_json: bool, **options: Any) -> None:
     """Measure how good RUN's samples are: FID, KID, precision, recall, density, coverage, 1-NN accuracy, entanglement,
     and copying: how near samples are to training images.
 
@@ -40,6 +40,7 @@ def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any
     """
     from snngan.evaluation.features import choose_extractor
     from snngan.evaluation.measure import evaluate as evaluate_images
+    from snngan.evaluation.nearest import ROWS
     from snngan.evaluation.sources import Reader, find_run
 
     if run is None:
@@ -50,8 +51,14 @@ def evaluate(run: str | None, metrics: str | None, as_json: bool, **options: Any
         choose_extractor(features, reader, options["image_size"], options["download"])
         return
     names = [name.strip() for name in metrics.split(",")] if metrics else None
-    result = evaluate_images(run, metrics=names, notify=print_note, **options)
+    result = evaluate_images(run, metrics=names, nearest=nearest, notify=print_note, **options)
     for line in [result.to_json(indent=2)] if as_json else result.lines():
         print_result(line)
+    if nearest is not None:
+        print_result(
+            f"the {ROWS} samples nearest to training images, then the first {ROWS}, each with its nearest training "
+            f"images in features and in pixels -> {nearest}",
+            err=as_json,
+        )
     if (opened := find_run(run)) is not None and not as_json:
         print_next_commands(opened)

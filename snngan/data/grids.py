@@ -59,15 +59,15 @@ def save_png(pixels: Pixels, path: Path) -> None:
         Image.fromarray(pixels).save(file, format="PNG")
 
 
-def check_output(path: Path, *, force: bool) -> None:
+def check_output(path: Path, *, force: bool, option: str = "--out") -> None:
     """Raise ``ValueError`` if :func:`save_images` could not write to ``path``, or would replace something.
 
     With ``force``, a file may be replaced, and so may a folder that holds only numbered PNG files.
     """
     if path.suffix.lower() in (".png", ".npz"):
         if path.is_dir():
-            raise ValueError(f"--out {path} is a folder; give a file name")
-        check_absent(path, force=force)
+            raise ValueError(f"{option} {path} is a folder; give a file name")
+        check_absent(path, force=force, option=option)
     elif path.suffix and not str(path).endswith(os.sep) and not path.is_dir():
         raise ValueError(f"--out must be a name ending in .png or .npz, or a folder, got {path}")
     elif path.is_file():
@@ -77,7 +77,7 @@ def check_output(path: Path, *, force: bool) -> None:
         if others := [each.name for each in path.iterdir() if not re.fullmatch(r"[0-9]{6}\.png", each.name)]:
             raise ValueError(f"--out {path} holds other files, such as {others[0]}: give a new folder")
     if not (parent := path.absolute().parent).is_dir():
-        raise ValueError(f"--out {path}: cannot find the folder {parent}")
+        raise ValueError(f"{option} {path}: cannot find the folder {parent}")
 
 
 def save_images(images: Tensor, path: Path, columns: int | None = None, labels: Tensor | None = None) -> None:

@@ -15,28 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snngan.config import TrainConfig
-from snngan.data import DATASETS, POINT_SHAPE
+from snngan.data import POINT_SHAPE
 from snngan.data.datasets import Notify
+from snngan.data.grids import check_output
 from snngan.evaluation.feature_classifier import prepare_features
 from snngan.evaluation.features import Extractor, Pixels, choose_extractor
-from snngan.evaluation.nearest import NUM_QUERIES, find_nearest, save_nearest
+from snngan.evaluation.nearest import save_nearest
 from snngan.evaluation.sources import (
     FidStatistics,
     ImagesLike,
     ImageSource,
     Reader,
     dataset_source,
+    digest_of,
     find_run,
     open_statistics,
 )
-from snngan.files import SaveError, check_absent, load_tensors, save_tensors
+from snngan.files import SaveError, load_tensors, save_tensors
 from snngan.memory import check_available
 from snngan.metrics import FeatureStatistics, choose_metrics, compute_metrics, metric_values
 from snngan.metrics.distances import NEIGHBORS, ROWS
 from snngan.metrics.moments import Moments
 from snngan.metrics.prdc import recall_by_class
-from snngan.training.run_folder import RunFolder
 from snngan.version import __version__
 
 MAX_CACHED_DIMS = 4096
@@ -126,19 +126,20 @@ def evaluate(
             the run ``images`` was trained on.
         features: feature space, one of :data:`snngan.evaluation.features.FEATURE_SPACES`; default: a small classifier
             of the reference if it has labels, else pixels; Inception for FID statistics.
-        metrics: names of ``snngan.metrics.METRICS``; default: all.
+        metrics: names of ``snngan.metrics.METRICS``; default: all that the images allow.
         count: number of images of each side, or as many as there are.
         pairwise_count: number of them in the metrics of pairs (all but fid).
         seed: seed of a run's noise; a run as reference has seed + 1.
         download: whether missing Inception weights are fetched; implies ``features="inception"``.
-        nearest: a .png file to write, of samples beside their nearest training images.
+        nearest: PNG file to write: samples, each beside its nearest training images.
         force: whether ``nearest`` may replace a file.
         options: fields of :class:`snngan.evaluation.Reader`, which say how images are read: ``split``, ``image_size``,
             ``data_dir`` (default: that of the run), ``device``, ``skip_broken``, ``notify``.
 
     Raises:
-        ValueError: images, reference, features or metrics are unknown or do not fit together, or there is too little
-            memory.
+        ValueError: images, reference, features or metrics are unknown or do not fit together, ``nearest`` or
+            ``copying`` is asked for where the training images are unknown, the picture cannot be written, or there is
+            too little memory.
 
     Example:
         >>> images = torch.rand(40, 1, 8, 8) * 2 - 1
@@ -146,25 +147,19 @@ def evaluate(
         >>> found.metrics["precision"], found.protocol["num_real"]
         (0.0, 40)
     """
-    chosen, run, reader = choose_metrics(metrics), find_run(images), Reader(**options)
+    choose_metrics(metrics)  # an unknown name is an error before anything is read
+    run, reader = find_run(images), Reader(**options)
     sheet = None if nearest is None else Path(nearest)
     if sheet is not None:
         if sheet.suffix.lower() != ".png":
             raise ValueError(f"--nearest must be a name ending in .png, got {sheet}")
-        check_absent(sheet, force=force, option="--nearest")
+        check_output(sheet, force=force, option="--nearest")
     if run is not None:  # whose data folder is read, but not written to
         reader = replace(reader, data_dir=reader.data_dir or run.config.data_dir)
     sides = open_sides(images, reference, reader, features, download, seed)
-    train = find_training_images(run, reference, reader)
-    if train is None and (sheet or (metrics and "copying" in metrics)):
-        raise ValueError(
-            "copying is measured for a run, or against the test split of a data set, whose training images are known"
-        )
-    if train is None:
-        chosen = {name: metric for name, metric in chosen.items() if "train" not in metric.needs}
     counts: dict[str, Any] = {"count": count, "pairwise_count": pairwise_count}
     result = evaluate_sources(
-        *sides, metrics=chosen, **counts, cache=reader.feature_folder, notify=reader.notify, train=train, sheet=sheet
+        *sides, metrics=metrics, **counts, sheet=sheet, cache=reader.feature_folder, notify=reader.notify
     )
     if run is not None:
         try:
@@ -172,22 +167,6 @@ def evaluate(
         except OSError as error:
             reader.notify(f"{run.path / EVALUATIONS} could not be written ({error.strerror}); going on without")
     return result
-
-
-def find_training_images(
-    run: RunFolder[TrainConfig] | None, reference: ImagesLike | None, reader: Reader
-) -> ImageSource | None:
-    """Return the images that a run was trained on, or those of the data set ``reference``; None if unknown."""
-    if reader.split != "test":
-        return None
-    try:
-        if run is not None:
-            return dataset_source(reader.load_training_set(run), "train")
-        if isinstance(reference, str) and reference in DATASETS.names():
-            return dataset_source(reader.load(reference, reader.image_size), "train")
-    except ValueError:  # the data are gone
-        pass
-    return None
 
 
 def open_sides(
@@ -207,6 +186,8 @@ def open_sides(
     real_source: ImageSource | FidStatistics
     if real is not None:
         real_source = open_statistics(real) or reader.open(real, seed + 1)  # noise of its own
+        if run is not None and isinstance(real_source, ImageSource) and real != run.config.dataset:
+            real_source = replace(real_source, training=None)  # the run was trained on other images
     elif run is not None:
         dataset = reader.load_training_set(run)
         real_source = dataset_source(dataset, reader.split)
@@ -239,18 +220,18 @@ def evaluate_sources(
     pairwise_count: int = 5000,
     cache: Path | None = None,
     notify: Notify = lambda line: None,
-    train: ImageSource | None = None,
     sheet: Path | None = None,
 ) -> Evaluation:
     """Return the metrics of the images of ``fake`` against those of ``real``, in the space of ``extractor``.
 
     Images are read in chunks; only the features of the first ``pairwise_count`` are kept, and these images where a
-    metric needs them. The statistics of ``real`` are cached in the folder ``cache``. See :func:`evaluate` for the other
-    arguments.
+    metric needs them. The statistics of ``real`` and the features of its training images are cached in the folder
+    ``cache``; ``sheet`` is the picture ``nearest`` of :func:`evaluate`, which see for the other arguments.
 
     Raises:
         ValueError: an unknown metric, fewer than 2 images on a side, images that the extractor does not take, FID
-            statistics of other features, or work that does not fit in the available memory.
+            statistics of other features, ``copying`` or ``sheet`` where the training images are unknown, or work
+            that does not fit in the available memory.
     """
     chosen = names = choose_metrics(metrics)
     if min(count, pairwise_count) < 2:
@@ -273,25 +254,41 @@ def evaluate_sources(
         counts.append(real.limit(count, 2))
         fake, real, dims = match_sides(fake, real, extractor)
         images = real
-    if train is None or train.shape != fake.shape:
-        chosen = {name: metric for name, metric in chosen.items() if "train" not in metric.needs}
+    training = None if isinstance(real, FidStatistics) else real.training
+    if training is None:
+        of_training = {name for name, metric in chosen.items() if "training" in metric.needs}
+        chosen = {name: metric for name, metric in chosen.items() if name not in of_training}
+        if sheet is not None or of_training & set(metrics or ()):
+            raise ValueError(
+                "copying needs the training images, those of a run's own data set or of a data set named by "
+                f"--reference, without --split train; got {real.name} as the reference"
+            )
+    elif sheet is not None and (fake.shape != images.shape or images.shape == POINT_SHAPE):
+        shapes = "2-D points" if images.shape == POINT_SHAPE else f"{fake.shape} and {images.shape}"
+        raise ValueError(f"--nearest needs images of one shape, got {shapes}")
     needs = {part for metric in chosen.values() for part in metric.needs}
-    needs |= {"images"} if "train" in needs else set()
+    if sheet is not None:
+        needs |= {"features", "images", "training"}
     pairwise = min(pairwise_count, *counts) if needs & {"features", "images"} else 0
     if "moments" not in needs:
         counts = [pairwise, pairwise]
+    size = 16 * dims * max(pairwise, min(max(counts), dims) if "moments" in needs else 0) + 8 * ROWS * pairwise
+    if training is not None and "training" in needs:
+        num_extracted = 0 if extractor.digest == Pixels.digest else len(training)
+        size += 8 * math.prod(images.shape) * pairwise + 4 * dims * num_extracted
     check_available(
-        16 * dims * max(pairwise, min(max(counts), dims) if "moments" in needs else 0) + 8 * ROWS * pairwise,
+        size,
         f"measuring {', '.join(chosen)} of {max(counts)} images in {dims} dimensions",
         "a smaller --count, --pairwise-count or --image-size, or fewer --metrics",
     )
     fake_statistics = collect_statistics(fake, extractor, counts[0], pairwise, needs)
     if isinstance(real, FidStatistics):
         real_statistics = FeatureStatistics(real.moments, torch.empty(0, dims), torch.empty(0))
-    elif cache is None or dims > MAX_CACHED_DIMS:
-        real_statistics = collect_statistics(real, extractor, counts[1], pairwise, needs)
     else:
+        cache = None if dims > MAX_CACHED_DIMS else cache
         real_statistics = _collect_cached(real, extractor, counts[1], pairwise, needs, cache, notify)
+        if "training" in needs:
+            real_statistics.training = _collect_training(real, extractor, cache, notify)
     if "moments" in needs and min(counts) <= dims:
         notify(
             f"fid: {min(counts)} images do not span {dims} features, so the covariance has a lower rank and the metric "
@@ -300,15 +297,10 @@ def evaluate_sources(
     if too_few := [name for name, metric in chosen.items() if metric.min_images > (pairwise or min(counts))]:
         least = max(chosen.pop(name).min_images for name in too_few)
         notify(f"{', '.join(too_few)}: left out, needing {least} or more images per side, got {pairwise}")
-    if train is not None and "train" in needs:
-        held_out, samples = (each.images[:NUM_QUERIES] for each in (real_statistics, fake_statistics))
-        found = find_nearest(torch.cat([held_out, samples]), train, extractor)
-        count = len(held_out)
-        real_statistics.nearest = {space: each.distances[:count, 0] for space, each in found.items()}
-        fake_statistics.nearest = {space: each.distances[count:, 0] for space, each in found.items()}
-        if sheet is not None:
-            save_nearest(sheet, samples, {space: each.last(len(samples)) for space, each in found.items()}, train)
     values, intervals = compute_metrics(chosen.values(), real_statistics, fake_statistics)
+    if sheet is not None:
+        assert real_statistics.training is not None
+        save_nearest(sheet, fake_statistics, real_statistics.training)
     protocol = {
         "fake": fake.name, "fake_digest": fake.digest, "real": real.name, "real_digest": real.digest,
         "split": images.split or fake.split, "step": fake.step,
@@ -371,10 +363,12 @@ def _collect_cached(
     count: int,
     pairwise_count: int,
     needs: Collection[str],
-    folder: Path,
+    folder: Path | None,
     notify: Notify,
 ) -> FeatureStatistics:
     """Return :func:`collect_statistics`; features and moments are kept under a hash of all that they depend on."""
+    if folder is None:
+        return collect_statistics(source, extractor, count, pairwise_count, needs)
     depends_on = [source.digest, source.resize, extractor.digest, extractor.resize, count, pairwise_count]
     key = hashlib.sha256(json.dumps([*depends_on, "moments" in needs, __version__]).encode()).hexdigest()[:24]
     path = folder / f"statistics-{key}.safetensors"
@@ -394,6 +388,17 @@ def _collect_cached(
     return found
 
 
+def _collect_training(real: ImageSource, extractor: Extractor, cache: Path | None, notify: Notify) -> FeatureStatistics:
+    """Return features and images of all training images of the data set whose held-out images are ``real``."""
+    images = real.training
+    assert images is not None
+    if extractor.digest == Pixels.digest:
+        return FeatureStatistics(None, images, images)
+    source = replace(real, digest=digest_of([images]), read=lambda rows: images[rows.start : rows.stop])
+    found = _collect_cached(source, extractor, len(images), len(images), {"features"}, cache, notify)
+    return replace(found, images=images)
+
+
 def values_of_all_images() -> list[str]:
     """Return the names of values that use all images; the others compare the first images pairwise."""
     return [name for each in choose_metrics().values() if each.needs == ("moments",) for name in each.values]
@@ -401,7 +406,7 @@ def values_of_all_images() -> list[str]:
 
 def label_metric(name: str, features: str) -> str:
     """Return the printed label of a metric: its name and its feature space, unless the name says it."""
-    if name.startswith("entanglement"):
+    if name.startswith("entanglement") or name.endswith(("_features", "_input")):
         return name
     kind, slash, file = features.rpartition("/")
     return f"{name} ({kind[: kind.rfind(':') + 1] + file if slash else features})"  # without the folders of a path

@@ -214,7 +214,7 @@ def _means(columns: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
         cells = [_mean([each for each in column if metric in each["metrics"]], metric) for column in columns]
         means = [mean for mean, _ in cells if mean is not None]
         best = choose(means) if choose and len(means) > 1 else None
-        space = f" ({extractor})" if extractor and not metric.startswith("entanglement_input") else ""
+        space = f" ({extractor})" if extractor and "_input" not in metric else ""
         row = f"<th>{escape(metric + space)}</th><td>{escape(description)}</td>"
         for mean, note in cells:
             text = "" if mean is None else f"<b>{mean:.4g}</b>" if mean == best else f"{mean:.4g}"

@@ -45,6 +45,7 @@ class ImageSource:
         resize: what was done to the images while they were read, "none" or a method and a size.
         seed: seed of a generator's noise.
         step: step of the checkpoint that a generator comes from.
+        training: (M, C, H, W) the training images of the data set whose held-out split this is; None for all others.
         class_names: names of the classes from 0 on; empty where unknown.
     """
 
@@ -58,6 +59,7 @@ class ImageSource:
     resize: str = "none"
     seed: int | None = None
     step: int | None = None
+    training: Tensor | None = None
     class_names: tuple[str, ...] = ()
 
     def chunks(self, count: int) -> Iterator[Tensor]:
@@ -81,7 +83,10 @@ class ImageSource:
         if self.shape[0] != 1 or channels == 1:
             return self
         shape = channels, *self.shape[1:]
-        return replace(self, shape=shape, read=lambda rows: self.read(rows).expand(-1, channels, -1, -1))
+        training = None if self.training is None else self.training.expand(-1, channels, -1, -1)
+        return replace(
+            self, shape=shape, training=training, read=lambda rows: self.read(rows).expand(-1, channels, -1, -1)
+        )
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,8 @@ def dataset_source(dataset: Dataset, split: str) -> ImageSource:
     """Return the ``train`` or ``test`` split of a data set."""
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     source = array_source(f"{dataset.name} {split}", images, labels, split)
-    return replace(source, resize=dataset.resize, class_names=dataset.class_names)
+    training = dataset.train_images if split == "test" else None
+    return replace(source, resize=dataset.resize, training=training, class_names=dataset.class_names)
 
 
 def array_source(

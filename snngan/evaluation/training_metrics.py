@@ -37,7 +37,7 @@ class TrainingMetrics:
         self.metrics = [
             metric
             for metric in choose_metrics().values()
-            if "train" not in metric.needs
+            if "training" not in metric.needs
             and metric.min_images <= len(rows)
             and (metric.logged_in_pixels or not self.is_pixels)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -25,14 +25,14 @@ class FeatureStatistics:
         moments: count, mean and covariance of the features of all images; None where no chosen metric needs them.
         features: (n, D) features of the first images, those that are compared pairwise.
         images: (n, C, H, W) these images, uint8 or 2-D points; empty where no chosen metric needs them.
-        nearest: distances (m,) of the first images to the nearest training image, in ``"features"`` and ``"input"``
-            (pixels); empty where no chosen metric needs them.
+        training: features and images of all training images, of which ``features`` and ``images`` were held out; None
+            where no chosen metric needs them, and for synthetic images.
     """
 
     moments: Moments | None
     features: Tensor
     images: Tensor
-    nearest: Mapping[str, Tensor] = field(default_factory=dict)
+    training: FeatureStatistics | None = None
 
     @classmethod
     def from_features(cls, features: Tensor, images: Tensor) -> FeatureStatistics:
@@ -66,8 +66,8 @@ class Metric:
     Attributes:
         compute: returns values by name, given the statistics of the real and of the synthetic images.
         values: how to read each value that ``compute`` may return, by its name.
-        needs: the parts of :class:`FeatureStatistics` that ``compute`` reads; ``train`` for ``nearest``, which is known
-            only where the training images are.
+        needs: the parts of :class:`FeatureStatistics` that ``compute`` reads. With ``training`` among them, only
+            ``snngan evaluate`` calls it, where the training images are known.
         min_images: smallest number of images of each side.
         logged_in_pixels: whether training logs the values where the features are pixels.
 
@@ -81,7 +81,7 @@ class Metric:
 
     compute: Callable[[FeatureStatistics, FeatureStatistics], Mapping[str, float | Estimate]]
     values: Mapping[str, MetricValue]
-    needs: tuple[Literal["moments", "features", "images", "train"], ...]
+    needs: tuple[Literal["moments", "features", "images", "training"], ...]
     min_images: int = 2
     logged_in_pixels: bool = True
 
@@ -119,6 +119,7 @@ __getattr__, __dir__ = public_names(
     __name__,
     {
         "": "METRICS Estimate FeatureStatistics Metric MetricValue choose_metrics compute_metrics metric_values",
+        "copying": "training_distances",
         "fid": "frechet_distance",
         "kid": "kernel_distance",
         "nearest_neighbor": "nearest_neighbor_accuracy",

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from snngan.data import to_unit_range
+
 ROWS = 1024
 """Rows of a block."""
 NEIGHBORS = 5
@@ -27,6 +29,28 @@ def squared_distance_rows(left: Tensor, right: Tensor) -> Iterator[tuple[slice, 
         block = left[rows]
         distances = (block @ right.T).mul_(-2).add_(block.square().sum(1, keepdim=True)).add_(lengths)
         yield rows, distances.clamp_min_(0)
+
+
+def find_nearest(images: Tensor, training: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the distances (N, k) of images to their ``k`` nearest training images, nearest first, and their indices.
+
+    Args:
+        images: (N, ...) images, uint8 or float in [-1, 1], or their features.
+        training: (M, ...) the same of the training images, M >= k.
+        k: number of neighbors.
+    """
+    vectors = to_unit_range(images).flatten(1).double()
+    mean = vectors.mean(0)
+    vectors = vectors - mean
+    nearest, indices = vectors.new_full((len(images), k), torch.inf), torch.zeros(len(images), k, dtype=torch.int64)
+    for start in range(0, len(training), ROWS):
+        block = to_unit_range(training[start : start + ROWS]).flatten(1).double() - mean
+        for rows, distances in squared_distance_rows(vectors, block):
+            found, columns = distances.topk(min(k, len(block)), largest=False)
+            candidates = torch.cat([indices[rows], columns + start], 1)
+            nearest[rows], order = torch.cat([nearest[rows], found], 1).topk(k, largest=False)
+            indices[rows] = candidates.gather(1, order)
+    return nearest.sqrt(), indices
 
 
 def own_distance_rows(features: Tensor) -> Iterator[tuple[slice, Tensor]]:

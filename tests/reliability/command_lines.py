@@ -36,7 +36,7 @@ LINES = (
     "resume run --steps 4 --device cpu --dry-run",
     "sample run --out new.png --count 4",
     "sample run --out new.npz --count 4",
-    "evaluate run --features pixels --count 4 --pairwise-count 4 --device cpu",
+    "evaluate run --features pixels --count 4 --pairwise-count 4 --nearest new.png --device cpu",
     "compare run npz:few.npz --space pixel --count 8 --device cpu",
     "interpolate run --out new.png --side 2",
     "classify evaluate classifier --device cpu",
@@ -50,7 +50,7 @@ LINES = (
     "doctor",
 )
 """Correct command lines, from which others are made."""
-WRITTEN = ("--out", "--run-dir", "--data-dir")
+WRITTEN = ("--out", "--nearest", "--run-dir", "--data-dir")
 """Options that name a place to write to; tests give them places in their own folder."""
 LEFT = ("--download", "--compile", "--help", "--version")
 """Options that use the network, start a compiler or end at once."""

@@ -128,6 +128,20 @@ def test_a_run_is_compared_with_held_out_images(cli: Cli, refused: Cli) -> None:
     refused("evaluate small --features pixels", "differ from those the run was started with")
 
 
+def test_samples_beside_their_nearest_training_images(cli: Cli, refused: Cli, run: Path) -> None:
+    command = f"evaluate {run} --features classifier:digits --metrics copying --nearest sheet.png --device cpu"
+    said = cli(command)
+    names = ["nearest_features", "copies_features", "nearest_input", "copies_input"]
+    assert [line.strip().partition("  ")[0] for line in said.out.splitlines()[3:7]] == names
+    assert "the first 10, each with its nearest training images in features and in pixels -> sheet.png" in said.out
+    before = Path("sheet.png").read_bytes()
+    refused(command, "sheet.png exists already: give another --nearest, or --force to replace it")
+    said = cli(f"{command} --force --seed 1 --json")
+    assert list(json.loads(said.out)["metrics"]) == names
+    assert "-> sheet.png" in said.err
+    assert Path("sheet.png").read_bytes() != before
+
+
 def test_two_runs_have_different_noise(cli: Cli, run: Path) -> None:
     content = json.loads(cli(f"evaluate {run} --reference {run} --features pixels --count 60 --json").out)
     assert (content["protocol"]["seed"], content["protocol"]["real_seed"]) == (0, 1)

@@ -51,14 +51,59 @@ def test_pixel_fid_equals_torch_fidelity(side: int) -> None:
     assert evaluate_sources(*sides, Pixels(), metrics=("fid",)).metrics["fid"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("metrics", [("fid",), ("kid",), METRICS.names()])
+class Halves(Counted):
+    """The upper half of each image, counted."""
+
+    name = digest = "halves"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__(images[:, :, : images.shape[2] // 2])
+
+
+def held_out(training: ImageSource, seed: int = 1) -> ImageSource:
+    assert training.count is not None
+    return replace(pictures(40, 4, seed), training=training.first(training.count))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_copies_of_training_images(cache: bool, tmp_path: Path) -> None:
+    """The features of training images are computed once."""
+    training, extractors = pictures(70, 4), (Halves(), Halves())
+    found = [
+        evaluate_sources(training, held_out(training), each, count=50, cache=tmp_path if cache else None)
+        for each in extractors
+    ]
+    for each in found:
+        assert each.metrics["nearest_features"] == pytest.approx(0, abs=1e-6)
+        assert each.metrics["nearest_input"] == pytest.approx(0, abs=1e-6)
+        assert each.metrics["copies_features"] == each.metrics["copies_input"] == 1
+    assert extractors[0].seen - extractors[1].seen == (40 + 70 if cache else 0)
+
+
+def test_training_images_that_changed_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    """The held-out images, whose digest is that of the source, are the same."""
+    copies = pictures(70, 4)
+    for training, is_copied in ((copies, True), (pictures(70, 4, 5), False)):
+        found = evaluate_sources(copies, held_out(training), Halves(), metrics=("copying",), cache=tmp_path)
+        assert (found.metrics["copies_features"] == 1) == is_copied
+
+
+def test_gray_training_images_of_color_samples() -> None:
+    gray = array_source("gray", pictures(50, 4).first(50)[:, :1])
+    real = replace(array_source("held out", pictures(40, 4, 1).first(40)[:, :1]), training=gray.first(50))
+    for extractor in (Pixels(), Halves()):
+        found = evaluate_sources(gray.with_channels(3), real, extractor, metrics=("copying",))
+        assert found.metrics["copies_features"] == 1
+
+
+@pytest.mark.parametrize("metrics", [("fid",), ("kid",), None])
 @pytest.mark.parametrize("side", [2, 8])
-def test_a_cached_reference_is_not_read_again(metrics: tuple[str, ...], side: int, tmp_path: Path) -> None:
+def test_a_cached_reference_is_not_read_again(metrics: tuple[str, ...] | None, side: int, tmp_path: Path) -> None:
     sides = pictures(130, side), pictures(140, side, 1)
     extractors = Counted(), Counted()
     found = [evaluate_sources(*sides, each, metrics=metrics, pairwise_count=20, cache=tmp_path) for each in extractors]
     assert found[0].metrics == found[1].metrics
-    assert extractors[0].seen - extractors[1].seen == (140 if "fid" in metrics else 20)
+    assert extractors[0].seen - extractors[1].seen == (140 if metrics is None or "fid" in metrics else 20)
 
 
 def test_the_cache_depends_on_metrics_and_resize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +125,10 @@ def test_too_little_memory_is_an_error_before_the_start(monkeypatch: pytest.Monk
     ):
         evaluate_sources(pictures(40, 64), pictures(40, 64), extractor, metrics=("fid", "kid"))
     assert extractor.seen == 4
+    fake, real = pictures(10, 64), replace(pictures(10, 64), training=pictures(200, 64).first(200))
+    with pytest.raises(ValueError, match="measuring kid, copying of 10 images in 6144 dimensions"):
+        evaluate_sources(fake, real, Halves(), metrics=("kid", "copying"))
+    assert evaluate_sources(fake, real, Pixels(), metrics=("kid", "copying")).metrics  # the features are at hand
     assert evaluate_sources(pictures(40, 64), pictures(40, 64), extractor, metrics=("kid",), count=10).metrics
 
 

@@ -1,8 +1,10 @@
-"""How near samples are to training images: distances against a loop, the metric of copies, and the picture."""
+"""How near samples are to training images: the metric of copies, and the picture; the recall of each class."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,33 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.testing import assert_close
 
 import snngan
 from snngan.data import to_unit_range
 from snngan.data.datasets import load_dataset
-from snngan.evaluation.features import Pixels
-from snngan.evaluation.nearest import NUM_NEAREST, find_nearest
-from snngan.evaluation.sources import array_source
+from snngan.evaluation.nearest import NUM_NEAREST
 from snngan.metrics.prdc import recall_by_class
 
 
 def pictures(count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 1, 4, 4), dtype=torch.uint8, generator=generator)
-
-
-def test_nearest_training_images_agree_with_a_loop() -> None:
-    """Over chunks of 100, of which the last has fewer images than neighbors."""
-    queries, train = pictures(7, 0), array_source("train", pictures(202, 1))
-    found = find_nearest(queries, train, Pixels())
-    images = train.first(202)
-    for row, query in enumerate(queries):
-        distances = [float((to_unit_range(query) - to_unit_range(each)).double().norm()) for each in images]
-        nearest = sorted(range(202), key=lambda index: distances[index])[:NUM_NEAREST]
-        for each in found.values():
-            assert each.rows[row].tolist() == nearest
-            assert_close(each.distances[row], torch.tensor([distances[index] for index in nearest]).double())
 
 
 def measure(images: Tensor, **options: Any) -> dict[str, float]:
@@ -46,7 +32,7 @@ def measure(images: Tensor, **options: Any) -> dict[str, float]:
 def test_copies_are_told_from_new_images() -> None:
     digits = load_dataset("digits")
     copies = measure(digits.train_images[:170])
-    assert copies["nearest_input"] == 0 and copies["copies_input"] == 1
+    assert copies["nearest_input"] < 1e-6 and copies["copies_input"] == 1
     new = measure(digits.test_images)  # the held-out images themselves
     assert new["nearest_input"] == 1 and new["copies_input"] == pytest.approx(0.05, abs=0.01)
     far = measure(255 - digits.test_images.clamp(max=255))
@@ -54,21 +40,42 @@ def test_copies_are_told_from_new_images() -> None:
 
 
 def test_the_picture_has_a_row_for_each_sample(tmp_path: Path) -> None:
+    """Of 30 samples the last two are copies; the features are the upper halves of images."""
     digits, path = load_dataset("digits"), tmp_path / "near.png"
-    measure(digits.train_images[:170], nearest=path)
+    train, copies = digits.train_images, digits.train_images[[5, 3]]
+    samples = torch.cat([digits.test_images[:28], copies])
+    sys.modules["halves"] = ModuleType("halves")
+    sys.modules["halves"].features = lambda images: images[:, :, :4].flatten(1)  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"features": "halves:features", "metrics": ["fid"], "nearest": path}
+    try:
+        assert set(snngan.evaluate(samples, "digits", **options).metrics) == {"fid"}
+    finally:
+        del sys.modules["halves"]
     with Image.open(path) as picture:
         columns, rows = 2 * (1 + NUM_NEAREST), 20
-        pixels = np.asarray(picture)[:, :, 0]
         factor = picture.size[0] // (8 * columns)
         assert picture.size == (8 * columns * factor, 8 * rows * factor)
-    cells = pixels[::factor, ::factor].reshape(rows, 8, columns, 8).swapaxes(1, 2)
-    assert (cells[:, 0] == cells[:, 1]).all() and (cells[:, 0] == cells[:, 5]).all()  # a copy of itself is nearest
-    assert (cells[10:, 0] == digits.train_images[:10, 0].numpy()).all() or len(cells) == rows
+        pixels = torch.from_numpy(np.asarray(picture)[::factor, ::factor, 0].copy())
+    cells = pixels.view(rows, 8, columns, 8).transpose(1, 2)
+    assert sorted(cells[:2, 0].flatten(1).tolist()) == sorted(copies.flatten(1).tolist())
+    assert (cells[:2, 0] == cells[:2, 5]).all()  # its nearest in pixels
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))  # in which tensors are read
+    samples = samples[order]
+    assert (cells[10:, 0] == samples[:10, 0]).all()
+    for images, first in ((samples[:, :, :4], 1), (samples, 5)):
+        height = images.shape[2]
+        distances = torch.cdist(to_unit_range(images[:1]).flatten(1), to_unit_range(train[:, :, :height]).flatten(1))
+        assert (cells[10, first : first + NUM_NEAREST] == train[distances[0].argsort()[:NUM_NEAREST], 0]).all()
+
+
+def test_a_picture_is_not_replaced(tmp_path: Path) -> None:
+    images, path = load_dataset("digits").train_images[:170], tmp_path / "near.png"
+    measure(images, nearest=path)
     with pytest.raises(ValueError, match="exists already: give another --nearest, or --force to replace it"):
-        measure(digits.train_images[:170], nearest=path)
-    measure(digits.train_images[:170], nearest=path, force=True)
+        measure(images, nearest=path)
+    measure(images, nearest=path, force=True)
     with pytest.raises(ValueError, match=r"--nearest must be a name ending in \.png"):
-        measure(digits.train_images[:170], nearest=tmp_path / "near.txt")
+        measure(images, nearest=tmp_path / "near.txt")
 
 
 def test_without_known_training_images_nothing_is_said_unless_asked() -> None:
@@ -76,9 +83,11 @@ def test_without_known_training_images_nothing_is_said_unless_asked() -> None:
     options: dict[str, Any] = {"features": "pixels", "count": 40}
     assert "nearest_input" not in snngan.evaluate(images, other, **options).metrics
     for more in ({"metrics": ["copying"]}, {"nearest": "near.png"}):
-        with pytest.raises(ValueError, match="copying is measured for a run, or against the test split of a data set"):
+        with pytest.raises(ValueError, match=r"copying needs the training images, .*; got tensor as the reference"):
             snngan.evaluate(images, other, **options, **more)
     digits = load_dataset("digits").train_images[:100]
+    with pytest.raises(ValueError, match="; got digits train as the reference"):
+        snngan.evaluate(digits, "digits", split="train", nearest="near.png", **options)
     assert "copies_input" not in snngan.evaluate(digits, "digits", split="train", **options).metrics
 
 

@@ -126,7 +126,7 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
     first, second = changed("first", seed=0), changed("second", seed=1)
     other = changed("other", seed=1, learning_rate=0.01)
     for run, fid in ((first, 10.0), (second, 14.0), (other, 20.0)):
-        keep(run, fid=fid, recall=fid / 10, density=fid / 10)
+        keep(run, fid=fid, recall=fid / 10, density=fid / 10, copies_input=0.25)
     page = page_of(tmp_path, first, other, second)
     table = page.metrics()[0]
     assert [re.sub("snnl-projected, digits, ", "", head) for head in table[""][1:]] == [
@@ -136,6 +136,7 @@ def test_runs_that_differ_by_seed_are_one_group(changed: Change, tmp_path: Path)
     assert table["fid (pixels)"] == [describe_tag("fid"), "*12 | -13.41 to 37.41, n = 2", "20"]
     assert table["recall (pixels)"] == [describe_tag("recall"), "1.2 | -1.341 to 3.741, n = 2", "*2"]
     assert table["density (pixels)"] == [describe_tag("density"), "1.2 | -1.341 to 3.741, n = 2", "2"]
+    assert table["copies_input"] == [describe_tag("copies_input"), "0.25 | 0.25 to 0.25, n = 2", "0.25"]  # in pixels
     own = page.metrics("details")[0]
     assert own[""][1:] == ["first", "second", "other"]
     assert own["fid (pixels)"] == [describe_tag("fid"), "*10", "14", "20"]

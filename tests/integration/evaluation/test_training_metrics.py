@@ -29,7 +29,9 @@ def test_metrics_while_training(trained: bool, short_run: Path, digits: Dataset,
     assert torch.equal(torch.get_rng_state(), state)
     prefix = "metrics/" if trained else "metrics/pixels/"
     chosen = [
-        each for each in choose_metrics().values() if (trained or each.logged_in_pixels) and "train" not in each.needs
+        each
+        for each in choose_metrics().values()
+        if (trained or each.logged_in_pixels) and "training" not in each.needs
     ]
     assert set(found) == {f"{prefix}{name}" for metric in chosen for name in metric.values}
     assert ("metrics/fid" in found) == trained

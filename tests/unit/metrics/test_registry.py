@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,14 +18,16 @@ from snngan.training.tags import describe_tag
 
 def statistics(count: int, shift: float, seed: int) -> FeatureStatistics:
     features = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)) + shift
-    found = FeatureStatistics.from_features(features, features.view(-1, 1, 2, 3))
-    found.nearest = dict.fromkeys(("features", "input"), features.norm(dim=1))  # as if training images were 0
-    return found
+    return FeatureStatistics.from_features(features, features.view(-1, 1, 2, 3))
+
+
+def real_statistics(count: int) -> FeatureStatistics:
+    return replace(statistics(count, 0, 0), training=statistics(200, 0, 3))
 
 
 @pytest.mark.parametrize("name", METRICS.names())
 def test_values_are_described_and_better_ones_are_better(name: str) -> None:
-    real, near, far = statistics(60, 0, 0), statistics(60, 0, 1), statistics(60, 2, 2)
+    real, near, far = real_statistics(60), statistics(60, 0, 1), statistics(60, 2, 2)
     near_values, far_values = (compute_metrics([METRICS[name]], real, fake)[0] for fake in (near, far))
     assert set(near_values) == set(METRICS[name].values)
     for key, value in METRICS[name].values.items():
@@ -40,13 +43,13 @@ def test_values_are_described_and_better_ones_are_better(name: str) -> None:
 @pytest.mark.parametrize("name", METRICS.names())
 def test_only_what_is_declared_is_read(name: str) -> None:
     metric = METRICS[name]
-    sides = statistics(40, 0, 0), statistics(30, 0, 1)
+    sides = real_statistics(40), statistics(30, 0, 1)
     expected = metric.compute(*sides)
     for side in sides:
         side.moments = side.moments if "moments" in metric.needs else None
         side.features = side.features if "features" in metric.needs else torch.empty(0, 6)
         side.images = side.images if "images" in metric.needs else torch.empty(0)
-        side.nearest = side.nearest if "train" in metric.needs else {}
+        side.training = side.training if "training" in metric.needs else None
     assert metric.compute(*sides) == expected
 
 
