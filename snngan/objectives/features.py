@@ -51,7 +51,7 @@ class FeatureEntanglement(PixelEntanglement):
     recommended = MappingProxyType(
         {
             "arch": "mlp", "smoothing": True, "upsampling": "bilinear", "conditional": True,
-            "batch_size": 256, "learning_rate": 4e-3, "learning_rate_decay": "linear", "steps": 4500,
+            "batch_size": 256, "learning_rate": 4e-3, "steps": 4500,
         }
     )  # fmt: skip
 

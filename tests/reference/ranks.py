@@ -61,7 +61,6 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": "snnl-features",
         "batch_size": 40,
         "real_batch_size": 60,
-        "learning_rate_decay": "none",
     },
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
