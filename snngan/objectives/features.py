@@ -47,11 +47,10 @@ class FeatureEntanglement(PixelEntanglement):
         pixel_weight: float = option(2.0, "weight of pixels, where each other space has 1", low=0, high=1e6)
 
     options: Options
-    default_temperatures = MappingProxyType({**PixelEntanglement.default_temperatures, "chance-capped": "0.05+0.2"})
     recommended = MappingProxyType(
         {
             "arch": "mlp", "smoothing": True, "upsampling": "bilinear", "conditional": True,
-            "batch_size": 256, "learning_rate": 4e-3, "steps": 4500,
+            "batch_size": 256, "learning_rate": 4e-3, "steps": 5000,
         }
     )  # fmt: skip
 
