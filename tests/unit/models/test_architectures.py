@@ -74,6 +74,7 @@ def test_the_common_image_sizes_are_supported() -> None:
 
 @ON_SHAPES
 def test_shapes_and_ranges(name: str, shape: ImageShape) -> None:
+    torch.manual_seed(0)  # with other weights, all units of such a narrow network may be off
     architecture = build(name)
     made = architecture.generator(shape)(latents(architecture) * 100)
     assert (made.shape, made.dtype) == ((3, *shape), torch.float32)
