@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ OWN = {"0100007F", "00000000000000000000000001000000"}
 
 def listening(pid: int) -> set[str]:
     """Return the addresses that a process listens on, as far as Linux lists them."""
-    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").glob("*") if path.is_symlink()]
+    links = []
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(FileNotFoundError):  # a file that the process has closed since
+            links.append(os.readlink(path))
     rows = [line.split() for path in Path("/proc/net").glob("tcp*") for line in path.read_text().splitlines()[1:]]
     return {each[1].partition(":")[0] for each in rows if each[3] == "0A" and f"socket:[{each[9]}]" in links}
 
