@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from snngan.checkpoint import load_newest
 from snngan.config import ClassifyConfig, Config, TrainConfig, make_config
 from snngan.data import Dataset, to_uint8
 from snngan.data.datasets import data_folder, is_here, load_dataset
 from snngan.evaluation.measure import Evaluation, evaluate
 from snngan.files import read_lines
-from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import ClassifierTrainer
 from snngan.training.distributed import (
     broadcast_from_rank0,

@@ -298,6 +298,13 @@ class OptimizationConfig:
         metavar="NAME",
         deferred=True,
     )
+    augment: str = option(
+        "none",
+        "random changes of training images: none, flip (mirror images), crop",
+        group="Optimization",
+        metavar="NAMES",
+        deferred=True,
+    )
     learning_rate: float = option(
         2e-4, "learning rate (of generator and discriminator)", low=0, high=10, group="Optimization", deferred=True
     )
@@ -435,6 +442,13 @@ class TrainConfig(Config):
     )
     discriminator_learning_rate: float | None = option(
         None, "learning rate of the discriminator, if it differs", low=0, high=10, has_flag=False
+    )
+    diff_augment: str = option(
+        "none",
+        "random changes of all that the discriminator sees: none or color,translation,cutout",
+        group="Optimization",
+        metavar="NAMES",
+        deferred=True,
     )
     discriminator_steps: int = option(
         1, "discriminator updates per generator update", low=1, high=100, group="Optimization", deferred=True

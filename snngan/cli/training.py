@@ -13,11 +13,11 @@ import click
 from click.core import ParameterSource
 
 from snngan.api import config_like, create_run, lock_run, prepare
+from snngan.checkpoint import checkpoint_paths, step_of
 from snngan.cli.output import Progress, print_next_commands, print_note, print_result, print_status
 from snngan.cli.signals import collect_signals
 from snngan.config import Config, TrainConfig
 from snngan.files import SaveError
-from snngan.training.checkpoint import checkpoint_paths, step_of
 from snngan.training.distributed import RankLostError, is_lost_rank_error, is_main_process, process_group
 from snngan.training.divergence import DivergedError
 from snngan.training.resolve import list_settings as settings_lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from snngan.data import to_unit_range
+from snngan.data.augment import CROP, FLIP, REACH, shift_images
 from snngan.seeds import seed_for
 
 PREFETCHED = 4
@@ -34,6 +36,7 @@ class Batches:
         balanced: whether every batch, and each rank's shard of it, has as many images of each class of ``labels``.
             ``batch_size`` must be a multiple of the number of classes. In an epoch the images of a smaller class are
             used more than once, and some of a larger one are left out.
+        augment: random changes, of ``AUGMENTATIONS``, which are drawn with the order.
         shard: (rank, number of ranks) where several processes share each batch: this one gets its rows only.
     """
 
@@ -46,6 +49,7 @@ class Batches:
         device: torch.device,
         labels: Tensor | None = None,
         balanced: bool = False,
+        augment: Collection[str] = (),
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         check_batch_size(batch_size, len(images))
@@ -54,7 +58,10 @@ class Batches:
         self._rows = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         fits = _fits(images, device)
         self._images = images.to(device) if fits else images
+        self._augment = augment
         self.labels = None if labels is None else labels.to(device)
+        if self.labels is not None and FLIP in augment:
+            self.labels = self.labels.repeat(2)
         self._classes = None
         if balanced:
             assert labels is not None
@@ -75,12 +82,13 @@ class Batches:
         """Return the next batch, or this rank's shard of it, and where it is in the training images.
 
         The images (batch_size, C, H, W) are in the dtype of the data set; the rows (batch_size,) index ``labels``, too.
+        The mirror image of image i is row N + i.
         """
         if self._thread is None:
-            return self._gather(self._next_rows())
+            return self._gather(*self._next_rows())
         while len(self._prefetched) < PREFETCHED:
             state = self._state()
-            self._prefetched.append((state, self._thread.submit(self._gather, self._next_rows())))
+            self._prefetched.append((state, self._thread.submit(self._gather, *self._next_rows())))
         images, rows = self._prefetched.popleft()[1].result()
         return images.to(self._device, non_blocking=True), rows.to(self._device, non_blocking=True)
 
@@ -109,7 +117,13 @@ class Batches:
         self._epoch_generator = self._generator.get_state()
         device = self._images.device
         order = self._draw_order()
+        if FLIP in self._augment:
+            order = order + len(self._images) * torch.randint(2, order.shape, generator=self._generator)
         self._order = (order.pin_memory() if device.type == "cuda" else order).to(device, non_blocking=True)
+        if CROP in self._augment:
+            reach = max(1, max(self._images.shape[2:]) // REACH)
+            offsets = torch.randint(-reach, reach + 1, (len(order), 2), generator=self._generator)
+            self._offsets = offsets.to(device)
         self._position = 0
 
     def _draw_order(self) -> Tensor:
@@ -126,16 +140,23 @@ class Batches:
     def _state(self) -> dict[str, Any]:
         return {"epoch_generator": self._epoch_generator.clone(), "position": self._position}
 
-    def _next_rows(self) -> Tensor:
+    def _next_rows(self) -> tuple[Tensor, ...]:
+        """Return the rows (batch_size,) of the next batch, and if it is cropped, by how much (batch_size, 2)."""
         if self._position + self._batch_size > len(self._order):
             self._start_epoch()
-        rows = self._order[self._position : self._position + self._batch_size]
+        batch = slice(self._position, self._position + self._batch_size)
         self._position += self._batch_size
-        return rows[self._rows]
+        drawn = (self._order, self._offsets) if CROP in self._augment else (self._order,)
+        return tuple(each[batch][self._rows] for each in drawn)
 
-    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather(self, rows: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the images of ``rows``, and these, in pinned memory where they are to be copied to a GPU."""
-        images = self._images[rows].contiguous()
+        if FLIP in self._augment:
+            images = self._images[rows % len(self._images)]
+            images = torch.where((rows >= len(self._images)).view(-1, 1, 1, 1), images.flip(3), images)
+        else:
+            images = self._images[rows].contiguous()
+        images = images if offsets is None else shift_images(images, offsets)
         if self._thread is None or self._device.type != "cuda":
             return images, rows
         return images.pin_memory(), rows.pin_memory()

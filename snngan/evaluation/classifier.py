@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snngan.checkpoint import load_newest
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset
 from snngan.data.datasets import Notify
 from snngan.evaluation.attack_evaluation import AttackProtocol, evaluate_attacks, select_queries
 from snngan.evaluation.sources import Reader
 from snngan.stats import summarize
-from snngan.training.checkpoint import load_newest
 from snngan.training.classifier import (
     NUM_ENTANGLED,
     classification_metrics,

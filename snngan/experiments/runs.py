@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from snngan.checkpoint import checkpoint_paths, load_newest
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.data.datasets import load_dataset
 from snngan.evaluation.report import read_metrics
 from snngan.experiments import ExperimentContext
 from snngan.files import load_tensors, save_tensors
-from snngan.training.checkpoint import checkpoint_paths, load_newest
 from snngan.training.classifier import fixed_permutation
 from snngan.training.resolve import check_labels
 from snngan.training.run_folder import RunFolder, open_run

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from snngan.distributed import gather_batch, gather_rows, is_distributed
-from snngan.losses.pairwise import squared_distances
+from snngan.losses.pairwise import split_classes, squared_distances
 
 
 def squared_mmd(
@@ -27,7 +26,7 @@ def squared_mmd(
     Source: Gretton et al. 2012, eq. 3; the mixture is that of Li et al. 2017.
     """
     real, fake = (
-        _split_classes(side, None if classes is None else classes[index], num_classes)
+        split_classes(side, None if classes is None else classes[index], num_classes)
         for index, side in enumerate((real, fake))
     )
     features = torch.cat([real, fake], 1).double()
@@ -41,12 +40,3 @@ def squared_mmd(
     within = kernel[:, :n, :n].sum((1, 2)) / (n * (n - 1)) + kernel[:, n:, n:].sum((1, 2)) / (m * (m - 1))
     found: Tensor = (within - 2 * kernel[:, :n, n:].mean((1, 2))).mean()
     return found.to(torch.promote_types(real.dtype, torch.float32))
-
-
-def _split_classes(rows: Tensor, classes: Tensor | None, num_classes: int) -> Tensor:
-    """Return the rows (n, D) of all ranks as (1, N, D), or by class (num_classes, N / num_classes, D)."""
-    if classes is None:
-        return gather_rows(rows)[None]
-    if is_distributed():
-        rows, classes, _ = gather_batch(rows, classes)
-    return rows[classes.argsort(stable=True)].view(num_classes, -1, rows.shape[1])

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from snngan.distributed import gather_batch
+from snngan.distributed import gather_batch, gather_rows, is_distributed
 from snngan.labels import integer_labels
 from snngan.losses.backends import BACKENDS, Backend, choose_backend
 
@@ -371,3 +371,15 @@ def squared_distances(left: Tensor, right: Tensor, squares: tuple[Tensor, Tensor
 def mean_distance(distances: Tensor) -> Tensor:
     """Return the mean () of a distance matrix (N, N) over pairs of different samples."""
     return distances.sum() / max(1, len(distances) * (len(distances) - 1))
+
+
+def split_classes(rows: Tensor, classes: Tensor | None, num_classes: int) -> Tensor:
+    """Return the rows (n, D) of all ranks as (1, N, D), or by class (num_classes, N / num_classes, D).
+
+    Each of ``classes`` (n,) must be as frequent as the others.
+    """
+    if classes is None:
+        return gather_rows(rows)[None]
+    if is_distributed():
+        rows, classes, _ = gather_batch(rows, classes)
+    return rows[classes.argsort(stable=True)].view(num_classes, -1, rows.shape[1])

@@ -23,3 +23,19 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     penalty: Tensor = (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
     return penalty
+
+
+def zero_centered_penalty(outputs: Tensor, images: Tensor) -> Tensor:
+    """Return the mean squared norm () of the slopes of a discriminator's ``outputs`` (N, K) by its ``images`` (N, ...).
+
+    That is |gradient|^2 for K = 1. For more it is an unbiased estimate of the squared norm of the Jacobian, by the
+    gradient along random signs, drawn from torch's default generator. An output must not depend on other images, as it
+    does with batch normalization. Source: Mescheder et al. 2018, eq. 9.
+    """
+    if outputs.shape[1] > 1:
+        count = len(outputs) * rank_and_world_size()[1]
+        signs = torch.rand(count, outputs.shape[1], device=outputs.device, dtype=outputs.dtype) < 0.5
+        outputs = torch.where(local_shard(signs), outputs, -outputs)
+    (gradient,) = torch.autograd.grad(outputs.sum(), images, create_graph=True)
+    penalty: Tensor = gradient.flatten(1).square().sum(1).mean()
+    return penalty

@@ -6,16 +6,17 @@ To add an objective, write one more class, here or in a module of your own (see 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from snngan.config import TrainConfig, check_options, make_config
+from snngan.config import TrainConfig, check_options, make_config, option
 from snngan.data import Dataset
 from snngan.lazy import public_names
+from snngan.losses.penalty import zero_centered_penalty
 from snngan.registry import Registry
 
 
@@ -25,6 +26,19 @@ class ObjectiveOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialOptions(ObjectiveOptions):
+    """Options of an objective with a discriminator."""
+
+    r1: float = option(0.0, "weight of the zero-centered gradient penalty at real images", low=0, high=1e6)
+    r2: float = option(0.0, "weight of the zero-centered gradient penalty at synthetic images", low=0, high=1e6)
+
+
+def has_penalties(options: ObjectiveOptions) -> bool:
+    """Return whether the discriminator's slope is penalized, so that its gradient is differentiated."""
+    return isinstance(options, AdversarialOptions) and options.r1 + options.r2 > 0
 
 
 @dataclass(frozen=True)
@@ -105,8 +119,11 @@ class Objective(nn.Module):
     ) -> None:
         """Train what the objective needs before the first step of a new run; it is saved as part of its state."""
 
-    def remember(self, images: Tensor) -> None:
-        """Take note of the stored training images (N, C, H, W), to which ``rows`` of real batches point."""
+    def remember(self, images: Tensor, *, flips: bool = False) -> None:
+        """Take note of the stored training images (N, C, H, W), to which ``rows`` of real batches point.
+
+        With ``flips`` their mirror images follow as rows N to 2N.
+        """
 
     def embed(self, images: Tensor) -> dict[str, Tensor]:
         """Return features (N, D) of images (N, C, H, W) in [-1, 1] by name, in which entanglement is tracked."""
@@ -119,6 +136,25 @@ class Objective(nn.Module):
     def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         """Return what the generator minimizes."""
         raise NotImplementedError
+
+    def penalized_discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
+        """Return ``discriminator_loss`` and the penalties r1 / 2 |gradient|^2 at real, r2 / 2 at synthetic images.
+
+        Source: Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9 and 10.
+        """
+        if not has_penalties(self.options):
+            return self.discriminator_loss(discriminator, real, fake)
+        real, fake = (replace(batch, images=batch.images.detach().requires_grad_()) for batch in (real, fake))
+        outputs: dict[int, Tensor] = {}
+
+        def discriminate(batch: Batch) -> Tensor:
+            return outputs.setdefault(id(batch), discriminator(batch))
+
+        loss = self.discriminator_loss(discriminate, real, fake)
+        for weight, batch in ((self.options.r1, real), (self.options.r2, fake)):
+            if weight:
+                loss = loss + weight / 2 * zero_centered_penalty(discriminate(batch), batch.images)
+        return loss
 
     def constrain(self, discriminator: nn.Module) -> None:
         """Change the discriminator's weights after each of its updates, in place; WGAN clips them."""
@@ -134,9 +170,12 @@ OBJECTIVES: Registry[type[Objective]] = Registry("objective", "snngan.objectives
 __getattr__, __dir__ = public_names(
     __name__,
     {
-        "": "OBJECTIVES Batch Objective ObjectiveOptions",
+        "": "OBJECTIVES AdversarialOptions Batch Objective ObjectiveOptions",
         "features": "FeatureEntanglement",
-        "adversarial": "Hinge LeastSquares Minimax NonSaturating Wasserstein WassersteinGradientPenalty",
+        "adversarial": (
+            "Hinge LeastSquares Minimax NonSaturating RelativisticPairing Wasserstein WassersteinGradientPenalty"
+        ),
+        "drifting": "Drifting",
         "mmd": "KernelTwoSample",
         "snnl": "PixelEntanglement ProjectedEntanglement",
     },

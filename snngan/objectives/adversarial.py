@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snngan.config import option
+from snngan.config import option, with_default
 from snngan.losses.penalty import gradient_penalty
-from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions
+from snngan.objectives import OBJECTIVES, AdversarialOptions, Batch, Discriminator, Objective
 
 
 @OBJECTIVES.register("gan")
 class NonSaturating(Objective):
     """Goodfellow et al. 2014: binary cross-entropy of logits (eq. 1); the generator minimizes -log D (section 3)."""
+
+    Options = AdversarialOptions
 
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
@@ -38,6 +40,8 @@ class Minimax(NonSaturating):
 class _Critic(Objective):
     """The Wasserstein distance of outputs: Arjovsky et al. 2017, eq. 3."""
 
+    Options = AdversarialOptions
+
     def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         values = discriminator(real)
         return torch.mean(discriminator(fake)) - torch.mean(values)
@@ -51,7 +55,7 @@ class Wasserstein(_Critic):
     """Arjovsky et al. 2017: the critic's weights are clipped to a box after each of its updates."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(ObjectiveOptions):
+    class Options(AdversarialOptions):
         clip: float = option(0.01, "largest absolute value of a critic weight", low=1e-6, high=1e3)
 
     options: Options
@@ -70,7 +74,7 @@ class WassersteinGradientPenalty(_Critic):
     """Gulrajani et al. 2017: the critic's slope is held near 1 between real and fake images."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(ObjectiveOptions):
+    class Options(AdversarialOptions):
         penalty: float = option(10.0, "weight of the gradient penalty", low=0, high=1e6)
 
     options: Options
@@ -92,6 +96,8 @@ class WassersteinGradientPenalty(_Critic):
 class LeastSquares(Objective):
     """Mao et al. 2017, eq. 9: outputs are pulled to 1 for real and 0 for fake images."""
 
+    Options = AdversarialOptions
+
     recommended = MappingProxyType({"discriminator_norm": "batch"})
 
     def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
@@ -109,3 +115,27 @@ class Hinge(_Critic):
 
     def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
         return F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()
+
+
+@OBJECTIVES.register("rpgan")
+class RelativisticPairing(Objective):
+    """Huang et al. 2024, "The GAN is dead; long live the GAN! (R3GAN)": pairs of images and zero-centered penalties.
+
+    Each synthetic image is compared with one real image, of its class if labeled, by the cross-entropy of the
+    difference of their outputs (eq. 2, of Jolicoeur-Martineau 2018); both sides' slopes are penalized (eq. 3).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(AdversarialOptions):
+        r1: float = with_default(AdversarialOptions, "r1", 1.0)
+        r2: float = with_default(AdversarialOptions, "r2", 1.0)
+
+    recommended = MappingProxyType({"betas": (0.0, 0.99)})
+
+    def discriminator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
+        return F.softplus(discriminator(fake) - discriminator(real)).mean()
+
+    def generator_loss(self, discriminator: Discriminator, real: Batch, fake: Batch) -> Tensor:
+        with torch.no_grad():
+            values = discriminator(real)
+        return F.softplus(values - discriminator(fake)).mean()

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.checkpoint import explain_mismatch, load_newest
+from snngan.config import ClassifyConfig, make_config
 from snngan.data import Dataset, ImageShape, to_unit_range
-from snngan.files import SaveError, load_tensors, save_tensors
+from snngan.data.augment import shift_images
+from snngan.files import SaveError, load_tensors, read_json, save_tensors
 from snngan.models import CLASSIFIERS
+from snngan.models.batch_norm import convert_batch_norm
 from snngan.seeds import seed_for
 
 ARCHITECTURE, STEPS, BATCH_SIZE, LEARNING_RATE, SEED = "strided", 1200, 64, 4e-3, 0
@@ -19,17 +23,58 @@ GRID = 4
 """The maps of a convolution are summarized in GRID x GRID cells."""
 
 
-def build_encoder(image_shape: ImageShape) -> nn.Module:
-    """Return an untrained encoder in evaluation mode: the classifier without its logits."""
+def find_run(space: str) -> Path | None:
+    """Return the folder of the classifier's run that ``classifier:RUN`` names, or None for a data set and others."""
+    folder = Path(space.partition(":")[2]).expanduser()
+    return folder if space.startswith("classifier:") and (folder / "config.json").is_file() else None
+
+
+def build_encoder(image_shape: ImageShape, run: Path | None = None) -> nn.Module:
+    """Return an untrained encoder in evaluation mode: a classifier without its logits, that of ``run`` if any.
+
+    Raises:
+        ValueError: there is no classifier in the folder ``run``, or it is one of other images; or images are too small.
+    """
+    if run is not None:
+        config = _read_config(run)
+        if config.image_shape != image_shape:
+            raise ValueError(f"features: the classifier of {run} is for images {config.image_shape}, not {image_shape}")
+        return remove_logits(_build_classifier(config))
     if min(image_shape[1:]) < 4:
         raise ValueError("a classifier for features needs sides of 4 pixels or more: use --set features=pixels")
     return remove_logits(_new_classifier(image_shape, 2))
 
 
 def remove_logits(network: nn.Module) -> nn.Module:
-    """Remove the last layer of a classifier, in place; return it in evaluation mode."""
-    del network.logits
+    """Replace the last linear layer of a classifier by the identity, in place; return it in evaluation mode."""
+    last = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    network.set_submodule(last, nn.Identity())
     return network.eval().requires_grad_(False)
+
+
+def load_run_encoder(run: Path, notify: Callable[[str], None]) -> nn.Module:
+    """Return the encoder made of the classifier, that of the first seed, in the newest checkpoint of ``run``.
+
+    Raises:
+        ValueError: there is no sound checkpoint of a classifier.
+    """
+    config, networks = _read_config(run), load_newest(run / "checkpoints", notify)["networks"]
+    network = _build_classifier(config)
+    with explain_mismatch("network"):
+        network.load_state_dict(networks[str(config.seed_list[0])])
+    return remove_logits(network)
+
+
+def _read_config(run: Path) -> ClassifyConfig:
+    content = read_json(run / "config.json")
+    if not isinstance(content, dict) or content.get("kind") != ClassifyConfig.kind:
+        raise ValueError(f"features: {run} must be the folder of a classifier's run, from snngan classify train")
+    return ClassifyConfig.from_json(content["config"])
+
+
+def _build_classifier(config: ClassifyConfig) -> nn.Module:
+    network = make_config(CLASSIFIERS[config.arch], config.arch_options).network(config.image_shape, config.num_classes)
+    return convert_batch_norm(network)
 
 
 def load_or_train_encoder(
@@ -70,23 +115,16 @@ def train_encoder(dataset: Dataset, device: torch.device, steps: int) -> nn.Modu
     random = torch.Generator().manual_seed(seed_for(SEED, "encoder batches"))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
+    reach = max(1, max(dataset.image_shape[1:]) // 14)
     for _ in range(steps):
         rows = torch.randint(len(images), (min(BATCH_SIZE, len(images)),), generator=random)
-        logits = network(shift(to_unit_range(images[rows]), random).to(device))
+        offsets = torch.randint(-reach, reach + 1, (2, len(rows)), generator=random).T
+        logits = network(to_unit_range(shift_images(images[rows], offsets)).to(device))
         optimizer.zero_grad()
         F.cross_entropy(logits, labels[rows].to(device)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return network
-
-
-def shift(images: Tensor, random: torch.Generator) -> Tensor:
-    """Return ``images`` (N, C, H, W), each moved by a fourteenth of its size or less, with borders repeated."""
-    count, _, height, width = images.shape
-    reach = max(1, max(height, width) // 14)
-    down, right = torch.randint(2 * reach + 1, (2, count), generator=random)
-    windows = F.pad(images, (reach,) * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(count), :, down, right]
 
 
 def summarize_maps(output: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snngan.config import option
 from snngan.losses.mmd import squared_mmd
-from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions, paired_classes
+from snngan.objectives import OBJECTIVES, AdversarialOptions, Batch, Discriminator, Objective, paired_classes
 
 
 @OBJECTIVES.register("mmd")
@@ -22,7 +22,7 @@ class KernelTwoSample(Objective):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(ObjectiveOptions):
+    class Options(AdversarialOptions):
         discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
 
     needs_balanced_classes = True

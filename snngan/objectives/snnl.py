@@ -18,7 +18,15 @@ from snngan.losses.backends import choose_backend
 from snngan.losses.log_odds import log_odds
 from snngan.losses.pairwise import DISTANCES, GroupedBatch, PairwiseBatch, build_real_fake_batch
 from snngan.losses.temperature import Temperature, parse_temperature
-from snngan.objectives import OBJECTIVES, Batch, Discriminator, Objective, ObjectiveOptions, paired_classes
+from snngan.objectives import (
+    OBJECTIVES,
+    AdversarialOptions,
+    Batch,
+    Discriminator,
+    Objective,
+    ObjectiveOptions,
+    paired_classes,
+)
 
 TEMPERATURE_HELP = (
     "temperature: 0.1 for 0.1 times the mean squared distance, 0.05+0.2 for a mixture, absolute:T, annealed:T, "
@@ -120,7 +128,7 @@ class ProjectedEntanglement(_Entangling):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(EntanglementOptions):
+    class Options(EntanglementOptions, AdversarialOptions):
         discriminator_dim: int = option(10, "dimensions of the learned space", low=2, high=4096)
 
     options: Options

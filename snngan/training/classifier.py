@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.checkpoint import explain_mismatch
 from snngan.config import ClassifyConfig
 from snngan.data import Dataset, to_unit_range
 from snngan.data.batches import Batches
 from snngan.distributed import rank_and_world_size
 from snngan.seeds import seed_for
 from snngan.stats import mean_interval
-from snngan.training.checkpoint import explain_mismatch
 from snngan.training.distributed import average_gradients
 from snngan.training.ensemble import build_ensemble
 from snngan.training.optimizers import WeightStates
-from snngan.training.resolve import parse_adversarial_training
+from snngan.training.resolve import parse_adversarial_training, parse_augmentations
 from snngan.training.trainer import Trainer, random_state, restore_random_state
 
 CHUNK = 500
@@ -64,6 +64,7 @@ class ClassifierTrainer(Trainer):
             seed=first,
             device=device,
             labels=dataset.train_labels,
+            augment=parse_augmentations(config),
             shard=rank_and_world_size(),
         )
         self.batches = [batches, *(batches.with_seed(seed) for seed in rest)]  # all share the images

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
+from snngan.checkpoint import CheckpointError, build_to_fit, explain_mismatch
 from snngan.config import ClassifyConfig
 from snngan.distributed import is_distributed, rank_and_world_size
 from snngan.losses.entangled import LAYER_REDUCTIONS, EntangledLoss, LayerLosses, hidden_layers, layer_hooks
@@ -21,7 +22,6 @@ from snngan.losses.temperature import parse_temperature
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.robustness.attacks import Attack
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import CheckpointError, build_to_fit, explain_mismatch
 from snngan.training.device import choose_layout
 from snngan.training.optimizers import WeightStates, load_optimizer, make_optimizer, optimizer_state
 from snngan.training.resolve import build_classifier, parse_regularizer

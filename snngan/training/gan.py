@@ -6,20 +6,22 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from snngan.checkpoint import build_to_fit, explain_mismatch
 from snngan.config import TrainConfig, option_values
 from snngan.data import Dataset, to_unit_range
+from snngan.data.augment import FLIP, diff_augment
 from snngan.data.batches import Batches
 from snngan.distributed import is_distributed, local_shard, rank_and_world_size
 from snngan.losses.backends import MAX_DENSE_SAMPLES
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.objectives import OBJECTIVES, Batch
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import build_to_fit, explain_mismatch
 from snngan.training.cuda_graph import CudaGraph
 from snngan.training.device import choose_layout
 from snngan.training.distributed import (
@@ -46,6 +48,8 @@ from snngan.training.resolve import (
     build_generator,
     build_objective,
     is_discriminator_option,
+    parse_augmentations,
+    parse_diff_augment,
 )
 from snngan.training.run_folder import RunFolder
 from snngan.training.sampling import class_rows
@@ -54,6 +58,7 @@ from snngan.training.trainer import Trainer, random_state, restore_random_state
 Metrics = Callable[["GanTrainer", int], dict[str, float]]
 """A function of a trainer and the step that returns metrics by TensorBoard tag."""
 
+AUGMENTS = ("augment", "diff_augment")
 FINAL_LEARNING_RATE = 0.02
 """Where a decaying learning rate ends, relative to its beginning."""
 
@@ -97,6 +102,7 @@ class GanTrainer(Trainer):
         self.batches = Batches(
             dataset.train_images, config.real_batch_size, seed=config.seed, device=device, shard=rank_and_world_size(),
             labels=dataset.train_labels if config.conditional else None, balanced=is_balanced,
+            augment=parse_augmentations(config),
         )  # fmt: skip
         # Latents are drawn on the CPU, so that they are the same on every device.
         self.noise = torch.Generator().manual_seed(seed_for(config.seed, "noise"))
@@ -112,7 +118,7 @@ class GanTrainer(Trainer):
         config, device = self.config, self.device
         self.latent_dim = build_architecture(config).latent_dim
         self.objective = build_objective(config).to(device)
-        self.objective.remember(self.dataset.train_images)
+        self.objective.remember(self.dataset.train_images, flips=FLIP in parse_augmentations(config))
         self.has_discriminator = self.objective.discriminator_dim is not None
         discriminator: nn.Module = nn.Identity()
         dim, saved = self.objective.discriminator_dim, saved or {}
@@ -168,6 +174,7 @@ class GanTrainer(Trainer):
         """Compile the networks and record the step as a CUDA graph, where the config says so."""
         config, on_gpu = self.config, self.device.type == "cuda"
         self._generate, self._discriminate = self.generator, self.discriminator
+        self._diff_augment = parse_diff_augment(config)
         if config.compile:
             torch.compiler.reset()  # what an earlier run compiled would count as part of this one
             self._generate = _compile(self.generator)
@@ -251,7 +258,7 @@ class GanTrainer(Trainer):
                 with self._autocast:
                     with torch.no_grad():
                         fake = self._generate_batch(own_latents, real.labels)
-                    loss = objective.discriminator_loss(discriminate, real, fake)
+                    loss = objective.penalized_discriminator_loss(discriminate, real, fake)
                 self.check_loss(self._number, "discriminator", loss)
                 self.discriminator_optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -291,7 +298,8 @@ class GanTrainer(Trainer):
         return Batch(self._generate(latents, labels), labels)
 
     def _discriminate_batch(self, batch: Batch) -> Tensor:
-        """Return the discriminator's outputs (N, discriminator_dim)."""
+        """Return the discriminator's outputs (N, discriminator_dim) for augmented images."""
+        batch = replace(batch, images=diff_augment(batch.images, self._diff_augment))
         outputs: Tensor = self._discriminate(*inputs_of(batch))
         return outputs
 
@@ -437,6 +445,7 @@ class GanTrainer(Trainer):
             training["discriminator_learning_rate"] = config.discriminator_learning_rate
         if config.optimizer == "adam":
             training["betas"] = config.betas
+        training |= {name: value for name in AUGMENTS if (value := getattr(config, name)) != "none"}
         training |= {"discriminator_steps": config.discriminator_steps, "ema_decay": config.ema_decay}
 
         def text(options: Mapping[str, Any]) -> str:

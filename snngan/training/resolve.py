@@ -24,6 +24,7 @@ from snngan.config import (
     range_text,
 )
 from snngan.data import Dataset, ImageShape
+from snngan.data.augment import AUGMENTATIONS, DIFF_AUGMENTATIONS, FLIP, parse_names
 from snngan.data.batches import check_batch_size
 from snngan.data.datasets import absolute_name, data_folder
 from snngan.losses.entangled import LayerLoss
@@ -32,7 +33,7 @@ from snngan.losses.temperature import parse_temperature
 from snngan.losses.triplet import triplet_loss
 from snngan.models import ARCHITECTURES, CLASSIFIERS, Architecture, Classifier
 from snngan.models.layers import base_and_doublings
-from snngan.objectives import OBJECTIVES, Objective
+from snngan.objectives import OBJECTIVES, Objective, has_penalties
 from snngan.robustness.attacks import Attack, parse_attack
 from snngan.training.device import choose_device
 
@@ -55,9 +56,11 @@ def check_config(config: C) -> C:
 def check_names(config: Config) -> None:
     """Raise ``ValueError`` if a name, an option or a rule in ``config`` is unknown or wrong."""
     config.seed_list  # noqa: B018
+    parse_augmentations(config)
     if isinstance(config, TrainConfig):
         objective = OBJECTIVES[config.objective]
         objective.make_options(config.objective_options)
+        parse_diff_augment(config)
         arch = config.arch or objective.recommended.get("arch")
         if arch is not None:
             make_config(ARCHITECTURES[arch], config.arch_options)
@@ -83,6 +86,8 @@ def resolve(config: C, dataset: Dataset) -> C:
         found = _resolve_classify_config(config, dataset)
     for size in (found.batch_size, getattr(found, "real_batch_size", None)):
         check_batch_size(size or found.batch_size, len(dataset.train_images))
+    if dataset.is_points and parse_augmentations(found):
+        raise ValueError(f"--augment changes images, and {dataset.name} has points: leave it out")
     return dataclasses.replace(
         found,
         dataset=absolute_name(config.dataset),
@@ -171,6 +176,17 @@ def parse_regularizer(text: str, distance: Distance) -> LayerLoss | None:
     return partial(triplet_loss, margin=size, distance=distance)
 
 
+def parse_augmentations(config: Config) -> tuple[str, ...]:
+    """Return the random changes of training images; raises ``ValueError``."""
+    known = AUGMENTATIONS if isinstance(config, ClassifyConfig) else (FLIP,)
+    return parse_names("--augment", config.augment or "none", known)
+
+
+def parse_diff_augment(config: TrainConfig) -> tuple[str, ...]:
+    """Return the random changes of a discriminator's inputs; raises ``ValueError``."""
+    return parse_names("--diff-augment", config.diff_augment or "none", DIFF_AUGMENTATIONS)
+
+
 def parse_adversarial_training(text: str | None) -> Attack | None:
     """Return the attack on the training images, if any; raises ``ValueError``."""
     return None if text is None else parse_attack(text)
@@ -210,7 +226,7 @@ def _list_options(
 
 def is_discriminator_option(name: str) -> bool:
     """Return whether the option ``name`` concerns the discriminator only."""
-    return name.startswith(("discriminator_", "spectral_"))
+    return name.startswith(("discriminator_", "spectral_", "diff_augment"))
 
 
 def _apply_settings(config: C) -> C:
@@ -260,7 +276,8 @@ def _check_effects(config: TrainConfig) -> None:
                 f"betas are options of Adam, and {config.objective} uses {optimizer}: add --optimizer adam"
             )
     if config.compile:
-        _check_compile(config.objective, objective)
+        options = objective.make_options(config.objective_options)
+        _check_compile(config.objective, objective.differentiates_twice or has_penalties(options))
     if config.cuda_graph and choose_device(config.device).type != "cuda":
         raise ValueError("--cuda-graph needs a CUDA device; leave it out on a CPU")
     if config.cuda_graph and decay != "none":
@@ -269,10 +286,13 @@ def _check_effects(config: TrainConfig) -> None:
         )
 
 
-def _check_compile(name: str, objective: type[Objective]) -> None:
+def _check_compile(name: str, differentiates_twice: bool) -> None:
     """Raise ``ValueError`` where the networks cannot be compiled."""
-    if objective.differentiates_twice:
-        raise ValueError(f"{name} differentiates its networks twice, which compiled ones do not allow; drop --compile")
+    if differentiates_twice:
+        raise ValueError(
+            f"{name} differentiates its networks twice, for a gradient penalty, which compiled ones do not allow; drop "
+            "--compile"
+        )
     compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
     if not any(compiler and shutil.which(compiler) for compiler in compilers):
         raise ValueError("--compile needs a C++ compiler, and none is found (g++, clang++, or what $CXX names)")

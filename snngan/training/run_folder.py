@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from snngan.checkpoint import checkpoint_paths, save_checkpoint, step_of
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data.grids import draw_images, save_png
 from snngan.files import (
@@ -31,7 +32,6 @@ from snngan.files import (
     write_atomically,
 )
 from snngan.registry import UnknownNameError
-from snngan.training.checkpoint import checkpoint_paths, save_checkpoint, step_of
 from snngan.training.environment import describe_changes, environment
 from snngan.training.resolve import check_names
 from snngan.training.tensorboard import EventFile, write_projection

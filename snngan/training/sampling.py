@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snngan.checkpoint import build_to_fit, explain_mismatch, load_newest
 from snngan.config import TrainConfig
 from snngan.registry import unknown_name
 from snngan.seeds import seed_for
-from snngan.training.checkpoint import build_to_fit, explain_mismatch, load_newest
 from snngan.training.resolve import build_architecture, build_discriminator, build_generator, build_objective
 from snngan.training.run_folder import RunFolder, open_run
 

@@ -13,7 +13,7 @@ import torch
 from snngan.api import make_trainer
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
-from snngan.training.checkpoint import load_newest
+from snngan.checkpoint import load_newest
 from snngan.training.resolve import resolve
 from snngan.training.run_folder import RunFolder
 from snngan.training.trainer import Outcome, train

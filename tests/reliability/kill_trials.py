@@ -32,7 +32,7 @@ import snngan.cli.training
 import snngan.evaluation.training_metrics  # noqa: F401
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
-from snngan.training.checkpoint import checkpoint_paths, load_newest
+from snngan.checkpoint import checkpoint_paths, load_newest
 
 INTERVAL = 6
 """Steps between checkpoints."""

@@ -13,7 +13,7 @@ from reference.states import differences
 
 import snngan
 from snngan.cli import main
-from snngan.training.checkpoint import load_newest
+from snngan.checkpoint import load_newest
 from snngan.training.device import set_up
 
 ROOT = Path(snngan.__file__).parents[1]

@@ -22,7 +22,7 @@ from snngan.data import Dataset
 from snngan.data.batches import Batches
 from snngan.data.npz import save_dataset
 from snngan.objectives import OBJECTIVES
-from snngan.training.checkpoint import load_newest
+from snngan.checkpoint import load_newest
 from snngan.training.divergence import DivergedError
 from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
 from snngan.training.gan import GanTrainer

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from snngan.training.checkpoint import KEEP, load_newest, save_checkpoint
+from snngan.checkpoint import KEEP, load_newest, save_checkpoint
 
 
 def state_of(step: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import snngan
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
-from snngan.training.checkpoint import checkpoint_paths, load_newest
+from snngan.checkpoint import checkpoint_paths, load_newest
 from snngan.training.gan import GanTrainer
 
 STEPS = 12

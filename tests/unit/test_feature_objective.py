@@ -84,7 +84,7 @@ def test_pixels_alone_are_the_objective_in_pixels(labeled: Dataset) -> None:
 def test_remembered_features_of_real_images_change_nothing(
     labeled: Dataset, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snngan.objectives.features.free_bytes", lambda device: 1e9 if fits else 0.0)
+    monkeypatch.setattr("snngan.objectives.spaces.free_bytes", lambda device: 1e9 if fits else 0.0)
     objective = build(labeled, features="classifier,pixels", layers="conv?,fc")
     real, fake = batches(labeled)
     direct = objective.generator_loss(no_discriminator, dataclasses.replace(real, rows=None), fake)

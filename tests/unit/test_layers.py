@@ -16,7 +16,7 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "distributed", "seeds", "version", "stats", "memory", "files", "tensors", "labels", "lazy"},
+    {"registry", "config", "distributed", "seeds", "version", "stats", "memory", "files", "tensors", "labels", "lazy", "checkpoint"},
     {"losses"},
     {"data", "models", "robustness"},
     {"metrics"},

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from snngan.cli import main
-from snngan.training.checkpoint import checkpoint_paths
+from snngan.checkpoint import checkpoint_paths
 
 Cli = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from reference.states import differences
 from torch import Tensor
 
 from snngan.objectives import NonSaturating
-from snngan.training.checkpoint import load_newest
+from snngan.checkpoint import load_newest
 
 Cli = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from snngan.experiments.generators import (
     rank_correlations,
 )
 from snngan.experiments.tables import compare_logs
-from snngan.training.checkpoint import save_checkpoint
+from snngan.checkpoint import save_checkpoint
 from snngan.training.divergence import DivergedError
 
 

@@ -17,7 +17,7 @@ from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS
 from snngan.robustness.attacks import parse_attack
-from snngan.training.checkpoint import CheckpointError
+from snngan.checkpoint import CheckpointError
 from snngan.training.classifier import (
     ClassifierTrainer,
     calibration_error,

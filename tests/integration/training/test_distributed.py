@@ -26,7 +26,7 @@ from snngan.cli import main
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.losses.backends import MAX_DENSE_SAMPLES
-from snngan.training.checkpoint import checkpoint_paths
+from snngan.checkpoint import checkpoint_paths
 from snngan.training.gan import GanTrainer
 from snngan.training.run_folder import open_run
 

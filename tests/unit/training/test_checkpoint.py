@@ -18,7 +18,7 @@ from torch import nn
 
 from snngan.data import Dataset
 from snngan.files import SaveError, save_tensors
-from snngan.training.checkpoint import KEEP, CheckpointError, build_to_fit, load_newest, save_checkpoint
+from snngan.checkpoint import KEEP, CheckpointError, build_to_fit, load_newest, save_checkpoint
 from snngan.training.gan import GanTrainer
 
 
