@@ -16,12 +16,13 @@ from snngan.data import error_line, to_unit_range
 from snngan.evaluation.feature_classifier import prepare_features
 from snngan.evaluation.sources import ImagesLike, Reader, digest_of, find_run
 from snngan.files import check_local
+from snngan.objectives.encoder import check_run_shape, find_classifier, load_run_encoder
 from snngan.registry import import_module
 from snngan.training.resolve import build_objective
 from snngan.training.sampling import load_discriminator
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-FEATURE_SPACES = "classifier:NAME, inception, inception:FILE, pixels, or module:function"
+FEATURE_SPACES = "classifier:NAME, classifier:RUN, inception, inception:FILE, pixels, or module:function"
 """What ``--features`` takes."""
 
 
@@ -83,6 +84,27 @@ class Inception:
         resized = F.interpolate(rgb.to(self.device, torch.float32) / 255, (299, 299), mode="bilinear")
         features: Tensor = self.network(2 * resized - 1)
         return features.cpu()
+
+
+class RunFeatures:
+    """The features before the logits of a trained classifier, that of the first seed of ``run``.
+
+    Raises:
+        ValueError: the folder is not a classifier's run, or holds no sound checkpoint.
+    """
+
+    resize = "none"
+
+    def __init__(self, run: Path, reader: Reader) -> None:
+        self.network = load_run_encoder(run, reader.notify).to(reader.device)
+        self.name, self.run, self.device = f"classifier:{run}", run, torch.device(reader.device)
+        self.digest = digest_of(self.network.state_dict().values())
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        check_run_shape(self.run, tuple(images.shape[1:]))
+        features: Tensor = self.network(to_unit_range(images).to(self.device))
+        return features.flatten(1).float().cpu()
 
 
 class FunctionFeatures:
@@ -166,6 +188,9 @@ def choose_extractor(features: str, reader: Reader, image_size: int | None = Non
         raise ValueError(f"--download fetches Inception weights: give --features inception, got {features}")
     if features == "pixels":
         return Pixels()
+    run = find_classifier(features)
+    if run is not None:
+        return RunFeatures(run, reader)
     if kind == "classifier" and place:
         dataset = reader.load(place, image_size)
         return prepare_features(dataset, reader)

@@ -28,6 +28,7 @@ def drifting_loss(
     frequent as the others, samples drift within their class.
     Source: Deng et al. 2026, "Generative Modeling via Drifting", section 3.4 and appendix A.
     """
+    dtype = torch.promote_types(fake.dtype, torch.float32)
     real, fake = (
         split_classes(side, None if classes is None else classes[index], num_classes).double()
         for index, side in enumerate((real.detach(), fake))
@@ -41,7 +42,7 @@ def drifting_loss(
         size = fields.square().mean((1, 2, 3), keepdim=True).sqrt()
         target = fake + (fields / torch.where(size > 0, size, 1.0)).sum(0)
     loss: Tensor = (fake - target).square().mean()
-    return loss.float()
+    return loss.to(dtype)
 
 
 def drift_field(real: Tensor, fake: Tensor, temperature: float) -> Tensor:

@@ -23,7 +23,7 @@ GRID = 4
 """The maps of a convolution are summarized in GRID x GRID cells."""
 
 
-def find_run(space: str) -> Path | None:
+def find_classifier(space: str) -> Path | None:
     """Return the folder of the classifier's run that ``classifier:RUN`` names, or None for a data set and others."""
     folder = Path(space.partition(":")[2]).expanduser()
     return folder if space.startswith("classifier:") and (folder / "config.json").is_file() else None
@@ -36,10 +36,8 @@ def build_encoder(image_shape: ImageShape, run: Path | None = None) -> nn.Module
         ValueError: there is no classifier in the folder ``run``, or it is one of other images; or images are too small.
     """
     if run is not None:
-        config = _read_config(run)
-        if config.image_shape != image_shape:
-            raise ValueError(f"features: the classifier of {run} is for images {config.image_shape}, not {image_shape}")
-        return remove_logits(_build_classifier(config))
+        check_run_shape(run, image_shape)
+        return remove_logits(_build_classifier(_read_config(run)))
     if min(image_shape[1:]) < 4:
         raise ValueError("a classifier for features needs sides of 4 pixels or more: use --set features=pixels")
     return remove_logits(_new_classifier(image_shape, 2))
@@ -63,6 +61,13 @@ def load_run_encoder(run: Path, notify: Callable[[str], None]) -> nn.Module:
     with explain_mismatch("network"):
         network.load_state_dict(networks[str(config.seed_list[0])])
     return remove_logits(network)
+
+
+def check_run_shape(run: Path, image_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless the classifier of ``run`` is one of images (C, H, W)."""
+    expected = _read_config(run).image_shape
+    if expected != image_shape:
+        raise ValueError(f"features: the classifier of {run} takes images {expected}, got {image_shape}")
 
 
 def _read_config(run: Path) -> ClassifyConfig:

@@ -17,7 +17,13 @@ from snngan.data.datasets import data_folder, load_dataset
 from snngan.losses.entangled import hidden_layers, layer_hooks
 from snngan.memory import available_bytes
 from snngan.objectives import Batch, Discriminator, Objective, ObjectiveOptions, paired_classes
-from snngan.objectives.encoder import build_encoder, find_run, load_or_train_encoder, load_run_encoder, summarize_maps
+from snngan.objectives.encoder import (
+    build_encoder,
+    find_classifier,
+    load_or_train_encoder,
+    load_run_encoder,
+    summarize_maps,
+)
 from snngan.registry import import_module
 
 PIXELS, CLASSIFIER = "pixels", "classifier"
@@ -84,7 +90,7 @@ class FeatureSpaces(Objective):
                     "features must be pixels, classifier, classifier:NAME, classifier:RUN or module:function, got "
                     f"{each!r}"
                 )
-            run = find_run(each)
+            run = find_classifier(each)
             spaces.append(each if run is None else f"{CLASSIFIER}:{run.absolute()}")
         if len(set(spaces)) < len(spaces):
             raise ValueError(f"features must differ, got {options.features}")
@@ -98,7 +104,7 @@ class FeatureSpaces(Objective):
         super().set_up(config)
         for index, each in enumerate(self.spaces):
             if is_classifier(each):
-                encoder = self.encoders[str(index)] = build_encoder(config.image_shape, find_run(each))
+                encoder = self.encoders[str(index)] = build_encoder(config.image_shape, find_classifier(each))
                 self._hidden[str(index)] = hidden_layers(encoder, self.layers)
                 for layer in self._hidden[str(index)]:
                     self.add_space(f"{each}/{layer}")
@@ -120,7 +126,7 @@ class FeatureSpaces(Objective):
         device: torch.device,
         notify: Callable[[str], None],
     ) -> nn.Module:
-        run, name = find_run(space), space.partition(":")[2]
+        run, name = find_classifier(space), space.partition(":")[2]
         if run is not None:
             return load_run_encoder(run, notify)
         if name:

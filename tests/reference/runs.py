@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from snngan.api import make_trainer
+from snngan.checkpoint import load_newest
 from snngan.config import ClassifyConfig, Config, TrainConfig
 from snngan.data import Dataset
-from snngan.checkpoint import load_newest
 from snngan.training.resolve import resolve
 from snngan.training.run_folder import RunFolder
 from snngan.training.trainer import Outcome, train

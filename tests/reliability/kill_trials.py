@@ -30,9 +30,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import snngan.cli.training
 import snngan.evaluation.training_metrics  # noqa: F401
+from snngan.checkpoint import checkpoint_paths, load_newest
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
-from snngan.checkpoint import checkpoint_paths, load_newest
 
 INTERVAL = 6
 """Steps between checkpoints."""

@@ -12,8 +12,8 @@ import torch
 from reference.states import differences
 
 import snngan
-from snngan.cli import main
 from snngan.checkpoint import load_newest
+from snngan.cli import main
 from snngan.training.device import set_up
 
 ROOT = Path(snngan.__file__).parents[1]

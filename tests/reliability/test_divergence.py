@@ -16,13 +16,13 @@ from reference.runs import CPU, classifier_config, gan_config, new_run, state_of
 from reference.states import differences
 from torch import Tensor
 
+from snngan.checkpoint import load_newest
 from snngan.cli import main
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.data.batches import Batches
 from snngan.data.npz import save_dataset
 from snngan.objectives import OBJECTIVES
-from snngan.checkpoint import load_newest
 from snngan.training.divergence import DivergedError
 from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
 from snngan.training.gan import GanTrainer

@@ -25,9 +25,9 @@ from reference.states import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snngan
+from snngan.checkpoint import checkpoint_paths, load_newest
 from snngan.cli import main
 from snngan.data.datasets import load_dataset
-from snngan.checkpoint import checkpoint_paths, load_newest
 from snngan.training.gan import GanTrainer
 
 STEPS = 12

@@ -16,7 +16,8 @@ import snngan
 
 ROOT = Path(snngan.__file__).parent
 LAYERS = [
-    {"registry", "config", "distributed", "seeds", "version", "stats", "memory", "files", "tensors", "labels", "lazy", "checkpoint"},
+    {"registry", "config", "distributed", "seeds", "version", "stats", "memory"},
+    {"files", "tensors", "labels", "lazy", "checkpoint"},
     {"losses"},
     {"data", "models", "robustness"},
     {"metrics"},

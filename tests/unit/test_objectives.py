@@ -129,7 +129,7 @@ def test_a_discriminator_learns_against_fixed_images(name: str) -> None:
     assert all(weight.grad.isfinite().all() and weight.grad.any() for weight in weights)
 
 
-@ON_NAMES
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "drifting"])  # its loss says nothing
 def test_a_generator_learns_against_a_fixed_discriminator(name: str) -> None:
     objective, generator, real = build(name), make_generator(), make_images(32, 1, 0.5)
     discriminator = make_discriminator(objective)
@@ -210,7 +210,7 @@ def test_the_gradient_penalty_is_weighted(penalty: float) -> None:
         ("mmd", {"discriminator_dim": 0}, r"discriminator_dim must be in \[2, 4096\], got 0"),
         ("wgan", {"clip": 0.0}, "clip must be in .*, got 0"),
         ("wgan-gp", {"penalty": -1.0}, r"penalty must be in \[0, 1e\+06\], got -1"),
-        ("gan", {"clip": 0.1}, r"unknown option 'clip' \(known: none\)"),
+        ("gan", {"clip": 0.1}, r"unknown option 'clip' \(known: r1, r2\)"),
         ("wgan", {"clip": "much"}, "clip must be a number, got 'much'"),
     ],
 )

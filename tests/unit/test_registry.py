@@ -176,7 +176,7 @@ def test_a_run_folder_imports_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             open_run(run.path, Config)
     assert not trace.exists()
-    content["config"]["objective"] = "mean"
+    content["config"] |= {"objective": "mean", "objective_options": {}}
     file.write_text(json.dumps(content))
     import_module("mean")
     assert trace.exists()

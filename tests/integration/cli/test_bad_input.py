@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from snngan.cli import main
 from snngan.checkpoint import checkpoint_paths
+from snngan.cli import main
 
 Cli = Callable[..., Any]
 

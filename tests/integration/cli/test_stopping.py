@@ -12,8 +12,8 @@ import pytest
 from reference.states import differences
 from torch import Tensor
 
-from snngan.objectives import NonSaturating
 from snngan.checkpoint import load_newest
+from snngan.objectives import NonSaturating
 
 Cli = Callable[..., Any]
 

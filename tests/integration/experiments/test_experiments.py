@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 from PIL import Image
 
+from snngan.checkpoint import save_checkpoint
 from snngan.cli import main
 from snngan.experiments import EXPERIMENTS, FORMER_NAMES, PRESETS, ExperimentContext, make_experiment, run_experiment
 from snngan.experiments.generators import (
@@ -22,7 +23,6 @@ from snngan.experiments.generators import (
     rank_correlations,
 )
 from snngan.experiments.tables import compare_logs
-from snngan.checkpoint import save_checkpoint
 from snngan.training.divergence import DivergedError
 
 

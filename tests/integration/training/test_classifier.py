@@ -11,13 +11,13 @@ from reference.runs import CPU, classifier_config, metrics_of, new_run, state_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snngan.checkpoint import CheckpointError
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 from snngan.models import CLASSIFIERS
 from snngan.robustness.attacks import parse_attack
-from snngan.checkpoint import CheckpointError
 from snngan.training.classifier import (
     ClassifierTrainer,
     calibration_error,

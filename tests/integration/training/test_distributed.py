@@ -22,11 +22,11 @@ from reference.states import differences
 from torch import Tensor
 
 from snngan.api import make_trainer
+from snngan.checkpoint import checkpoint_paths
 from snngan.cli import main
 from snngan.config import Config
 from snngan.data import Dataset
 from snngan.losses.backends import MAX_DENSE_SAMPLES
-from snngan.checkpoint import checkpoint_paths
 from snngan.training.gan import GanTrainer
 from snngan.training.run_folder import open_run
 

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 import snngan
 from snngan.api import make_trainer
-from snngan.data import Dataset
 from snngan.checkpoint import CheckpointError
+from snngan.data import Dataset
 from snngan.training.sampling import CHUNK, draw_latents, latent_plane, sample_images
 
 

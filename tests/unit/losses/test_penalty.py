@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from snngan.losses import gradient_penalty
+from snngan.losses.penalty import gradient_penalty, zero_centered_penalty
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (5, 1, 2, 3)])
@@ -41,3 +41,21 @@ def test_it_is_evaluated_between_real_and_fake_images() -> None:
     assert 0 <= weights.min() < 0.15 and 0.85 < weights.max() <= 1
     assert len(weights[:, 0].unique()) == 64
     assert_close(penalty, (between.flatten(1).norm(dim=1) - 1).square().mean())
+
+
+def test_the_zero_centered_penalty_of_one_output_is_its_squared_slope() -> None:
+    images = torch.randn(5, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    penalty = zero_centered_penalty((weight * images.square()).sum((1, 2, 3))[:, None], images)
+    assert_close(penalty, 9 * images.square().sum((1, 2, 3)).mean())
+    (slope,) = torch.autograd.grad(penalty, weight)
+    assert_close(slope, 2 * penalty.detach() / 1.5)
+
+
+def test_the_zero_centered_penalty_of_several_outputs_estimates_the_jacobian() -> None:
+    images = torch.randn(400, 6, requires_grad=True)
+    matrix = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    found = torch.stack([zero_centered_penalty(images @ matrix.T, images) for _ in range(50)])
+    assert found.std() > 0  # 20000 draws of signs: a standard error of 1 % or less
+    assert_close(found.mean(), matrix.square().sum(), rtol=0.03, atol=0)

@@ -16,9 +16,9 @@ import torch
 from reference.runs import CPU, gan_config
 from torch import nn
 
+from snngan.checkpoint import KEEP, CheckpointError, build_to_fit, load_newest, save_checkpoint
 from snngan.data import Dataset
 from snngan.files import SaveError, save_tensors
-from snngan.checkpoint import KEEP, CheckpointError, build_to_fit, load_newest, save_checkpoint
 from snngan.training.gan import GanTrainer
 
 
