@@ -31,3 +31,20 @@ def summarize(values: Sequence[float], best: Callable[[Sequence[float]], float] 
     mean, low, high = mean_interval(values)
     interval = None if math.isnan(low) else [low, high]
     return {"mean": mean, "best": best(values), "interval": interval, "values": list(values)}
+
+
+def summarize_shares(values: Sequence[float]) -> dict[str, Any]:
+    """Return :func:`summarize` of shares in [0, 1], with the interval of the mean of arcsin(sqrt(share)), mapped back.
+
+    So the interval lies in [0, 1], too; it holds the mean unless the shares are far apart.
+    """
+    _, low, high = mean_interval([math.asin(math.sqrt(min(1.0, max(0.0, value)))) for value in values])
+    bounds = [math.sin(min(math.pi / 2, max(0.0, angle))) ** 2 for angle in (low, high)]
+    return {**summarize(values), "interval": None if math.isnan(low) else bounds}
+
+
+def summarize_correlations(values: Sequence[float]) -> dict[str, Any]:
+    """Return :func:`summarize` of correlations, with the interval of the mean of Fisher's z, mapped back to (-1, 1)."""
+    largest = 1 - 1e-6  # of which z is finite
+    _, low, high = mean_interval([math.atanh(min(largest, max(-largest, value))) for value in values])
+    return {**summarize(values), "interval": None if math.isnan(low) else [math.tanh(low), math.tanh(high)]}

@@ -21,7 +21,7 @@ from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, Exper
 from snngan.experiments.runs import Log, seed_logs, train_to_end
 from snngan.experiments.tables import markdown_table
 from snngan.files import load_tensors, save_tensors
-from snngan.stats import summarize
+from snngan.stats import summarize, summarize_correlations
 from snngan.training.divergence import DivergedError
 from snngan.training.gan import GanTrainer
 from snngan.training.resolve import build_architecture, resolve
@@ -241,7 +241,7 @@ def rank_correlations(logs: Sequence[Log]) -> dict[str, Any]:
     for title, tag in CORRELATIONS.items():
         values = [_rank_correlation(_scores_with_fid(log, tag)) for log in logs if tag in log]
         known = [value for value in values if value is not None]
-        found[title] = summarize(known) if known else None
+        found[title] = summarize_correlations(known) if known else None
     return found
 
 
