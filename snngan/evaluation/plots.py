@@ -148,6 +148,18 @@ def plot_scatter_panels(panels: Mapping[str, tuple[Tensor, Tensor]], columns: in
     return save_figure(figure, path)
 
 
+def plot_fields(panels: Mapping[str, tuple[Tensor, Tensor, Tensor]], path: Path) -> Path:
+    """Plot in each panel real points (N, 2) in blue, synthetic ones (M, 2) in red, and arrows (M, 2) from these."""
+    figure, places = new_figure(len(panels), size=3.2)
+    for axes, (title, (real, fake, arrows)) in zip(places, panels.items(), strict=True):
+        axes.scatter(*real.T, c="tab:blue", s=6, linewidths=0)
+        axes.scatter(*fake.T, c="tab:red", s=6, linewidths=0)
+        axes.quiver(*fake.T, *arrows.T, color="0.2", width=0.004, angles="xy", scale=4)
+        axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        axes.set_title(title, fontsize=8)
+    return save_figure(figure, path)
+
+
 def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, seconds: float = 4.0) -> Path:
     """Write points around their mean, (N, 2) in each frame, as an endless GIF of ``seconds``, with fixed axes."""
     frames = [points - points.mean(0) for points in frames]

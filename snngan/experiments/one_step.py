@@ -54,7 +54,8 @@ COLUMNS = {
 }
 """Columns of the table, and the metrics they show."""
 SHARES = ("precision", "recall", "class_accuracy", "copies_features", "entanglement_features")
-NUM_SAMPLES = 5000
+NUM_SAMPLES, NUM_COPIES = 5000, 1000
+"""Samples that are compared with the held-out images, and of these with all training images."""
 TIMED = 40
 """Steps by whose time the number of steps is chosen."""
 TUNING_SEED = 1000
@@ -139,7 +140,8 @@ class OneStepGenerators(GeneratorExperiment):
             for field in ("objective", "learning_rate", "discriminator_learning_rate", "conditional", "set")
         }
         every = max(1, steps // self.curve)
-        options |= {"metrics_every": every, "log_every": every, "checkpoint_every": max(1, steps // 4)}
+        options |= {"metrics_every": 0 if seed == TUNING_SEED else every, "log_every": every}
+        options |= {"checkpoint_every": max(1, steps // 4)}
         return replace(self, steps=steps).train(title, data, context, seed, **options)
 
     def _fid_or_none(
@@ -152,7 +154,8 @@ class OneStepGenerators(GeneratorExperiment):
             run = self._train(name, rate, part, context, TUNING_SEED, self.seconds / 4)
         except DivergedError:
             return None
-        return float(self._measure(run, part, features)["fid"])
+        sides = open_source(run.path, seed=1), open_source(part.test_images)
+        return evaluate_sources(*sides, features, metrics=("fid",), count=NUM_SAMPLES).metrics["fid"]
 
     def _measure(self, run: GanRun, data: Dataset, features: ClassifierFeatures) -> dict[str, Any]:
         """Return the metrics of a run's samples on the held-out images of ``data``, which its folder keeps."""
@@ -162,9 +165,10 @@ class OneStepGenerators(GeneratorExperiment):
             return found
         real = replace(open_source(data.test_images), training=data.train_images)
         fake = open_source(run.path, seed=1)
-        metrics = evaluate_sources(
-            fake, real, features, metrics=("fid", "prdc", "entanglement", "copying"), count=NUM_SAMPLES
-        ).metrics
+        names = {("fid", "prdc", "entanglement"): NUM_SAMPLES, ("copying",): NUM_COPIES}
+        metrics: dict[str, Any] = {}
+        for chosen, count in names.items():
+            metrics |= evaluate_sources(fake, real, features, metrics=chosen, count=count).metrics
         if (labels := draw_labels(NUM_SAMPLES, run.config.class_counts, seed=1)) is not None:
             chunks = torch.split(fake.first(NUM_SAMPLES), 500)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Figures 1, 2 and 13: labeled points of the plane, moved along the gradients of losses without a network."""
+"""Points of the plane, moved along the gradients of losses without a network: figures 1, 2 and 13, and drift."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snngan.config import option
-from snngan.evaluation.plots import plot_scatter_panels, save_scatter_gif
+from snngan.evaluation.plots import plot_fields, plot_scatter_panels, save_scatter_gif
 from snngan.experiments import EXPERIMENTS, Experiment, ExperimentContext, ExperimentResult
 from snngan.experiments.tables import markdown_table, record, summarize_all
-from snngan.losses.pairwise import mean_distance
+from snngan.losses.drifting import drift_field
+from snngan.losses.log_odds import log_odds
+from snngan.losses.pairwise import build_real_fake_batch, mean_distance
 from snngan.losses.snnl import soft_nearest_neighbor_loss
 from snngan.losses.triplet import triplet_loss
 
@@ -226,3 +228,55 @@ def ringness(points: Tensor) -> float:
     positions = points.double().cpu()
     hull = ConvexHull(positions.numpy(), qhull_options="QJ")  # joggled: points on one line have a hull, too
     return float((positions - positions.mean(0)).norm(dim=1).var()) / float(hull.volume)
+
+
+@EXPERIMENTS.register("drift-field")
+class DriftField(Experiment):
+    """The gradient of the log-odds of synthetic points, that of the whole loss, and the field of a drifting model."""
+
+    source = "Deng et al. 2026, figure 2"
+    cpu = paper = {"num_points": 60}
+
+    num_points: int = option(60, "number of points of each side", low=4)
+    temperature: float = option(0.1, "temperature, as a share of the real points' mean squared distance", low=0.001)
+    seed: int = option(0, "seed of the points", low=0)
+
+    def run(self, context: ExperimentContext) -> ExperimentResult:
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(2, self.num_points, 2, generator=generator, dtype=torch.float64)
+        side = torch.arange(self.num_points) % 2 * 2.0 - 1
+        real = 0.5 * noise[0] + torch.stack([2 * side, torch.zeros_like(side)], 1)
+        fake = 0.6 * noise[1] + torch.tensor([-1.0, 0.8])
+        temperature = self.temperature * mean_squared_distance(real)
+        fields = {
+            "gradient of log-odds": anchor_gradients(real, fake, temperature),
+            "gradient of the loss": loss_gradients(real, fake, temperature),
+            "drifting": drift_field(real, fake, math.sqrt(temperature)),
+        }
+        units = {name: field / field.norm(dim=1).max() for name, field in fields.items()}
+        numbers = {name: float(1 / field.norm(dim=1).median()) for name, field in units.items()}
+        text = [
+            f"{self.num_points} real points of two Gaussians, and as many synthetic ones near the left of them. Each "
+            "field is divided by its longest arrow. Concentration: the longest arrow over the median one; all real "
+            "anchors of the mode without synthetic points pull the few that are nearest to it.",
+            *markdown_table(("", "concentration"), numbers.items()),
+        ]
+        plot = plot_fields({name: (real, fake, field) for name, field in units.items()}, context.folder / "fields.png")
+        return ExperimentResult(numbers, text, [plot])
+
+
+def anchor_gradients(real: Tensor, fake: Tensor, temperature: float) -> Tensor:
+    """Return the gradient (M, 2) of the log-odds of each synthetic anchor (M, 2), all other samples held fixed."""
+    gradients = []
+    for row in range(len(fake)):
+        moving = fake.clone().requires_grad_()
+        odds = log_odds(build_real_fake_batch(real, moving), torch.tensor([1 / temperature], dtype=torch.float64))[0]
+        gradients.append(torch.autograd.grad(odds[len(real) + row], moving)[0][row])
+    return torch.stack(gradients)
+
+
+def loss_gradients(real: Tensor, fake: Tensor, temperature: float) -> Tensor:
+    """Return the gradient (M, 2) of the mean log-odds of all anchors by the synthetic samples (M, 2)."""
+    moving = fake.clone().requires_grad_()
+    odds = log_odds(build_real_fake_batch(real, moving), torch.tensor([1 / temperature], dtype=torch.float64))
+    return torch.autograd.grad(odds.mean(), moving)[0]

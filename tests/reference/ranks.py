@@ -62,6 +62,15 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 40,
         "real_batch_size": 60,
     },
+    "drifting": GAN | {"objective": "drifting", "conditional": True, "batch_size": 40},
+    "penalties": GAN
+    | {
+        "objective": "snnl-projected",
+        "set": (*GAN["set"], "r1=1", "r2=0.5"),
+        "augment": "flip",
+        "diff_augment": "color,translation,cutout",
+    },
+    "rpgan": GAN | {"objective": "rpgan", "conditional": True},
     "classifier": CLASSIFIER | {"seeds": "0:2", "temperature": "learned:1"},
     "batch norm": CLASSIFIER | {"arch": "resnet15", "set": ("width=2",), "seed": 3},
     "vectorized": CLASSIFIER | {"seeds": "0:2", "ensemble": "vectorized"},

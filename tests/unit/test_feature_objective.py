@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from reference.runs import CPU, gan_config
+from reference.runs import CPU, classifier_config, gan_config, new_run, train_run
 from torch import Tensor
 from torch.testing import assert_close
 
 from snngan.data import Dataset, to_unit_range
 from snngan.data.datasets import load_dataset
+from snngan.evaluation import load_classifier
+from snngan.evaluation.features import choose_extractor
+from snngan.evaluation.sources import Reader
 from snngan.objectives import Batch, FeatureEntanglement
 from snngan.objectives.encoder import load_or_train_encoder, summarize_maps, train_encoder
 from snngan.objectives.snnl import PixelEntanglement
@@ -183,3 +186,43 @@ def test_a_classifier_of_another_data_set_takes_images_of_its_shape(colors: Data
     trainer = GanTrainer(gan_config(colors, objective="snnl-features", objective_options=given), colors, CPU)
     with pytest.raises(ValueError, match=r"features: the images of digits are \(1, 8, 8\), not \(3, 16, 16\)"):
         trainer.prepare()
+
+
+def test_features_of_mirror_images_are_remembered(labeled: Dataset) -> None:
+    objective = build(labeled, features="classifier,pixels")
+    real, fake = batches(labeled)
+    mirrored = dataclasses.replace(real, images=real.images.flip(3), rows=ROWS + len(labeled.train_images))
+    direct = objective.generator_loss(no_discriminator, dataclasses.replace(mirrored, rows=None), fake)
+    objective.remember(labeled.train_images, flips=True)
+    assert_close(objective.generator_loss(no_discriminator, mirrored, fake), direct)
+    assert not torch.allclose(objective.generator_loss(no_discriminator, real, fake), direct)
+
+
+def test_features_of_a_trained_classifier(labeled: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of its layers, in training and in evaluation; the objective's state holds the network."""
+    run = new_run("classifier", classifier_config(labeled))
+    train_run(run, labeled)
+    network = load_classifier(run.path)
+    images = to_unit_range(labeled.test_images[:5])
+    hidden = network[:-1](images)
+    config = gan_config(
+        labeled, objective="snnl-features", batch_size=18,
+        objective_options={"features": f"pixels,classifier:{run.path}", "layers": "fc2"},
+    )  # fmt: skip
+    trainer = GanTrainer(config, labeled, CPU)
+    trainer.prepare()
+    (name,) = trainer.objective.embed(images)
+    assert name == f"classifier:{run.path.absolute()}/fc2"
+    assert_close(trainer.objective.embed(images)[name], hidden)
+    assert_close(choose_extractor(f"classifier:{run.path}", Reader())(labeled.test_images[:5]), hidden)
+    with pytest.raises(ValueError, match=r"the classifier of .* takes images \(1, 8, 8\), got \(1, 4, 4\)"):
+        choose_extractor(f"classifier:{run.path}", Reader())(labeled.test_images[:5, :, :4, :4])
+    monkeypatch.setattr("snngan.objectives.encoder.load_newest", None)  # resuming needs no checkpoint of it
+    again = GanTrainer(config, labeled, CPU, state=trainer.state_dict())
+    assert_close(again.objective.embed(images)[name], hidden)
+
+
+def test_features_of_a_generator_are_refused(labeled: Dataset) -> None:
+    run = new_run("generator", gan_config(labeled, objective="gan"))
+    with pytest.raises(ValueError, match=r"generator must be the folder of a classifier's run, from snngan classify"):
+        build(labeled, features=f"pixels,classifier:{run.path}")

@@ -39,6 +39,11 @@ GANS = {
     "optimal temperature": ("snnl-pixel", ("temperature=optimal", "form=literal")),
     "learned temperature": ("snnl-projected", ("temperature=learned:1", "discriminator_norm=batch")),
     "annealed temperature": ("snnl-projected", ("temperature=annealed:2", "optimizer=rmsprop")),
+    "penalties and augmentation": (
+        "snnl-projected",
+        ("r1=1", "r2=0.5", "augment=flip", "diff_augment=color,translation,cutout"),
+    ),
+    "drifting, mirror images": ("drifting", ("augment=flip", *CONDITIONAL)),
     "several discriminator steps": ("gan", ("discriminator_steps=3", "spectral_norm=true")),
 }
 CLASSIFIERS: dict[str, dict[str, Any]] = {
@@ -60,6 +65,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
         "regularizer": "triplet:0.5",
     },
     "attacked, vectorized": {"seeds": "0:2", "ensemble": "vectorized", "adversarial_training": "pgd:0.1:2"},
+    "augmented": {"augment": "flip,crop"},
     "schedules": {"learning_rate": 0.1, "learning_rate_final": 0.001, "optimizer": "sgd", "alpha_final": 1.0},
 }
 
