@@ -145,10 +145,16 @@ class Objective(nn.Module):
         if not has_penalties(self.options):
             return self.discriminator_loss(discriminator, real, fake)
         real, fake = (replace(batch, images=batch.images.detach().requires_grad_()) for batch in (real, fake))
-        outputs: dict[int, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
 
         def discriminate(batch: Batch) -> Tensor:
-            return outputs.setdefault(id(batch), discriminator(batch))
+            """Return the outputs, of real and fake images each time those of one pass."""
+            if batch is not real and batch is not fake:
+                return discriminator(batch)
+            side = "real" if batch is real else "fake"
+            if side not in outputs:
+                outputs[side] = discriminator(batch)
+            return outputs[side]
 
         loss = self.discriminator_loss(discriminate, real, fake)
         for weight, batch in ((self.options.r1, real), (self.options.r2, fake)):

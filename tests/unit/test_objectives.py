@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from snngan.config import TrainConfig, option_names
-from snngan.losses import gradient_penalty
+from snngan.losses.penalty import gradient_penalty, zero_centered_penalty
 from snngan.models import ARCHITECTURES
-from snngan.objectives import OBJECTIVES, Objective
+from snngan.objectives import OBJECTIVES, Batch, Objective
 
 NAMES = OBJECTIVES.names()
 ADVERSARIAL = [name for name in NAMES if build(name).discriminator_dim is not None]
@@ -236,3 +236,40 @@ def test_option_names_are_unique(name: str, arch: str) -> None:
     owners: list[Any] = [OBJECTIVES[name].Options, ARCHITECTURES[arch], TrainConfig]
     names = [option for owner in owners for option in option_names(owner)]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", ["gan", "snnl-projected", "wgan-gp"])
+def test_penalties_at_real_and_synthetic_images_are_added(name: str) -> None:
+    kind = OBJECTIVES[name]
+    plain, penalized = (kind(kind.make_options(given)) for given in ({}, {"r1": 2.0, "r2": 0.5}))
+    discriminator = make_discriminator(plain)
+    real, fake = (Batch(make_images(6, seed, 0.3)) for seed in (1, 2))
+    calls: list[int] = []
+
+    def discriminate(batch: Batch) -> Tensor:
+        calls.append(len(batch.images))
+        outputs: Tensor = discriminator(batch.images)
+        return outputs
+
+    torch.manual_seed(0)
+    expected = plain.discriminator_loss(discriminate, real, fake)
+    for weight, batch in ((2.0, real), (0.5, fake)):
+        images = batch.images.detach().requires_grad_()
+        expected = expected + weight / 2 * zero_centered_penalty(discriminator(images), images)
+    without = len(calls)
+    torch.manual_seed(0)
+    assert_close(penalized.penalized_discriminator_loss(discriminate, real, fake), expected)
+    assert len(calls) == 2 * without  # the passes of the loss serve the penalties, too
+    assert_close(
+        plain.penalized_discriminator_loss(discriminate, real, fake), plain.discriminator_loss(discriminate, real, fake)
+    )
+
+
+def test_pairs_of_a_relativistic_gan() -> None:
+    objective = build("rpgan")
+    values = torch.tensor([[3.0], [1.0], [0.0], [2.0]])
+    sides = Batch(values[:2]), Batch(values[2:])
+    expected = (math.log1p(math.exp(-3)) + math.log1p(math.exp(1))) / 2
+    assert_close(objective.discriminator_loss(lambda batch: batch.images, *sides), torch.tensor(expected))
+    expected = (math.log1p(math.exp(3)) + math.log1p(math.exp(-1))) / 2
+    assert_close(objective.generator_loss(lambda batch: batch.images, *sides), torch.tensor(expected))
