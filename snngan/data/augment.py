@@ -20,7 +20,8 @@ def parse_names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ..
     """Return the names in ``text``, with commas between, or none for ``none``; raises ``ValueError`` for others."""
     names = () if text == "none" else tuple(text.split(","))
     if len(set(names)) < len(names) or not set(names) <= set(known):
-        raise ValueError(f"{option} must be none or of {', '.join(known)} with commas between, got {text!r}")
+        choices = known[0] if len(known) == 1 else f"some of {', '.join(known)} with commas between"
+        raise ValueError(f"{option} must be none, or {choices}, got {text!r}")
     return names
 
 

@@ -91,6 +91,8 @@ class FeatureSpaces(Objective):
                     f"{each!r}"
                 )
             run = find_classifier(each)
+            if run is None and is_classifier(each) and "/" in each and each.count(":") == 1:
+                raise ValueError(f"features {each}: {each.partition(':')[2]} is not the folder of a classifier's run")
             spaces.append(each if run is None else f"{CLASSIFIER}:{run.absolute()}")
         if len(set(spaces)) < len(spaces):
             raise ValueError(f"features must differ, got {options.features}")

@@ -222,6 +222,11 @@ def test_features_of_a_trained_classifier(labeled: Dataset, tmp_path: Path, monk
     assert_close(again.objective.embed(images)[name], hidden)
 
 
+def test_a_folder_without_a_run_is_refused(labeled: Dataset) -> None:
+    with pytest.raises(ValueError, match=r"features classifier:no/run: no/run is not the folder of a classifier's run"):
+        build(labeled, features="classifier:no/run")
+
+
 def test_features_of_a_generator_are_refused(labeled: Dataset) -> None:
     run = new_run("generator", gan_config(labeled, objective="gan"))
     with pytest.raises(ValueError, match=r"generator must be the folder of a classifier's run, from snngan classify"):

@@ -121,5 +121,7 @@ def test_names() -> None:
     assert parse_names("--augment", "none", ("flip", "crop")) == ()
     assert parse_names("--augment", "crop,flip", ("flip", "crop")) == ("crop", "flip")
     for wrong in ("", "flip,flip", "mirror", "none,flip"):
-        with pytest.raises(ValueError, match="--augment must be none or of flip, crop with commas between, got"):
+        with pytest.raises(ValueError, match="--augment must be none, or some of flip, crop with commas between, got"):
             parse_names("--augment", wrong, ("flip", "crop"))
+    with pytest.raises(ValueError, match="--augment must be none, or flip, got 'crop'"):
+        parse_names("--augment", "crop", ("flip",))
