@@ -10,7 +10,7 @@ import torch
 
 from snngan.data.datasets import load_dataset
 from snngan.experiments import ExperimentContext
-from snngan.experiments.one_step import OneStepGenerators, validation_split
+from snngan.experiments.one_step import OneStepGenerators, predict_fid, validation_split
 from snngan.stats import summarize_correlations, summarize_shares
 from snngan.training.divergence import DivergedError
 
@@ -64,3 +64,26 @@ def test_intervals_stay_within_bounds() -> None:
     low, high = summarize_correlations([-0.9, -1.0, -0.95])["interval"]
     assert -1 < low < -0.95 < high < 1
     assert summarize_correlations([0.1, 0.3, 0.2])["interval"] == pytest.approx([-0.05, 0.43], abs=0.03)
+
+
+def test_readings_that_predict_the_last_fid() -> None:
+    """A score that falls with the final FID from the start, a loss that has nothing to do with it."""
+    random = torch.rand(12, generator=torch.Generator().manual_seed(0)).tolist()
+    ends = [
+        (
+            {
+                "entanglement/input_score": ([1, 2, 3], [1.0 - fid / 20, 0.0, 1.0 - fid / 20]),
+                "loss/generator": ([1, 2, 3], [random[fid]] * 3),
+                "loss/discriminator": ([1], [0.0]),
+            },
+            float(fid),
+        )
+        for fid in range(12)
+    ]
+    found = predict_fid(ends)
+    assert set(found) == {"score in pixels", "generator's loss"}
+    assert [*found["score in pixels"]] == ["1.0"]  # all alike after 30 %
+    assert found["score in pixels"]["1.0"]["mean"] == pytest.approx(-1)
+    assert found["score in pixels"]["1.0"]["interval"] == pytest.approx([-1, -1])
+    low, high = found["generator's loss"]["1.0"]["interval"]
+    assert -1 <= low < 0 < high <= 1
