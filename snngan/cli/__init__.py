@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure sample quality: FID, KID, precision, entanglement",
     "compare": "test whether two sets of images can be told apart",
     "interpolate": "draw images on a plane through a run's latent space",
+    "export": "write a run's generator as one file",
     "classify": "train and evaluate classifiers with entangled layers",
     "experiment": "list and run experiments, one per figure or table of the papers",
     "data": "list and prepare data sets",

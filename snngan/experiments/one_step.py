@@ -226,7 +226,7 @@ class OneStepGenerators(GeneratorExperiment):
             *markdown_table(("objective", "learning rate", "steps", *columns), cells),
             *(f"- Diverged: {line}" for line in diverged),
             "",
-            "What tells early how good a run will be? Spearman's correlation, over all runs, of a reading after a share "
+            "What tells early how good a run will be? Spearman's correlation, over all runs, of a reading after a part "
             "of the steps with the last FID (95 % bootstrap interval).",
             *markdown_table(
                 ("reading", *(f"after {share:.0%}" for share in EARLY)),

@@ -11,11 +11,20 @@ from torch import Tensor, nn
 
 from snngan.checkpoint import build_to_fit, explain_mismatch, load_newest
 from snngan.config import TrainConfig
+from snngan.files import load_tensors, save_tensors
 from snngan.registry import unknown_name
 from snngan.seeds import seed_for
-from snngan.training.resolve import build_architecture, build_discriminator, build_generator, build_objective
+from snngan.training.resolve import (
+    build_architecture,
+    build_discriminator,
+    build_generator,
+    build_objective,
+    check_names,
+)
 from snngan.training.run_folder import RunFolder, open_run
 
+EXPORTED = "generator"
+"""What the metadata of an exported file says that it is."""
 CHUNK = 100
 """Images generated at a time, always so many, so that the first images do not depend on how many follow."""
 
@@ -23,32 +32,60 @@ CHUNK = 100
 def load_generator(
     run: str | Path, device: torch.device | str = "cpu", notify: Callable[[str], None] = lambda line: None
 ) -> nn.Module:
-    """Return the EMA generator of a run: a module in evaluation mode that maps latents to images.
+    """Return the EMA generator of a run, or of an exported file: a module that maps latents to images.
 
-    Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in [-1, 1]. A class-conditional
-    generator takes labels (N,) as second argument, 0 to ``generator.num_classes`` - 1; for others ``num_classes`` is 0.
-    The checkpoint that it comes from is that of ``generator.step``.
+    It is in evaluation mode. Latents are (N, ``generator.latent_dim``), standard normal; images (N, C, H, W) in
+    [-1, 1]. A class-conditional generator takes labels (N,) as second argument, 0 to ``generator.num_classes`` - 1; for
+    others ``num_classes`` is 0. The checkpoint that it comes from is that of ``generator.step``.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or a file that ``snngan export`` wrote.
         device: where the module is put.
         notify: called with a line for each damaged checkpoint that was passed over.
 
     Raises:
-        ValueError: the folder is not a run's, or holds no sound checkpoint.
+        ValueError: the folder is not a run's, or holds no sound checkpoint; or the file is damaged or another one.
 
     Example:
         >>> generator = load_generator("runs/0001-mnist-5k-snnl-features")  # doctest: +SKIP
         >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
     """
-    return build_ema_generator(open_run(Path(run), TrainConfig), torch.device(device), notify)
+    path = Path(run)
+    if not path.is_file():
+        return build_ema_generator(open_run(path, TrainConfig), torch.device(device), notify)
+    weights, content = load_tensors(path)
+    if not isinstance(content, dict) or content.get("kind") != EXPORTED:
+        raise ValueError(f"{path} does not hold an exported generator: give a file of snngan export, or a run's folder")
+    config = TrainConfig.from_json(content["config"])
+    check_names(config)
+    return _build(config, {"step": content["step"], "networks": {"ema_generator": weights}}, torch.device(device))
+
+
+def export_generator(run: RunFolder[TrainConfig], path: Path, notify: Callable[[str], None] = lambda line: None) -> int:
+    """Write the EMA generator of an opened run as a safetensors file that :func:`load_generator` reads.
+
+    The metadata hold the step, which is returned, and the config without the folder of the data.
+
+    Raises:
+        ValueError: there is no sound checkpoint.
+        SaveError: the file could not be written.
+    """
+    state = load_newest(run.checkpoints, notify)
+    config = {**run.config.to_json(), "data_dir": None}
+    content = {"kind": EXPORTED, "step": state["step"], "config": config}
+    save_tensors(path, state["networks"]["ema_generator"], content)
+    return int(state["step"])
 
 
 def build_ema_generator(
     run: RunFolder[TrainConfig], device: torch.device, notify: Callable[[str], None] = lambda line: None
 ) -> nn.Module:
     """Return the EMA generator of an opened run, as :func:`load_generator` does."""
-    config, state = run.config, load_newest(run.checkpoints, notify)
+    return _build(run.config, load_newest(run.checkpoints, notify), device)
+
+
+def _build(config: TrainConfig, state: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """Return the EMA generator of a checkpoint, with its facts as attributes."""
     generator: Any = _load_network("ema_generator", state, lambda: build_generator(config), device)
     generator.latent_dim, generator.step = build_architecture(config).latent_dim, state["step"]
     generator.num_classes = config.num_classes

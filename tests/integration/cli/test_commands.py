@@ -14,8 +14,11 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.testing import assert_close
 
+import snngan
 from snngan.cli import COMMANDS, main
 from snngan.cli.options import OTHER_NAMES, explain_unknown_option
 from snngan.experiments import EXPERIMENTS
@@ -196,6 +199,10 @@ def test_a_conditional_generator_draws_the_class_asked_for(cli: Cli, conditional
     with Image.open("rows.png") as grid:
         assert grid.size[1] * 3 == grid.size[0] * 10  # three of each class
     cli(f"interpolate {conditional} --class 3 --side 4 --out plane.png")
+    said = cli(f"export {conditional} --out generator.safetensors").out
+    assert "-> generator.safetensors" in said
+    images = snngan.load_generator("generator.safetensors")(torch.zeros(10, 64), torch.arange(10))
+    assert_close(images, snngan.load_generator(conditional)(torch.zeros(10, 64), torch.arange(10)))
     cli(f"report {conditional} --out report.html")
     assert "entanglement/class/7" in Path("report.html").read_text()
     assert "150 images of run" in cli(f"evaluate {conditional} --features pixels --count 150").out

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from reference.runs import gan_config, new_run, state_of, train_run
@@ -11,7 +15,8 @@ import snngan
 from snngan.api import make_trainer
 from snngan.checkpoint import CheckpointError
 from snngan.data import Dataset
-from snngan.training.sampling import CHUNK, draw_latents, latent_plane, sample_images
+from snngan.files import save_tensors
+from snngan.training.sampling import CHUNK, draw_latents, export_generator, latent_plane, sample_images
 
 
 def test_a_draw_begins_like_a_longer_one() -> None:
@@ -89,3 +94,32 @@ def test_the_checkpoint_of_another_run_is_refused(dataset: Dataset) -> None:
         snngan.load_generator(wide.path)
     with pytest.raises(CheckpointError, match=r"does not fit the run's config\.json: its generator differs"):
         train_run(wide, dataset, state_of(wide))
+
+
+@pytest.mark.parametrize("arch", ["mlp", "dcgan", "sngan"])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_an_exported_generator_is_that_of_the_run(labeled: Dataset, arch: str, conditional: bool) -> None:
+    settings = ("width=4", "latent_dim=8", *(("conditional=true",) if conditional else ()))
+    run = new_run("run", gan_config(labeled, objective="gan", arch=arch, set=settings))
+    train_run(run, labeled)
+    step = export_generator(run, Path("a.safetensors"))
+    expected: Any = snngan.load_generator(run.path)
+    shutil.rmtree(run.path)
+    generator: Any = snngan.load_generator("a.safetensors")
+    for name in ("latent_dim", "num_classes", "step"):
+        assert getattr(generator, name) == getattr(expected, name)
+    assert step == generator.step and not generator.training
+    labels = torch.arange(12) % 3 if conditional else None
+    latents = draw_latents(12, generator.latent_dim, seed=0)
+    images = sample_images(generator, latents, labels)
+    assert_close(images, sample_images(expected, latents, labels), rtol=0, atol=0)
+    assert str(Path.cwd()) not in Path("a.safetensors").read_bytes()[:5000].decode(errors="ignore")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "other.safetensors", {"a": torch.ones(2)}, {"kind": "other"})
+    with pytest.raises(ValueError, match=r"other\.safetensors does not hold an exported generator"):
+        snngan.load_generator(tmp_path / "other.safetensors")
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(ValueError, match="text is damaged, or not written by snngan"):
+        snngan.load_generator(tmp_path / "text")
