@@ -22,7 +22,7 @@ from snngan.config import Config
 from snngan.data import Dataset
 from snngan.data.batches import Batches
 from snngan.data.npz import save_dataset
-from snngan.objectives import OBJECTIVES
+from snngan.objectives import OBJECTIVES, AdversarialOptions
 from snngan.training.divergence import DivergedError
 from snngan.training.ensemble import SequentialEnsemble, VectorizedEnsemble
 from snngan.training.gan import GanTrainer
@@ -226,7 +226,7 @@ def test_values_in_the_data_are_named(run_of: MakeRun, points: Dataset, objectiv
     images = points.train_images.clone()
     images[int(drawn[-1][3]), 0, 0, 1] = value
     broken = replace(points, train_images=images)
-    own = {} if objective in ("snnl-pixel", "snnl-features") else {"discriminator_steps": 1}
+    own = {"discriminator_steps": 1} if issubclass(OBJECTIVES[objective].Options, AdversarialOptions) else {}
     run = run_of("run", data=broken, objective=objective, **own)
     says = rf"step {AT}: the (\w+)'s loss is (nan|-?inf); the real images hold NaN or infinity\. {CORRECT}"
     with pytest.raises(DivergedError, match=f"^{says}$"):
