@@ -9,9 +9,9 @@ from snngan.distributed import local_shard, rank_and_world_size
 
 FLIP, CROP = "flip", "crop"
 AUGMENTATIONS = (FLIP, CROP)
-"""Of training images: mirror images, and crops that are moved by up to an eighth of the side."""
+"""Random changes of training images: mirror images, and crops that are moved by up to an eighth of the side."""
 DIFF_AUGMENTATIONS = ("color", "translation", "cutout")
-"""Of a discriminator's inputs."""
+"""Random changes of what a discriminator sees."""
 REACH = 8
 """Crops and translations move images by up to 1 / REACH of their side."""
 
@@ -56,14 +56,11 @@ def _color(images: Tensor) -> Tensor:
 
 
 def _translate(images: Tensor) -> Tensor:
-    sides = images.shape[2:]
     inside = []
-    for dim, side in zip((2, 3), sides, strict=True):
+    for dim, side in zip((2, 3), images.shape[2:], strict=True):
         reach = round(side / REACH)
         offsets = ((2 * reach + 1) * _draw(images)).long() - reach
-        shape = [1, 1, 1, 1]
-        shape[dim] = side
-        source = torch.arange(side, device=images.device).view(shape) + offsets
+        source = _positions(images, dim) + offsets
         images = images.gather(dim, source.clamp(0, side - 1).expand(images.shape))
         inside.append((source >= 0) & (source < side))
     return images * (inside[0] & inside[1])
@@ -73,14 +70,18 @@ def _cut_out(images: Tensor) -> Tensor:
     blank = []
     for dim, side in zip((2, 3), images.shape[2:], strict=True):
         first = ((side + 1) * _draw(images)).long() - side // 4  # the center may be anywhere
-        shape = [1, 1, 1, 1]
-        shape[dim] = side
-        positions = torch.arange(side, device=images.device).view(shape)
+        positions = _positions(images, dim)
         blank.append((positions >= first) & (positions < first + side // 2))
     return images * ~(blank[0] & blank[1])
 
 
 _DIFF_AUGMENT = dict(zip(DIFF_AUGMENTATIONS, (_color, _translate, _cut_out), strict=True))
+
+
+def _positions(images: Tensor, dim: int) -> Tensor:
+    """Return the pixel numbers of rows (H, 1), for ``dim`` 2, or of columns (W,)."""
+    numbers = torch.arange(images.shape[dim], device=images.device)
+    return numbers[:, None] if dim == 2 else numbers
 
 
 def _draw(images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from snngan.data import error_line, to_unit_range
 from snngan.evaluation.feature_classifier import prepare_features
 from snngan.evaluation.sources import ImagesLike, Reader, digest_of, find_run
 from snngan.files import check_local
-from snngan.objectives.encoder import check_run_shape, find_classifier, load_run_encoder
+from snngan.objectives.encoder import check_run_shape, find_classifier, load_run_encoder, read_run_config
 from snngan.registry import import_module
 from snngan.training.resolve import build_objective
 from snngan.training.sampling import load_discriminator
@@ -99,10 +99,11 @@ class RunFeatures:
         self.network = load_run_encoder(run, reader.notify).to(reader.device)
         self.name, self.run, self.device = f"classifier:{run}", run, torch.device(reader.device)
         self.digest = digest_of(self.network.state_dict().values())
+        self.shape = read_run_config(run).image_shape
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        check_run_shape(self.run, tuple(images.shape[1:]))
+        check_run_shape(self.run, self.shape, tuple(images.shape[1:]))
         features: Tensor = self.network(to_unit_range(images).to(self.device))
         return features.flatten(1).float().cpu()
 

@@ -128,6 +128,8 @@ class OneStepGenerators(GeneratorExperiment):
                 ends += [(log, measured[-1]["fid"]) for log in seed_logs(run)]
                 if seed == self.seeds[0]:
                     plots.append(self._draw(run, name, context))
+            if not measured:
+                continue
             rows[name] = {"learning_rate": rate, "tuning": {str(each): fid for each, fid in tuned.items()}}
             rows[name] |= {"steps": [each["steps"] for each in measured], **_summarize(measured)}
         rows = dict(sorted(rows.items(), key=lambda item: item[1]["FID"]["mean"]))
@@ -135,31 +137,30 @@ class OneStepGenerators(GeneratorExperiment):
         numbers = {"rows": rows, "predictions": predictions, "diverged": diverged}
         return ExperimentResult(numbers, self._describe(rows, predictions, diverged), plots)
 
-    def _config(self, name: str, rate: float, context: ExperimentContext, seed: int) -> TrainConfig:
+    def _options(self, name: str, rate: float) -> dict[str, Any]:
+        """Return the fields of the config that differ between rows."""
         objective, *settings = ROWS[name]
-        config = TrainConfig(
-            dataset=self.dataset, data_dir=context.data_dir, objective=objective, seed=seed, learning_rate=rate,
-            conditional=self.conditional, set=(*self.options, *settings),
-        )  # fmt: skip
-        if issubclass(OBJECTIVES[objective].Options, AdversarialOptions):
-            config = replace(config, discriminator_learning_rate=rate / 4)
-        return config
+        has_discriminator = issubclass(OBJECTIVES[objective].Options, AdversarialOptions)
+        return {
+            "objective": objective,
+            "learning_rate": rate,
+            "discriminator_learning_rate": rate / 4 if has_discriminator else None,
+            "conditional": self.conditional,
+            "set": (*self.options, *settings),
+        }
 
     def _train(
         self, name: str, rate: float, data: Dataset, context: ExperimentContext, seed: int, seconds: float
     ) -> GanRun:
         """Return the finished run of a row; a run that has begun keeps its number of steps."""
-        config = self._config(name, rate, context, seed)
+        options = self._options(name, rate)
         title = f"{name}-rate{rate:g}"
         file = context.folder / "runs" / f"{title}-seed{seed}" / "config.json"
         if file.exists():
             steps = read_json(file)["config"]["steps"]
         else:
+            config = TrainConfig(dataset=self.dataset, data_dir=context.data_dir, seed=seed, **options)
             steps = steps_in(seconds, config, data, context.device) if seconds else self.steps
-        options = {
-            field: getattr(config, field)
-            for field in ("objective", "learning_rate", "discriminator_learning_rate", "conditional", "set")
-        }
         every = max(1, steps // self.curve)
         options |= {"metrics_every": 0 if seed == TUNING_SEED else every, "log_every": every}
         options |= {"checkpoint_every": max(1, steps // 4)}

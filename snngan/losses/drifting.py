@@ -38,7 +38,8 @@ def drifting_loss(
     unit = torch.where(mean_distance > 0, mean_distance, 1.0) / dims**0.5
     real, fake = real / unit, fake / unit
     with torch.no_grad():
-        fields = torch.stack([drift_field(real, fake, each * dims**0.5) for each in temperatures])
+        distances = _distances(real, fake)
+        fields = torch.stack([_field(real, fake, distances, each * dims**0.5) for each in temperatures])
         size = fields.square().mean((1, 2, 3), keepdim=True).sqrt()
         target = fake + (fields / torch.where(size > 0, size, 1.0)).sum(0)
     loss: Tensor = (fake - target).square().mean()
@@ -54,10 +55,19 @@ def drift_field(real: Tensor, fake: Tensor, temperature: float) -> Tensor:
     over the real samples y+ and the other synthetic samples y-; the first softmax is over both.
     Source: Deng et al. 2026, eq. 11 and algorithm 2.
     """
-    count = fake.shape[-2]
+    return _field(real, fake, _distances(real, fake), temperature)
+
+
+def _distances(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the distances (..., M, N + M) of ``fake`` to ``real`` and to each other, infinite to themselves."""
     among_fake = squared_distances(fake, fake).sqrt()
-    among_fake = among_fake.masked_fill(torch.eye(count, dtype=torch.bool, device=fake.device), torch.inf)
-    logits = -torch.cat([squared_distances(fake, real).sqrt(), among_fake], -1) / temperature
+    own = torch.eye(fake.shape[-2], dtype=torch.bool, device=fake.device)
+    return torch.cat([squared_distances(fake, real).sqrt(), among_fake.masked_fill(own, torch.inf)], -1)
+
+
+def _field(real: Tensor, fake: Tensor, distances: Tensor, temperature: float) -> Tensor:
+    """Return :func:`drift_field` for the :func:`_distances` of the samples."""
+    count, logits = fake.shape[-2], -distances / temperature
     weights = ((logits.log_softmax(-1) + logits.log_softmax(-2)) / 2).exp()
     attraction, repulsion = weights[..., :-count], weights[..., -count:]
     toward = (attraction * repulsion.sum(-1, keepdim=True)) @ real

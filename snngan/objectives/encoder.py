@@ -36,8 +36,9 @@ def build_encoder(image_shape: ImageShape, run: Path | None = None) -> nn.Module
         ValueError: there is no classifier in the folder ``run``, or it is one of other images; or images are too small.
     """
     if run is not None:
-        check_run_shape(run, image_shape)
-        return remove_logits(_build_classifier(_read_config(run)))
+        config = read_run_config(run)
+        check_run_shape(run, config.image_shape, image_shape)
+        return remove_logits(_build_classifier(config))
     if min(image_shape[1:]) < 4:
         raise ValueError("a classifier for features needs sides of 4 pixels or more: use --set features=pixels")
     return remove_logits(_new_classifier(image_shape, 2))
@@ -56,21 +57,21 @@ def load_run_encoder(run: Path, notify: Callable[[str], None]) -> nn.Module:
     Raises:
         ValueError: there is no sound checkpoint of a classifier.
     """
-    config, networks = _read_config(run), load_newest(run / "checkpoints", notify)["networks"]
+    config, networks = read_run_config(run), load_newest(run / "checkpoints", notify)["networks"]
     network = _build_classifier(config)
     with explain_mismatch("network"):
         network.load_state_dict(networks[str(config.seed_list[0])])
     return remove_logits(network)
 
 
-def check_run_shape(run: Path, image_shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` unless the classifier of ``run`` is one of images (C, H, W)."""
-    expected = _read_config(run).image_shape
+def check_run_shape(run: Path, expected: ImageShape, image_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless images (C, H, W) have the shape that the classifier of ``run`` takes."""
     if expected != image_shape:
         raise ValueError(f"features: the classifier of {run} takes images {expected}, got {image_shape}")
 
 
-def _read_config(run: Path) -> ClassifyConfig:
+def read_run_config(run: Path) -> ClassifyConfig:
+    """Return the config of a classifier's run; raises ``ValueError`` if the folder is another one."""
     content = read_json(run / "config.json")
     if not isinstance(content, dict) or content.get("kind") != ClassifyConfig.kind:
         raise ValueError(f"features: {run} must be the folder of a classifier's run, from snngan classify train")

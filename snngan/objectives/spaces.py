@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -117,25 +116,15 @@ class FeatureSpaces(Objective):
         folder = data_folder(config.data_dir) / "features"
         for index, encoder in self.encoders.items():
             space = self.spaces[int(index)]
-            encoder.load_state_dict(self._load_encoder(space, config, dataset, folder, device, notify).state_dict())
-
-    def _load_encoder(
-        self,
-        space: str,
-        config: TrainConfig,
-        dataset: Dataset,
-        folder: Path,
-        device: torch.device,
-        notify: Callable[[str], None],
-    ) -> nn.Module:
-        run, name = find_classifier(space), space.partition(":")[2]
-        if run is not None:
-            return load_run_encoder(run, notify)
-        if name:
-            dataset = load_dataset(name, data_dir=config.data_dir, keep=False, notify=notify)
-        if dataset.image_shape != config.image_shape:
-            raise ValueError(f"features: the images of {name} are {dataset.image_shape}, not {config.image_shape}")
-        return load_or_train_encoder(dataset, folder, device, notify)
+            run, name = find_classifier(space), space.partition(":")[2]
+            if run is not None:
+                trained = load_run_encoder(run, notify)
+            else:
+                data = load_dataset(name, data_dir=config.data_dir, keep=False, notify=notify) if name else dataset
+                if data.image_shape != config.image_shape:
+                    raise ValueError(f"features: the images of {name} are {data.image_shape}, not {config.image_shape}")
+                trained = load_or_train_encoder(data, folder, device, notify)
+            encoder.load_state_dict(trained.state_dict())
 
     def remember(self, images: Tensor, *, flips: bool = False) -> None:
         self._images, self._flips, self._remembered = images, flips, None
