@@ -18,7 +18,7 @@ from snngan.models import CLASSIFIERS
 from snngan.models.batch_norm import convert_batch_norm
 from snngan.seeds import seed_for
 
-ARCHITECTURE, STEPS, BATCH_SIZE, LEARNING_RATE, SEED = "strided", 1200, 64, 4e-3, 0
+ARCHITECTURE, STEPS, BATCH_SIZE, LEARNING_RATE, SEED = "strided", 3600, 64, 4e-3, 0
 GRID = 4
 """The maps of a convolution are summarized in GRID x GRID cells."""
 

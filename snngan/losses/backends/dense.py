@@ -46,18 +46,21 @@ def dense_log_odds(batch: PairwiseBatch, inverses: Tensor) -> LogOdds:
 
 def _gradients(rows: slice, distance_factor: float, grad: Tensor, *saved: Tensor) -> Iterator[Tensor]:
     features, same_class, is_active, inverses, norm_bound, *by_inverse = saved
+    largest = inverses.amax()
+    shares = inverses / largest.clamp_min(torch.finfo(inverses.dtype).tiny)
+    total = torch.zeros_like(same_class, dtype=by_inverse[0].dtype)
     for k in reversed(range(len(inverses))):
         weights, same, other = by_inverse[3 * k : 3 * k + 3]
         # d z_i / d d_ij: each row sums to 0, so the anchor's own term of d |x_i - x_j|^2 vanishes too.
-        row = grad[k].where(is_active, 0.0)[..., None].to(weights.dtype)
-        slopes = torch.where(same_class, row / same, -row / other).mul_(weights)
-        if weights.is_cuda:  # a float32 product would keep three digits where TF32 is allowed
-            slopes = slopes.double()
-        scaled, gradient = features.to(slopes.dtype, copy=True).div_(norm_bound), torch.zeros_like(features)
-        with full_precision(features.device):
-            own = slopes[..., rows, :] + slopes.mT[..., rows, :]
-            gradient[..., rows, :] = slopes.sum(-2)[..., rows, None] * scaled[..., rows, :] - own @ scaled
-        yield gradient.mul_(2 * distance_factor * inverses[k] * norm_bound)
+        row = (grad[k] * shares[k]).where(is_active, 0.0)[..., None].to(total.dtype)
+        total += torch.where(same_class, row / same, -row / other).mul_(weights)
+    if total.is_cuda:  # a float32 product would keep three digits where TF32 is allowed
+        total = total.double()
+    scaled, gradient = features.to(total.dtype, copy=True).div_(norm_bound), torch.zeros_like(features)
+    with full_precision(features.device):
+        slopes = total[..., rows, :] + total.mT[..., rows, :]
+        gradient[..., rows, :] = total.sum(-2)[..., rows, None] * scaled[..., rows, :] - slopes @ scaled
+    yield gradient.mul_(2 * distance_factor * largest * norm_bound)
 
 
 class DenseCurve(LossCurve):
