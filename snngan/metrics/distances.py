@@ -42,7 +42,8 @@ def find_nearest(images: Tensor, training: Tensor, k: int = 1) -> tuple[Tensor, 
     vectors = to_unit_range(images).flatten(1).double()
     mean = vectors.mean(0)
     vectors = vectors - mean
-    nearest, indices = vectors.new_full((len(images), k), torch.inf), torch.zeros(len(images), k, dtype=torch.int64)
+    nearest = vectors.new_full((len(images), k), torch.inf)
+    indices = torch.zeros_like(nearest, dtype=torch.int64)
     for start in range(0, len(training), ROWS):
         block = to_unit_range(training[start : start + ROWS]).flatten(1).double() - mean
         for rows, distances in squared_distance_rows(vectors, block):

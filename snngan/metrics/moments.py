@@ -46,9 +46,10 @@ class Moments:
         return cls.from_tensors(2, {"mean": mean.double(), "scatter": covariance.double()})
 
     def update(self, features: Tensor) -> None:
-        """Add feature vectors (n, D)."""
+        """Add feature vectors (n, D), which are moved to the CPU."""
         if len(features) == 0:
             return
+        features = features.cpu()
         total = self.count + len(features)
         mean = features.double().mean(0)
         shift = mean - self.mean

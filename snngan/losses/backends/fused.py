@@ -38,12 +38,59 @@ RATES = (1e-12, 1e22)
 LARGEST_BLOCK = 128
 
 
-class _Blocks(NamedTuple):
+class Blocks(NamedTuple):
     """The anchors of a program, the neighbors that it processes at a time, and its warps."""
 
     rows: int
     columns: int
     warps: int
+
+
+def choose_blocks(kernel: str, dims: int, precision: str, capability: tuple[int, int]) -> Blocks:
+    """Return the largest blocks at which a kernel spills no registers, on GPUs of this compute capability or of later
+    ones, and fits in the memory of their chips. ``scripts/check_kernels`` compiles all of them. Beyond 128 dimensions
+    split TF32 spills some bytes.
+    """
+    is_recent = capability >= (9, 0)  # larger chips, whose matrix units read this memory themselves
+    if dims <= LOW_DIM:
+        return Blocks(128, 8, 1) if kernel == "sum_weights" else Blocks(64, 8 if dims <= 12 else 4, 1)
+    if kernel == "add_squared_norms":  # on the same units as the products of other kernels, so that they round alike
+        return Blocks(64 if is_recent else 32, 0, 4)
+    if capability >= (10, 0) and (kernel, precision) == ("sum_gradient", "ieee") and dims <= 128:
+        return Blocks(128, 16, 8)
+    return BLOCKS[kernel, precision, is_recent][dims > 128]
+
+
+BLOCKS: dict[tuple[str, str, bool], tuple[Blocks, Blocks]] = {
+    ("sum_weights", "ieee", False): (Blocks(64, 64, 8), Blocks(64, 64, 8)),
+    ("sum_weights", "tf32x3", False): (Blocks(64, 16, 4), Blocks(32, 16, 4)),
+    ("sum_weights", "tf32", False): (Blocks(128, 64, 8), Blocks(64, 64, 8)),
+    ("sum_gradient", "ieee", False): (Blocks(64, 32, 8), Blocks(32, 32, 8)),
+    ("sum_gradient", "tf32x3", False): (Blocks(32, 32, 8), Blocks(32, 32, 8)),
+    ("sum_gradient", "tf32", False): (Blocks(128, 32, 8), Blocks(32, 32, 8)),
+    ("sum_weights", "ieee", True): (Blocks(64, 64, 8), Blocks(64, 64, 8)),
+    ("sum_weights", "tf32x3", True): (Blocks(128, 64, 8), Blocks(64, 16, 4)),
+    ("sum_weights", "tf32", True): (Blocks(128, 64, 8), Blocks(128, 64, 8)),
+    ("sum_gradient", "ieee", True): (Blocks(128, 32, 8), Blocks(32, 32, 8)),
+    ("sum_gradient", "tf32x3", True): (Blocks(128, 16, 8), Blocks(32, 32, 8)),
+    ("sum_gradient", "tf32", True): (Blocks(128, 32, 8), Blocks(32, 32, 8)),
+}
+"""By kernel, precision and whether the GPU is of compute capability 9.0 or later: up to 128 dimensions, and beyond."""
+
+
+def kernel_constants(kernel: str, dims: int, precision: str, blocks: Blocks) -> dict[str, Any]:
+    """Return the constants that a kernel is compiled for."""
+    padded = _padded(dims)
+    constants = {"PADDED": padded, "ROWS": blocks.rows, "PRECISION": precision}
+    constants["CHUNK"] = 16 if precision == "ieee" else min(padded, 64)
+    if kernel != "add_squared_norms":
+        constants |= {"D": dims, "COLUMNS": blocks.columns, "LOW_DIM": dims <= LOW_DIM}
+    return constants
+
+
+def _padded(dims: int) -> int:
+    """Return the next power of two."""
+    return 1 << (dims - 1).bit_length()
 
 
 class _Launcher:
@@ -59,15 +106,16 @@ class _Launcher:
         self.kernels, features = fused_kernels, batch.features
         self.count, self.dims = features.shape
         self.width = math.ceil(self.count / LARGEST_BLOCK + 1) * LARGEST_BLOCK
-        self.padded_dims = 1 << (self.dims - 1).bit_length()
         self.low_dim, self.precision = self.dims <= LOW_DIM, PRECISION
+        is_cuda = features.device.type == "cuda"  # else Triton's interpreter
+        self.capability = torch.cuda.get_device_capability(features.device) if is_cuda else (9, 0)
         self.norm_bound, self.inverse = batch.norm_bound, batch.distance_factor * inverse * batch.norm_bound.square()
         self.rate = (self.inverse / math.log(2)).clamp(*RATES).float()
         if self.low_dim:
             self.features = features.new_zeros(self.dims, self.width)
             self.features[:, : self.count] = features.T / self.norm_bound
         else:
-            self.features = features.new_zeros(self.width, self.padded_dims)
+            self.features = features.new_zeros(self.width, _padded(self.dims))
             self.features[: self.count, : self.dims] = features / self.norm_bound
         self.labels = self._pad(batch.labels, 0)
         squared_norms = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64).square()
@@ -76,7 +124,8 @@ class _Launcher:
         self.offsets = self._pad((offsets / self.norm_bound.square()).float(), fused_kernels.MASKED_DISTANCE)
         if not self.low_dim:
             offsets, self.offsets = self.offsets, torch.empty_like(self.offsets)
-            self._launch("add_squared_norms", _Blocks(64, 64, 4), 1, self.width, offsets, self.offsets)
+            blocks = choose_blocks("add_squared_norms", self.dims, self.precision, self.capability)
+            self._launch("add_squared_norms", blocks, 1, self.width, offsets, self.offsets)
 
     def _pad(self, values: Tensor, value: float) -> Tensor:
         return F.pad(values, (0, self.width - self.count), value=value)
@@ -101,7 +150,7 @@ class _Launcher:
         """Return the results of a kernel for each share of the neighbors: (shares, *shape)."""
         from triton.runtime.errors import OutOfResources
 
-        blocks = self._blocks(name)
+        blocks = choose_blocks(name, self.dims, self.precision, self.capability)
         while True:
             programs = _num_processors(self.features.device) * 32 // blocks.warps
             shares = max(1, programs // math.ceil(anchors / blocks.rows))
@@ -109,37 +158,20 @@ class _Launcher:
             shares = math.ceil(self.count / share)
             result: Tensor = self.offsets.new_empty((shares, *shape))
             arguments = (self.offsets, self.labels, self.rate, *inputs, result, self.count, self.width, share)
-            options = {"D": self.dims, "COLUMNS": blocks.columns, "LOW_DIM": self.low_dim}
             try:
-                self._launch(name, blocks, shares, anchors, *arguments, **options)
-            except OutOfResources:  # memory on the chip, of which other GPUs have less than an H200
+                self._launch(name, blocks, shares, anchors, *arguments)
+            except OutOfResources:  # memory on the chip, of which older GPUs have less
                 if blocks.rows == 16:
                     raise
                 blocks = blocks._replace(rows=blocks.rows // 2)
             else:
                 return result
 
-    def _blocks(self, name: str) -> _Blocks:
-        """Return the sizes at which the compiler does not spill registers on an H200."""
-        is_gradient = name == "sum_gradient"
-        if self.low_dim:
-            return _Blocks(64, 8 if self.dims <= 12 else 4, 1) if is_gradient else _Blocks(128, 8, 1)
-        if self.precision == "ieee":
-            return _Blocks(128, 32, 8) if is_gradient else _Blocks(64, 64, 4)
-        if self.precision == "tf32x3":
-            if self.dims > 128:
-                return _Blocks(64, 32 if is_gradient else 64, 4)
-            return _Blocks(128, 32 if is_gradient else 64, 8)
-        return _Blocks(128, 64, 8)
-
-    def _launch(
-        self, name: str, blocks: _Blocks, shares: int, anchors: int, *arguments: Tensor | int, **options: Any
-    ) -> None:
-        options |= {"PADDED": self.padded_dims, "ROWS": blocks.rows, "PRECISION": self.precision}
-        options["CHUNK"] = 16 if self.precision == "ieee" else min(self.padded_dims, 64)
+    def _launch(self, name: str, blocks: Blocks, shares: int, anchors: int, *arguments: Tensor | int) -> None:
+        constants = kernel_constants(name, self.dims, self.precision, blocks)
         kernel = getattr(self.kernels, name)[(math.ceil(anchors / blocks.rows), shares)]
         with torch.cuda.device(self.features.get_device()):
-            kernel(self.features, *arguments, **options, num_warps=blocks.warps, num_stages=1)
+            kernel(self.features, *arguments, **constants, num_warps=blocks.warps, num_stages=1)
 
 
 def _num_processors(device: torch.device) -> int:

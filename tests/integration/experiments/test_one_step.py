@@ -55,6 +55,17 @@ def test_the_best_rate_is_used_and_one_that_diverges_is_not(tmp_path: Path, monk
     assert config["objective_options"] == {"r1": 1.0, "r2": 1.0}
 
 
+def test_a_row_that_diverges_in_every_seed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*arguments: object, **options: object) -> object:
+        raise DivergedError("infinite")
+
+    monkeypatch.setattr(OneStepGenerators, "train", diverge)
+    context = ExperimentContext(tmp_path / "out", str(tmp_path / "data"), CPU, lambda line: None)
+    result = OneStepGenerators(seeds=(0, 1), steps=10, rates=(1e-3,), rows=("rpgan",)).run(context)
+    assert result.numbers["rows"] == {}
+    assert result.numbers["diverged"] == ["rpgan, seed 0: infinite", "rpgan, seed 1: infinite"]
+
+
 def test_intervals_stay_within_bounds() -> None:
     found = summarize_shares([0.0, 0.01, 0.0])
     assert found["mean"] == pytest.approx(0.01 / 3)

@@ -86,7 +86,6 @@ def batch_statistics(state: Any, path: str = "") -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_equal_one_process_with_the_same_global_batch(
     two: Path, name: str, tmp_path: Path, dataset: Dataset
@@ -103,6 +102,31 @@ def test_two_ranks_equal_one_process_with_the_same_global_batch(
         lines = (run / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, steps]  # one rank wrote, once
     torch.testing.assert_close(*(batch_statistics(saved_state(run)) for run in runs), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_equal_one(tmp_path: Path) -> None:
+    losses = []
+    for number, start in enumerate(([sys.executable], TORCHRUN)):
+        words = ["-m", "snngan", "train", "--dataset", "digits", "--objective", "snnl-projected", "--arch", "dcgan"]
+        words += [
+            "--set",
+            "width=4",
+            "--batch-size",
+            "16",
+            "--steps",
+            "20",
+            "--log-every",
+            "20",
+            "--metrics-every",
+            "0",
+        ]
+        run = tmp_path / str(number)
+        subprocess.run([*start, *words, "--device", "cuda", "--run-dir", str(run)], check=True, timeout=300)
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        losses.append({tag: value for tag, value in last.items() if tag.startswith("loss/")})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_the_cases_cover_batch_norm_and_losses_in_tiles(dataset: Dataset) -> None:
