@@ -57,6 +57,17 @@ def plot_groups(groups: Mapping[str, Sequence[Log]], tags: Sequence[str], path: 
     return save_figure(figure, path)
 
 
+def plot_against_fid(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], path: Path) -> Path:
+    """Plot in each panel the values of each group of runs against their final FID, on a logarithmic scale."""
+    figure, axes = new_figure(len(panels))
+    for panel, (title, groups) in zip(axes, panels.items(), strict=True):
+        for number, (name, (values, fids)) in enumerate(groups.items()):
+            panel.plot(values, fids, "os^D"[number // 10], color=f"C{number % 10}", label=name)
+        panel.set(xlabel=title, ylabel="final FID", yscale="log", xscale="log" if "FID" in title else "linear")
+    axes[-1].legend(fontsize=7)
+    return save_figure(figure, path)
+
+
 def plot_errors_by_alpha(alphas: Sequence[float], errors: Sequence[float], largest: float, path: Path) -> Path:
     """Plot the error of each trial against its alpha, on a cube-root axis as in the search; later trials are darker."""
     figure, (axes,) = new_figure()

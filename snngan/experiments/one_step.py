@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from snngan.data.datasets import data_folder
 from snngan.data.grids import draw_images, save_png
 from snngan.evaluation.feature_classifier import ClassifierFeatures, load_or_train_features
 from snngan.evaluation.measure import evaluate_sources
+from snngan.evaluation.plots import plot_against_fid
 from snngan.evaluation.sources import open_source
 from snngan.experiments import EXPERIMENTS, ExperimentContext, ExperimentResult
 from snngan.experiments.generators import GanRun, GeneratorExperiment
@@ -68,12 +70,16 @@ READINGS = {
 """What may tell during training how good a run will be, and their tags."""
 EARLY = (0.3, 1.0)
 """Shares of the training after which they are read."""
+PLOTTED = ("generator's loss", "score in pixels", "synthetic anchors in features", "FID so far")
+"""Of these, those that a plot shows against the final FID."""
 SHARES = ("precision", "recall", "class_accuracy", "copies_features", "entanglement_features")
 NUM_SAMPLES, NUM_COPIES = 5000, 1000
 """Samples that are compared with the held-out images, and of these with all training images."""
 TIMED = 40
 """Steps by whose time the number of steps is chosen."""
 TUNING_SEED = 1000
+MEASURED = "measured.json"
+"""What a run's folder keeps of its metrics, so that an experiment that is continued need not compute them again."""
 BOOTSTRAP = 1000
 """Resamples of the runs behind an interval."""
 
@@ -108,7 +114,7 @@ class OneStepGenerators(GeneratorExperiment):
         features = load_or_train_features(data, data_folder(context.data_dir) / "features", context.device)
         part = validation_split(data)
         rows: dict[str, Any] = {}
-        ends: list[tuple[Log, float]] = []
+        ends: dict[str, list[tuple[Log, float]]] = {}
         plots, diverged = [], []
         for name in self.rows:
             tuned = {rate: self._fid_or_none(name, rate, part, features, context) for rate in self.rates}
@@ -125,7 +131,7 @@ class OneStepGenerators(GeneratorExperiment):
                     diverged.append(f"{name}, seed {seed}: {error}")
                     continue
                 measured.append(self._measure(run, data, features))
-                ends += [(log, measured[-1]["fid"]) for log in seed_logs(run)]
+                ends.setdefault(name, []).extend((log, measured[-1]["fid"]) for log in seed_logs(run))
                 if seed == self.seeds[0]:
                     plots.append(self._draw(run, name, context))
             if not measured:
@@ -133,7 +139,9 @@ class OneStepGenerators(GeneratorExperiment):
             rows[name] = {"learning_rate": rate, "tuning": {str(each): fid for each, fid in tuned.items()}}
             rows[name] |= {"steps": [each["steps"] for each in measured], **_summarize(measured)}
         rows = dict(sorted(rows.items(), key=lambda item: item[1]["FID"]["mean"]))
-        predictions = predict_fid(ends)
+        predictions = predict_fid([end for of_row in ends.values() for end in of_row])
+        if predictions:
+            plots.append(_plot_readings(ends, context.folder / "readings.png"))
         numbers = {"rows": rows, "predictions": predictions, "diverged": diverged}
         return ExperimentResult(numbers, self._describe(rows, predictions, diverged), plots)
 
@@ -176,12 +184,16 @@ class OneStepGenerators(GeneratorExperiment):
             run = self._train(name, rate, part, context, TUNING_SEED, self.seconds / 4)
         except DivergedError:
             return None
-        sides = open_source(run.path, seed=1), open_source(part.test_images)
-        return evaluate_sources(*sides, features, metrics=("fid",), count=NUM_SAMPLES).metrics["fid"]
+        file = run.path / MEASURED
+        if not file.exists():
+            sides = open_source(run.path, seed=1), open_source(part.test_images)
+            found = evaluate_sources(*sides, features, metrics=("fid",), count=NUM_SAMPLES).metrics
+            write_atomically(file, json.dumps(found).encode())
+        return float(read_json(file)["fid"])
 
     def _measure(self, run: GanRun, data: Dataset, features: ClassifierFeatures) -> dict[str, Any]:
         """Return the metrics of a run's samples on the held-out images of ``data``, which its folder keeps."""
-        file = run.path / "measured.json"
+        file = run.path / MEASURED
         if file.exists():
             found: dict[str, Any] = read_json(file)
             return found
@@ -260,10 +272,9 @@ def predict_fid(ends: Sequence[tuple[Log, float]]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for title, tag in READINGS.items():
-        pairs = [(log[tag], fid) for log, fid in ends if tag in log]
+        known = [(log, fid) for log, fid in ends if tag in log]
         for share in EARLY:
-            values = [values[round(share * (len(values) - 1))] for (_, values), _ in pairs]
-            fids = [fid for _, fid in pairs]
+            values, fids = [read_at(log, tag, share) for log, _ in known], [fid for _, fid in known]
             if len({*values}) < 4:
                 continue
             draws = torch.randint(len(values), (BOOTSTRAP, len(values)), generator=torch.Generator().manual_seed(0))
@@ -276,6 +287,23 @@ def predict_fid(ends: Sequence[tuple[Log, float]]) -> dict[str, Any]:
             mean = float(spearmanr(values, fids).statistic)
             found.setdefault(title, {})[str(share)] = {"mean": mean, "interval": [float(low), float(high)]}
     return found
+
+
+def read_at(log: Log, tag: str, share: float) -> float:
+    """Return the value that a run had logged after a share of its steps."""
+    values = log[tag][1]
+    return values[round(share * (len(values) - 1))]
+
+
+def _plot_readings(ends: Mapping[str, Sequence[tuple[Log, float]]], path: Path) -> Path:
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for title in PLOTTED:
+        for name, of_row in ends.items():
+            known = [(read_at(log, READINGS[title], EARLY[0]), fid) for log, fid in of_row if READINGS[title] in log]
+            if known:
+                values, fids = zip(*known, strict=True)
+                panels.setdefault(f"{title} after {EARLY[0]:.0%}", {})[name] = [*values], [*fids]
+    return plot_against_fid(panels, path)
 
 
 def steps_in(seconds: float, config: TrainConfig, dataset: Dataset, device: torch.device) -> int:
