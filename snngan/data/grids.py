@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -17,6 +19,8 @@ from snngan.files import check_absent, replacing, write_npz
 
 Pixels = NDArray[np.uint8]
 """An RGB image (H, W, 3), or a gray one (H, W)."""
+FRAME = 80
+"""Milliseconds that each frame of a film is shown."""
 MIN_WIDTH = 400
 """Grids are enlarged by whole factors to this width in pixels or more; scatter plots have exactly this width."""
 
@@ -59,17 +63,27 @@ def save_png(pixels: Pixels, path: Path) -> None:
         Image.fromarray(pixels).save(file, format="PNG")
 
 
-def check_output(path: Path, *, force: bool, option: str = "--out") -> None:
+def save_gif(frames: Sequence[Pixels], path: Path, milliseconds: Sequence[int]) -> None:
+    """Write ``frames`` of one size atomically as an endless GIF film, each shown for so long. Raises ``OSError``."""
+    first, *rest = (Image.fromarray(frame).quantize(24) for frame in frames)
+    with replacing(path, durable=False) as file:
+        first.save(file, format="GIF", save_all=True, append_images=rest, duration=list(milliseconds), loop=0)
+
+
+def check_output(path: Path, *, force: bool, option: str = "--out", film: bool = False) -> None:
     """Raise ``ValueError`` if :func:`save_images` could not write to ``path``, or would replace something.
+
+    Names ending in .gif are allowed for a ``film``.
 
     With ``force``, a file may be replaced, and so may a folder that holds only numbered PNG files.
     """
-    if path.suffix.lower() in (".png", ".npz"):
+    if path.suffix.lower() in (".png", ".npz", *((".gif",) if film else ())):
         if path.is_dir():
             raise ValueError(f"{option} {path} is a folder; give a file name")
         check_absent(path, force=force, option=option)
     elif path.suffix and not str(path).endswith(os.sep) and not path.is_dir():
-        raise ValueError(f"--out must be a name ending in .png or .npz, or a folder, got {path}")
+        names = ".png, .npz or .gif" if film else ".png or .npz"
+        raise ValueError(f"--out must be a name ending in {names}, or a folder, got {path}")
     elif path.is_file():
         raise ValueError(f"--out {path} is a file; give a new folder, or a name ending in .png or .npz")
     elif path.is_dir() and any(path.iterdir()):
@@ -80,8 +94,16 @@ def check_output(path: Path, *, force: bool, option: str = "--out") -> None:
         raise ValueError(f"{option} {path}: cannot find the folder {parent}")
 
 
-def save_images(images: Tensor, path: Path, columns: int | None = None, labels: Tensor | None = None) -> None:
+def save_images(
+    images: Tensor,
+    path: Path,
+    columns: int | None = None,
+    labels: Tensor | None = None,
+    per_frame: int | None = None,
+) -> None:
     """Write ``images`` (N, C, H, W) in [-1, 1]: as one grid (.png), under the key ``images`` (.npz), else to a folder.
+
+    A name ending in .gif gets a film of grids, with ``per_frame`` images each.
 
     Images in npz files, beside their ``labels`` (N,) if given, and in folders are uint8; 2-D points (N, 1, 1, 2) stay
     float32 in npz files. An existing file is
@@ -91,6 +113,9 @@ def save_images(images: Tensor, path: Path, columns: int | None = None, labels: 
     try:
         if path.suffix.lower() == ".png":
             save_png(draw_images(images, columns=columns), path)
+        elif path.suffix.lower() == ".gif":
+            frames = [draw_images(each, columns=columns) for each in torch.split(images, per_frame or len(images))]
+            save_gif(frames, path, [FRAME] * len(frames))
         elif path.suffix.lower() == ".npz":
             arrays = {"images": (images if is_points else to_uint8(images)).numpy()}
             write_npz(path, arrays if labels is None else {**arrays, "labels": labels.numpy()}, compressed=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from snngan.checkpoint import build_to_fit, explain_mismatch, load_newest
 from snngan.config import TrainConfig
@@ -25,6 +26,8 @@ from snngan.training.run_folder import RunFolder, open_run
 
 EXPORTED = "generator"
 """What the metadata of an exported file says that it is."""
+PRETRAINED, PRETRAINED_FOLDER = "pretrained:", Path(__file__).parents[1] / "pretrained"
+"""What names of the generators that come with snngan begin with, and where they are."""
 CHUNK = 100
 """Images generated at a time, always so many, so that the first images do not depend on how many follow."""
 
@@ -39,32 +42,50 @@ def load_generator(
     others ``num_classes`` is 0. The checkpoint that it comes from is that of ``generator.step``.
 
     Args:
-        run: the run's folder, or a file that ``snngan export`` wrote.
+        run: the run's folder, a file that ``snngan export`` wrote, or ``pretrained:digits`` or ``pretrained:fashion``,
+            which come with snngan.
         device: where the module is put.
         notify: called with a line for each damaged checkpoint that was passed over.
 
     Raises:
-        ValueError: the folder is not a run's, or holds no sound checkpoint; or the file is damaged or another one.
+        ValueError: the folder is not a run's, or holds no sound checkpoint; or the file is damaged or another one; or
+            no pretrained generator has the name.
 
     Example:
         >>> generator = load_generator("runs/0001-mnist-5k-snnl-features")  # doctest: +SKIP
         >>> images = generator(torch.randn(16, generator.latent_dim))  # doctest: +SKIP
     """
+    return open_generator(run, torch.device(device), notify)[1]
+
+
+def open_generator(
+    run: str | Path, device: torch.device, notify: Callable[[str], None] = lambda line: None
+) -> tuple[TrainConfig, nn.Module]:
+    """Return the config of a generator, and the generator as :func:`load_generator` does."""
     path = Path(run)
+    if str(run).startswith(PRETRAINED):
+        path = PRETRAINED_FOLDER / f"{str(run).removeprefix(PRETRAINED)}.safetensors"
+        if not path.is_file():
+            known = sorted(each.stem for each in PRETRAINED_FOLDER.glob("*.safetensors"))
+            raise unknown_name("pretrained generator", path.stem, known)
     if not path.is_file():
-        return build_ema_generator(open_run(path, TrainConfig), torch.device(device), notify)
+        opened = open_run(path, TrainConfig)
+        return opened.config, build_ema_generator(opened, device, notify)
     weights, content = load_tensors(path)
     if not isinstance(content, dict) or content.get("kind") != EXPORTED:
         raise ValueError(f"{path} does not hold an exported generator: give a file of snngan export, or a run's folder")
     config = TrainConfig.from_json(content["config"])
     check_names(config)
-    return _build(config, {"step": content["step"], "networks": {"ema_generator": weights}}, torch.device(device))
+    return config, _build(config, {"step": content["step"], "networks": {"ema_generator": weights}}, device)
 
 
-def export_generator(run: RunFolder[TrainConfig], path: Path, notify: Callable[[str], None] = lambda line: None) -> int:
+def save_generator(
+    run: RunFolder[TrainConfig], path: Path, notify: Callable[[str], None] = lambda line: None, *, half: bool = False
+) -> int:
     """Write the EMA generator of an opened run as a safetensors file that :func:`load_generator` reads.
 
-    The metadata hold the step, which is returned, and the config without the folder of the data.
+    The metadata hold the step, which is returned, and the config without the folder of the data. With ``half``,
+    weights are float16 in the file, and float32 again when it is read.
 
     Raises:
         ValueError: there is no sound checkpoint.
@@ -73,7 +94,10 @@ def export_generator(run: RunFolder[TrainConfig], path: Path, notify: Callable[[
     state = load_newest(run.checkpoints, notify)
     config = {**run.config.to_json(), "data_dir": None}
     content = {"kind": EXPORTED, "step": state["step"], "config": config}
-    save_tensors(path, state["networks"]["ema_generator"], content)
+    weights = state["networks"]["ema_generator"]
+    if half:
+        weights = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
+    save_tensors(path, weights, content)
     return int(state["step"])
 
 
@@ -133,6 +157,18 @@ def draw_latents(count: int, latent_dim: int, seed: int) -> Tensor:
     return _draw(count, seed, "samples", lambda random: torch.randn(CHUNK, latent_dim, generator=random))
 
 
+def truncate(latents: Tensor, limit: float) -> Tensor:
+    """Return latents (N, latent_dim) of the normal distribution within ``limit`` of 0, each by its quantile.
+
+    Images become more typical and less varied. Source: Brock et al. 2019, "Large Scale GAN Training", section 3.1,
+    where values beyond are drawn again.
+    """
+    lowest = torch.special.ndtr(torch.tensor(-limit, dtype=torch.float64))
+    shares = torch.special.ndtr(latents.double())
+    truncated: Tensor = torch.special.ndtri(lowest + shares * (1 - 2 * lowest))
+    return truncated.to(latents.dtype)
+
+
 def draw_labels(count: int, class_counts: Sequence[int], seed: int) -> Tensor | None:
     """Return classes (count,), as frequent as in the training images; a longer draw begins with the same ones.
 
@@ -164,6 +200,20 @@ def find_class(config: TrainConfig, name: str) -> int:
     if name.isdecimal() and int(name) < config.num_classes:
         return int(name)
     raise unknown_name("class", name, names)
+
+
+def latent_loops(latent_dim: int, count: int, frames: int, seed: int) -> Tensor:
+    """Return latents (frames * count, latent_dim) on ``count`` closed ways through noise space, frame by frame.
+
+    Each is a great circle through two random points of length sqrt(latent_dim), that of a typical draw.
+    """
+    random = torch.Generator().manual_seed(seed_for(seed, "loops"))
+    first, second = torch.randn(2, count, latent_dim, generator=random, dtype=torch.float64)
+    first = F.normalize(first, dim=1)
+    second = F.normalize(second - (first * second).sum(1, keepdim=True) * first, dim=1)
+    angles = torch.arange(frames, dtype=torch.float64)[:, None, None] * (2 * torch.pi / frames)
+    loops: Tensor = latent_dim**0.5 * (angles.cos() * first + angles.sin() * second)
+    return loops.flatten(0, 1).float()
 
 
 def latent_plane(latent_dim: int, side: int, seed: int, extent: float = 2.0) -> Tensor:

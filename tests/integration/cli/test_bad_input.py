@@ -111,7 +111,10 @@ COMMAND_LINES = [
     ("train {tiny} --dataset mnist", "mnist is not here: .*; use --download"),
     ("data prepare folder:pictures", "NAME must be the name of a data set, got folder:pictures"),
     ("board nowhere", "RUNS must be a run's folder or a folder of runs, got nowhere, which does not exist$"),
-    ("export {run} --out g.onnx", r"--out must be a name that ends in \.safetensors, got g\.onnx"),
+    (
+        "export {run} --out g.txt",
+        r"--out must be a name ending in \.safetensors, \.onnx, \.pt2, or a folder, got g\.txt",
+    ),
     ("report {run} --out r.pdf", r"--out must be a name that ends in \.html, got r\.pdf"),
     ("classify evaluate nowhere", "no run folder nowhere"),
     ("classify evaluate {run}", "is the run of a generator; this command needs the run of a classifier"),

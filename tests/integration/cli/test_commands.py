@@ -22,6 +22,7 @@ import snngan
 from snngan.cli import COMMANDS, main
 from snngan.cli.options import OTHER_NAMES, explain_unknown_option
 from snngan.experiments import EXPERIMENTS
+from snngan.training.sampling import draw_latents, truncate
 
 Cli = Callable[..., Any]
 
@@ -162,6 +163,34 @@ def test_sample(cli: Cli, finished: Path) -> None:
         assert np.array_equal(sheet[::factor, ::factor][8 * row :, 8 * column :][:8, :8], image)
 
 
+def test_own_and_truncated_latents(cli: Cli, refused: Cli, finished: Path) -> None:
+    dim = snngan.load_generator(finished).latent_dim
+    latents = draw_latents(20, dim, seed=0)
+    np.savez("own.npz", latents=latents.numpy())
+    np.savez("cut.npz", latents=truncate(latents, 0.5).numpy())
+    for out, words in {"a": "--count 20", "b": "--latents own.npz", "c": "--count 20 --truncation 0.5"}.items():
+        assert f"20 images of step 6 -> {out}.npz" in cli(f"sample {finished} {words} --out {out}.npz").out
+    cli(f"sample {finished} --latents cut.npz --out d.npz")
+    images = {name: np.load(f"{name}.npz")["images"] for name in "abcd"}
+    assert (images["a"] == images["b"]).all() and (images["c"] == images["d"]).all()
+    assert (images["a"] != images["c"]).any()
+    np.savez("few.npz", latents=np.zeros((3, 2)))
+    Path("text.npz").write_text("text")
+    refused(f"sample {finished} --latents few.npz --out e.npz", rf"shape \(N, {dim}\), got \(3, 2\)")
+    refused(f"sample {finished} --latents a.npz --out e.npz", "an npz file with the numbers latents")
+    refused(f"sample {finished} --latents text.npz --out e.npz", "an npz file with the numbers latents")
+    refused(f"sample {finished} --truncation 0 --out e.npz", "0.0 is not in the range")
+
+
+def test_a_film_of_the_training(cli: Cli, refused: Cli, finished: Path) -> None:
+    grids = sorted((finished / "samples").glob("*.png"))
+    assert f"{len(grids)} grids, of step-00000000 to " in cli(f"sample {finished} --through-training --out a.gif").out
+    with Image.open("a.gif") as film:
+        assert film.n_frames == len(grids)
+    refused(f"sample {finished} --through-training --out a.png", r"writes a name ending in \.gif, got a\.png")
+    refused(f"sample {finished} --out b.gif", r"a name ending in \.png or \.npz, or a folder, got b\.gif")
+
+
 def test_interpolate(cli: Cli, finished: Path) -> None:
     assert cli(f"interpolate {finished} --side 5 --out p.npz").out.startswith("25 images of step 6 -> p.npz\nnext:\n")
     images = load_images("p.npz").astype(float)
@@ -199,8 +228,12 @@ def test_a_conditional_generator_draws_the_class_asked_for(cli: Cli, conditional
     with Image.open("rows.png") as grid:
         assert grid.size[1] * 3 == grid.size[0] * 10  # three of each class
     cli(f"interpolate {conditional} --class 3 --side 4 --out plane.png")
-    said = cli(f"export {conditional} --out generator.safetensors").out
-    assert "-> generator.safetensors" in said
+    for words, size in (("", (400, 160)), ("--class 3 --side 3", (408, 408))):
+        cli(f"interpolate {conditional} {words} --out walk.gif --force")
+        with Image.open("walk.gif") as walk:
+            assert walk.format == "GIF" and walk.n_frames > 20 and walk.size == size
+    for name in ("generator.safetensors", "card", "card --force"):
+        assert f"-> {name.split()[0]}" in cli(f"export {conditional} --out {name}").out
     images = snngan.load_generator("generator.safetensors")(torch.zeros(10, 64), torch.arange(10))
     assert_close(images, snngan.load_generator(conditional)(torch.zeros(10, 64), torch.arange(10)))
     cli(f"report {conditional} --out report.html")

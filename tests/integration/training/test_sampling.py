@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 from reference.runs import gan_config, new_run, state_of, train_run
 from torch.testing import assert_close
@@ -16,7 +17,15 @@ from snngan.api import make_trainer
 from snngan.checkpoint import CheckpointError
 from snngan.data import Dataset
 from snngan.files import save_tensors
-from snngan.training.sampling import CHUNK, draw_latents, export_generator, latent_plane, sample_images
+from snngan.training.sampling import (
+    CHUNK,
+    PRETRAINED_FOLDER,
+    draw_latents,
+    latent_plane,
+    sample_images,
+    save_generator,
+    truncate,
+)
 
 
 def test_a_draw_begins_like_a_longer_one() -> None:
@@ -102,7 +111,7 @@ def test_an_exported_generator_is_that_of_the_run(labeled: Dataset, arch: str, c
     settings = ("width=4", "latent_dim=8", *(("conditional=true",) if conditional else ()))
     run = new_run("run", gan_config(labeled, objective="gan", arch=arch, set=settings))
     train_run(run, labeled)
-    step = export_generator(run, Path("a.safetensors"))
+    step = save_generator(run, Path("a.safetensors"))
     expected: Any = snngan.load_generator(run.path)
     shutil.rmtree(run.path)
     generator: Any = snngan.load_generator("a.safetensors")
@@ -116,6 +125,13 @@ def test_an_exported_generator_is_that_of_the_run(labeled: Dataset, arch: str, c
     assert str(Path.cwd()) not in Path("a.safetensors").read_bytes()[:5000].decode(errors="ignore")
 
 
+def test_truncated_latents_are_normal_within_the_limit() -> None:
+    latents = truncate(draw_latents(20000, 1, seed=0), 1.5).flatten()
+    assert latents.abs().max() <= 1.5
+    assert scipy.stats.kstest(latents, scipy.stats.truncnorm(-1.5, 1.5).cdf).pvalue > 0.01
+    assert_close(truncate(latents[:, None], 8.0).flatten(), latents, rtol=0, atol=1e-5)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "other.safetensors", {"a": torch.ones(2)}, {"kind": "other"})
     with pytest.raises(ValueError, match=r"other\.safetensors does not hold an exported generator"):
@@ -123,3 +139,18 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no tensors")
     with pytest.raises(ValueError, match="text is damaged, or not written by snngan"):
         snngan.load_generator(tmp_path / "text")
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_pretrained_generators_have_ten_classes(name: str) -> None:
+    generator: Any = snngan.load_generator(f"pretrained:{name}")
+    latents = draw_latents(10, generator.latent_dim, seed=0)
+    images = sample_images(generator, latents, torch.arange(10))
+    assert images.shape == (10, 1, 28, 28) and images.dtype == torch.float32
+    assert images.std(0).mean() > 0.2
+
+
+def test_unknown_pretrained_generators_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'digit'; did you mean 'digits'\? \(known: digits, fashion\)"):
+        snngan.load_generator("pretrained:digit")
+    assert sum(path.stat().st_size for path in PRETRAINED_FOLDER.iterdir()) < 2e6
