@@ -100,11 +100,10 @@ def read_latents(path: Path) -> Tensor:
 
 def film_training(run: Path, out: Path, *, force: bool) -> None:
     """Write the sample grids of a run as a film, the last one for two seconds."""
-    import numpy as np
     from PIL import Image
 
     from snngan.config import TrainConfig
-    from snngan.data.grids import check_output, save_gif
+    from snngan.data.grids import COLORS, check_output, save_gif
     from snngan.training.run_folder import open_run
 
     if out.suffix.lower() != ".gif":
@@ -117,8 +116,8 @@ def film_training(run: Path, out: Path, *, force: bool) -> None:
     for path in paths:
         with Image.open(path) as grid:
             factor = max(1, round(grid.width / 300))
-            frames.append(np.asarray(grid.convert("RGB").reduce(factor)))
-    save_gif(frames, out, [250] * (len(frames) - 1) + [2000])
+            frames.append(grid.convert("RGB").reduce(factor).quantize(COLORS))
+    save_gif(frames, out, 250, 2000)
     print_result(f"{len(frames)} grids, of {paths[0].stem} to {paths[-1].stem} -> {out}")
 
 

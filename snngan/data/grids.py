@@ -21,6 +21,8 @@ Pixels = NDArray[np.uint8]
 """An RGB image (H, W, 3), or a gray one (H, W)."""
 FRAME = 80
 """Milliseconds that each frame of a film is shown."""
+COLORS = 24
+"""Colors of each frame of a film."""
 MIN_WIDTH = 400
 """Grids are enlarged by whole factors to this width in pixels or more; scatter plots have exactly this width."""
 
@@ -63,11 +65,16 @@ def save_png(pixels: Pixels, path: Path) -> None:
         Image.fromarray(pixels).save(file, format="PNG")
 
 
-def save_gif(frames: Sequence[Pixels], path: Path, milliseconds: Sequence[int]) -> None:
-    """Write ``frames`` of one size atomically as an endless GIF film, each shown for so long. Raises ``OSError``."""
-    first, *rest = (Image.fromarray(frame).quantize(24) for frame in frames)
+def save_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int, last: int) -> None:
+    """Write ``frames`` of one size atomically as an endless GIF film; folders are created as needed.
+
+    Each frame is shown for so many milliseconds, the last one for ``last``. Raises ``OSError``.
+    """
+    first, *rest = frames
+    durations = [milliseconds] * len(rest) + [last]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=False) as file:
-        first.save(file, format="GIF", save_all=True, append_images=rest, duration=list(milliseconds), loop=0)
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
 
 
 def check_output(path: Path, *, force: bool, option: str = "--out", film: bool = False) -> None:
@@ -114,8 +121,9 @@ def save_images(
         if path.suffix.lower() == ".png":
             save_png(draw_images(images, columns=columns), path)
         elif path.suffix.lower() == ".gif":
-            frames = [draw_images(each, columns=columns) for each in torch.split(images, per_frame or len(images))]
-            save_gif(frames, path, [FRAME] * len(frames))
+            chunks = torch.split(images, per_frame or len(images))
+            frames = [Image.fromarray(draw_images(each, columns=columns)).quantize(COLORS) for each in chunks]
+            save_gif(frames, path, FRAME, FRAME)
         elif path.suffix.lower() == ".npz":
             arrays = {"images": (images if is_points else to_uint8(images)).numpy()}
             write_npz(path, arrays if labels is None else {**arrays, "labels": labels.numpy()}, compressed=True)

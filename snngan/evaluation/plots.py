@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snngan.data.grids import save_gif
 from snngan.evaluation.two_sample import TwoSampleResult
 from snngan.files import replacing
 
@@ -181,12 +182,7 @@ def save_scatter_gif(frames: Sequence[Tensor], labels: Tensor, path: Path, secon
         draw_scatter(axes, points, labels)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
         pictures.append(_render(figure, 80, 32))
-    durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [1500]  # milliseconds; the last one rests
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, durable=False) as file:
-        pictures[0].save(
-            file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True
-        )
+    save_gif(pictures, path, round(1000 * seconds / len(frames)), 1500)
     return path
 
 

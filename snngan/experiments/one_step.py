@@ -71,7 +71,7 @@ READINGS = {
 EARLY = (0.3, 1.0)
 """Shares of the training after which they are read."""
 PLOTTED = ("generator's loss", "score in pixels", "synthetic anchors in features", "FID so far")
-"""Of these, those that a plot shows against the final FID."""
+"""Those that a plot shows against the final FID."""
 SHARES = ("precision", "recall", "class_accuracy", "copies_features", "entanglement_features")
 NUM_SAMPLES, NUM_COPIES = 5000, 1000
 """Samples that are compared with the held-out images, and of these with all training images."""
