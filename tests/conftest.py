@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reference.rows import bright_rows
 from snngan.data import Dataset
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
 settings.register_profile("snngan", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("snngan")
 
