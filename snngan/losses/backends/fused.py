@@ -49,11 +49,11 @@ class Blocks(NamedTuple):
 def choose_blocks(kernel: str, dims: int, precision: str, capability: tuple[int, int]) -> Blocks:
     """Return the largest blocks at which a kernel spills no registers, on GPUs of this compute capability or of later
     ones, and fits in the memory of their chips. ``scripts/check_kernels`` compiles all of them. Beyond 128 dimensions
-    split TF32 spills some bytes.
+    TF32 spills some bytes.
     """
     is_recent = capability >= (9, 0)  # larger chips, whose matrix units read this memory themselves
     if dims <= LOW_DIM:
-        return Blocks(128, 8, 1) if kernel == "sum_weights" else Blocks(64, 8 if dims <= 12 else 4, 1)
+        return Blocks(128, 8, 1) if kernel == "sum_weights" else Blocks(64, 8 if dims <= 10 else 4, 1)
     if kernel == "add_squared_norms":  # on the same units as the products of other kernels, so that they round alike
         return Blocks(64 if is_recent else 32, 0, 4)
     if capability >= (10, 0) and (kernel, precision) == ("sum_gradient", "ieee") and dims <= 128:

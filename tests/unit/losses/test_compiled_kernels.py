@@ -8,7 +8,7 @@ triton = pytest.importorskip("triton")
 
 from reference.compiled_kernels import SHARED_MEMORY, cases, compile_kernel  # noqa: E402
 
-DIMS = (1, 16, 17, 128, 256)
+DIMS = (1, 10, 12, 16, 17, 64, 128, 256)
 
 pytestmark = [
     pytest.mark.slow,
