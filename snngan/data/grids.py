@@ -110,11 +110,12 @@ def save_images(
 ) -> None:
     """Write ``images`` (N, C, H, W) in [-1, 1]: as one grid (.png), under the key ``images`` (.npz), else to a folder.
 
-    A name ending in .gif gets a film of grids, with ``per_frame`` images each.
+    A name ending in .gif gets a film of grids, with ``per_frame`` images each. Images in npz files, beside their
+    ``labels`` (N,) if given, and in folders are uint8; 2-D points (N, 1, 1, 2) stay float32 in npz files. An existing
+    file is replaced, and in a folder ``000000.png``, ``000001.png``, ...
 
-    Images in npz files, beside their ``labels`` (N,) if given, and in folders are uint8; 2-D points (N, 1, 1, 2) stay
-    float32 in npz files. An existing file is
-    replaced, and in a folder ``000000.png``, ``000001.png``, ... Raises ``ValueError`` if they cannot be written.
+    Raises:
+        ValueError: they cannot be written.
     """
     is_points = images.shape[1:] == POINT_SHAPE
     try:

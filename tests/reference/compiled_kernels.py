@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from snngan.losses.backends.fused import LOW_DIM, choose_blocks, kernel_constants
 
@@ -25,8 +25,8 @@ class Usage(NamedTuple):
     shared: int
 
 
-def compile_kernel(name: str, dims: int, precision: str, capability: tuple[int, int], **constants: Any) -> Usage:
-    """Return what a kernel takes as it is launched for ``dims``; ``constants`` replace those of the launch."""
+def compile_kernel(name: str, dims: int, precision: str, capability: tuple[int, int]) -> Usage:
+    """Return what a kernel takes as it is launched for ``dims``."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -34,7 +34,7 @@ def compile_kernel(name: str, dims: int, precision: str, capability: tuple[int, 
     from snngan.losses.backends import fused_kernels
 
     blocks = choose_blocks(name, dims, precision, capability)
-    constants = kernel_constants(name, dims, precision, blocks) | constants
+    constants = kernel_constants(name, dims, precision, blocks)
     kernel = getattr(fused_kernels, name)
     kinds = {"labels": "*i64"} | dict.fromkeys(("count", "width", "share", "first", "stop"), "i32")
     names = [each for each in kernel.arg_names if each not in constants]

@@ -1,4 +1,4 @@
-"""Everything that computes, on CUDA tensors without values: one that is left on the CPU meets them and raises."""
+"""Everything that computes, on tensors that pretend to be on CUDA: one left on the CPU meets them and raises."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PretendedCuda(FakeTensorMode):
 
 
 def move(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """Convert the weights and buffers of a module; torch's own way fails for tensors without values."""
+    """Convert the weights and buffers of a module; torch's own way fails for FakeTensors."""
     for each in module.modules():
         for name, weight in each._parameters.items():
             if weight is not None:
